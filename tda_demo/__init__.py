@@ -1,0 +1,30 @@
+"""Dynamic activation, measured: ``with TDA(cett=0.2)(load_model()): ...``, and races in
+``tda_demo.race`` between a dense and a sparse arm.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .errors import UserError
+    from .methods import TDA
+    from .models import LoadedModel, load_model
+    from .race import RaceSettings
+
+_HOME = {
+    "TDA": "methods",
+    "LoadedModel": "models",
+    "RaceSettings": "race",
+    "UserError": "errors",
+    "load_model": "models",
+}
+__all__ = ["TDA", "LoadedModel", "RaceSettings", "UserError", "load_model"]
+
+
+def __getattr__(name: str) -> object:
+    # Imported when first asked for, so that the page can answer before torch and transformers are in memory.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)

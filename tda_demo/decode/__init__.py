@@ -1,0 +1,1 @@
+"""One arm of a race: a model, its own KV cache, and what it computes at each step."""

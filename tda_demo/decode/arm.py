@@ -1,0 +1,84 @@
+"""The contract of an arm, and the choice of the engine that runs both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from ..methods.base import ActiveSets, Selector
+from ..progress import Report, silent
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+
+@dataclass(frozen=True, eq=False)
+class Prefill:
+    """What reading the prompt left behind, shared by both arms.
+
+    ``logits`` float32 [vocabulary] of the last prompt token; ``fired`` int64 [T, layers]; ``cache`` is the engine's own
+    and is copied, never written, by what starts from it. ``prefill_ms`` leaves out ``selection_ms``.
+    """
+
+    tokens: int
+    logits: torch.Tensor
+    cache: Any
+    active: ActiveSets
+    fired: torch.Tensor
+    prefill_ms: float
+    selection_ms: float
+
+
+class Arm(Protocol):
+    """One decoder. ``weight_bytes`` is what a step reads of weights, everything counted; ``packing_ms`` is what making the
+    copies of the active neurons took, 0 where none were made.
+    """
+
+    weight_bytes: int
+    packing_ms: float
+
+    def step(self, token: int) -> torch.Tensor:
+        """Feeds one token; float32 [vocabulary] logits of the next, ready when the call returns."""
+        ...
+
+    def activations(self) -> list[torch.Tensor]:
+        """The last step's activations of the neurons computed, [1, k] per layer."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """Teacher-forced on one text: float32 [positions, vocabulary] logits of both models, realised CETT per layer."""
+
+    dense_logits: torch.Tensor
+    sparse_logits: torch.Tensor
+    cett: list[float]
+
+
+class Engine(Protocol):
+    """Runs a model. Nothing it does is visible to another engine of the same model, so races may run in parallel."""
+
+    name: str
+
+    def warm_up(self, report: Report = silent) -> None:
+        """Runs what is slow only once (thread pools, compilation), so that it falls outside every timing."""
+        ...
+
+    def prefill(self, ids: list[int], selector: Selector) -> Prefill: ...
+
+    def dense_arm(self, prefill: Prefill) -> Arm: ...
+
+    def sparse_arm(self, prefill: Prefill) -> Arm: ...
+
+    def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
+        """Both models on ``tokens``, which follow the prompt, in one pass each."""
+        ...
+
+
+def engine_for(lm: LoadedModel) -> Engine:
+    """The fastest engine that can run ``lm``."""
+    from .eager import EagerEngine
+
+    return EagerEngine(lm)

@@ -1,0 +1,170 @@
+"""The transformers model itself, any family. The sparse arm is the same modules holding fewer neurons."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..feedforward import FeedForward, find_blocks, observed
+from ..kernels.reference import install, pack
+from ..methods.base import ActiveSets, Selector
+from ..progress import Report, silent
+from .arm import Judgement, Prefill
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
+
+    from ..models import LoadedModel
+
+
+class EagerEngine:
+    """Plain transformers, with torch's own kernels in both arms."""
+
+    name = "transformers eager"
+
+    def __init__(self, lm: LoadedModel) -> None:
+        self.lm = lm
+
+    def warm_up(self, report: Report = silent) -> None:
+        from transformers import DynamicCache
+
+        token = min(self.lm.eos_ids, default=0)
+        with torch.inference_mode():
+            _forward(self.lm.model, DynamicCache(config=self.lm.model.config), [token] * 8, self.lm.device)
+
+    @torch.inference_mode()
+    def prefill(self, ids: list[int], selector: Selector) -> Prefill:
+        from transformers import DynamicCache
+
+        model = share_weights(self.lm.model)
+        masks: list[torch.Tensor] = []
+        fired: list[torch.Tensor] = []
+        selection = diagnostics = 0.0
+
+        def see(block: FeedForward, activations: torch.Tensor) -> None:
+            nonlocal selection, diagnostics
+            begin = _now(self.lm.device)
+            masks.append(selector.select(block, activations))
+            middle = _now(self.lm.device)
+            fired.append(selector.fired(block, activations))
+            selection += middle - begin
+            diagnostics += _now(self.lm.device) - middle
+
+        cache = DynamicCache(config=model.config)
+        begin = _now(self.lm.device)
+        with observed(find_blocks(model), see):
+            logits = _forward(model, cache, ids, self.lm.device, last_only=True)[0]
+        total = _now(self.lm.device) - begin
+        active = ActiveSets(
+            tuple(mask.nonzero().squeeze(1) for mask in masks), tuple(block.d_ff for block in self.lm.blocks)
+        )
+        return Prefill(
+            tokens=len(ids),
+            logits=logits,
+            cache=cache,
+            active=active,
+            fired=torch.stack(fired, dim=1),
+            prefill_ms=total - selection - diagnostics,
+            selection_ms=selection,
+        )
+
+    def dense_arm(self, prefill: Prefill) -> EagerArm:
+        return EagerArm(share_weights(self.lm.model), self.lm, prefill.cache)
+
+    def sparse_arm(self, prefill: Prefill) -> EagerArm:
+        model = share_weights(self.lm.model)
+        begin = _now(self.lm.device)
+        restrict(model, prefill.active)
+        return EagerArm(model, self.lm, prefill.cache, packing_ms=_now(self.lm.device) - begin)
+
+    @torch.inference_mode()
+    def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
+        errors: list[float] = []
+
+        def see(block: FeedForward, activations: torch.Tensor) -> None:
+            errors.append(_output_error(block, activations, prefill.active.indices[block.layer]))
+
+        dense = share_weights(self.lm.model)
+        with observed(find_blocks(dense), see):
+            dense_logits = _forward(dense, copy.deepcopy(prefill.cache), tokens, self.lm.device)
+        sparse = share_weights(self.lm.model)
+        restrict(sparse, prefill.active)
+        sparse_logits = _forward(sparse, copy.deepcopy(prefill.cache), tokens, self.lm.device)
+        return Judgement(dense_logits, sparse_logits, errors)
+
+
+class EagerArm:
+    """A transformers model with a DynamicCache of its own."""
+
+    def __init__(self, model: PreTrainedModel, lm: LoadedModel, prompt_cache: Cache, packing_ms: float = 0.0) -> None:
+        self.model = model
+        self.device = lm.device
+        self.cache = copy.deepcopy(prompt_cache)
+        self.weight_bytes = bytes_per_step(model)
+        self.packing_ms = packing_ms
+        self._seen: list[torch.Tensor] = []
+        # Both arms carry these hooks, so the time they take falls on both alike.
+        for block in find_blocks(model):
+            block.down.register_forward_pre_hook(lambda _module, inputs: self._seen.append(inputs[0]))
+
+    @torch.inference_mode()
+    def step(self, token: int) -> torch.Tensor:
+        self._seen.clear()
+        logits = _forward(self.model, self.cache, [token], self.device)[0]
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return logits
+
+    def activations(self) -> list[torch.Tensor]:
+        return [activations.reshape(1, -1) for activations in self._seen]
+
+
+def share_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A second module tree over the same parameters and buffers: hooks and packed weights put in it stay in it."""
+    shared = [*model.parameters(), *model.buffers(), model.config]
+    return copy.deepcopy(model, {id(item): item for item in shared})
+
+
+def restrict(model: PreTrainedModel, active: ActiveSets) -> None:
+    """Packs every block of ``model`` that does not keep all its neurons."""
+    for block, indices in zip(find_blocks(model), active.indices, strict=True):
+        if len(indices) < block.d_ff:
+            install(block, pack(block, indices))
+
+
+def bytes_per_step(model: PreTrainedModel) -> int:
+    """Weight bytes one step reads: every parameter once, of an input embedding table that is not also the head one row."""
+    head = model.get_output_embeddings()
+    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    looked_up = {id(table) for table in tables if head is None or table is not head.weight}
+    read = sum(parameter.nbytes for parameter in model.parameters() if id(parameter) not in looked_up)
+    return read + sum(table[0].nbytes for table in tables)
+
+
+def _forward(
+    model: PreTrainedModel, cache: Cache, ids: list[int], device: torch.device, *, last_only: bool = False
+) -> torch.Tensor:
+    """Logits float32 [positions, vocabulary]; ``last_only`` gives one position."""
+    tokens = torch.tensor([ids], device=device)
+    output = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1 if last_only else 0)
+    return output.logits[0].float()
+
+
+def _output_error(block: FeedForward, activations: torch.Tensor, active: torch.Tensor) -> float:
+    """Mean over tokens of ``||y - y_active|| / ||y||`` on given activations [T, d_ff], without the output bias."""
+    weight = block.down.weight.float()
+    tail = activations.float().index_fill(1, active, 0)
+    output = (activations.float() @ weight.T).norm(dim=1)
+    error = (tail @ weight.T).norm(dim=1)
+    return float(torch.where(output > 0, error / output.clamp_min(1e-30), 0.0).mean())
+
+
+def _now(device: torch.device) -> float:
+    """Milliseconds, with the device's queue drained first."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() * 1e3

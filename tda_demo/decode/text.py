@@ -1,0 +1,40 @@
+"""Tokens to text as they come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer gives for bytes that do not make a character yet
+
+
+class TextStream:
+    """Decodes a growing token list; characters whose bytes are not all there yet are held back."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.tokens: list[int] = []
+        self.text = ""
+
+    def push(self, token: int) -> str:
+        """The characters that ``token`` completes."""
+        self.tokens.append(token)
+        whole = decode(self.tokenizer, self.tokens)
+        if whole.endswith(_INCOMPLETE):
+            return ""
+        return self._advance(whole)
+
+    def finish(self) -> str:
+        """What was held back, as it is."""
+        return self._advance(decode(self.tokenizer, self.tokens))
+
+    def _advance(self, whole: str) -> str:
+        new, self.text = whole[len(self.text) :], whole
+        return new
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
+    """Text without special tokens."""
+    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,0 +1,122 @@
+"""One view of a feed-forward (MLP) block, whatever the model family calls its parts.
+
+A neuron is one row of ``up`` (and of ``gate``) plus the matching column of ``down``. Two layouts exist:
+
+* GLU: ``a = act(x Wg^T) * (x Wu^T)``, ``y = a Wd^T`` (llama, mistral, qwen2, qwen3, gemma2, gemma3; phi3 keeps
+  gate and up in one matrix, gate rows first);
+* plain: ``a = act(x W1^T + b1)``, ``y = a W2^T + b2`` (opt, gpt_neox).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, eq=False)
+class FeedForward:
+    """The three matrices of block ``layer``.
+
+    ``gate`` is None for plain blocks and for fused ones; a fused ``up`` holds d_ff gate rows, then d_ff up rows.
+    ``down.weight`` is [d_model, d_ff]; its input is the activation vector ``a`` [..., d_ff]. ``d_ff`` is the full width, also
+    while the matrices hold fewer neurons.
+    """
+
+    layer: int
+    gate: nn.Linear | None
+    up: nn.Linear
+    down: nn.Linear
+    d_ff: int
+    fused: bool = False
+
+    @property
+    def linears(self) -> tuple[nn.Linear, ...]:
+        """The block's matrices in the order they are read."""
+        return tuple(linear for linear in (self.gate, self.up, self.down) if linear is not None)
+
+    @cached_property
+    def output_norms(self) -> torch.Tensor:
+        """``||Wd[:, j]||_2`` of every neuron: float32 [d_ff]."""
+        return self.down.weight.detach().float().norm(dim=0)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Where a family keeps its parts: dotted paths, ``stack`` from the model, the rest from one layer of it."""
+
+    stack: str
+    up: str
+    down: str
+    gate: str | None = None
+    fused: bool = False
+
+
+_GLU = _Names("model.layers", gate="mlp.gate_proj", up="mlp.up_proj", down="mlp.down_proj")
+_FAMILIES = {
+    "llama": _GLU,
+    "mistral": _GLU,
+    "qwen2": _GLU,
+    "qwen3": _GLU,
+    "gemma2": _GLU,
+    "gemma3_text": _GLU,
+    "gemma3": _Names("model.language_model.layers", gate="mlp.gate_proj", up="mlp.up_proj", down="mlp.down_proj"),
+    "phi3": _Names("model.layers", up="mlp.gate_up_proj", down="mlp.down_proj", fused=True),
+    "opt": _Names("model.decoder.layers", up="fc1", down="fc2"),
+    "gpt_neox": _Names("gpt_neox.layers", up="mlp.dense_h_to_4h", down="mlp.dense_4h_to_h"),
+}
+SUPPORTED = tuple(name for name in _FAMILIES if name != "gemma3_text")
+
+
+def find_blocks(model: PreTrainedModel) -> tuple[FeedForward, ...]:
+    """The feed-forward blocks of ``model``, first layer first.
+
+    Raises:
+        UserError: the architecture is not one of ``SUPPORTED``.
+    """
+    names = _FAMILIES.get(model.config.model_type)
+    if names is None:
+        raise UserError(
+            f"The architecture '{model.config.model_type}' is not supported; supported are: {', '.join(SUPPORTED)}."
+        )
+    return tuple(_block(index, layer, names) for index, layer in enumerate(model.get_submodule(names.stack)))
+
+
+def _block(index: int, layer: nn.Module, names: _Names) -> FeedForward:
+    down = cast(nn.Linear, layer.get_submodule(names.down))
+    return FeedForward(
+        layer=index,
+        gate=cast(nn.Linear, layer.get_submodule(names.gate)) if names.gate else None,
+        up=cast(nn.Linear, layer.get_submodule(names.up)),
+        down=down,
+        d_ff=down.in_features,
+        fused=names.fused,
+    )
+
+
+@contextmanager
+def observed(blocks: Iterable[FeedForward], see: Callable[[FeedForward, torch.Tensor], None]) -> Iterator[None]:
+    """Within the context, ``see(block, a)`` is called with the activations ``a`` [tokens, d_ff] of every block that runs.
+
+    The input of the down projection is ``a`` in every family, so one hook serves them all.
+    """
+
+    def hook(block: FeedForward) -> Callable[..., None]:
+        return lambda _module, inputs: see(block, inputs[0].reshape(-1, block.down.in_features))
+
+    handles = [block.down.register_forward_pre_hook(hook(block)) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,61 @@
+"""Packed execution in plain torch: the block's own modules, holding copies of the active rows and columns only.
+
+Nothing of the block's forward code changes, so a restricted block runs on exactly the kernels the full one runs on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..feedforward import FeedForward
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Weights of one linear restricted to some rows or columns; ``bias`` as the linear has it, restricted alike."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
+def pack(block: FeedForward, indices: torch.Tensor) -> tuple[Packed, ...]:
+    """Copies of the active neurons' weights, aligned with ``block.linears``.
+
+    Args:
+        indices: int64 [k], the active neurons; a fused ``up`` gives 2k rows, gate rows first.
+    """
+    gate_up_rows = torch.cat([indices, indices + block.d_ff]) if block.fused else indices
+    first = tuple(_rows(linear, gate_up_rows) for linear in block.linears[:-1])
+    return (*first, Packed(block.down.weight.detach().index_select(1, indices), block.down.bias))
+
+
+def _rows(linear: nn.Linear, rows: torch.Tensor) -> Packed:
+    bias = None if linear.bias is None else linear.bias.detach().index_select(0, rows)
+    return Packed(linear.weight.detach().index_select(0, rows), bias)
+
+
+def install(block: FeedForward, packed: tuple[Packed, ...]) -> Callable[[], None]:
+    """Puts ``packed`` in the place of the block's weights; the returned function puts the old ones back."""
+    before = [(linear, linear.weight, linear.bias) for linear in block.linears]
+    for linear, part in zip(block.linears, packed, strict=True):
+        _set(linear, part.weight, part.bias)
+
+    def restore() -> None:
+        for linear, weight, bias in before:
+            _set(linear, weight, bias)
+
+    return restore
+
+
+def _set(linear: nn.Linear, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    linear.weight = _parameter(weight)
+    linear.bias = None if bias is None else _parameter(bias)
+    linear.out_features, linear.in_features = weight.shape
+
+
+def _parameter(tensor: torch.Tensor) -> nn.Parameter:
+    return tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)

@@ -1,0 +1,84 @@
+"""Settings of a method: dataclass fields that carry their range and one line of explanation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from .base import Method
+
+
+@dataclass(frozen=True)
+class Range:
+    """A closed interval; its ends may be infinite, what lies in it may not."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and abs(value) != float("inf")  # false for NaN too
+
+    def __str__(self) -> str:
+        return f"{self.low:g} or more" if self.high == float("inf") else f"from {self.low:g} to {self.high:g}"
+
+
+def setting(default: Any, explanation: str, within: Range | None = None) -> Any:
+    """A dataclass field; numbers, and the numbers of a tuple, must lie ``within`` the range."""
+    return dataclasses.field(default=default, metadata={"explanation": explanation, "within": within})
+
+
+def check(method: Method) -> None:
+    """Raises UserError for the first setting that is out of its range or not a number."""
+    for field in dataclasses.fields(method):
+        within: Range | None = field.metadata["within"]
+        value = getattr(method, field.name)
+        values = value if isinstance(value, tuple) else (value,)
+        if within is not None and any(number not in within for number in values):
+            raise UserError(f"{field.name} is {_show(value)}; it must be a number {within}.")
+
+
+def parse(method: type[Method], assignments: Iterable[str]) -> dict[str, Any]:
+    """``["cett=0.2", "exempt=0,29"]`` to keyword arguments of ``method``, each of its field's type.
+
+    Raises:
+        UserError: an assignment is not ``name=value``, or names no setting, or its value is not of the setting's type.
+    """
+    types = get_type_hints(method)
+    known = [field.name for field in dataclasses.fields(method)]
+    parsed = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(f"'{assignment}' is not a setting; write name=value, for example cett=0.2.")
+        if name not in known:
+            raise UserError(f"'{method.name}' has no setting '{name}'; it has: {', '.join(known)}.")
+        parsed[name] = _value(name, text, types[name])
+    return parsed
+
+
+def _value(name: str, text: str, kind: Any) -> Any:
+    try:
+        if get_origin(kind) is tuple:
+            return tuple(get_args(kind)[0](part) for part in text.split(",") if part.strip())
+        return _BOOLEANS[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        raise UserError(f"{name}={text}: '{text}' is not {_NOUNS[kind]}.") from None
+
+
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_NOUNS = {
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    tuple[float, ...]: "a list of numbers such as 1,0.5,0",
+    tuple[int, ...]: "a list of whole numbers such as 0,29",
+}
+
+
+def _show(value: Any) -> str:
+    return ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,104 @@
+"""TDA, threshold-based dynamic activation (arXiv 2408.11393).
+
+The paper's: training-free; the prompt runs dense; each layer scores its neurons over the whole prompt by an L2 norm of
+relative activations, keeps those above an offline per-layer threshold and stores the mask; generation uses the stored
+mask, which is not updated.
+
+Our reading, where the paper does not say: the score's normalisation (``cett.score``); the offline threshold is found
+for a CETT target, 0.2 by default, the value its authors use in arXiv 2405.09274; ``online``, ``scale``, ``exempt`` and
+``weighted``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from ..calibrate import threshold_table
+from ..cett import score, strengths, tail_curve, thresholds
+from ..errors import UserError
+from ..feedforward import FeedForward
+from ..progress import Report, silent
+from .base import Method, Selector
+from .settings import Range, setting
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+
+@dataclass(frozen=True)
+class TDA(Method):
+    """Keep the neurons whose score over the prompt reaches the layer's threshold."""
+
+    name: ClassVar[str] = "tda"
+
+    cett: float = setting(0.2, "relative output error the thresholds are calibrated to; 0 is exact", Range(0, 0.6))
+    scale: tuple[float, ...] = setting((), "a factor on each layer's threshold; 0 keeps a layer dense", Range(0, inf))
+    online: bool = setting(False, "take the thresholds from the prompt itself, not from the calibration passages")
+    exempt: tuple[int, ...] = setting((), "layers kept dense", Range(0, inf))
+    weighted: bool = setting(False, "multiply the score by the norm of the neuron's output column")
+
+    def bind(self, lm: LoadedModel, report: Report = silent) -> Selector:
+        factors = self._factors(len(lm.blocks))
+        if self.cett == 0:
+            return _Thresholded(np.zeros_like(factors), self.weighted)
+        if self.online:
+            return _Online(self.cett, factors, self.weighted)
+        table = threshold_table(lm, weighted=self.weighted, report=report)
+        return _Thresholded(table.at(self.cett) * factors, self.weighted)
+
+    def _factors(self, layers: int) -> np.ndarray:
+        """One factor per layer, float64 [layers], 0 where the layer is exempt.
+
+        Raises:
+            UserError: a setting names layers the model does not have.
+        """
+        if self.scale and len(self.scale) != layers:
+            raise UserError(f"scale has {len(self.scale)} factors; this model has {layers} layers.")
+        if self.exempt and max(self.exempt) >= layers:
+            raise UserError(f"exempt names layer {max(self.exempt)}; this model has layers 0 to {layers - 1}.")
+        factors = np.array(self.scale or (1.0,) * layers, dtype=np.float64)
+        factors[list(self.exempt)] = 0
+        return factors
+
+
+class _Thresholded(Selector):
+    """Keeps the neurons whose score reaches the layer's limit. ``limits`` is float64 [layers]."""
+
+    def __init__(self, limits: np.ndarray, weighted: bool) -> None:
+        self.limits = limits
+        self.weighted = weighted
+
+    def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
+        return score(self._strengths(block, activations)) >= self.limits[block.layer]
+
+    def fired(
+        self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        strength = self._strengths(block, activations, computed)
+        return ((strength >= self.limits[block.layer]) & (strength > 0)).sum(dim=1)
+
+    def _strengths(
+        self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if not self.weighted:
+            return strengths(activations)
+        return strengths(activations, block.output_norms if computed is None else block.output_norms[computed])
+
+
+class _Online(_Thresholded):
+    """Finds each layer's limit in the prompt itself, for the CETT target, before it selects."""
+
+    def __init__(self, cett: float, factors: np.ndarray, weighted: bool) -> None:
+        super().__init__(np.zeros_like(factors), weighted)
+        self.cett = cett
+        self.factors = factors
+
+    def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
+        curve = tail_curve(block, activations, score(self._strengths(block, activations)))
+        self.limits[block.layer] = thresholds([curve], np.array([self.cett]))[0] * self.factors[block.layer]
+        return super().select(block, activations)

@@ -1,0 +1,81 @@
+"""Every number shown anywhere, defined once. Plain arithmetic on plain arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+WARM_UP_STEPS = 3
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """Median of dense over sparse step time, its 95 % bootstrap interval, and the number of positions ``n``."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+def speedup(dense_ms: Sequence[float], sparse_ms: Sequence[float]) -> Speedup | None:
+    """Median over positions of dense step time / sparse step time at the same position, warm-up steps left out.
+
+    None while no position beyond the warm-up has both times. The interval is the percentile bootstrap of the median
+    under a fixed seed.
+    """
+    n = min(len(dense_ms), len(sparse_ms)) - WARM_UP_STEPS
+    if n < 1:
+        return None
+    both = slice(WARM_UP_STEPS, WARM_UP_STEPS + n)
+    ratios = np.asarray(dense_ms[both], dtype=np.float64) / np.asarray(sparse_ms[both], dtype=np.float64)
+    resampled = np.random.default_rng(0).choice(ratios, size=(_RESAMPLES, n))
+    low, high = np.percentile(np.median(resampled, axis=1), [2.5, 97.5])
+    return Speedup(float(np.median(ratios)), float(low), float(high), n)
+
+
+def tokens_per_second(step_ms: Sequence[float]) -> float | None:
+    """1000 over the median step time, warm-up steps left out; None before there is such a step."""
+    timed = step_ms[WARM_UP_STEPS:]
+    return 1000 / float(np.median(timed)) if len(timed) else None
+
+
+def byte_bound(dense_bytes: int, sparse_bytes: int) -> float:
+    """The speedup that reading fewer weight bytes allows: bytes a dense step reads / bytes a sparse step reads."""
+    return dense_bytes / sparse_bytes
+
+
+def efficiency(measured: float, bound: float) -> float:
+    """Share of the byte bound that the measured speedup reaches."""
+    return measured / bound
+
+
+def agreement(dense_logits: np.ndarray, sparse_logits: np.ndarray) -> float:
+    """Share of positions with equal argmax; both [positions, vocabulary]."""
+    return float(np.mean(dense_logits.argmax(axis=-1) == sparse_logits.argmax(axis=-1)))
+
+
+def kl_divergence(dense_logits: np.ndarray, sparse_logits: np.ndarray) -> float:
+    """Mean KL(dense || sparse) in nats per token, in float64; both [positions, vocabulary]."""
+    return float(np.mean([_kl(p, q) for p, q in zip(dense_logits, sparse_logits, strict=True)]))
+
+
+def _kl(dense: np.ndarray, sparse: np.ndarray) -> float:
+    log_p, log_q = _log_softmax(dense), _log_softmax(sparse)
+    return float(np.sum(np.exp(log_p) * (log_p - log_q)))
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def divergence(dense_tokens: Sequence[int], sparse_tokens: Sequence[int]) -> int | None:
+    """Index of the first token where two free-running texts differ; None where one is the start of the other."""
+    for index, (dense, sparse) in enumerate(zip(dense_tokens, sparse_tokens, strict=False)):
+        if dense != sparse:
+            return index
+    return None
