@@ -107,11 +107,10 @@ def kept_table_path(lm: LoadedModel, weighted: bool) -> Path:
 
 def save_table(table: ThresholdTable, path: Path) -> None:
     """Writes the table as JSON, a layer a line."""
-    fields = asdict(table)
-    layers = fields.pop("thresholds")
-    head = json.dumps(fields, ensure_ascii=False, indent=1).removesuffix("\n}")
-    rows = ",\n  ".join(json.dumps([float(f"{value:.6g}") for value in layer]) for layer in layers)
-    write_text(path, f'{head},\n "thresholds": [\n  {rows}\n ]\n}}\n')
+    lines = [f'"{key}": {json.dumps(value, ensure_ascii=False)}' for key, value in asdict(table).items()]
+    rows = ",\n".join(json.dumps([float(f"{value:.6g}") for value in layer]) for layer in table.thresholds)
+    lines[-1] = f'"thresholds": [\n{rows}\n]'
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _load_table(path: Path) -> ThresholdTable | None:

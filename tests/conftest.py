@@ -1,0 +1,31 @@
+"""What more than one test file uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import tiny
+
+from tda_demo.models import LoadedModel
+
+
+@pytest.fixture
+def lm() -> LoadedModel:
+    """A tiny random llama."""
+    return tiny()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of the test's own."""
+    monkeypatch.setenv("TDA_DEMO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def embedded() -> LoadedModel:
+    """The embedded model in float32, from the user's cache; downloaded where it is not there."""
+    from tda_demo.models import load_model
+
+    return load_model(precision="float32")

@@ -1,0 +1,226 @@
+"""One matrix over methods and families: what every method promises."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from families import FAMILIES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import PROMPT, tiny
+from transformers import DynamicCache
+
+from tda_demo.calibrate import Passages, calibrate, kept_table_path, save_table
+from tda_demo.decode.arm import engine_for
+from tda_demo.errors import UserError
+from tda_demo.feedforward import observed
+from tda_demo.methods import METHODS, TDA, Method
+from tda_demo.models import LoadedModel
+
+ZERO: dict[str, Method] = {"tda": TDA(cett=0), "tda weighted": TDA(cett=0, weighted=True)}
+HARD: dict[str, Method] = {
+    "tda": TDA(cett=0.4),
+    "tda online": TDA(cett=0.4, online=True),
+    "tda weighted": TDA(cett=0.4, online=True, weighted=True),
+}
+TEXTS = Passages("test", "0" * 64, tuple(" ".join(f"w{3 + (i * k) % 90}" for i in range(40)) for k in (3, 7, 11)))
+
+
+@pytest.fixture(autouse=True)
+def tables(own_cache: Path) -> Path:
+    """Tiny models are calibrated on tiny texts."""
+    return own_cache
+
+
+def prepared(family: str) -> LoadedModel:
+    lm = tiny(family)
+    save_table(calibrate(lm, TEXTS), kept_table_path(lm, weighted=False))
+    return lm
+
+
+def logits_after_prompt(lm: LoadedModel) -> torch.Tensor:
+    """Logits of the prompt's last token and of two steps after it."""
+    cache = DynamicCache(config=lm.model.config)
+    calls = [lm.prompt_ids(PROMPT), [40], [41]]
+    return torch.cat(
+        [lm.model(input_ids=torch.tensor([ids]), past_key_values=cache).logits[0, -1:] for ids in calls]
+    )
+
+
+def brute_force_set(lm: LoadedModel, layer: int, cett: float) -> list[int]:
+    """TDA's online active set in float64: drop neurons from the weakest up while the mean error stays within ``cett``."""
+    seen: list[torch.Tensor] = []
+    with observed(lm.blocks[layer : layer + 1], lambda _block, a: seen.append(a.double())):
+        lm.model(input_ids=torch.tensor([lm.prompt_ids(PROMPT)]))
+    activations, down = seen[0], lm.blocks[layer].down.weight.double()
+    outputs = activations @ down.T
+    scores = (activations.abs() / activations.norm(dim=1, keepdim=True)).square().mean(dim=0).sqrt()
+    kept = scores.argsort().tolist()
+    while True:
+        dropped = torch.tensor(sorted(set(range(len(scores))) - set(kept[1:])))
+        tail = activations[:, dropped] @ down[:, dropped].T
+        if float((tail.norm(dim=1) / outputs.norm(dim=1)).mean()) > cett:
+            return sorted(kept)
+        kept = kept[1:]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ZERO)
+def test_zero_setting_gives_bit_equal_logits(family: str, name: str) -> None:
+    lm = tiny(family)
+    dense = logits_after_prompt(lm)
+    with ZERO[name](lm):
+        assert torch.equal(logits_after_prompt(lm), dense)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", HARD)
+def test_prompt_is_dense_steps_are_sparse_and_the_model_is_restored(family: str, name: str) -> None:
+    lm = prepared(family)
+    before = copy.deepcopy(lm.model.state_dict())
+    dense = logits_after_prompt(lm)
+    with HARD[name](lm):
+        sparse = logits_after_prompt(lm)
+    assert torch.equal(sparse[0], dense[0])
+    assert not torch.equal(sparse[1:], dense[1:])
+    assert torch.equal(logits_after_prompt(lm), dense)
+    after = lm.model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sparse_logits_are_those_of_a_model_with_the_dropped_neurons_zeroed(family: str) -> None:
+    """The arm's packed copies against transformers itself, the dropped neurons' output columns set to zero."""
+    lm = prepared(family)
+    engine = engine_for(lm)
+    prefill = engine.prefill(lm.prompt_ids(PROMPT), TDA(cett=0.4).bind(lm))
+    step = engine.sparse_arm(prefill).step(40)
+
+    masked = tiny(family)
+    cache = DynamicCache(config=masked.model.config)
+    masked.model(input_ids=torch.tensor([masked.prompt_ids(PROMPT)]), past_key_values=cache)
+    for block, active in zip(masked.blocks, prefill.active.indices, strict=True):
+        dropped = torch.ones(block.d_ff, dtype=torch.bool).index_fill(0, active, False)
+        block.down.weight[:, dropped] = 0
+    expected = masked.model(input_ids=torch.tensor([[40]]), past_key_values=cache).logits[0, -1]
+    assert 0 < sum(prefill.active.counts()) < sum(prefill.active.d_ff)
+    torch.testing.assert_close(step, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_active_set_is_the_brute_force_one(family: str) -> None:
+    lm = tiny(family)
+    prefill = engine_for(lm).prefill(lm.prompt_ids(PROMPT), TDA(cett=0.3, online=True).bind(lm))
+    for layer, active in enumerate(prefill.active.indices):
+        assert active.tolist() == brute_force_set(lm, layer, 0.3)
+
+
+def test_restored_after_an_exception_inside(lm: LoadedModel) -> None:
+    dense = logits_after_prompt(lm)
+    with pytest.raises(ZeroDivisionError), TDA(cett=0.4, online=True)(lm):
+        logits_after_prompt(lm)
+        raise ZeroDivisionError
+    assert torch.equal(logits_after_prompt(lm), dense)
+
+
+def test_restored_after_an_exception_inside_the_model(lm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = logits_after_prompt(lm)
+    with TDA(cett=0.4, online=True)(lm):
+        with pytest.raises(IndexError):
+            lm.model(input_ids=torch.tensor([[10_000]]))
+        logits_after_prompt(lm)
+    assert torch.equal(logits_after_prompt(lm), dense)
+
+
+def test_a_new_prompt_inside_the_context_runs_dense_again(lm: LoadedModel) -> None:
+    dense = logits_after_prompt(lm)
+    with TDA(cett=0.4, online=True)(lm):
+        first, second = logits_after_prompt(lm), logits_after_prompt(lm)
+    assert torch.equal(first, second) and torch.equal(second[0], dense[0])
+
+
+def test_library_use_generates_with_the_patched_model(lm: LoadedModel) -> None:
+    dense = lm.generate(PROMPT, max_new_tokens=12)
+    with TDA(cett=0.6, online=True)(lm):
+        sparse = lm.generate(PROMPT, max_new_tokens=12)
+    with TDA(cett=0)(lm):
+        assert lm.generate(PROMPT, max_new_tokens=12) == dense
+    assert sparse.split()[0] == dense.split()[0]  # the first token is the dense prompt's
+
+
+def test_batches_are_refused(lm: LoadedModel) -> None:
+    with TDA(cett=0)(lm), pytest.raises(UserError, match="one sequence at a time"):
+        lm.model(input_ids=torch.ones(2, 4, dtype=torch.long))
+
+
+def test_exempt_layers_and_scale_zero_stay_dense(lm: LoadedModel) -> None:
+    method = TDA(cett=0.5, online=True, exempt=(0,), scale=(1, 0, 1))
+    active = engine_for(lm).prefill(lm.prompt_ids(PROMPT), method.bind(lm)).active
+    sparsity = active.sparsity()
+    assert sparsity[:2] == [0, 0] and sparsity[2] > 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(factor=st.floats(0, 3), cett=st.floats(0.05, 0.6))
+def test_a_larger_threshold_keeps_a_subset(factor: float, cett: float) -> None:
+    lm = tiny()
+    ids = lm.prompt_ids(PROMPT)
+    mild, hard = (
+        engine_for(lm).prefill(ids, TDA(cett=cett, online=True, scale=(each,) * 3).bind(lm)).active
+        for each in (factor, factor + 0.5)
+    )
+    assert all(set(b.tolist()) <= set(a.tolist()) for a, b in zip(mild.indices, hard.indices, strict=True))
+
+
+def test_no_neuron_kept_still_decodes(lm: LoadedModel) -> None:
+    method = TDA(cett=0.5, online=True, scale=(1e9,) * 3)
+    engine = engine_for(lm)
+    prefill = engine.prefill(lm.prompt_ids(PROMPT), method.bind(lm))
+    assert prefill.active.counts() == [0, 0, 0]
+    assert engine.sparse_arm(prefill).step(40).isfinite().all()
+
+
+def test_all_zero_activations_give_no_nan() -> None:
+    lm = tiny("opt")
+    for block in lm.blocks:
+        block.up.weight.zero_()
+        block.up.bias.fill_(-1)
+    engine = engine_for(lm)
+    prefill = engine.prefill(lm.prompt_ids(PROMPT), TDA(cett=0.2, online=True).bind(lm))
+    assert engine.sparse_arm(prefill).step(40).isfinite().all()
+    assert engine.judge(prefill, [40, 41]).cett == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"cett": float("nan")}, "cett is nan; it must be a number from 0 to 0.6"),
+        ({"cett": 0.7}, "cett is 0.7"),
+        ({"cett": -0.1}, "cett is -0.1"),
+        ({"scale": (1, float("nan"), 1)}, "scale is 1,nan,1"),
+        ({"scale": (-1.0,)}, "scale is -1"),
+        ({"scale": (float("inf"),)}, "scale is inf"),
+        ({"exempt": (-1,)}, "exempt is -1"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(settings_: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TDA(**settings_)
+
+
+def test_settings_that_do_not_fit_the_model_are_refused(lm: LoadedModel) -> None:
+    with pytest.raises(UserError, match="scale has 2 factors; this model has 3 layers"):
+        TDA(scale=(1, 1)).bind(lm)
+    with pytest.raises(UserError, match="exempt names layer 7; this model has layers 0 to 2"):
+        TDA(exempt=(7,)).bind(lm)
+
+
+def test_every_method_explains_its_settings() -> None:
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert method.__doc__
+        assert all(field.metadata["explanation"] for field in dataclasses.fields(method))
