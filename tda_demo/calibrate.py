@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ import torch
 from .cett import TailCurve, score, strengths, tail_curve, thresholds
 from .errors import UserError
 from .feedforward import FeedForward, observed
-
 from .files import write_text
 from .progress import Progress, Report, silent
 from .weights.cache import cache_root
@@ -122,7 +121,7 @@ def _load_table(path: Path) -> ThresholdTable | None:
         return None
 
 
-def _frozen(value: object) -> object:
+def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 

@@ -18,7 +18,7 @@ import torch
 
 from .feedforward import FeedForward
 
-_GROUP = 64  # neurons whose cross terms are taken at once: the exact curve for two down projections' worth of arithmetic
+_GROUP = 64  # neurons whose cross terms are taken at once: the exact curve for the arithmetic of two down projections
 
 
 def strengths(activations: torch.Tensor, output_norms: torch.Tensor | None = None) -> torch.Tensor:
@@ -80,14 +80,14 @@ def _tail_norms(activations: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
 def thresholds(curves: Sequence[TailCurve], targets: np.ndarray) -> np.ndarray:
     """For each target, the largest threshold whose mean CETT over all tokens of all sequences is at most the target.
 
-    Every sequence drops its neurons with ``score < threshold``. The mean is a step function that changes only at scores,
-    so sorting all scores of all sequences gives it exactly. A target of 0 gives 0, which drops nothing.
+    Every sequence drops its neurons with ``score < threshold``. The mean is a step function that changes only at
+    scores, so sorting all scores of all sequences gives it exactly. A target of 0 gives 0, which drops nothing.
     """
     tokens = sum(curve.tokens for curve in curves)
     scores = np.concatenate([curve.scores for curve in curves])
     rises = np.concatenate([np.diff(curve.errors) * (curve.tokens / tokens) for curve in curves])
     order = np.argsort(scores, kind="stable")
-    # Dropping one neuron more can lower the error by a little; the running maximum keeps "at most" true all the way down.
+    # Dropping one neuron more can lower the error a little; the running maximum keeps "at most" true all the way down.
     means = np.maximum.accumulate(np.cumsum(rises[order]))
     first_above = np.searchsorted(means, targets, side="right")
     found = scores[order][np.minimum(first_above, scores.size - 1)]

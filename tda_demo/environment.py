@@ -40,7 +40,7 @@ def cpu_name() -> str:
 
 
 def describe(device: torch.device, precision: str) -> dict[str, Any]:
-    """Names and sizes: ``cpu`` or ``gpu``, ``threads``, ``ram_gb``, ``precision``, ``torch``, ``transformers``, ``python``."""
+    """``cpu`` or ``gpu`` by name, ``threads``, ``ram_gb``, ``precision``, and versions."""
     from importlib.metadata import version
 
     processor = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {"cpu": cpu_name()}

@@ -29,8 +29,8 @@ class FeedForward:
     """The three matrices of block ``layer``.
 
     ``gate`` is None for plain blocks and for fused ones; a fused ``up`` holds d_ff gate rows, then d_ff up rows.
-    ``down.weight`` is [d_model, d_ff]; its input is the activation vector ``a`` [..., d_ff]. ``d_ff`` is the full width, also
-    while the matrices hold fewer neurons.
+    ``down.weight`` is [d_model, d_ff]; its input is the activation vector ``a`` [..., d_ff]. ``d_ff`` is the full
+    width, also while the matrices hold fewer neurons.
     """
 
     layer: int
@@ -89,7 +89,8 @@ def find_blocks(model: PreTrainedModel) -> tuple[FeedForward, ...]:
         raise UserError(
             f"The architecture '{model.config.model_type}' is not supported; supported are: {', '.join(SUPPORTED)}."
         )
-    return tuple(_block(index, layer, names) for index, layer in enumerate(model.get_submodule(names.stack)))
+    stack = cast(nn.ModuleList, model.get_submodule(names.stack))
+    return tuple(_block(index, layer, names) for index, layer in enumerate(stack))
 
 
 def _block(index: int, layer: nn.Module, names: _Names) -> FeedForward:
@@ -106,7 +107,7 @@ def _block(index: int, layer: nn.Module, names: _Names) -> FeedForward:
 
 @contextmanager
 def observed(blocks: Iterable[FeedForward], see: Callable[[FeedForward, torch.Tensor], None]) -> Iterator[None]:
-    """Within the context, ``see(block, a)`` is called with the activations ``a`` [tokens, d_ff] of every block that runs.
+    """Within the context, ``see(block, a)`` gets the activations ``a`` [tokens, d_ff] of every block that runs.
 
     The input of the down projection is ``a`` in every family, so one hook serves them all.
     """

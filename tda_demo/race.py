@@ -177,7 +177,7 @@ def race(
     dense = _lane("dense", engine.dense_arm(prefill), lm, len(ids), settings)
     sparse = _lane("sparse", engine.sparse_arm(prefill), lm, len(ids), settings)
     yield PromptRead(
-        tokens=tuple(lm.tokenizer.decode([token]) for token in ids),
+        tokens=tuple(decode(lm.tokenizer, [token], special=True) for token in ids),
         prefill_ms=prefill.prefill_ms,
         selection_ms=prefill.selection_ms,
         packing_ms=sparse.arm.packing_ms,
@@ -195,9 +195,7 @@ def race(
     yield Finished(_result(lm, engine, method, prefill, dense, sparse, quality))
 
 
-def run_lanes(
-    dense: Lane, sparse: Lane, stop: threading.Event, fired: Callable[[Arm], np.ndarray]
-) -> Iterator[Event]:
+def run_lanes(dense: Lane, sparse: Lane, stop: threading.Event, fired: Callable[[Arm], np.ndarray]) -> Iterator[Event]:
     """Steps the lane with the least decode time so far, dense first where they are level, until both have ended."""
     while running := [lane for lane in (dense, sparse) if lane.ended is None]:
         if stop.is_set():

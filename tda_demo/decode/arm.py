@@ -32,8 +32,10 @@ class Prefill:
 
 
 class Arm(Protocol):
-    """One decoder. ``weight_bytes`` is what a step reads of weights, everything counted; ``packing_ms`` is what making the
-    copies of the active neurons took, 0 where none were made.
+    """One decoder.
+
+    ``weight_bytes`` is what a step reads of weights, everything counted; ``packing_ms`` is what making the copies of
+    the active neurons took, 0 where none were made.
     """
 
     weight_bytes: int

@@ -137,7 +137,7 @@ def restrict(model: PreTrainedModel, active: ActiveSets) -> None:
 
 
 def bytes_per_step(model: PreTrainedModel) -> int:
-    """Weight bytes one step reads: every parameter once, of an input embedding table that is not also the head one row."""
+    """Weight bytes one step reads: each parameter once, of an embedding table that is not the head one row."""
     head = model.get_output_embeddings()
     tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
     looked_up = {id(table) for table in tables if head is None or table is not head.weight}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +35,6 @@ class TextStream:
         return new
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
-    """Text without special tokens."""
-    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+def decode(tokenizer: PreTrainedTokenizerBase, tokens: list[int], *, special: bool = False) -> str:
+    """The text of ``tokens``; special tokens are shown only where ``special`` says so."""
+    return cast(str, tokenizer.decode(tokens, skip_special_tokens=not special, clean_up_tokenization_spaces=False))

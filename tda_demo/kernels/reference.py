@@ -53,7 +53,7 @@ def install(block: FeedForward, packed: tuple[Packed, ...]) -> Callable[[], None
 
 def _set(linear: nn.Linear, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
     linear.weight = _parameter(weight)
-    linear.bias = None if bias is None else _parameter(bias)
+    linear.register_parameter("bias", None if bias is None else _parameter(bias))
     linear.out_features, linear.in_features = weight.shape
 
 

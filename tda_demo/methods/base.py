@@ -49,7 +49,7 @@ class Selector(Protocol):
     def fired(
         self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """How many neurons fire at each token, int64 [T]: those whose own activation at that token reaches the threshold.
+        """How many neurons fire at each token, int64 [T]: those whose activation at that token reaches the threshold.
 
         ``activations`` [T, k] holds the neurons ``computed`` int64 [k] (None: all of them).
         """
@@ -79,7 +79,7 @@ class Method(ABC):
 
     @contextmanager
     def __call__(self, lm: LoadedModel) -> Iterator[LoadedModel]:
-        """Within the context every prompt (a call on an empty cache) runs dense and chooses the active sets of the calls after it."""
+        """Within the context a prompt (a call on an empty cache) runs dense and chooses the neurons of later calls."""
         with _patched(lm, self.bind(lm)):
             yield lm
 

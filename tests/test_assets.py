@@ -1,0 +1,91 @@
+"""The texts that ship with the project: calibration passages and the page's example prompts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ASSETS = Path(__file__).parent.parent / "assets"
+PASSAGES: list[dict] = [json.loads(line) for line in (ASSETS / "passages.jsonl").read_text("utf-8").splitlines()]
+CALIBRATION = [passage for passage in PASSAGES if not passage["held_out"]]
+HELD_OUT = [passage for passage in PASSAGES if passage["held_out"]]
+EXAMPLES: list[dict] = json.loads((ASSETS / "examples.json").read_text("utf-8"))
+
+KINDS = {"prose", "dialogue", "code", "list", "letter", "explanation"}
+HUMAN = {"en", "fr", "de"}
+PROGRAMMING = {"python", "javascript", "sql", "shell"}
+
+
+def word_runs(passages: list[dict], length: int) -> set[tuple[str, ...]]:
+    """Every run of ``length`` consecutive words, in lower case and without punctuation."""
+    runs = set()
+    for passage in passages:
+        words = re.findall(r"\w+", passage["text"].lower())
+        runs.update(zip(*(words[start:] for start in range(length)), strict=False))
+    return runs
+
+
+def test_the_last_twelve_of_sixty_passages_are_held_out() -> None:
+    assert [passage["held_out"] for passage in PASSAGES] == [False] * 48 + [True] * 12
+
+
+@pytest.mark.parametrize("passage", PASSAGES, ids=lambda passage: passage["id"])
+def test_passage_is_well_formed(passage: dict) -> None:
+    assert list(passage) == ["id", "kind", "language", "held_out", "text"]
+    assert re.fullmatch(rf"{passage['kind']}-\d\d", passage["id"])
+    assert passage["kind"] in KINDS
+    assert passage["language"] in (PROGRAMMING if passage["kind"] == "code" else HUMAN)
+    assert 110 <= len(passage["text"].split()) <= 190
+    assert passage["text"] == passage["text"].strip()
+    assert not re.search(r"[^\S\n ]|[ ]$", passage["text"], flags=re.MULTILINE), (
+        "only spaces and line feeds, none trailing"
+    )
+
+
+@pytest.mark.parametrize("passages", [CALIBRATION, HELD_OUT], ids=["calibration", "held out"])
+def test_both_parts_cover_every_kind_and_human_language(passages: list[dict]) -> None:
+    assert {passage["kind"] for passage in passages} == KINDS
+    languages = Counter(passage["language"] for passage in passages)
+    assert languages.keys() >= HUMAN
+    assert languages["en"] > languages["fr"] >= languages["de"]
+
+
+def test_calibration_covers_every_programming_language() -> None:
+    assert {passage["language"] for passage in CALIBRATION} >= PROGRAMMING
+
+
+@pytest.mark.parametrize("field", ["id", "text"])
+def test_passages_are_distinct(field: str) -> None:
+    assert len({passage[field] for passage in PASSAGES}) == len(PASSAGES)
+
+
+def test_calibration_shares_no_sentence_with_the_held_out_texts() -> None:
+    assert not word_runs(CALIBRATION, 8) & word_runs(HELD_OUT, 8)
+
+
+def test_calibration_shares_no_sentence_with_the_example_prompts() -> None:
+    prompts = [{"text": example["prompt"]} for example in EXAMPLES]
+    assert not word_runs(PASSAGES, 8) & word_runs(prompts, 8)
+
+
+def test_there_are_eight_examples_with_distinct_labels_and_prompts() -> None:
+    assert len(EXAMPLES) == 8
+    assert len({example["label"] for example in EXAMPLES}) == 8
+    assert len({example["prompt"] for example in EXAMPLES}) == 8
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["label"])
+def test_example_is_well_formed(example: dict) -> None:
+    assert list(example) == ["label", "prompt"]
+    assert 1 <= len(example["label"]) <= 24
+    assert "\n" not in example["label"]
+    assert example["prompt"] == example["prompt"].strip()
+    assert 5 <= len(example["prompt"].split()) <= 200
+
+
+def test_one_example_is_a_longer_text_to_work_on() -> None:
+    assert max(len(example["prompt"].split()) for example in EXAMPLES) >= 120

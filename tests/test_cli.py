@@ -1,0 +1,123 @@
+"""The command line as a user meets it: what it prints, its exit codes, and no traceback for bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import PROMPT, tiny
+
+import tda_demo.models
+from tda_demo.__main__ import main
+from tda_demo.errors import UserError
+
+
+@pytest.fixture
+def tiny_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any model asked for is the tiny one."""
+    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, **_kwargs: tiny())
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("w3 w4 w5 w6\nw7\n###\nw8 w9 w10 w11 w12\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.usefixtures("tiny_loads")
+def test_race_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--set", "cett=0.4", "--set", "online=true", "--max-new-tokens", "10", "--json", "-"]
+    assert main(["race", PROMPT, *options]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["settings"]["cett"] == 0.4 and told["method"] == "tda"
+    assert len(told["arms"]["sparse"]["step_ms"]) == told["arms"]["sparse"]["tokens"] - 1
+
+
+@pytest.mark.usefixtures("tiny_loads")
+def test_race_writes_json_and_prints_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "deep" / "race.json"
+    assert main(["race", PROMPT, "--set", "online=1", "--max-new-tokens", "8", "--json", str(path)]) == 0
+    assert json.loads(path.read_text(encoding="utf-8"))["model"] == "tiny-llama"
+    assert [each.name for each in path.parent.iterdir()] == ["race.json"]
+    assert main(["race", PROMPT, "--set", "online=1", "--max-new-tokens", "8"]) == 0
+    assert "byte bound" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tiny_loads")
+def test_calibrate_keeps_a_table_that_races_use(texts: Path, own_cache: Path, tmp_path: Path) -> None:
+    assert main(["calibrate", "--text", str(texts)]) == 0
+    (table,) = (own_cache / "thresholds").iterdir()
+    told = json.loads(table.read_text(encoding="utf-8"))
+    assert (told["model"], told["data"], told["passages"], told["tokens"]) == ("tiny-llama", "texts.txt", 2, 10)
+    assert len(told["thresholds"]) == 3 and len(told["thresholds"][0]) == len(told["targets"])
+    assert main(["race", PROMPT, "--max-new-tokens", "4", "--json", str(tmp_path / "r.json")]) == 0
+
+
+def test_methods_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    told = capsys.readouterr().out
+    assert "tda:" in told and all(f"  {name}=" in told for name in ("cett", "scale", "online", "exempt", "weighted"))
+
+
+@pytest.mark.usefixtures("tiny_loads")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["race", "   "], "The prompt is empty"),
+        (["race", "w5 " * 300], "300 tokens long"),
+        (["race", "w5", "--max-new-tokens", "0"], "max_new_tokens is 0"),
+        (["race", "w5", "--max-new-tokens", "-4"], "max_new_tokens is -4"),
+        (["race", "w5", "--temperature", "nan"], "temperature is nan"),
+        (["race", "w5", "--set", "cett=nan"], "cett is nan"),
+        (["race", "w5", "--set", "cett=much"], "'much' is not a number"),
+        (["race", "w5", "--set", "cett"], "'cett' is not a setting"),
+        (["race", "w5", "--set", "certain=1"], "'tda' has no setting 'certain'"),
+        (["race", "w5", "--set", "exempt=a"], "'a' is not a list of whole numbers"),
+        (["race", "w5", "--set", "online=maybe"], "'maybe' is not true or false"),
+        (["race", "w5", "--method", "magic"], "There is no method 'magic'"),
+        (["calibrate", "--text", "nowhere.txt"], "Cannot read nowhere.txt"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert message in told.err and told.err.count("\n") == 1 and told.out == ""
+
+
+@pytest.mark.usefixtures("tiny_loads")
+def test_texts_that_cannot_be_calibrated_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
+    empty.write_text("###\n \n###\n", encoding="utf-8")
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path, message in ((empty, "holds no text"), (binary, "not UTF-8")):
+        assert main(["calibrate", "--text", str(path)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_unwritable_json_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, **_kwargs: tiny())
+    (tmp_path / "file").write_text("")
+    options = ["--set", "cett=0", "--max-new-tokens", "4", "--json", str(tmp_path / "file" / "race.json")]
+    assert main(["race", PROMPT, *options]) == 2
+    assert "Cannot write" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise UserError("There is no such model.")
+
+    monkeypatch.setattr(tda_demo.models, "load_model", fail)
+    assert main(["race", "hello"]) == 2
+    assert capsys.readouterr().err == "tda_demo: There is no such model.\n"
+
+
+def test_usage_errors_exit_with_2() -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["race"])
+    assert exit_.value.code == 2

@@ -1,0 +1,77 @@
+"""Every number's definition, against planted truths and independent formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tda_demo import metrics
+
+
+def test_speedup_is_the_median_of_ratios_after_the_warm_up() -> None:
+    dense = [900.0, 900.0, 900.0, 2.0, 4.0, 6.0, 100.0]
+    sparse = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 50.0]
+    found = metrics.speedup(dense, sparse)
+    assert found is not None
+    assert (found.median, found.n) == (5.0, 4)
+    assert found.low <= found.median <= found.high
+
+
+@pytest.mark.parametrize("positions", [0, 1, 3])
+def test_no_speedup_before_there_is_a_position_beyond_the_warm_up(positions: int) -> None:
+    assert metrics.speedup([1.0] * positions, [1.0] * 50) is None
+    assert metrics.tokens_per_second([1.0] * positions) is None
+
+
+def test_interval_covers_a_planted_ratio_and_shrinks_with_n() -> None:
+    random = np.random.default_rng(1)
+
+    def measured(n: int) -> metrics.Speedup:
+        found = metrics.speedup((12 + random.normal(0, 1, n)).tolist(), (10 + random.normal(0, 1, n)).tolist())
+        assert found is not None
+        return found
+
+    few, many = measured(20), measured(2000)
+    assert many.low < 1.2 < many.high
+    assert many.high - many.low < few.high - few.low
+
+
+def test_equal_arms_have_speedup_one() -> None:
+    times = [5.0, 7.0, 9.0, 4.0, 6.0, 8.0]
+    assert metrics.speedup(times, times) == metrics.Speedup(1.0, 1.0, 1.0, 3)
+
+
+def test_rate_bound_and_efficiency() -> None:
+    assert metrics.tokens_per_second([1.0, 1.0, 1.0, 20.0, 20.0, 50.0]) == 50.0
+    assert metrics.byte_bound(300, 200) == 1.5
+    assert metrics.efficiency(1.2, 1.5) == pytest.approx(0.8)
+
+
+@given(st.integers(1, 6), st.integers(2, 40), st.integers(0, 99))
+def test_kl_and_agreement_are_those_of_torch(positions: int, vocabulary: int, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    p, q = (4 * torch.randn(positions, vocabulary, generator=random) for _ in range(2))
+    expected = torch.nn.functional.kl_div(
+        q.double().log_softmax(-1), p.double().log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    assert metrics.kl_divergence(p.numpy(), q.numpy()) == pytest.approx(float(expected), rel=1e-9, abs=1e-12)
+    assert metrics.agreement(p.numpy(), q.numpy()) == pytest.approx(
+        float((p.argmax(-1) == q.argmax(-1)).double().mean())
+    )
+
+
+def test_kl_of_equal_logits_is_zero() -> None:
+    logits = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32) * 30
+    assert metrics.kl_divergence(logits, logits) == 0
+    assert metrics.kl_divergence(logits, logits + 100) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dense", "sparse", "expected"),
+    [([1, 2, 3], [1, 2, 3], None), ([1, 2, 3], [1, 2], None), ([1, 2, 3], [1, 9, 3], 1), ([], [], None), ([4], [5], 0)],
+)
+def test_divergence(dense: list[int], sparse: list[int], expected: int | None) -> None:
+    assert metrics.divergence(dense, sparse) == expected

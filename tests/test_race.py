@@ -1,0 +1,257 @@
+"""The race: its schedule under a fake clock, its text against transformers' own generate, its events and its result."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import PROMPT, tiny, tiny_tokenizer
+
+from tda_demo.decode.text import TextStream
+from tda_demo.errors import UserError
+from tda_demo.methods import TDA
+from tda_demo.models import LoadedModel
+from tda_demo.race import Ended, Event, Finished, Judging, Lane, PromptRead, RaceSettings, Stepped, race, run_lanes
+from tda_demo.result import RaceResult, summary
+
+ONLINE = TDA(cett=0.4, online=True)
+
+
+class Clock:
+    """Seconds that pass only when something is done."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class FakeArm:
+    """Takes as long per step as it is told to, and always says token 5."""
+
+    clock: Clock
+    seconds: list[float]
+    weight_bytes: int = 1
+    packing_ms: float = 0.0
+    taken: list[int] = field(default_factory=list)
+
+    def step(self, token: int) -> torch.Tensor:
+        self.taken.append(token)
+        self.clock.now += self.seconds[min(len(self.taken) - 1, len(self.seconds) - 1)]
+        return torch.nn.functional.one_hot(torch.tensor(5), 97).float()
+
+    def activations(self) -> list[torch.Tensor]:
+        return []
+
+
+def fake_lane(name: str, clock: Clock, seconds: list[float], limit: int) -> Lane:
+    lane = Lane(
+        name=name,  # type: ignore[arg-type]
+        arm=FakeArm(clock, seconds),
+        choose=lambda logits: int(logits.argmax()),
+        stream=TextStream(tiny_tokenizer()),
+        eos_ids=frozenset({2}),
+        limit=limit,
+        limit_reason="length",
+        clock=clock,
+    )
+    list(lane.start(torch.nn.functional.one_hot(torch.tensor(7), 97).float()))
+    return lane
+
+
+def observe_nothing(_arm: object) -> np.ndarray:
+    return np.zeros(0, dtype=int)
+
+
+def test_the_arm_with_the_least_decode_time_steps_next() -> None:
+    clock = Clock()
+    lanes = fake_lane("dense", clock, [0.3], 5), fake_lane("sparse", clock, [0.1], 9)
+    events = run_lanes(*lanes, threading.Event(), observe_nothing)
+    order = "".join(event.arm[0] for event in events if isinstance(event, Stepped))
+    assert order == "dsssdsssdssd"  # 0.3 | 0.1 0.2 0.3 | at 0.3 each dense goes first | ...
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=20), st.lists(st.floats(0.01, 1), min_size=1, max_size=20))
+def test_decode_time_never_differs_by_more_than_a_step(dense: list[float], sparse: list[float]) -> None:
+    clock = Clock()
+    lanes = fake_lane("dense", clock, dense, 25), fake_lane("sparse", clock, sparse, 25)
+    for event in run_lanes(*lanes, threading.Event(), observe_nothing):
+        if isinstance(event, Ended):
+            break
+        assert abs(lanes[0].elapsed_ms - lanes[1].elapsed_ms) <= 1000 * max(*dense, *sparse) + 1e-6
+
+
+def test_what_is_done_between_steps_is_not_timed() -> None:
+    clock = Clock()
+    lanes = fake_lane("dense", clock, [0.2], 4), fake_lane("sparse", clock, [0.2], 4)
+
+    def slow(_arm: object) -> np.ndarray:
+        clock.now += 100
+        return np.zeros(0, dtype=int)
+
+    for _ in run_lanes(*lanes, threading.Event(), slow):
+        clock.now += 100  # a slow listener
+    assert all(lane.step_ms == pytest.approx([200.0] * 3) for lane in lanes)
+
+
+def test_stop_ends_both_arms_within_one_step() -> None:
+    clock, stop = Clock(), threading.Event()
+    lanes = fake_lane("dense", clock, [0.1], 50), fake_lane("sparse", clock, [0.1], 50)
+    stepped = 0
+    for event in run_lanes(*lanes, stop, observe_nothing):
+        if isinstance(event, Stepped):
+            stepped += 1
+            if stepped == 7:
+                stop.set()
+    assert stepped == 7
+    assert [lane.ended for lane in lanes] == ["stopped", "stopped"]
+
+
+def run(lm: LoadedModel, method: TDA = ONLINE, **settings: float) -> tuple[list[Event], RaceResult]:
+    events = list(race(lm, method, PROMPT, RaceSettings(**settings)))  # type: ignore[arg-type]
+    assert isinstance(events[-1], Finished)
+    return events, events[-1].result
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dense_arm_is_transformers_own_greedy_generate(family: str) -> None:
+    lm = tiny(family)
+    _, result = run(lm, max_new_tokens=20)
+    ids = torch.tensor([lm.prompt_ids(PROMPT)])
+    expected = lm.model.generate(ids, max_new_tokens=20, do_sample=False, num_beams=1, pad_token_id=0)
+    assert result.dense.text == lm.tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_zero_setting_gives_twice_the_same_text(family: str) -> None:
+    _, result = run(tiny(family), TDA(cett=0), max_new_tokens=16)
+    assert result.dense.text == result.sparse.text
+    assert result.byte_bound == 1 and set(result.sparsity) == {0}
+    assert result.quality is not None
+    assert (result.quality.agreement, result.quality.kl, result.quality.divergence) == (1, 0, None)
+    assert result.quality.cett == [0, 0, 0]
+
+
+def test_events_come_in_order_and_add_up(lm: LoadedModel) -> None:
+    events, result = run(lm, max_new_tokens=16)
+    first = events[0]
+    assert isinstance(first, PromptRead)
+    assert len(first.tokens) == result.prompt_tokens == first.fired.shape[0]
+    assert first.active.sparsity() == result.sparsity
+    assert [type(event) for event in events[-2:]] == [Judging, Finished]
+    for name, arm in (("dense", result.dense), ("sparse", result.sparse)):
+        steps = [event for event in events if isinstance(event, Stepped) and event.arm == name]
+        assert "".join(step.text for step in steps) == arm.text
+        assert [step.index for step in steps] == list(range(arm.tokens))
+        assert [step.ms for step in steps[1:]] == arm.step_ms and steps[0].ms is None
+        fired = [step.fired for step in steps[1:]]
+        assert all((each is None) == (name == "dense") for each in fired)
+    counts = np.array(first.active.counts())
+    sparse_fired = [e.fired for e in events if isinstance(e, Stepped) and e.fired is not None]
+    assert all((each <= counts).all() for each in sparse_fired)
+
+
+def test_byte_bound_counts_every_weight_once(lm: LoadedModel) -> None:
+    """By hand for the tiny llama (tied head): attention, MLP and norms of each layer, the head, one embedding row."""
+    events, result = run(lm, max_new_tokens=2)
+    d, kv, layers, vocabulary = 32, 16, 3, 97
+    other = layers * (2 * d * d + 2 * d * kv + 2 * d) + d + vocabulary * d + d
+    assert result.dense.weight_bytes == 4 * (other + layers * 3 * d * 70)
+    assert isinstance(events[0], PromptRead)
+    assert result.sparse.weight_bytes == 4 * (other + 3 * d * sum(events[0].active.counts()))
+
+
+def test_sampling_is_repeatable_and_follows_the_seed(lm: LoadedModel) -> None:
+    texts = [run(lm, TDA(cett=0), max_new_tokens=16, temperature=2.0, seed=seed)[1].dense.text for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_context_limit_ends_the_race_with_its_reason() -> None:
+    lm = tiny()
+    lm.model.config.max_position_embeddings = 20
+    events, result = run(lm, TDA(cett=0), max_new_tokens=100)
+    reasons = {event.reason for event in events if isinstance(event, Ended)}
+    assert reasons <= {"context", "eos"}
+    assert result.prompt_tokens + result.dense.tokens <= 20
+
+
+def test_end_token_ends_an_arm(lm: LoadedModel) -> None:
+    lm.model.generation_config.eos_token_id = list(range(3, 97))
+    events, result = run(lm, max_new_tokens=9)
+    assert [event.reason for event in events if isinstance(event, Ended)] == ["eos", "eos"]
+    assert (result.dense.tokens, result.speedup, result.quality) == (1, None, None)
+
+
+def test_stopped_race_still_tells_what_it_measured(lm: LoadedModel) -> None:
+    stop = threading.Event()
+    events = []
+    for event in race(lm, ONLINE, PROMPT, RaceSettings(max_new_tokens=60), stop):
+        events.append(event)
+        if len(events) == 15:
+            stop.set()
+    assert isinstance(events[-1], Finished) and not any(isinstance(event, Judging) for event in events)
+    assert events[-1].result.quality is None and events[-1].result.speedup is not None
+
+
+def test_two_races_at_once_do_not_disturb_each_other() -> None:
+    lm = tiny()
+    alone = {cett: run(lm, TDA(cett=cett, online=True), max_new_tokens=20)[1] for cett in (0.0, 0.5)}
+    together: dict[float, RaceResult] = {}
+
+    def worker(cett: float) -> None:
+        together[cett] = run(lm, TDA(cett=cett, online=True), max_new_tokens=20)[1]
+
+    threads = [threading.Thread(target=worker, args=(cett,)) for cett in alone]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for cett, result in alone.items():
+        assert (together[cett].dense.text, together[cett].sparse.text) == (result.dense.text, result.sparse.text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_new_tokens": -3}, "max_new_tokens is -3"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"top_p": 0}, "top_p is 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        RaceSettings(**settings)
+
+
+def test_blank_and_overlong_prompts_are_refused_and_the_next_race_runs(lm: LoadedModel) -> None:
+    with pytest.raises(UserError, match="empty"):
+        list(race(lm, ONLINE, " \n\t "))
+    with pytest.raises(UserError, match="200 tokens long"):
+        list(race(lm, ONLINE, "w5 " * 200))
+    run(lm, max_new_tokens=3)
+
+
+def test_json_is_plain_and_has_what_is_documented(lm: LoadedModel) -> None:
+    _, result = run(lm, max_new_tokens=12)
+    told = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    for key in ("model", "device", "precision", "method", "settings", "prompt_tokens", "byte_bound", "efficiency"):
+        assert key in told
+    assert told["arms"].keys() == {"dense", "sparse"}
+    assert {"text", "tokens", "step_ms", "prefill_ms", "tokens_per_second"} <= told["arms"]["dense"].keys()
+    assert told["speedup"].keys() == {"median", "low", "high", "n"}
+    assert told["sparsity"].keys() == {"mean", "per_layer"}
+    assert {"agreement", "kl", "divergence"} <= told["quality"].keys()
+    assert {"cpu", "threads", "torch"} <= told["environment"].keys()
+    assert "tokens/s" in summary(result) and "nats/token" in summary(result)
