@@ -66,6 +66,8 @@ class LoadedModel:
         else:
             encoded = self.tokenizer(text)
         ids: list[int] = encoded["input_ids"]
+        if not ids:
+            raise UserError(f"The prompt holds no text that {self.name} knows: type a question in words.")
         if len(ids) > self.context_length - 1:
             raise UserError(
                 f"The prompt is {len(ids):,} tokens long; {self.name} takes at most {self.context_length - 1:,}: "
@@ -116,7 +118,7 @@ def load_model(
     weights = find_weights(name, report)
     model, tokenizer = _read(weights, _DTYPES[precision])
     try:
-        nn.Module.to(model, place)
+        nn.Module.to(model, place)  # in place; the wrapper around PreTrainedModel.to hides its signature
     except torch.OutOfMemoryError as error:
         raise UserError(f"{weights.name} does not fit into the GPU's memory: use the device cpu.") from error
     return LoadedModel(
