@@ -10,6 +10,7 @@ from torch import nn
 
 from .errors import UserError
 from .feedforward import FeedForward, find_blocks
+from .precision import PRECISIONS, choose, model_dtype, round_weights
 from .progress import Report, silent
 from .weights import Weights, embedded, find_weights
 from .weights.quiet import quiet_transformers
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = embedded.NAME
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # quantised kinds will convert after loading
-PRECISIONS = tuple(_DTYPES)
+__all__ = ["EMBEDDED", "PRECISIONS", "LoadedModel", "load_model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ def load_model(
     """Load the embedded model, or the one called ``name``: a hub id, a folder, a ``.gguf`` file.
 
     Args:
-        precision: one of ``PRECISIONS``; None takes bfloat16 where a step is faster with it.
+        precision: one of ``PRECISIONS``; None takes the device's default.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes a GPU where there is one.
         report: told of downloads and conversions.
 
@@ -114,9 +114,12 @@ def load_model(
         UserError: anything the user can mend, in one sentence.
     """
     place = _device(device)
-    precision = _precision(precision, place)
+    precision = choose(precision, place)
     weights = find_weights(name, report)
-    model, tokenizer = _read(weights, _DTYPES[precision])
+    model, tokenizer = _read(weights, model_dtype(precision, place))
+    blocks = find_blocks(model)
+    if place.type == "cpu":
+        round_weights(model, precision)
     try:
         nn.Module.to(model, place)  # in place; the wrapper around PreTrainedModel.to hides its signature
     except torch.OutOfMemoryError as error:
@@ -128,7 +131,7 @@ def load_model(
         tokenizer=tokenizer,
         precision=precision,
         device=place,
-        blocks=find_blocks(model),
+        blocks=blocks,
     )
 
 
@@ -144,18 +147,6 @@ def _device(asked: str | None) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"There is no usable GPU '{asked}' on this machine: use the device cpu.")
     return device
-
-
-def _precision(asked: str | None, device: torch.device) -> str:
-    """``asked``, or by default the one with the faster step: a step reads every weight once, so fewer bytes win
-    wherever the machine widens bfloat16 in hardware (GPU) or with vector instructions."""
-    if asked is None:
-        if device.type == "cuda":
-            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-        return "bfloat16" if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else "float32"
-    if asked not in PRECISIONS:
-        raise UserError(f"'{asked}' is not a precision: use {' or '.join(PRECISIONS)}.")
-    return asked
 
 
 def _read(weights: Weights, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

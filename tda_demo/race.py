@@ -174,8 +174,15 @@ def race(
     engine = engine_for(lm)
     engine.warm_up(report)
     prefill = engine.prefill(ids, selector)
-    dense = _lane("dense", engine.dense_arm(prefill), lm, len(ids), settings)
-    sparse = _lane("sparse", engine.sparse_arm(prefill), lm, len(ids), settings)
+    room = min(settings.max_new_tokens, lm.context_length - len(ids))
+    reason: EndReason = "length" if room == settings.max_new_tokens else "context"
+
+    def lane(name: ArmName, arm: Arm) -> Lane:
+        choose = sampler(settings.temperature, settings.top_p, settings.seed)
+        return Lane(name, arm, choose, TextStream(lm.tokenizer), lm.eos_ids, room, reason)
+
+    dense = lane("dense", engine.dense_arm(prefill, room))
+    sparse = lane("sparse", engine.sparse_arm(prefill, room))
     yield PromptRead(
         tokens=tuple(decode(lm.tokenizer, [token], special=True) for token in ids),
         prefill_ms=prefill.prefill_ms,
@@ -204,19 +211,6 @@ def run_lanes(dense: Lane, sparse: Lane, stop: threading.Event, fired: Callable[
             return
         lane = min(running, key=lambda lane: lane.elapsed_ms)
         yield from lane.advance(fired if lane is sparse else None)
-
-
-def _lane(name: ArmName, arm: Arm, lm: LoadedModel, prompt_tokens: int, settings: RaceSettings) -> Lane:
-    room = lm.context_length - prompt_tokens
-    return Lane(
-        name=name,
-        arm=arm,
-        choose=sampler(settings.temperature, settings.top_p, settings.seed),
-        stream=TextStream(lm.tokenizer),
-        eos_ids=lm.eos_ids,
-        limit=min(settings.max_new_tokens, room),
-        limit_reason="length" if settings.max_new_tokens <= room else "context",
-    )
 
 
 def _fired(lm: LoadedModel, selector: Selector, active: ActiveSets, arm: Arm) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -37,7 +39,12 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(**_GROUPED),
     "qwen3": Qwen3Config(**_GROUPED, head_dim=8),
     "gemma2": Gemma2Config(**_GROUPED, head_dim=8, sliding_window=16),
-    "gemma3": Gemma3TextConfig(**_GROUPED, head_dim=8, sliding_window=16),
+    "gemma3": Gemma3TextConfig(
+        **_GROUPED,
+        head_dim=8,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
     "phi3": Phi3Config(**_GROUPED),
     "opt": OPTConfig(**_COMMON, ffn_dim=70, word_embed_proj_dim=32),
     "gpt_neox": GPTNeoXConfig(**_COMMON, intermediate_size=70),
@@ -48,7 +55,7 @@ FAMILIES = tuple(CONFIGS)
 def tiny_model(family: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Random weights under a fixed seed, large enough that logits differ; biases are random too, not zero."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[family], dtype=dtype).eval()
+    model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[family]), dtype=dtype).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" not in name:

@@ -96,7 +96,7 @@ def test_sparse_logits_are_those_of_a_model_with_the_dropped_neurons_zeroed(fami
     lm = prepared(family)
     engine = engine_for(lm)
     prefill = engine.prefill(lm.prompt_ids(PROMPT), TDA(cett=0.4).bind(lm))
-    step = engine.sparse_arm(prefill).step(40)
+    step = engine.sparse_arm(prefill, 1).step(40)
 
     masked = tiny(family)
     cache = DynamicCache(config=masked.model.config)
@@ -184,7 +184,7 @@ def test_no_neuron_kept_still_decodes(lm: LoadedModel) -> None:
     engine = engine_for(lm)
     prefill = engine.prefill(lm.prompt_ids(PROMPT), method.bind(lm))
     assert prefill.active.counts() == [0, 0, 0]
-    assert engine.sparse_arm(prefill).step(40).isfinite().all()
+    assert engine.sparse_arm(prefill, 1).step(40).isfinite().all()
 
 
 def test_all_zero_activations_give_no_nan() -> None:
@@ -194,7 +194,7 @@ def test_all_zero_activations_give_no_nan() -> None:
         block.up.bias.fill_(-1)
     engine = engine_for(lm)
     prefill = engine.prefill(lm.prompt_ids(PROMPT), TDA(cett=0.2, online=True).bind(lm))
-    assert engine.sparse_arm(prefill).step(40).isfinite().all()
+    assert engine.sparse_arm(prefill, 1).step(40).isfinite().all()
     assert engine.judge(prefill, [40, 41]).cett == [0.0, 0.0, 0.0]
 
 

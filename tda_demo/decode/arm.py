@@ -70,9 +70,11 @@ class Engine(Protocol):
 
     def prefill(self, ids: list[int], selector: Selector) -> Prefill: ...
 
-    def dense_arm(self, prefill: Prefill) -> Arm: ...
+    def dense_arm(self, prefill: Prefill, room: int) -> Arm:
+        """An arm that has read the prompt and may take ``room`` steps."""
+        ...
 
-    def sparse_arm(self, prefill: Prefill) -> Arm: ...
+    def sparse_arm(self, prefill: Prefill, room: int) -> Arm: ...
 
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         """Both models on ``tokens``, which follow the prompt, in one pass each."""
@@ -81,6 +83,8 @@ class Engine(Protocol):
 
 def engine_for(lm: LoadedModel) -> Engine:
     """The fastest engine that can run ``lm``."""
+    from .cpu_layout import has_layout
+    from .cpu_step import CpuStepEngine
     from .eager import EagerEngine
 
-    return EagerEngine(lm)
+    return CpuStepEngine(lm) if has_layout(lm) else EagerEngine(lm)

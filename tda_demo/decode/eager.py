@@ -54,7 +54,7 @@ class EagerEngine:
             selection += middle - begin
             diagnostics += _now(self.lm.device) - middle
 
-        cache = DynamicCache(config=model.config)
+        cache = DynamicCache()  # without a config, so that sliding-window layers keep every position too
         begin = _now(self.lm.device)
         with observed(find_blocks(model), see):
             logits = _forward(model, cache, ids, self.lm.device, last_only=True)[0]
@@ -72,10 +72,10 @@ class EagerEngine:
             selection_ms=selection,
         )
 
-    def dense_arm(self, prefill: Prefill) -> EagerArm:
+    def dense_arm(self, prefill: Prefill, room: int) -> EagerArm:
         return EagerArm(share_weights(self.lm.model), self.lm, prefill.cache)
 
-    def sparse_arm(self, prefill: Prefill) -> EagerArm:
+    def sparse_arm(self, prefill: Prefill, room: int) -> EagerArm:
         model = share_weights(self.lm.model)
         begin = _now(self.lm.device)
         restrict(model, prefill.active)

@@ -1,0 +1,190 @@
+"""Reads a transformers decoder of the common layout into the arrays of the compiled CPU step.
+
+The layout: RMSNorm, rotary embeddings, grouped-query attention and a GLU MLP, with the variations of llama, mistral,
+qwen2, qwen3, gemma2, gemma3 and phi3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..kernels import cpu
+from ..kernels.formats import encode, stack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..models import LoadedModel
+
+LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
+_ACTIVATIONS = {
+    "silu": cpu.SILU,
+    "swish": cpu.SILU,
+    "gelu_pytorch_tanh": cpu.GELU_TANH,
+    "gelu": cpu.GELU_ERF,
+    "relu": cpu.RELU,
+}
+_LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}  # their tables change with the length of the text
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A decoder as arrays, with all its ``neurons``; ``shared_bytes`` is what a step reads beside neurons."""
+
+    shape: cpu.Shape
+    shared: cpu.Shared
+    neurons: cpu.Neurons
+    shared_bytes: int
+
+
+def has_layout(lm: LoadedModel) -> bool:
+    """Whether the compiled step can run ``lm``."""
+    config: Any = lm.model.config
+    if lm.device.type != "cpu" or config.model_type not in LAYOUTS:
+        return False
+    parameters = config.rope_parameters
+    kinds = parameters.values() if "rope_type" not in parameters else (parameters,)
+    return all(kind["rope_type"] not in _LENGTH_DEPENDENT_ROPE for kind in kinds)
+
+
+@torch.inference_mode()
+def read_layout(lm: LoadedModel) -> Layout:
+    """The arrays of ``lm``, whose weights are float32 values that ``lm.precision`` can hold."""
+    whole: Any = lm.model
+    model, config = whole.model, whole.config
+    attention = [layer.self_attn for layer in model.layers]
+    qkv = stack(encode(_weight_of(each), lm.precision) for each in attention)
+    out = stack(encode(each.o_proj.weight, lm.precision) for each in attention)
+    head = encode(whole.get_output_embeddings().weight, lm.precision)
+    head_dim = attention[0].head_dim
+    layers = range(len(attention))
+    neurons, down_scale = _neurons(lm)
+    shared = cpu.Shared(
+        norms=np.stack([_norms(layer, config.hidden_size) for layer in model.layers]),
+        head_norms=np.stack([_head_norms(each, head_dim) for each in attention]),
+        qkv=qkv.codes,
+        qkv_scale=qkv.scales,
+        qkv_bias=np.stack([_bias_of(each) for each in attention]),
+        out=out.codes,
+        out_scale=out.scales,
+        out_bias=np.stack([_bias(each.o_proj) for each in attention]),
+        down_scale=down_scale,
+        down_bias=np.stack([_bias(block.down) for block in lm.blocks]),
+        final_norm=_norm_weight(model.norm),
+        head=head.codes,
+        head_scale=head.scales,
+        window=np.array([_window(each, config, layer) for each, layer in zip(attention, layers, strict=True)]),
+        rope=np.array([_rope_kinds(config).index(_layer_kind(config, layer)) for layer in layers]),
+    )
+    shape = cpu.Shape(
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=head_dim,
+        rotary=rope_tables(lm.model, 1)[0].shape[2],
+        activation=_ACTIVATIONS[getattr(config, "hidden_activation", None) or config.hidden_act],
+        epsilon=config.rms_norm_eps,
+        attention_scale=attention[0].scaling,
+        attention_cap=getattr(config, "attn_logit_softcapping", None) or 0.0,
+        final_cap=getattr(config, "final_logit_softcapping", None) or 0.0,
+        output_norms=hasattr(model.layers[0], "pre_feedforward_layernorm"),
+        head_norms=hasattr(attention[0], "q_norm"),
+    )
+    vectors = sum(4 * parameter.numel() for parameter in lm.model.parameters() if parameter.ndim == 1)
+    vectors -= neurons.bias.nbytes if neurons.bias.any() else 0  # counted with the neurons
+    vectors += down_scale.nbytes if lm.precision == "int8" else 0
+    embedding_row = 4 * config.hidden_size  # the token's row comes from the model's own float32 table
+    shared_bytes = qkv.nbytes + out.nbytes + head.nbytes + vectors + embedding_row
+    return Layout(shape, shared, neurons, shared_bytes)
+
+
+def rope_tables(model: PreTrainedModel, positions: int) -> tuple[np.ndarray, np.ndarray]:
+    """The model's own rotary cosines and sines, float32 [tables, positions, half the rotated part of a head]."""
+    rotary: Any = model.model.rotary_emb  # type: ignore[union-attr]
+    where = torch.arange(positions)[None]
+    like = torch.zeros(1)
+    tables = [rotary(like, where, *([kind] if kind else [])) for kind in _rope_kinds(model.config)]
+    half = tables[0][0].shape[-1] // 2
+    cosines, sines = (np.stack([table[part][0, :, :half].numpy() for table in tables]) for part in (0, 1))
+    return cosines, sines
+
+
+def _rope_kinds(config: Any) -> list[str | None]:
+    """Layer types with a rotary table each; one unnamed table where all layers share it."""
+    return [None] if "rope_type" in config.rope_parameters else sorted(set(config.layer_types))
+
+
+def _layer_kind(config: Any, layer: int) -> str | None:
+    return None if "rope_type" in config.rope_parameters else config.layer_types[layer]
+
+
+def _window(attention: Any, config: Any, layer: int) -> int:
+    if getattr(config, "layer_types", None) and config.layer_types[layer] == "full_attention":
+        return 0
+    return getattr(attention, "sliding_window", None) or getattr(config, "sliding_window", None) or 0
+
+
+def _weight_of(attention: Any) -> torch.Tensor:
+    if hasattr(attention, "qkv_proj"):
+        return attention.qkv_proj.weight
+    return torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
+
+
+def _bias_of(attention: Any) -> np.ndarray:
+    if hasattr(attention, "qkv_proj"):
+        return _bias(attention.qkv_proj)
+    return np.concatenate([_bias(attention.q_proj), _bias(attention.k_proj), _bias(attention.v_proj)])
+
+
+def _bias(linear: nn.Linear) -> np.ndarray:
+    return np.zeros(linear.weight.shape[0], np.float32) if linear.bias is None else linear.bias.float().numpy()
+
+
+def _norm_weight(norm: nn.Module) -> np.ndarray:
+    """What the normalised vector is multiplied by; Gemma's norms store it less one."""
+    weight = norm.get_parameter("weight").float().numpy()
+    return weight + 1 if type(norm).__name__.startswith("Gemma") else weight.copy()
+
+
+def _norms(layer: Any, width: int) -> np.ndarray:
+    if hasattr(layer, "pre_feedforward_layernorm"):
+        norms = (
+            layer.input_layernorm,
+            layer.post_attention_layernorm,
+            layer.pre_feedforward_layernorm,
+            layer.post_feedforward_layernorm,
+        )
+        return np.stack([_norm_weight(norm) for norm in norms])
+    unused = np.ones(width, np.float32)
+    return np.stack([_norm_weight(layer.input_layernorm), unused, _norm_weight(layer.post_attention_layernorm), unused])
+
+
+def _head_norms(attention: Any, head_dim: int) -> np.ndarray:
+    if not hasattr(attention, "q_norm"):
+        return np.ones((2, head_dim), np.float32)
+    return np.stack([_norm_weight(attention.q_norm), _norm_weight(attention.k_norm)])
+
+
+def _neurons(lm: LoadedModel) -> tuple[cpu.Neurons, np.ndarray]:
+    """Every neuron of every layer, written straight into its record, and the scales [layers, d] of down's rows."""
+    first = np.concatenate([[0], np.cumsum([block.d_ff for block in lm.blocks])])
+    layers, width = len(lm.blocks), lm.model.config.hidden_size
+    records = np.empty((first[-1], 3, width), encode(torch.zeros(1, 1), lm.precision).codes.dtype)
+    scales = np.empty((first[-1], 2), np.float32)
+    bias = np.zeros((first[-1], 2), np.float32)
+    down_scale = np.empty((layers, width), np.float32)
+    for block, start in zip(lm.blocks, first, strict=False):
+        here = slice(start, start + block.d_ff)
+        gate, up = block.up.weight.chunk(2) if block.gate is None else (block.gate.weight, block.up.weight)
+        for part, weight in enumerate((gate, up)):
+            rows = encode(weight, lm.precision)
+            records[here, part], scales[here, part] = rows.codes, rows.scales
+        down = encode(block.down.weight, lm.precision)
+        records[here, 2], down_scale[block.layer] = down.codes.T, down.scales
+        if block.gate is not None:
+            bias[here] = np.stack([_bias(block.gate), _bias(block.up)], axis=1)
+    return cpu.Neurons(records, scales, bias, first), down_scale

@@ -1,0 +1,155 @@
+"""Both arms on the compiled CPU step; the prompt and the teacher-forced passes run in transformers."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+import torch
+
+from ..kernels import cpu
+from ..methods.base import ActiveSets, Selector
+from ..progress import Progress, Report, silent
+from .arm import Judgement, Prefill
+from .cpu_layout import Layout, read_layout, rope_tables
+from .eager import EagerEngine
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
+
+    from ..models import LoadedModel
+
+_layouts: weakref.WeakKeyDictionary[PreTrainedModel, Layout] = weakref.WeakKeyDictionary()
+# One call at a time: two would share the cores, and not every threading layer of numba allows it.
+_running = threading.Lock()
+
+
+class CpuStepEngine:
+    """The compiled step, for decoders of the common layout."""
+
+    name = "compiled CPU step"
+
+    def __init__(self, lm: LoadedModel) -> None:
+        self.lm = lm
+        self.eager = EagerEngine(lm)
+
+    @property
+    def layout(self) -> Layout:
+        """The model's arrays, made once for all races on it."""
+        if self.lm.model not in _layouts:
+            _layouts[self.lm.model] = read_layout(self.lm)
+        return _layouts[self.lm.model]
+
+    def warm_up(self, report: Report = silent) -> None:
+        self.eager.warm_up(report)
+        report(Progress("Preparing the compiled step", 0, 0, "steps"))
+        first = CpuStepArm(self.lm, self.layout, self.layout.neurons, 1)
+        first.step(0)
+        _gather(self.layout.neurons, np.zeros(1, np.int64), self.layout.neurons.first)
+
+    def prefill(self, ids: list[int], selector: Selector) -> Prefill:
+        return self.eager.prefill(ids, selector)
+
+    def dense_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
+        return CpuStepArm(self.lm, self.layout, self.layout.neurons, prefill.tokens + room, prefill.cache)
+
+    def sparse_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
+        begin = time.perf_counter()
+        neurons = pack(self.layout.neurons, prefill.active)
+        packing_ms = (time.perf_counter() - begin) * 1e3
+        return CpuStepArm(self.lm, self.layout, neurons, prefill.tokens + room, prefill.cache, packing_ms)
+
+    def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
+        return self.eager.judge(prefill, tokens)
+
+
+class CpuStepArm:
+    """The decoder's arrays, some of its neurons, and a float32 KV cache for ``positions`` tokens."""
+
+    def __init__(
+        self,
+        lm: LoadedModel,
+        layout: Layout,
+        neurons: cpu.Neurons,
+        positions: int,
+        prompt_cache: Cache | None = None,
+        packing_ms: float = 0.0,
+    ) -> None:
+        self.layout = layout
+        self.neurons = neurons
+        self.packing_ms = packing_ms
+        self.weight_bytes = layout.shared_bytes + neuron_bytes(neurons)
+        self.embed = lm.model.get_input_embeddings()
+        self.threads = torch.get_num_threads()
+        self.cosines, self.sines = rope_tables(lm.model, positions)
+        shape, layers = layout.shape, len(layout.shared.window)
+        self.keys = np.zeros((layers, shape.kv_heads, positions, shape.head_dim), np.float32)
+        self.values = np.zeros_like(self.keys)
+        self.position = 0 if prompt_cache is None else self._fill(prompt_cache)
+        self.logits = np.empty(len(layout.shared.head_scale), np.float32)
+        self.active = np.empty(len(neurons.scales), np.float32)
+
+    @torch.inference_mode()
+    def step(self, token: int) -> torch.Tensor:
+        embedding = self.embed(torch.tensor(token)).numpy()
+        with _running:
+            numba.set_num_threads(self.threads)
+            cpu.step(
+                embedding,
+                self.position,
+                self.threads,
+                self.layout.shape,
+                self.layout.shared,
+                self.neurons,
+                self.cosines,
+                self.sines,
+                self.keys,
+                self.values,
+                self.active,
+                self.logits,
+            )
+        self.position += 1
+        return torch.from_numpy(self.logits)
+
+    def activations(self) -> list[torch.Tensor]:
+        bounds = self.neurons.first.tolist()
+        active = torch.from_numpy(self.active)
+        return [active[None, begin:end] for begin, end in pairwise(bounds)]
+
+    def _fill(self, prompt_cache: Cache) -> int:
+        """Copies the prompt's keys and values [1, kv_heads, T, head_dim] of every layer; returns T."""
+        layers: Any = prompt_cache.layers
+        for layer, cached in enumerate(layers):
+            tokens = cached.keys.shape[2]
+            self.keys[layer, :, :tokens] = cached.keys[0].numpy()
+            self.values[layer, :, :tokens] = cached.values[0].numpy()
+        return prompt_cache.get_seq_length()
+
+
+def pack(neurons: cpu.Neurons, active: ActiveSets) -> cpu.Neurons:
+    """Copies of the active neurons' records; the same arrays where all are active."""
+    if not any(active.sparsity()):
+        return neurons
+    chosen = np.concatenate(
+        [indices.numpy() + start for indices, start in zip(active.indices, neurons.first, strict=False)]
+    )
+    return _gather(neurons, chosen, np.concatenate([[0], np.cumsum(active.counts())]))
+
+
+def _gather(neurons: cpu.Neurons, chosen: np.ndarray, first: np.ndarray) -> cpu.Neurons:
+    records = np.empty((len(chosen), *neurons.records.shape[1:]), neurons.records.dtype)
+    with _running:
+        numba.set_num_threads(torch.get_num_threads())
+        cpu.gather(neurons.records, chosen, torch.get_num_threads(), records)
+    return cpu.Neurons(records, neurons.scales[chosen], neurons.bias[chosen], first)
+
+
+def neuron_bytes(neurons: cpu.Neurons) -> int:
+    """What a step reads of them; scales and biases only where the format and the model have them."""
+    scales = neurons.scales.nbytes if neurons.records.dtype == np.int8 else 0
+    return neurons.records.nbytes + scales + (neurons.bias.nbytes if neurons.bias.any() else 0)

@@ -1,0 +1,339 @@
+"""The compiled decode step: one token through a whole decoder in one call, bound by the weight bytes it reads.
+
+Compiled by numba for each storage format and kept on disk. Every loop over weights reads rows front to back; a neuron
+is one record (its gate row, its up row, its down column), so a packed active set is read as contiguously as the whole
+block. Both arms run this same code: a dense arm's active set is all neurons.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, prange, types
+from numba.extending import overload
+
+# Sums may be reordered and fused, so that they vectorise; NaN and infinity keep their meaning.
+_FAST = {"reassoc", "contract", "nsz", "arcp"}
+
+SILU, GELU_TANH, GELU_ERF, RELU = range(4)
+
+f32 = np.float32
+
+
+class Shape(NamedTuple):
+    """Sizes and constants of a decoder. A cap of 0 means none; ``rotary`` is half the rotated part of a head."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rotary: int
+    activation: int
+    epsilon: float
+    attention_scale: float
+    attention_cap: float
+    final_cap: float
+    output_norms: bool
+    head_norms: bool
+
+
+class Shared(NamedTuple):
+    """Weights both arms read, layer first; d = hidden size, q = query, key and value rows together."""
+
+    norms: np.ndarray  # float32 [layers, 4, d]: before attention, after it, before the MLP, after it
+    head_norms: np.ndarray  # float32 [layers, 2, head_dim]: of queries, of keys
+    qkv: np.ndarray  # codes [layers, q, d]
+    qkv_scale: np.ndarray  # float32 [layers, q]
+    qkv_bias: np.ndarray  # float32 [layers, q]
+    out: np.ndarray  # codes [layers, d, heads * head_dim]
+    out_scale: np.ndarray  # float32 [layers, d]
+    out_bias: np.ndarray  # float32 [layers, d]
+    down_scale: np.ndarray  # float32 [layers, d], of the rows of down, which are the block's outputs
+    down_bias: np.ndarray  # float32 [layers, d]
+    final_norm: np.ndarray  # float32 [d]
+    head: np.ndarray  # codes [vocabulary, d]
+    head_scale: np.ndarray  # float32 [vocabulary]
+    window: np.ndarray  # int64 [layers], positions a layer attends to; 0 for all
+    rope: np.ndarray  # int64 [layers], which of the cosine tables a layer uses
+
+
+class Neurons(NamedTuple):
+    """Active neurons of all layers, those of layer l at ``first[l] : first[l + 1]``."""
+
+    records: np.ndarray  # codes [neurons, 3, d]: gate row, up row, down column
+    scales: np.ndarray  # float32 [neurons, 2]: of the gate row, of the up row
+    bias: np.ndarray  # float32 [neurons, 2]: of gate, of up
+    first: np.ndarray  # int64 [layers + 1]
+
+
+def _widen(code):
+    raise NotImplementedError("only inside compiled code")
+
+
+@overload(_widen, inline="always")
+def _widen_compiled(code):
+    """One stored value as float32, its scale aside."""
+    if code == types.uint16:
+        return lambda code: np.uint32(np.uint32(code) << np.uint32(16)).view(np.float32)
+    return lambda code: np.float32(code)
+
+
+@njit(fastmath=_FAST, nogil=True, inline="always")
+def _exp(x):
+    """exp in float32 to about 1e-7, of plain arithmetic, so that loops over it vectorise."""
+    scaled = min(max(x, f32(-87.0)), f32(88.0)) * f32(1.4426950408889634)
+    whole = np.floor(scaled + f32(0.5))
+    part = scaled - whole
+    power = f32(1.5403530e-4)
+    power = power * part + f32(1.3333558e-3)
+    power = power * part + f32(9.6181291e-3)
+    power = power * part + f32(5.5504109e-2)
+    power = power * part + f32(2.4022651e-1)
+    power = power * part + f32(6.9314718e-1)
+    power = power * part + f32(1.0)
+    return power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@njit(fastmath=_FAST, nogil=True, inline="always")
+def _tanh(x):
+    return f32(1) - f32(2) / (_exp(f32(2) * x) + f32(1))
+
+
+@njit(fastmath=_FAST, nogil=True, inline="always")
+def _activate(x, activation):
+    if activation == SILU:
+        return x / (f32(1) + _exp(-x))
+    if activation == GELU_TANH:
+        return f32(0.5) * x * (f32(1) + _tanh(f32(0.7978845608) * (x + f32(0.044715) * x * x * x)))
+    if activation == GELU_ERF:
+        return f32(0.5) * x * (f32(1) + f32(math.erf(x * f32(0.7071067812))))
+    return max(x, f32(0))
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _rms_norm(x, weight, epsilon, out):
+    total = f32(0)
+    for j in range(x.shape[0]):
+        total += x[j] * x[j]
+    factor = f32(1) / np.sqrt(total / f32(x.shape[0]) + f32(epsilon))
+    for j in range(x.shape[0]):
+        out[j] = x[j] * factor * weight[j]
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _matvec(codes, scales, x, first, last, out):
+    """out[i] = row i times x, rows first to last; four at a time share each load of x and keep four streams open."""
+    columns = x.shape[0]
+    i = first
+    while i + 4 <= last:
+        a, b, c, d = codes[i], codes[i + 1], codes[i + 2], codes[i + 3]
+        sum_a, sum_b, sum_c, sum_d = f32(0), f32(0), f32(0), f32(0)
+        for j in range(columns):
+            sum_a += _widen(a[j]) * x[j]
+            sum_b += _widen(b[j]) * x[j]
+            sum_c += _widen(c[j]) * x[j]
+            sum_d += _widen(d[j]) * x[j]
+        out[i] = sum_a * scales[i]
+        out[i + 1] = sum_b * scales[i + 1]
+        out[i + 2] = sum_c * scales[i + 2]
+        out[i + 3] = sum_d * scales[i + 3]
+        i += 4
+    while i < last:
+        row = codes[i]
+        total = f32(0)
+        for j in range(columns):
+            total += _widen(row[j]) * x[j]
+        out[i] = total * scales[i]
+        i += 1
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _mlp(records, scales, bias, x, first, last, activation, activations, out):
+    """What the neurons first to last give, ``down_scale`` aside, in ``out`` [d]; two neurons at a time."""
+    columns = x.shape[0]
+    for j in range(columns):
+        out[j] = f32(0)
+    i = first
+    while i + 2 <= last:
+        gate_a, up_a, down_a = records[i, 0], records[i, 1], records[i, 2]
+        gate_b, up_b, down_b = records[i + 1, 0], records[i + 1, 1], records[i + 1, 2]
+        g_a, u_a, g_b, u_b = f32(0), f32(0), f32(0), f32(0)
+        for j in range(columns):
+            g_a += _widen(gate_a[j]) * x[j]
+            u_a += _widen(up_a[j]) * x[j]
+            g_b += _widen(gate_b[j]) * x[j]
+            u_b += _widen(up_b[j]) * x[j]
+        a = _activate(g_a * scales[i, 0] + bias[i, 0], activation) * (u_a * scales[i, 1] + bias[i, 1])
+        b = _activate(g_b * scales[i + 1, 0] + bias[i + 1, 0], activation) * (u_b * scales[i + 1, 1] + bias[i + 1, 1])
+        activations[i], activations[i + 1] = a, b
+        for j in range(columns):
+            out[j] += a * _widen(down_a[j]) + b * _widen(down_b[j])
+        i += 2
+    if i < last:
+        gate, up, down = records[i, 0], records[i, 1], records[i, 2]
+        g, u = f32(0), f32(0)
+        for j in range(columns):
+            g += _widen(gate[j]) * x[j]
+            u += _widen(up[j]) * x[j]
+        a = _activate(g * scales[i, 0] + bias[i, 0], activation) * (u * scales[i, 1] + bias[i, 1])
+        activations[i] = a
+        for j in range(columns):
+            out[j] += a * _widen(down[j])
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _rotate(head, cosine, sine):
+    """Rotary embedding of one head in place: pairs (j, j + half), what lies beyond them unchanged."""
+    half = cosine.shape[0]
+    for j in range(half):
+        a, b = head[j], head[j + half]
+        head[j] = a * cosine[j] - b * sine[j]
+        head[j + half] = b * cosine[j] + a * sine[j]
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _attend(query, keys, values, begin, end, scale, cap, weights, out):
+    """Softmax attention of one head over positions begin to end of ``keys`` and ``values`` [positions, head_dim]."""
+    size = query.shape[0]
+    highest = f32(-3.4e38)
+    for p in range(begin, end):
+        key = keys[p]
+        total = f32(0)
+        for j in range(size):
+            total += query[j] * key[j]
+        total *= f32(scale)
+        if cap > 0:
+            total = f32(cap) * _tanh(total / f32(cap))
+        weights[p] = total
+        highest = max(highest, total)
+    normaliser = f32(0)
+    for p in range(begin, end):
+        weights[p] = _exp(weights[p] - highest)
+        normaliser += weights[p]
+    for j in range(size):
+        out[j] = f32(0)
+    for p in range(begin, end):
+        weight = weights[p] / normaliser
+        value = values[p]
+        for j in range(size):
+            out[j] += weight * value[j]
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _add(x, update, weight, epsilon, normalise):
+    """x += update, normalised first where the family has output norms."""
+    if normalise:
+        _rms_norm(update, weight, epsilon, update)
+    for j in range(x.shape[0]):
+        x[j] += update[j]
+
+
+@njit(parallel=True, fastmath=_FAST, nogil=True, cache=True)
+def step(x, position, threads, shape, shared, neurons, cosines, sines, keys, values, activations, logits):
+    """One decode step.
+
+    Args:
+        x: float32 [d], the token's embedding; overwritten.
+        position: how many tokens came before.
+        cosines, sines: float32 [tables, positions, rotary].
+        keys, values: float32 [layers, kv_heads, positions, head_dim]; position's row is written.
+        activations: float32 [neurons], written; the neurons' activations.
+        logits: float32 [vocabulary], written.
+    """
+    heads, kv_heads, head_dim, epsilon = shape.heads, shape.kv_heads, shape.head_dim, shape.epsilon
+    layers, rows = shared.qkv_scale.shape
+    width = x.shape[0]
+    end = position + 1
+    normed, update = np.empty(width, f32), np.empty(width, f32)
+    projected, mixed = np.empty(rows, f32), np.empty(heads * head_dim, f32)
+    weights, partial = np.empty((threads, end), f32), np.empty((threads, width), f32)
+    for layer in range(layers):
+        _rms_norm(x, shared.norms[layer, 0], epsilon, normed)
+        for t in prange(threads):
+            _matvec(
+                shared.qkv[layer],
+                shared.qkv_scale[layer],
+                normed,
+                rows * t // threads,
+                rows * (t + 1) // threads,
+                projected,
+            )
+        for j in range(rows):
+            projected[j] += shared.qkv_bias[layer, j]
+        by_head = projected.reshape(heads + 2 * kv_heads, head_dim)
+        cosine, sine = cosines[shared.rope[layer], position], sines[shared.rope[layer], position]
+        for h in range(heads + kv_heads):
+            if shape.head_norms:
+                _rms_norm(by_head[h], shared.head_norms[layer, 0 if h < heads else 1], epsilon, by_head[h])
+            _rotate(by_head[h], cosine, sine)
+        for h in range(kv_heads):
+            for j in range(head_dim):
+                keys[layer, h, position, j] = by_head[heads + h, j]
+                values[layer, h, position, j] = by_head[heads + kv_heads + h, j]
+        window = shared.window[layer]
+        begin = max(0, end - window) if window > 0 else 0
+        for t in prange(threads):
+            for h in range(heads * t // threads, heads * (t + 1) // threads):
+                kv = h // (heads // kv_heads)
+                _attend(
+                    by_head[h],
+                    keys[layer, kv],
+                    values[layer, kv],
+                    begin,
+                    end,
+                    shape.attention_scale,
+                    shape.attention_cap,
+                    weights[t],
+                    mixed[h * head_dim : (h + 1) * head_dim],
+                )
+        for t in prange(threads):
+            _matvec(
+                shared.out[layer],
+                shared.out_scale[layer],
+                mixed,
+                width * t // threads,
+                width * (t + 1) // threads,
+                update,
+            )
+        for j in range(width):
+            update[j] += shared.out_bias[layer, j]
+        _add(x, update, shared.norms[layer, 1], epsilon, shape.output_norms)
+
+        _rms_norm(x, shared.norms[layer, 2], epsilon, normed)
+        start, count = neurons.first[layer], neurons.first[layer + 1] - neurons.first[layer]
+        for t in prange(threads):
+            _mlp(
+                neurons.records,
+                neurons.scales,
+                neurons.bias,
+                normed,
+                start + count * t // threads,
+                start + count * (t + 1) // threads,
+                shape.activation,
+                activations,
+                partial[t],
+            )
+        for j in range(width):
+            total = f32(0)
+            for t in range(threads):
+                total += partial[t, j]
+            update[j] = total * shared.down_scale[layer, j] + shared.down_bias[layer, j]
+        _add(x, update, shared.norms[layer, 3], epsilon, shape.output_norms)
+
+    _rms_norm(x, shared.final_norm, epsilon, normed)
+    vocabulary = logits.shape[0]
+    for t in prange(threads):
+        begin, last = vocabulary * t // threads, vocabulary * (t + 1) // threads
+        _matvec(shared.head, shared.head_scale, normed, begin, last, logits)
+        if shape.final_cap > 0:
+            for i in range(begin, last):
+                logits[i] = f32(shape.final_cap) * _tanh(logits[i] / f32(shape.final_cap))
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def gather(records, chosen, threads, out):
+    """Copies of the records ``chosen`` int64 [k], each in one stretch: out[i] = records[chosen[i]]."""
+    for t in prange(threads):
+        for i in range(len(chosen) * t // threads, len(chosen) * (t + 1) // threads):
+            out[i] = records[chosen[i]]

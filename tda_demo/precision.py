@@ -1,0 +1,59 @@
+"""What a precision means on each device.
+
+On a GPU it is the dtype of the model. On a CPU it is how weights are stored and read by the compiled kernels; the
+transformers model, which reads prompts, holds the same rounded values in float32, so both compute the same function.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .errors import UserError
+from .kernels.formats import FORMATS, rounded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PRECISIONS = FORMATS
+_GPU_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def choose(asked: str | None, device: torch.device) -> str:
+    """``asked``, or the device's default: what a sensible person would run there.
+
+    On a CPU that is int8: on the embedded model its KL to float32 is 0.005 nats per token (held-out passages).
+
+    Raises:
+        UserError: there is no such precision, or not on this device.
+    """
+    if asked is None:
+        if device.type == "cpu":
+            return "int8"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    offered = PRECISIONS if device.type == "cpu" else tuple(_GPU_DTYPES)
+    if asked not in offered:
+        raise UserError(
+            f"'{asked}' is not a precision on {device.type}: use {', '.join(offered[:-1])} or {offered[-1]}."
+        )
+    return asked
+
+
+def model_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the transformers model."""
+    return torch.float32 if device.type == "cpu" else _GPU_DTYPES[precision]
+
+
+@torch.no_grad()
+def round_weights(model: PreTrainedModel, precision: str) -> None:
+    """Rounds every matrix of a float32 model, in place, to what the kernels' format holds.
+
+    Norms and biases stay float32, as in the kernels.
+    """
+    if precision == "float32":
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.copy_(rounded(module.weight, precision))

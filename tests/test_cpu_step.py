@@ -1,0 +1,185 @@
+"""The compiled CPU step against transformers itself, for every family of its layout and every storage format."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from families import CONFIGS
+from tiny import tiny
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, Phi3Config, Qwen3Config
+
+from tda_demo import metrics
+from tda_demo.decode.arm import engine_for
+from tda_demo.decode.cpu_layout import has_layout
+from tda_demo.decode.cpu_step import CpuStepEngine, pack
+from tda_demo.feedforward import find_blocks
+from tda_demo.kernels.formats import FORMATS
+from tda_demo.methods import TDA, ActiveSets
+from tda_demo.models import LoadedModel
+from tda_demo.precision import round_weights
+from tda_demo.race import RaceSettings, race
+
+LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
+PROMPT_IDS = list(range(5, 17))
+STEPS = [5 + 7 * i % 90 for i in range(30)]  # with the prompt well beyond the sliding windows of 16
+
+
+def stored(lm: LoadedModel, precision: str) -> LoadedModel:
+    round_weights(lm.model, precision)
+    return dataclasses.replace(lm, precision=precision)
+
+
+def worst_error(lm: LoadedModel) -> float:
+    """Largest error over steps, relative to the largest logit."""
+    engine = engine_for(lm)
+    assert isinstance(engine, CpuStepEngine)
+    arm = engine.dense_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), len(STEPS))
+    cache = DynamicCache(config=lm.model.config)
+    lm.model(input_ids=torch.tensor([PROMPT_IDS]), past_key_values=cache)
+    worst = 0.0
+    for token in STEPS:
+        expected = lm.model(input_ids=torch.tensor([[token]]), past_key_values=cache).logits[0, -1]
+        worst = max(worst, float((arm.step(token) - expected).abs().max() / expected.abs().max()))
+    return worst
+
+
+@pytest.mark.parametrize("family", LAYOUTS)
+def test_float32_logits_are_those_of_transformers(family: str) -> None:
+    assert worst_error(tiny(family)) < 1e-5
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_each_format_computes_with_the_values_the_transformers_model_was_rounded_to(
+    family: str, precision: str
+) -> None:
+    assert worst_error(stored(tiny(family), precision)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_act": "gelu_pytorch_tanh"},
+        {"hidden_act": "gelu"},
+        {"hidden_act": "relu"},
+        {"attention_bias": True, "mlp_bias": True},
+        {"tie_word_embeddings": False},
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
+        {"intermediate_size": 1},
+        {"intermediate_size": 33, "hidden_size": 36, "num_attention_heads": 3, "num_key_value_heads": 3},
+        {"num_key_value_heads": 1, "head_dim": 10},
+    ],
+    ids=str,
+)
+def test_variations_of_llama(changes: dict[str, Any]) -> None:
+    config = LlamaConfig(**{**CONFIGS["llama"].to_dict(), "head_dim": None, **changes})
+    assert worst_error(of_config(config)) < 1e-5
+
+
+def test_partial_rotary_of_phi3() -> None:
+    changes = {"rope_parameters": None, "partial_rotary_factor": 0.5}
+    config = Phi3Config(**{**CONFIGS["phi3"].to_dict(), **changes})
+    assert worst_error(of_config(config)) < 1e-5
+
+
+def test_qwen3_with_a_sliding_window_in_some_layers() -> None:
+    config = Qwen3Config(
+        **{**CONFIGS["qwen3"].to_dict(), "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    )
+    config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
+    assert worst_error(of_config(config)) < 1e-5
+
+
+def of_config(config: Any) -> LoadedModel:
+    lm = tiny("llama")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if "norm" not in name:
+            parameter.normal_(std=0.2)
+    return dataclasses.replace(lm, model=model, blocks=find_blocks(model))
+
+
+@pytest.mark.parametrize("counts", [(0, 0, 0), (1, 1, 1), (70, 70, 70), (0, 69, 3)])
+@pytest.mark.parametrize("precision", FORMATS)
+def test_any_active_set_gives_the_logits_of_zeroed_neurons(counts: tuple[int, ...], precision: str) -> None:
+    lm = stored(tiny(), precision)
+    random = torch.Generator().manual_seed(1)
+    active = ActiveSets(
+        tuple(torch.randperm(70, generator=random)[:count].sort().values for count in counts), (70, 70, 70)
+    )
+    engine = CpuStepEngine(lm)
+    prefill = dataclasses.replace(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), active=active)
+    arm = engine.sparse_arm(prefill, 1)
+    logits = arm.step(40)
+
+    cache = DynamicCache(config=lm.model.config)
+    lm.model(input_ids=torch.tensor([PROMPT_IDS]), past_key_values=cache)
+    for block, indices in zip(lm.blocks, active.indices, strict=True):
+        dropped = torch.ones(70, dtype=torch.bool).index_fill(0, indices, False)
+        block.down.weight[:, dropped] = 0
+    expected = lm.model(input_ids=torch.tensor([[40]]), past_key_values=cache).logits[0, -1]
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert [each.shape[1] for each in arm.activations()] == list(counts)
+
+
+def test_activations_are_those_of_the_blocks() -> None:
+    lm = tiny("gemma2")
+    engine = CpuStepEngine(lm)
+    arm = engine.dense_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), 1)
+    arm.step(40)
+    eager = engine.eager.dense_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), 1)
+    eager.step(40)
+    for mine, theirs in zip(arm.activations(), eager.activations(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_packing_everything_copies_nothing() -> None:
+    lm = tiny()
+    neurons = CpuStepEngine(lm).layout.neurons
+    everything = ActiveSets((torch.arange(70),) * 3, (70,) * 3)
+    assert pack(neurons, everything) is neurons
+
+
+@pytest.mark.parametrize(("family", "expected"), [("opt", False), ("gpt_neox", False), ("llama", True)])
+def test_other_layouts_fall_back_and_say_so(family: str, expected: bool) -> None:
+    lm = tiny(family)
+    assert has_layout(lm) == expected
+    assert ("compiled" in engine_for(lm).name) == expected
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("bfloat16", 0.002), ("int8", 0.01)])
+def test_kl_to_float32_on_real_text(embedded: LoadedModel, precision: str, limit: float) -> None:
+    """The embedded model teacher-forced through the compiled step, against transformers in float32."""
+    from tda_demo.models import load_model
+
+    ids = embedded.tokenizer(
+        "The harbour was quiet when the first boats came back. Gulls followed them in, and the women on the quay "
+        "counted the masts, as they did each morning, before anyone spoke of the price of fish or of the weather."
+    )["input_ids"]
+    expected = embedded.model(input_ids=torch.tensor([ids])).logits[0, 8:-1].numpy()
+    lm = load_model(precision=precision)
+    engine = engine_for(lm)
+    arm = engine.dense_arm(engine.prefill(ids[:8], TDA(cett=0).bind(lm)), len(ids))
+    logits = np.stack([arm.step(token).numpy().copy() for token in ids[8:-1]])
+    assert metrics.kl_divergence(expected, logits) < limit
+
+
+def test_memory_is_flat_over_many_races() -> None:
+    lm = tiny()
+    process = psutil.Process()
+
+    def races(n: int) -> int:
+        for _ in range(n):
+            list(race(lm, TDA(cett=0.4, online=True), "w5 w9 w17 w30", RaceSettings(max_new_tokens=8)))
+        gc.collect()
+        return process.memory_info().rss
+
+    before = races(10)
+    assert races(50) - before < 20e6
