@@ -7,7 +7,7 @@
     const mark = document.createElement("span");
     mark.className = "parting-mark";
     mark.setAttribute("role", "note");
-    mark.textContent = "⑂ texts part here";
+    mark.textContent = "≠ texts part here";
     return mark;
   };
 
@@ -27,9 +27,13 @@
         this.rewrite(text, part);
       }
       if (!text) this.box.scrollTop = 0;
-      else if (following && part === null) this.box.scrollTop = this.box.scrollHeight;
+      else if (following) this.box.scrollTop = part === null ? this.box.scrollHeight : this.placeOfParting();
       this.text = text;
       this.part = part;
+    }
+
+    placeOfParting() {
+      return this.box.querySelector(".parting-mark").offsetTop - this.box.offsetTop - 60;
     }
 
     rewrite(text, part) {

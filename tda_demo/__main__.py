@@ -55,6 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--out", type=Path, metavar="FILE", help="write the table there instead of the user's cache")
     calibrate.set_defaults(command=_calibrate)
 
+    bench = commands.add_parser("bench", help="measure decoding speed: transformers, dense, packed active sets")
+    bench.add_argument("--model", metavar="M", help="a hub id, a folder or a .gguf file; default: the embedded model")
+    bench.add_argument("--device", choices=["cpu"], default="cpu", help="cpu")
+    bench.add_argument("--precision", metavar="P", help="one precision; default: all")
+    bench.add_argument("--json", metavar="FILE", help="write the rows there; - prints them instead of the table")
+    bench.set_defaults(command=_bench)
+
     methods = commands.add_parser("methods", help="list the methods and their settings")
     methods.set_defaults(command=_methods)
     return parser
@@ -103,6 +110,21 @@ def _calibrate(options: argparse.Namespace) -> None:
     print(f"{path}: {len(table.thresholds)} layers, {table.passages} passages, {table.tokens} tokens")
 
 
+def _bench(options: argparse.Namespace) -> None:
+    import torch
+
+    from .bench import bench, markdown
+    from .environment import describe
+
+    with terminal_bar() as report:
+        table = bench(options.model, options.precision, report=report)
+    if options.json is not None:
+        _write_json([dataclasses.asdict(row) for row in table.rows], options.json)
+    if options.json != "-":
+        environment = describe(torch.device("cpu"), options.precision or "all")
+        print(markdown(table.rows, environment, table.read_gb_per_second))
+
+
 def _methods(_: argparse.Namespace) -> None:
     from .methods import METHODS
 
@@ -124,7 +146,7 @@ def _method(name: str, assignments: Sequence[str]) -> Method:
     return METHODS[name](**parse(METHODS[name], assignments))
 
 
-def _write_json(content: dict[str, Any], destination: str) -> None:
+def _write_json(content: dict[str, Any] | list[dict[str, Any]], destination: str) -> None:
     text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
     if destination == "-":
         print(text)

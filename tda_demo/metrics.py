@@ -24,17 +24,20 @@ class Speedup:
 def speedup(dense_ms: Sequence[float], sparse_ms: Sequence[float]) -> Speedup | None:
     """Median over positions of dense step time / sparse step time at the same position, warm-up steps left out.
 
-    None while no position beyond the warm-up has both times. The interval is the percentile bootstrap of the median
-    under a fixed seed.
+    None while no position beyond the warm-up has both times.
     """
-    n = min(len(dense_ms), len(sparse_ms)) - WARM_UP_STEPS
-    if n < 1:
+    n = min(len(dense_ms), len(sparse_ms))
+    if n <= WARM_UP_STEPS:
         return None
-    both = slice(WARM_UP_STEPS, WARM_UP_STEPS + n)
-    ratios = np.asarray(dense_ms[both], dtype=np.float64) / np.asarray(sparse_ms[both], dtype=np.float64)
-    resampled = np.random.default_rng(0).choice(ratios, size=(_RESAMPLES, n))
+    return paired_speedup(dense_ms[WARM_UP_STEPS:n], sparse_ms[WARM_UP_STEPS:n])
+
+
+def paired_speedup(dense_ms: Sequence[float], sparse_ms: Sequence[float]) -> Speedup:
+    """Median of the ratios of times taken in pairs, with the percentile bootstrap of that median under a fixed seed."""
+    ratios = np.asarray(dense_ms, dtype=np.float64) / np.asarray(sparse_ms, dtype=np.float64)
+    resampled = np.random.default_rng(0).choice(ratios, size=(_RESAMPLES, len(ratios)))
     low, high = np.percentile(np.median(resampled, axis=1), [2.5, 97.5])
-    return Speedup(float(np.median(ratios)), float(low), float(high), n)
+    return Speedup(float(np.median(ratios)), float(low), float(high), len(ratios))
 
 
 def tokens_per_second(step_ms: Sequence[float]) -> float | None:

@@ -11,47 +11,25 @@ import psutil
 import pytest
 import torch
 from families import CONFIGS
+from parity import PROMPT_IDS, of_config, random_sets, stored, worst_error, zeroed_logits
 from tiny import tiny
-from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, Phi3Config, Qwen3Config
+from transformers import LlamaConfig, Phi3Config, Qwen3Config
 
 from tda_demo import metrics
 from tda_demo.decode.arm import engine_for
 from tda_demo.decode.cpu_layout import has_layout
 from tda_demo.decode.cpu_step import CpuStepEngine, pack
-from tda_demo.feedforward import find_blocks
 from tda_demo.kernels.formats import FORMATS
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.models import LoadedModel
-from tda_demo.precision import round_weights
 from tda_demo.race import RaceSettings, race
 
 LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
-PROMPT_IDS = list(range(5, 17))
-STEPS = [5 + 7 * i % 90 for i in range(30)]  # with the prompt well beyond the sliding windows of 16
-
-
-def stored(lm: LoadedModel, precision: str) -> LoadedModel:
-    round_weights(lm.model, precision)
-    return dataclasses.replace(lm, precision=precision)
-
-
-def worst_error(lm: LoadedModel) -> float:
-    """Largest error over steps, relative to the largest logit."""
-    engine = engine_for(lm)
-    assert isinstance(engine, CpuStepEngine)
-    arm = engine.dense_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), len(STEPS))
-    cache = DynamicCache(config=lm.model.config)
-    lm.model(input_ids=torch.tensor([PROMPT_IDS]), past_key_values=cache)
-    worst = 0.0
-    for token in STEPS:
-        expected = lm.model(input_ids=torch.tensor([[token]]), past_key_values=cache).logits[0, -1]
-        worst = max(worst, float((arm.step(token) - expected).abs().max() / expected.abs().max()))
-    return worst
 
 
 @pytest.mark.parametrize("family", LAYOUTS)
 def test_float32_logits_are_those_of_transformers(family: str) -> None:
-    assert worst_error(tiny(family)) < 1e-5
+    assert worst_error(tiny(family), CpuStepEngine) < 1e-5
 
 
 @pytest.mark.parametrize("precision", FORMATS)
@@ -59,7 +37,7 @@ def test_float32_logits_are_those_of_transformers(family: str) -> None:
 def test_each_format_computes_with_the_values_the_transformers_model_was_rounded_to(
     family: str, precision: str
 ) -> None:
-    assert worst_error(stored(tiny(family), precision)) < 1e-5
+    assert worst_error(stored(tiny(family), precision), CpuStepEngine) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -79,13 +57,13 @@ def test_each_format_computes_with_the_values_the_transformers_model_was_rounded
 )
 def test_variations_of_llama(changes: dict[str, Any]) -> None:
     config = LlamaConfig(**{**CONFIGS["llama"].to_dict(), "head_dim": None, **changes})
-    assert worst_error(of_config(config)) < 1e-5
+    assert worst_error(of_config(config), CpuStepEngine) < 1e-5
 
 
 def test_partial_rotary_of_phi3() -> None:
     changes = {"rope_parameters": None, "partial_rotary_factor": 0.5}
     config = Phi3Config(**{**CONFIGS["phi3"].to_dict(), **changes})
-    assert worst_error(of_config(config)) < 1e-5
+    assert worst_error(of_config(config), CpuStepEngine) < 1e-5
 
 
 def test_qwen3_with_a_sliding_window_in_some_layers() -> None:
@@ -93,39 +71,18 @@ def test_qwen3_with_a_sliding_window_in_some_layers() -> None:
         **{**CONFIGS["qwen3"].to_dict(), "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
     )
     config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
-    assert worst_error(of_config(config)) < 1e-5
-
-
-def of_config(config: Any) -> LoadedModel:
-    lm = tiny("llama")
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        if "norm" not in name:
-            parameter.normal_(std=0.2)
-    return dataclasses.replace(lm, model=model, blocks=find_blocks(model))
+    assert worst_error(of_config(config), CpuStepEngine) < 1e-5
 
 
 @pytest.mark.parametrize("counts", [(0, 0, 0), (1, 1, 1), (70, 70, 70), (0, 69, 3)])
 @pytest.mark.parametrize("precision", FORMATS)
 def test_any_active_set_gives_the_logits_of_zeroed_neurons(counts: tuple[int, ...], precision: str) -> None:
     lm = stored(tiny(), precision)
-    random = torch.Generator().manual_seed(1)
-    active = ActiveSets(
-        tuple(torch.randperm(70, generator=random)[:count].sort().values for count in counts), (70, 70, 70)
-    )
+    active = random_sets(lm, counts)
     engine = CpuStepEngine(lm)
     prefill = dataclasses.replace(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), active=active)
     arm = engine.sparse_arm(prefill, 1)
-    logits = arm.step(40)
-
-    cache = DynamicCache(config=lm.model.config)
-    lm.model(input_ids=torch.tensor([PROMPT_IDS]), past_key_values=cache)
-    for block, indices in zip(lm.blocks, active.indices, strict=True):
-        dropped = torch.ones(70, dtype=torch.bool).index_fill(0, indices, False)
-        block.down.weight[:, dropped] = 0
-    expected = lm.model(input_ids=torch.tensor([[40]]), past_key_values=cache).logits[0, -1]
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(arm.step(40), zeroed_logits(lm, active, 40), rtol=1e-4, atol=1e-4)
     assert [each.shape[1] for each in arm.activations()] == list(counts)
 
 
@@ -148,10 +105,10 @@ def test_packing_everything_copies_nothing() -> None:
 
 
 @pytest.mark.parametrize(("family", "expected"), [("opt", False), ("gpt_neox", False), ("llama", True)])
-def test_other_layouts_fall_back_and_say_so(family: str, expected: bool) -> None:
+def test_other_layouts_run_with_compiled_linears_and_say_so(family: str, expected: bool) -> None:
     lm = tiny(family)
     assert has_layout(lm) == expected
-    assert ("compiled" in engine_for(lm).name) == expected
+    assert engine_for(lm).name == ("compiled CPU step" if expected else "transformers with compiled linears")
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("bfloat16", 0.002), ("int8", 0.01)])

@@ -86,5 +86,8 @@ def engine_for(lm: LoadedModel) -> Engine:
     from .cpu_layout import has_layout
     from .cpu_step import CpuStepEngine
     from .eager import EagerEngine
+    from .fast_linears import FastLinearsEngine
 
-    return CpuStepEngine(lm) if has_layout(lm) else EagerEngine(lm)
+    if has_layout(lm):
+        return CpuStepEngine(lm)
+    return FastLinearsEngine(lm) if lm.device.type == "cpu" else EagerEngine(lm)

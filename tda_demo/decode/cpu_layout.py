@@ -95,7 +95,7 @@ def read_layout(lm: LoadedModel) -> Layout:
         head_norms=hasattr(attention[0], "q_norm"),
     )
     vectors = sum(4 * parameter.numel() for parameter in lm.model.parameters() if parameter.ndim == 1)
-    vectors -= neurons.bias.nbytes if neurons.bias.any() else 0  # counted with the neurons
+    vectors -= sum(each.nbytes for each in (neurons.gate_bias, neurons.up_bias) if each.any())  # counted with neurons
     vectors += down_scale.nbytes if lm.precision == "int8" else 0
     embedding_row = 4 * config.hidden_size  # the token's row comes from the model's own float32 table
     shared_bytes = qkv.nbytes + out.nbytes + head.nbytes + vectors + embedding_row
@@ -170,21 +170,23 @@ def _head_norms(attention: Any, head_dim: int) -> np.ndarray:
 
 
 def _neurons(lm: LoadedModel) -> tuple[cpu.Neurons, np.ndarray]:
-    """Every neuron of every layer, written straight into its record, and the scales [layers, d] of down's rows."""
+    """Every neuron of every layer, and the scales [layers, d] of down's rows.
+
+    Written layer by layer into place: these are the largest arrays there are.
+    """
     first = np.concatenate([[0], np.cumsum([block.d_ff for block in lm.blocks])])
-    layers, width = len(lm.blocks), lm.model.config.hidden_size
-    records = np.empty((first[-1], 3, width), encode(torch.zeros(1, 1), lm.precision).codes.dtype)
-    scales = np.empty((first[-1], 2), np.float32)
-    bias = np.zeros((first[-1], 2), np.float32)
-    down_scale = np.empty((layers, width), np.float32)
+    count, width = first[-1], lm.model.config.hidden_size
+    kind = encode(torch.zeros(1, 1), lm.precision).codes.dtype
+    gate, up, down = (np.empty((count, width), kind) for _ in range(3))
+    gate_scale, up_scale, gate_bias, up_bias = (np.zeros(count, np.float32) for _ in range(4))
+    down_scale = np.empty((len(lm.blocks), width), np.float32)
     for block, start in zip(lm.blocks, first, strict=False):
         here = slice(start, start + block.d_ff)
-        gate, up = block.up.weight.chunk(2) if block.gate is None else (block.gate.weight, block.up.weight)
-        for part, weight in enumerate((gate, up)):
-            rows = encode(weight, lm.precision)
-            records[here, part], scales[here, part] = rows.codes, rows.scales
-        down = encode(block.down.weight, lm.precision)
-        records[here, 2], down_scale[block.layer] = down.codes.T, down.scales
+        halves = block.up.weight.chunk(2) if block.gate is None else (block.gate.weight, block.up.weight)
+        gate_rows, up_rows, down_rows = (encode(each, lm.precision) for each in (*halves, block.down.weight))
+        gate[here], gate_scale[here] = gate_rows.codes, gate_rows.scales
+        up[here], up_scale[here] = up_rows.codes, up_rows.scales
+        down[here], down_scale[block.layer] = down_rows.codes.T, down_rows.scales
         if block.gate is not None:
-            bias[here] = np.stack([_bias(block.gate), _bias(block.up)], axis=1)
-    return cpu.Neurons(records, scales, bias, first), down_scale
+            gate_bias[here], up_bias[here] = _bias(block.gate), _bias(block.up)
+    return cpu.Neurons(gate, up, down, gate_scale, up_scale, gate_bias, up_bias, first), down_scale

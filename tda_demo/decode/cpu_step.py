@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 import torch
 
 from ..kernels import cpu
+from ..kernels.threads import cores
 from ..methods.base import ActiveSets, Selector
 from ..progress import Progress, Report, silent
 from .arm import Judgement, Prefill
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from ..models import LoadedModel
 
 _layouts: weakref.WeakKeyDictionary[PreTrainedModel, Layout] = weakref.WeakKeyDictionary()
-# One call at a time: two would share the cores, and not every threading layer of numba allows it.
-_running = threading.Lock()
 
 
 class CpuStepEngine:
@@ -92,13 +89,12 @@ class CpuStepArm:
         self.values = np.zeros_like(self.keys)
         self.position = 0 if prompt_cache is None else self._fill(prompt_cache)
         self.logits = np.empty(len(layout.shared.head_scale), np.float32)
-        self.active = np.empty(len(neurons.scales), np.float32)
+        self.active = np.empty(len(neurons.gate), np.float32)
 
     @torch.inference_mode()
     def step(self, token: int) -> torch.Tensor:
         embedding = self.embed(torch.tensor(token)).numpy()
-        with _running:
-            numba.set_num_threads(self.threads)
+        with cores(self.threads):
             cpu.step(
                 embedding,
                 self.position,
@@ -142,14 +138,17 @@ def pack(neurons: cpu.Neurons, active: ActiveSets) -> cpu.Neurons:
 
 
 def _gather(neurons: cpu.Neurons, chosen: np.ndarray, first: np.ndarray) -> cpu.Neurons:
-    records = np.empty((len(chosen), *neurons.records.shape[1:]), neurons.records.dtype)
-    with _running:
-        numba.set_num_threads(torch.get_num_threads())
-        cpu.gather(neurons.records, chosen, torch.get_num_threads(), records)
-    return cpu.Neurons(records, neurons.scales[chosen], neurons.bias[chosen], first)
+    threads = torch.get_num_threads()
+    matrices = [np.empty((len(chosen), part.shape[1]), part.dtype) for part in neurons[:3]]
+    with cores(threads):
+        for part, copy in zip(neurons[:3], matrices, strict=False):
+            cpu.gather(part, chosen, threads, copy)
+    vectors = {name: getattr(neurons, name)[chosen] for name in ("gate_scale", "up_scale", "gate_bias", "up_bias")}
+    return cpu.Neurons(gate=matrices[0], up=matrices[1], down=matrices[2], first=first, **vectors)
 
 
 def neuron_bytes(neurons: cpu.Neurons) -> int:
     """What a step reads of them; scales and biases only where the format and the model have them."""
-    scales = neurons.scales.nbytes if neurons.records.dtype == np.int8 else 0
-    return neurons.records.nbytes + scales + (neurons.bias.nbytes if neurons.bias.any() else 0)
+    codes = sum(part.nbytes for part in neurons[:3])
+    scales = neurons.gate_scale.nbytes + neurons.up_scale.nbytes if neurons.gate.dtype == np.int8 else 0
+    return codes + scales + sum(bias.nbytes for bias in (neurons.gate_bias, neurons.up_bias) if bias.any())

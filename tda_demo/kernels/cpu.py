@@ -1,8 +1,8 @@
 """The compiled decode step: one token through a whole decoder in one call, bound by the weight bytes it reads.
 
-Compiled by numba for each storage format and kept on disk. Every loop over weights reads rows front to back; a neuron
-is one record (its gate row, its up row, its down column), so a packed active set is read as contiguously as the whole
-block. Both arms run this same code: a dense arm's active set is all neurons.
+Compiled by numba for each storage format and kept on disk. A neuron's gate row, up row and down column each lie in one
+piece, so a packed active set is read as contiguously as the whole block. Both arms run this same code: a dense arm's
+active set is all neurons.
 """
 
 from __future__ import annotations
@@ -61,9 +61,13 @@ class Shared(NamedTuple):
 class Neurons(NamedTuple):
     """Active neurons of all layers, those of layer l at ``first[l] : first[l + 1]``."""
 
-    records: np.ndarray  # codes [neurons, 3, d]: gate row, up row, down column
-    scales: np.ndarray  # float32 [neurons, 2]: of the gate row, of the up row
-    bias: np.ndarray  # float32 [neurons, 2]: of gate, of up
+    gate: np.ndarray  # codes [neurons, d], rows of gate
+    up: np.ndarray  # codes [neurons, d], rows of up
+    down: np.ndarray  # codes [neurons, d], columns of down
+    gate_scale: np.ndarray  # float32 [neurons]
+    up_scale: np.ndarray  # float32 [neurons]
+    gate_bias: np.ndarray  # float32 [neurons]
+    up_bias: np.ndarray  # float32 [neurons]
     first: np.ndarray  # int64 [layers + 1]
 
 
@@ -123,63 +127,64 @@ def _rms_norm(x, weight, epsilon, out):
 
 @njit(fastmath=_FAST, nogil=True)
 def _matvec(codes, scales, x, first, last, out):
-    """out[i] = row i times x, rows first to last; four at a time share each load of x and keep four streams open."""
+    """out[i] = row i times x, for rows first to last.
+
+    Four rows share each load of x. They lie a quarter of the range apart, so that the processor sees four streams, each
+    read front to back; four neighbouring rows would look to its prefetcher like jumps to and fro.
+    """
     columns = x.shape[0]
-    i = first
-    while i + 4 <= last:
-        a, b, c, d = codes[i], codes[i + 1], codes[i + 2], codes[i + 3]
-        sum_a, sum_b, sum_c, sum_d = f32(0), f32(0), f32(0), f32(0)
+    quarter = (last - first) // 4
+    for i in range(first, first + quarter):
+        j1, j2, j3 = i + quarter, i + 2 * quarter, i + 3 * quarter
+        row_0, row_1, row_2, row_3 = codes[i], codes[j1], codes[j2], codes[j3]
+        sum_0, sum_1, sum_2, sum_3 = f32(0), f32(0), f32(0), f32(0)
         for j in range(columns):
-            sum_a += _widen(a[j]) * x[j]
-            sum_b += _widen(b[j]) * x[j]
-            sum_c += _widen(c[j]) * x[j]
-            sum_d += _widen(d[j]) * x[j]
-        out[i] = sum_a * scales[i]
-        out[i + 1] = sum_b * scales[i + 1]
-        out[i + 2] = sum_c * scales[i + 2]
-        out[i + 3] = sum_d * scales[i + 3]
-        i += 4
-    while i < last:
+            sum_0 += _widen(row_0[j]) * x[j]
+            sum_1 += _widen(row_1[j]) * x[j]
+            sum_2 += _widen(row_2[j]) * x[j]
+            sum_3 += _widen(row_3[j]) * x[j]
+        out[i] = sum_0 * scales[i]
+        out[j1] = sum_1 * scales[j1]
+        out[j2] = sum_2 * scales[j2]
+        out[j3] = sum_3 * scales[j3]
+    for i in range(first + 4 * quarter, last):
         row = codes[i]
         total = f32(0)
         for j in range(columns):
             total += _widen(row[j]) * x[j]
         out[i] = total * scales[i]
-        i += 1
 
 
 @njit(fastmath=_FAST, nogil=True)
-def _mlp(records, scales, bias, x, first, last, activation, activations, out):
-    """What the neurons first to last give, ``down_scale`` aside, in ``out`` [d]; two neurons at a time."""
-    columns = x.shape[0]
+def _weighted_rows(codes, weights, first, last, out):
+    """out = sum of weights[i] times row i, rows first to last: a product with the transpose. Four streams as above."""
+    columns = out.shape[0]
     for j in range(columns):
         out[j] = f32(0)
-    i = first
-    while i + 2 <= last:
-        gate_a, up_a, down_a = records[i, 0], records[i, 1], records[i, 2]
-        gate_b, up_b, down_b = records[i + 1, 0], records[i + 1, 1], records[i + 1, 2]
-        g_a, u_a, g_b, u_b = f32(0), f32(0), f32(0), f32(0)
+    quarter = (last - first) // 4
+    for i in range(first, first + quarter):
+        j1, j2, j3 = i + quarter, i + 2 * quarter, i + 3 * quarter
+        row_0, row_1, row_2, row_3 = codes[i], codes[j1], codes[j2], codes[j3]
+        weight_0, weight_1, weight_2, weight_3 = weights[i], weights[j1], weights[j2], weights[j3]
         for j in range(columns):
-            g_a += _widen(gate_a[j]) * x[j]
-            u_a += _widen(up_a[j]) * x[j]
-            g_b += _widen(gate_b[j]) * x[j]
-            u_b += _widen(up_b[j]) * x[j]
-        a = _activate(g_a * scales[i, 0] + bias[i, 0], activation) * (u_a * scales[i, 1] + bias[i, 1])
-        b = _activate(g_b * scales[i + 1, 0] + bias[i + 1, 0], activation) * (u_b * scales[i + 1, 1] + bias[i + 1, 1])
-        activations[i], activations[i + 1] = a, b
+            out[j] += (weight_0 * _widen(row_0[j]) + weight_1 * _widen(row_1[j])) + (
+                weight_2 * _widen(row_2[j]) + weight_3 * _widen(row_3[j])
+            )
+    for i in range(first + 4 * quarter, last):
+        row, weight = codes[i], weights[i]
         for j in range(columns):
-            out[j] += a * _widen(down_a[j]) + b * _widen(down_b[j])
-        i += 2
-    if i < last:
-        gate, up, down = records[i, 0], records[i, 1], records[i, 2]
-        g, u = f32(0), f32(0)
-        for j in range(columns):
-            g += _widen(gate[j]) * x[j]
-            u += _widen(up[j]) * x[j]
-        a = _activate(g * scales[i, 0] + bias[i, 0], activation) * (u * scales[i, 1] + bias[i, 1])
-        activations[i] = a
-        for j in range(columns):
-            out[j] += a * _widen(down[j])
+            out[j] += weight * _widen(row[j])
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _mlp(neurons, x, first, last, activation, up, activations, out):
+    """What the neurons first to last give, down's scales aside, in ``out`` [d]; ``up`` is scratch, float32 [neurons]."""
+    _matvec(neurons.gate, neurons.gate_scale, x, first, last, activations)
+    _matvec(neurons.up, neurons.up_scale, x, first, last, up)
+    for i in range(first, last):
+        gate = activations[i] + neurons.gate_bias[i]
+        activations[i] = _activate(gate, activation) * (up[i] + neurons.up_bias[i])
+    _weighted_rows(neurons.down, activations, first, last, out)
 
 
 @njit(fastmath=_FAST, nogil=True)
@@ -248,6 +253,7 @@ def step(x, position, threads, shape, shared, neurons, cosines, sines, keys, val
     normed, update = np.empty(width, f32), np.empty(width, f32)
     projected, mixed = np.empty(rows, f32), np.empty(heads * head_dim, f32)
     weights, partial = np.empty((threads, end), f32), np.empty((threads, width), f32)
+    up = np.empty_like(activations)
     for layer in range(layers):
         _rms_norm(x, shared.norms[layer, 0], epsilon, normed)
         for t in prange(threads):
@@ -304,13 +310,12 @@ def step(x, position, threads, shape, shared, neurons, cosines, sines, keys, val
         start, count = neurons.first[layer], neurons.first[layer + 1] - neurons.first[layer]
         for t in prange(threads):
             _mlp(
-                neurons.records,
-                neurons.scales,
-                neurons.bias,
+                neurons,
                 normed,
                 start + count * t // threads,
                 start + count * (t + 1) // threads,
                 shape.activation,
+                up,
                 activations,
                 partial[t],
             )
@@ -332,8 +337,10 @@ def step(x, position, threads, shape, shared, neurons, cosines, sines, keys, val
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def gather(records, chosen, threads, out):
-    """Copies of the records ``chosen`` int64 [k], each in one stretch: out[i] = records[chosen[i]]."""
+def gather(codes, chosen, threads, out):
+    """Copies of the rows ``chosen`` int64 [k]: out[i] = codes[chosen[i]]."""
     for t in prange(threads):
         for i in range(len(chosen) * t // threads, len(chosen) * (t + 1) // threads):
-            out[i] = records[chosen[i]]
+            source, target = codes[chosen[i]], out[i]
+            for j in range(target.shape[0]):
+                target[j] = source[j]

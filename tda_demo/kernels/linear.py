@@ -1,0 +1,140 @@
+"""Compiled linears for a single input row: one call reads one matrix, bound by its bytes.
+
+For decoders that the compiled step does not cover: transformers runs the model and these run its matrices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numba import get_num_threads, njit, prange
+from torch import nn
+
+from .cpu import _FAST, _matvec, _widen, f32
+from .formats import Rows, encode
+
+_NO_BIAS = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class RowMajor:
+    """A linear whose outputs are the rows of ``rows``; ``bias`` float32 [rows], empty where it has none."""
+
+    rows: Rows
+    bias: np.ndarray
+
+    @classmethod
+    def of(cls, linear: nn.Linear, precision: str) -> RowMajor:
+        return cls(encode(linear.weight, precision), _bias(linear))
+
+    @property
+    def nbytes(self) -> int:
+        """What a step reads of it."""
+        return self.rows.nbytes + self.bias.nbytes
+
+    def take(self, outputs: np.ndarray) -> RowMajor:
+        """A copy that computes only ``outputs`` int64 [k]."""
+        return RowMajor(self.rows.take(outputs), self.bias[outputs] if self.bias.size else self.bias)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [columns] -> a new float32 [rows]."""
+        out = torch.empty(len(self.rows.codes))
+        row_product(
+            self.rows.codes, self.rows.scales, self.bias, x.contiguous().numpy(), get_num_threads(), out.numpy()
+        )
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronMajor:
+    """A down projection stored by neuron, so that an active set is some of its rows, codes and scales unchanged.
+
+    ``codes`` [d_ff, d] are those of the format's rows, transposed; ``scales`` float32 [d], one an output, are applied
+    after the sum over neurons; ``bias`` float32 [d], empty where it has none.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    bias: np.ndarray
+
+    @classmethod
+    def of(cls, linear: nn.Linear, precision: str) -> NeuronMajor:
+        rows = encode(linear.weight, precision)
+        return cls(np.ascontiguousarray(rows.codes.T), rows.scales, _bias(linear))
+
+    @property
+    def nbytes(self) -> int:
+        """What a step reads of it."""
+        return Rows(self.codes, self.scales).nbytes + self.bias.nbytes
+
+    def take(self, neurons: np.ndarray) -> NeuronMajor:
+        """A copy that takes the activations of ``neurons`` int64 [k] only."""
+        return NeuronMajor(self.codes[neurons], self.scales, self.bias)
+
+    def __call__(self, activations: torch.Tensor) -> torch.Tensor:
+        """float32 [d_ff] -> a new float32 [d]."""
+        out = torch.empty(len(self.scales))
+        neuron_product(
+            self.codes, self.scales, self.bias, activations.contiguous().numpy(), get_num_threads(), out.numpy()
+        )
+        return out
+
+
+def _bias(linear: nn.Linear) -> np.ndarray:
+    return _NO_BIAS if linear.bias is None else linear.bias.detach().float().numpy()
+
+
+@njit(parallel=True, fastmath=_FAST, nogil=True, cache=True)
+def row_product(codes, scales, bias, x, threads, out):
+    """out[i] = codes[i] times x, scaled, plus bias[i]; codes [rows, columns], an empty bias is none."""
+    rows = codes.shape[0]
+    for t in prange(threads):
+        first, last = rows * t // threads, rows * (t + 1) // threads
+        _matvec(codes, scales, x, first, last, out)
+        if bias.shape[0] > 0:
+            for i in range(first, last):
+                out[i] += bias[i]
+
+
+@njit(parallel=True, fastmath=_FAST, nogil=True, cache=True)
+def neuron_product(codes, scales, bias, activations, threads, out):
+    """out = the sum over neurons of activation times row of codes [neurons, d], scaled, plus bias.
+
+    Each thread sums a stretch of neurons; the parts are added in order, so equal inputs give equal bits.
+    """
+    neurons, width = codes.shape
+    partial = np.empty((threads, width), f32)
+    for t in prange(threads):
+        _weighted_sum(codes, activations, neurons * t // threads, neurons * (t + 1) // threads, partial[t])
+    for j in range(width):
+        total = f32(0)
+        for t in range(threads):
+            total += partial[t, j]
+        out[j] = total * scales[j]
+    if bias.shape[0] > 0:
+        for j in range(width):
+            out[j] += bias[j]
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _weighted_sum(codes, weights, first, last, out):
+    """out = sum of weights[i] times row i, for rows first to last.
+
+    Four rows share each load and store of out; they lie a quarter of the range apart, as in the row products.
+    """
+    columns = out.shape[0]
+    for j in range(columns):
+        out[j] = f32(0)
+    quarter = (last - first) // 4
+    for i in range(first, first + quarter):
+        i1, i2, i3 = i + quarter, i + 2 * quarter, i + 3 * quarter
+        row_0, row_1, row_2, row_3 = codes[i], codes[i1], codes[i2], codes[i3]
+        w_0, w_1, w_2, w_3 = weights[i], weights[i1], weights[i2], weights[i3]
+        for j in range(columns):
+            out[j] += w_0 * _widen(row_0[j]) + w_1 * _widen(row_1[j]) + w_2 * _widen(row_2[j]) + w_3 * _widen(row_3[j])
+    for i in range(first + 4 * quarter, last):
+        row, w = codes[i], weights[i]
+        for j in range(columns):
+            out[j] += w * _widen(row[j])

@@ -1,0 +1,93 @@
+"""The page's own components: ``gr.HTML`` with a static template, filled by the scripts in ``assets``.
+
+No value is ever put into a template: scripts write text with ``textContent`` only, so what a model or a visitor wrote
+is shown, never interpreted. They are functions and not subclasses because gradio writes a ``.pyi`` file next to the
+source of every subclass.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import plotly
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+PLOTLY = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
+_SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "stage", "plot", "equaliser")}
+
+
+def serve_scripts() -> None:
+    """Lets the page's own server hand out its scripts and plotly's, so that no other host is asked."""
+    gr.set_static_paths([PLOTLY, *_SCRIPTS.values()])
+
+
+def notice(**options: Any) -> gr.HTML:
+    """One sentence and, while something loads, a bar. Value: ``{text, tone, progress}``, progress 0..1 or None."""
+    template = (
+        '<div class="notice" role="status" aria-live="polite"><p data-slot="text"></p>'
+        '<div class="bar" aria-hidden="true"><i></i></div></div>'
+    )
+    return _scripted(template, "notice", _SCRIPTS["slots"], **options)
+
+
+def facts(**options: Any) -> gr.HTML:
+    """A list of names and values. Value: ``[[name, value], ...]``."""
+    return _scripted('<dl class="facts"></dl>', "facts", _SCRIPTS["slots"], **options)
+
+
+def race_stage(value: dict[str, Any], **options: Any) -> gr.HTML:
+    """The race. Value: see ``stage.stage``."""
+    return _scripted(_template("stage"), "stage", _SCRIPTS["slots"], _SCRIPTS["stage"], value=value, **options)
+
+
+def equaliser(**options: Any) -> gr.HTML:
+    """One vertical slider per layer, 0 to 2, factors on the thresholds. Value: the factors; [] before there are any."""
+    return _scripted(_template("equaliser"), "equaliser", _SCRIPTS["equaliser"], value=[], **options)
+
+
+def live_plot(
+    title: str, subtitle: str, ghost: str, *, kind: str, views: tuple[str, ...] = (), scale: str = "", **options: Any
+) -> gr.HTML:
+    """One plotly plot that stays in the page and is redrawn in place. Value: see ``figures``; None is the empty state.
+
+    ``ghost`` says what will be seen; ``views`` names the figures a reader can switch between; ``scale`` is the legend's
+    HTML.
+    """
+    template = f"""
+<figure class="plot plot-{kind}" data-empty="true">
+  <figcaption>
+    <h3>{escape(title)}</h3>
+    <p>{escape(subtitle)}</p>
+    <div class="plot-tools">{_radios(kind, views) if views else ""}{scale}</div>
+  </figcaption>
+  <div class="plot-area"><div class="plot-canvas" role="img" aria-label="{escape(title)}"></div>
+    <p class="plot-ghost">{escape(ghost)}</p><div class="plot-tip" hidden></div></div>
+</figure>"""
+    return _scripted(template, "plot", PLOTLY, _SCRIPTS["plot"], **options)
+
+
+def _scripted(template: str, mount: str, *scripts: Path, value: Any = None, **options: Any) -> gr.HTML:
+    return gr.HTML(
+        value,
+        html_template=template,
+        js_on_load=f"window.tda.{mount}(element, props, watch);",
+        head="".join(f'<script src="gradio_api/file={script}"></script>' for script in scripts),
+        apply_default_css=False,
+        **options,
+    )
+
+
+def _template(name: str) -> str:
+    return (ASSETS / f"{name}.html").read_text(encoding="utf-8")
+
+
+def _radios(group: str, views: tuple[str, ...]) -> str:
+    choices = "".join(
+        f'<label><input class="views-choice" type="radio" name="view-{group}" value="{view}"'
+        f"{' checked' if view == views[0] else ''}>{view}</label>"
+        for view in views
+    )
+    return f'<fieldset class="views"><legend class="sr-only">What the colour shows</legend>{choices}</fieldset>'

@@ -1,0 +1,194 @@
+"""The plots, as plotly figures made of arrays. Colours are CSS variables: the browser fills in the theme's.
+
+Every function is pure and returns what ``components.live_plot`` draws, JSON-ready: ``views``, a figure by name (arrays
+travel as base64 typed arrays), and ``hover``, what the tip needs to say what is under the pointer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+_PROMPT_COLUMNS = 192  # a longer prompt shows its end
+_NEURON_COLUMNS = 1_536
+_ROOM = 48  # columns held free for what will be written, doubled whenever they are full
+_CLEAR = "rgba(0,0,0,0)"
+_INK, _MUTED, _RULE, _TDA, _OFF = (f"var(--{name})" for name in ("ink", "muted", "rule", "tda", "plot-off"))
+
+
+def token_map(
+    prompt_tokens: Sequence[str],
+    prompt_fired: np.ndarray,
+    tokens: Sequence[str],
+    fired: Sequence[np.ndarray],
+    kept: Sequence[int],
+    d_ff: Sequence[int],
+    max_new_tokens: int,
+) -> dict[str, Any]:
+    """Layer x token heatmap: the last prompt tokens, then the sparse arm's steps.
+
+    Two views of the same columns: ``fired``, the share of the ``d_ff`` neurons that fired there (``prompt_fired`` int
+    [T, layers], ``fired`` one int [layers] per step), and ``computed``, the share that was computed (all of them for
+    the prompt, ``kept`` of them per layer after it).
+    """
+    hidden = max(0, len(prompt_tokens) - _PROMPT_COLUMNS)
+    prompt, steps = np.asarray(prompt_fired)[hidden:], len(fired)
+    columns = np.concatenate([prompt, np.asarray(fired)]) if steps else prompt
+    divider = len(prompt) - 0.5
+    blocks = [(-0.5, d_ff), (divider, kept)] if steps else [(-0.5, d_ff)]
+    edges = [start for start, _ in blocks] + [len(columns) - 0.5]
+    computed = np.array([counts for _, counts in blocks])
+    layout = _layout(
+        xaxis={"range": [-0.5, divider + _room(steps, max_new_tokens)], "visible": False},
+        yaxis=_layer_axis(len(d_ff)),
+        margin={"l": 34, "r": 6, "t": 22, "b": 6},
+        shapes=[_line(x=(divider, divider), yref="paper", y=(0, 1), width=1.5)],
+        annotations=[
+            _text(
+                divider, 1, f"({hidden:,} earlier tokens not drawn) prompt " if hidden else "prompt ", "right", xref="x"
+            ),
+            _text(divider, 1, " written by TDA", "left", xref="x"),
+        ],
+    )
+    views = {"fired": _heatmap(columns.T, max(d_ff)), "computed": _heatmap(computed.T, max(d_ff), x=edges)}
+    return {
+        "views": {name: go.Figure(trace, layout).to_dict() for name, trace in views.items()},
+        "hover": {
+            "kind": "tokens",
+            "tokens": [visible(token) for token in (*prompt_tokens[hidden:], *tokens)],
+            "prompt": len(prompt),
+            "hidden": hidden,
+            **_counts(kept, d_ff),
+        },
+    }
+
+
+def layer_bars(kept: Sequence[int], d_ff: Sequence[int], cett: Sequence[float], target: float) -> dict[str, Any]:
+    """Per layer: the kept share as bars, and under them the realised CETT (``cett``, [] until known) and its target."""
+    layers = list(range(len(d_ff)))
+    shares = [100 * own / width for own, width in zip(kept, d_ff, strict=True)]
+    top = max([0.4, 1.6 * target, *(1.08 * error for error in cett)])
+    caption = f"realised CETT, target {target:g} dotted" if cett else "realised CETT: known after the race"
+    figure = go.Figure(
+        [
+            go.Bar(x=layers, y=shares, marker={"color": _TDA, "line": {"width": 0}}, hoverinfo="none"),
+            go.Scatter(
+                x=layers[: len(cett)],
+                y=list(cett),
+                yaxis="y2",
+                mode="markers",
+                marker={"color": _INK, "size": 5, "symbol": "diamond"},
+                hoverinfo="none",
+            ),
+        ],
+        _layout(
+            bargap=0.25,
+            xaxis={**_axis("layer"), "anchor": "y2", "range": [-0.7, len(d_ff) - 0.3]},
+            yaxis={"domain": [0.42, 1], "range": [0, 100], "tickvals": [0, 50, 100], "gridcolor": _RULE},
+            yaxis2={"domain": [0, 0.3], "range": [0, top], "nticks": 4, "gridcolor": _RULE},
+            margin={"l": 34, "r": 8, "t": 22, "b": 36},
+            shapes=[_line(x=(0, 1), xref="paper", yref="y2", y=(target, target), width=1, dash="dot")],
+            annotations=[_text(0, 1, "neurons kept, %", "left"), _text(0, 0.3, caption, "left")],
+        ),
+    )
+    return {
+        "views": {"layers": figure.to_dict()},
+        "hover": {"kind": "layers", "cett": list(cett), **_counts(kept, d_ff)},
+    }
+
+
+def neuron_map(indices: Sequence[np.ndarray], d_ff: Sequence[int]) -> dict[str, Any]:
+    """Layer x neuron map of the active sets; ``indices`` int [kept] per layer.
+
+    A column is one neuron, or, where a layer has more than 1,536, the same number of neighbours: its value is the share
+    of them that is active, in percent.
+    """
+    width = max(d_ff)
+    per_column = math.ceil(width / _NEURON_COLUMNS)
+    columns = math.ceil(width / per_column)
+    active = np.stack([np.bincount(np.asarray(own) // per_column, minlength=columns) for own in indices])
+    marks = [round(width * part / 4) for part in range(4)]
+    figure = go.Figure(
+        _heatmap(np.rint(100 * active / per_column), 100),
+        _layout(
+            xaxis={
+                **_axis("neuron"),
+                "range": [-0.5, columns - 0.5],
+                "tickvals": [mark / per_column for mark in marks],
+                "ticktext": [f"{mark:,}" for mark in marks],
+            },
+            yaxis=_layer_axis(len(d_ff)),
+            margin={"l": 34, "r": 8, "t": 6, "b": 36},
+        ),
+    ).to_dict()
+    figure["data"][0]["colorscale"] = [[0, _OFF], [1, _TDA]]  # plotly's own check knows no CSS variables in a scale
+    return {
+        "views": {"neurons": figure},
+        "hover": {"kind": "neurons", "per_column": per_column, "d_ff": [int(own) for own in d_ff]},
+    }
+
+
+def visible(token: str) -> str:
+    """A token's text with its spaces and control characters made visible."""
+    shown = token.translate({ord("\n"): "↵", ord("\t"): "⇥", ord(" "): "␣"})
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown) or "∅"
+
+
+def _room(steps: int, most: int) -> int:
+    return min(most, _ROOM * 2 ** max(0, math.ceil(math.log2(max(steps, 1) / _ROOM))))
+
+
+def _counts(kept: Sequence[int], d_ff: Sequence[int]) -> dict[str, list[int]]:
+    return {"kept": [int(own) for own in kept], "d_ff": [int(own) for own in d_ff]}
+
+
+def _heatmap(z: np.ndarray, most: int, x: Sequence[float] | None = None) -> go.Heatmap:
+    """Fixed scale 0..``most``, in the smallest integers that hold it."""
+    dtype = np.uint8 if most < 256 else np.uint16
+    return go.Heatmap(
+        z=z.astype(dtype), x=x, zmin=0, zmax=most, colorscale="Cividis", showscale=False, hoverinfo="none"
+    )
+
+
+def _layout(**own: Any) -> dict[str, Any]:
+    return {
+        "template": "none",
+        "showlegend": False,
+        "paper_bgcolor": _CLEAR,
+        "plot_bgcolor": _CLEAR,
+        "font": {"family": "var(--plot-font)", "size": 11, "color": _MUTED},
+        "hovermode": "closest",
+        "dragmode": False,
+        **own,
+    }
+
+
+def _axis(title: str) -> dict[str, Any]:
+    return {"title": {"text": title}, "showgrid": False, "zeroline": False}
+
+
+def _layer_axis(layers: int) -> dict[str, Any]:
+    """Layer 0 on top."""
+    step = max(1, math.ceil((layers - 1) / 4))
+    return {
+        "range": [layers - 0.5, -0.5],
+        "tickvals": list(range(0, layers, step)),
+        "showgrid": False,
+        "zeroline": False,
+    }
+
+
+def _line(
+    x: tuple[float, float], y: tuple[float, float], width: float, xref: str = "x", yref: str = "y", dash: str = "solid"
+) -> dict[str, Any]:
+    line = {"color": _INK, "width": width, "dash": dash}
+    return {"type": "line", "x0": x[0], "x1": x[1], "y0": y[0], "y1": y[1], "xref": xref, "yref": yref, "line": line}
+
+
+def _text(x: float, y: float, text: str, side: str, xref: str = "paper") -> dict[str, Any]:
+    place = {"x": x, "y": y, "xref": xref, "yref": "paper", "xanchor": side, "yanchor": "bottom"}
+    return {**place, "text": text, "showarrow": False}

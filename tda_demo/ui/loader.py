@@ -1,0 +1,89 @@
+"""The models in memory, and how far the one being loaded is. The heavy imports happen here, beside the page."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..progress import Progress, Report, silent
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """An event: ``progress`` of getting the model ready."""
+
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """What the page says of the model it starts with: it is being loaded, it is ready, or it failed."""
+
+    progress: Progress | None = None
+    layers: int = 0
+    environment: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+
+    @property
+    def settled(self) -> bool:
+        return bool(self.layers or self.failure)
+
+
+class Models:
+    """Loads models and keeps the ``most`` recently used. Everything but ``state`` is for the worker's thread."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.state = ModelState(Progress("Starting", 0, 0, ""))
+        self._loaded: OrderedDict[tuple[str | None, str], LoadedModel] = OrderedDict()
+        self._automatic: dict[str | None, str] = {}  # which precision None came to
+
+    def preload(self) -> None:
+        """Loads the default model, so that the first visitor does not wait for it."""
+        try:
+            self.get(None, None, self._show)
+        except UserError as error:
+            self.state = ModelState(failure=str(error))
+        except Exception:
+            logger.exception("The default model was not loaded.")
+            self.state = ModelState(failure="The model could not be loaded; the server's log has the details.")
+
+    def get(self, name: str | None, precision: str | None, report: Report = silent) -> LoadedModel:
+        """The model, from memory or freshly loaded.
+
+        Raises:
+            UserError: see ``load_model``.
+        """
+        wanted = precision or self._automatic.get(name)
+        if wanted is None or (name, wanted) not in self._loaded:
+            lm = self._load(name, precision, report)
+            wanted = lm.precision
+            if precision is None:
+                self._automatic[name] = wanted
+            self._loaded[name, wanted] = lm
+        self._loaded.move_to_end((name, wanted))
+        return self._loaded[name, wanted]
+
+    def _load(self, name: str | None, precision: str | None, report: Report) -> LoadedModel:
+        from ..decode.arm import engine_for
+        from ..environment import describe
+        from ..models import load_model
+
+        while len(self._loaded) >= self.most:  # before loading, so that both are never in memory
+            self._loaded.popitem(last=False)
+        lm = load_model(name, precision=precision, report=report)
+        engine_for(lm).warm_up(report)  # what is slow once belongs to loading, not to somebody's first race
+        if name is None:
+            self.state = ModelState(layers=len(lm.blocks), environment=describe(lm.device, lm.precision))
+        return lm
+
+    def _show(self, progress: Progress) -> None:
+        self.state = ModelState(progress)

@@ -1,0 +1,130 @@
+"""What the page knows of one run: a reducer from events to state. It knows neither gradio nor a clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import metrics
+from . import wording
+from .loader import Loading
+from .runs import TimedOut
+from .worker import Closed, Failed
+
+if TYPE_CHECKING:
+    from ..metrics import Speedup
+    from ..race import Ended, Finished, PromptRead, Stepped
+    from ..result import RaceResult
+
+ARMS = ("dense", "sparse")
+_SPEEDUP_EVERY = 8  # positions: the interval's bootstrap costs as much as all the rest of a frame
+_OVER = ("finished", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An event: ``place`` runs come before this one."""
+
+    place: int
+
+
+@dataclass
+class ArmView:
+    """One arm so far. ``ended`` is empty while it writes."""
+
+    text: str = ""
+    tokens: int = 0
+    step_ms: list[float] = field(default_factory=list)
+    ended: str = ""
+
+
+@dataclass
+class RaceView:
+    """State of one run of at most ``max_new_tokens``; ``apply`` moves it on.
+
+    ``phase`` is one of empty, queued, loading, reading, running, judging, finished, stopped, failed; ``message`` says
+    it in a sentence; ``progress`` is 0..1 where something is being loaded. ``fired`` holds one int64 [layers] per step
+    of the sparse arm and ``tokens`` what that step wrote. ``overtaken`` is the arm that was behind when the other
+    ended, and its tokens then.
+    """
+
+    max_new_tokens: int = 0
+    phase: str = "empty"
+    message: str = ""
+    progress: float | None = None
+    dense: ArmView = field(default_factory=ArmView)
+    sparse: ArmView = field(default_factory=ArmView)
+    prompt: PromptRead | None = None
+    tokens: list[str] = field(default_factory=list)
+    fired: list[np.ndarray] = field(default_factory=list)
+    overtaken: tuple[str, int] | None = None
+    speedup: Speedup | None = None
+    result: RaceResult | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.phase in _OVER
+
+    def apply(self, event: Any) -> None:
+        # Imported late, because torch comes with it: whoever has an event to show has already loaded a model.
+        from ..race import Ended, Finished, Judging, PromptRead, Stepped
+
+        match event:
+            case Stepped():
+                self._step(event)
+            case PromptRead():
+                self.prompt = event
+                self._say("running", "Racing: the arm that has used less time steps next.")
+            case Ended():
+                self._end(event)
+            case Judging():
+                self._say("judging", "Judging: both models reread the dense text.")
+            case Finished():
+                self._finish(event)
+            case Waiting(place):
+                self._say("queued", wording.waiting(place)) if place else self._say("reading", "Reading the prompt…")
+            case Loading(progress):
+                self._say("loading", wording.loading(progress))
+                self.progress = progress.done / progress.total if progress.total else None
+            case TimedOut(seconds):
+                self.message = f"Stopped: the race took {seconds:g} s, the most this page gives to one."
+            case Failed(message):
+                self._say("failed", message)
+            case Closed() if not self.over:
+                self._say("stopped", "Stopped before the race began.")
+
+    def arm(self, name: str) -> ArmView:
+        return self.sparse if name == "sparse" else self.dense
+
+    def _say(self, phase: str, message: str) -> None:
+        self.phase, self.message, self.progress = phase, message, None
+
+    def _step(self, event: Stepped) -> None:
+        arm = self.arm(event.arm)
+        arm.text += event.text
+        arm.tokens = event.index + 1
+        if event.ms is not None:
+            arm.step_ms.append(event.ms)
+            positions = min(len(self.dense.step_ms), len(self.sparse.step_ms))
+            if positions % _SPEEDUP_EVERY == metrics.WARM_UP_STEPS:
+                self.speedup = metrics.speedup(self.dense.step_ms, self.sparse.step_ms)
+        if event.fired is not None:
+            self.tokens.append(event.text)
+            self.fired.append(event.fired)
+
+    def _end(self, event: Ended) -> None:
+        self.arm(event.arm).ended = event.reason
+        other = "dense" if event.arm == "sparse" else "sparse"
+        if self.overtaken is None and event.reason != "stopped" and not self.arm(other).ended:
+            self.overtaken = (other, self.arm(other).tokens)
+
+    def _finish(self, event: Finished) -> None:
+        result = self.result = event.result
+        self.speedup = result.speedup
+        if "stopped" in (self.dense.ended, self.sparse.ended):
+            timed_out = self.message if self.message.startswith("Stopped:") else ""
+            self._say("stopped", timed_out or "Stopped.")
+        else:
+            self._say("finished", "Finished.")

@@ -1,0 +1,123 @@
+"""Numbers as the page says them, and the sentences made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from ..metrics import WARM_UP_STEPS, Speedup
+from ..progress import Progress
+
+NONE = "–"
+_SUFFIXES = {1: "st", 2: "nd", 3: "rd"}
+_ENDINGS = {
+    "eos": "ended by itself",
+    "length": "token limit reached",
+    "context": "context is full",
+    "stopped": "stopped",
+}
+
+
+def times(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}×"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    return NONE if share is None else f"{100 * share:.{digits}f} %"
+
+
+def duration(ms: float | None) -> str:
+    if ms is None:
+        return NONE
+    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.2f} s"
+
+
+def rate(tokens_per_second: float | None) -> str:
+    return NONE if tokens_per_second is None else f"{tokens_per_second:.1f}"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def ordinal(number: int) -> str:
+    if number % 100 in (11, 12, 13):
+        return f"{number}th"
+    return f"{number}{_SUFFIXES.get(number % 10, 'th')}"
+
+
+def ending(reason: str) -> str:
+    return _ENDINGS.get(reason, reason)
+
+
+def waiting(place: int) -> str:
+    """For a run with ``place`` others before it, one of them running."""
+    return f"You are {ordinal(place + 1)} in line: one race runs at a time, so that none disturbs another's times."
+
+
+def loading(progress: Progress) -> str:
+    """``Downloading SmolLM2-135M-Instruct: 42 of 93 MB``."""
+    if not progress.total:
+        return f"{progress.stage}…"
+    if progress.unit == "B":
+        return f"{progress.stage}: {progress.done / 1e6:.0f} of {progress.total / 1e6:.0f} MB"
+    return f"{progress.stage}: {progress.done:,} of {progress.total:,} {progress.unit}"
+
+
+def interval(speedup: Speedup | None) -> str:
+    if speedup is None:
+        return f"measured from the {ordinal(WARM_UP_STEPS + 1)} step on"
+    return f"95 % interval {speedup.low:.2f}–{speedup.high:.2f}, n = {speedup.n}"
+
+
+def machine(environment: Mapping[str, Any]) -> list[list[str]]:
+    """Names and values for a reader, of what ``environment.describe`` and a race know."""
+    labels = {
+        "model": "model",
+        "gpu": "GPU",
+        "cpu": "CPU",
+        "threads": "threads",
+        "ram_gb": "memory",
+        "precision": "weights in",
+        "engine": "engine",
+        "torch": "torch",
+        "transformers": "transformers",
+        "python": "Python",
+    }
+    units = {"ram_gb": " GB"}
+    return [[labels[key], f"{environment[key]}{units.get(key, '')}"] for key in labels if key in environment]
+
+
+def verdict(
+    speedup: Speedup | None,
+    byte_bound: float,
+    sparsity: float,
+    dense_ms: Sequence[float],
+    sparse_ms: Sequence[float],
+) -> str:
+    """What the race showed, and where TDA did not win, why not, from the race's own numbers."""
+    if speedup is None:
+        return "Too few steps to compare the two speeds."
+    if sparsity == 0:
+        return (
+            f"Every neuron was kept, so both arms did the same work: {times(speedup.median)} "
+            "is how far two equal arms differ on this machine."
+        )
+    if speedup.low > 1:
+        return (
+            f"{times(speedup.median)}: TDA was faster, skipping {percent(sparsity, 1)} of the MLP neurons; "
+            f"the bytes it saves allow at most {times(byte_bound)}."
+        )
+    if speedup.high >= 1:
+        return (
+            f"{times(speedup.median)}: the interval includes 1, so this race shows no difference from dense. TDA skips "
+            f"{percent(sparsity, 1)} of the MLP neurons; the bytes it saves allow at most {times(byte_bound)}."
+        )
+    dense, sparse = (median(steps[WARM_UP_STEPS:]) for steps in (dense_ms, sparse_ms))
+    return (
+        f"{times(speedup.median)}: slower than dense. Skipping {percent(sparsity, 1)} of the MLP neurons leaves "
+        f"{percent(1 / byte_bound)} of the weight bytes to read, which at best takes a step from {dense:.1f} ms to "
+        f"{dense / byte_bound:.1f} ms; it took {sparse:.1f} ms. On this machine the step is dominated by work that "
+        "sparsity does not remove: attention, norms, and the overhead of launching each operation."
+    )

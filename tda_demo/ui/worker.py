@@ -1,0 +1,148 @@
+"""One thread that does everything the model does, first come, first served, whoever asks: page, API or start-up.
+
+Two races at once would spoil each other's times, and one lasting thread keeps the native thread pools warm.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import UserError
+
+logger = logging.getLogger(__name__)
+_MISHAP = "Something went wrong in this run; the server's log has the details. Try again."
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last event of a job that could not go on; ``message`` is for the reader."""
+
+    message: str
+
+
+class Closed:
+    """The very last event of every job, whatever became of it."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A job's place in the line and the events it has yielded. ``owner`` is the session that may stop it."""
+
+    owner: str
+    job: Callable[[Ticket], Generator[Any]]
+    stop: threading.Event = field(default_factory=threading.Event)
+    withdrawn: threading.Event = field(default_factory=threading.Event)
+    events: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
+
+    def drain(self, seconds: float) -> list[Any]:
+        """The events of the coming ``seconds``; sooner when the job closes. [] when nothing happened."""
+        deadline = time.monotonic() + seconds
+        batch: list[Any] = []
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                batch.append(self.events.get(timeout=left))
+            except queue.Empty:
+                break
+            if isinstance(batch[-1], Closed):
+                break
+        return batch
+
+
+class Worker:
+    """Runs tickets one at a time in a daemon thread. At most ``waiting`` tickets wait."""
+
+    def __init__(self, waiting: int) -> None:
+        self.waiting = waiting
+        self._changed = threading.Condition()
+        self._line: list[Ticket] = []
+        self._running: Ticket | None = None
+        threading.Thread(target=self._work, name="model", daemon=True).start()
+
+    def submit(self, owner: str, job: Callable[[Ticket], Generator[Any]]) -> Ticket:
+        """Puts ``job`` at the end of the line.
+
+        Raises:
+            UserError: the line is full.
+        """
+        ticket = Ticket(owner, job)
+        with self._changed:
+            if len(self._line) >= self.waiting:
+                raise UserError(f"{self.waiting} runs are waiting already: try again in a minute.")
+            self._line.append(ticket)
+            self._changed.notify_all()
+        return ticket
+
+    def place(self, ticket: Ticket) -> int:
+        """How many jobs come before ``ticket``, the running one included; 0 once it runs or is over."""
+        with self._changed:
+            return self._place(ticket)
+
+    def await_turn(self, ticket: Ticket, seconds: float) -> int:
+        """The place of ``ticket`` as soon as it changes, or after ``seconds``."""
+        with self._changed:
+            before = self._place(ticket)
+            self._changed.wait_for(lambda: self._place(ticket) != before, timeout=seconds)
+            return self._place(ticket)
+
+    def _place(self, ticket: Ticket) -> int:
+        return self._line.index(ticket) + (self._running is not None) if ticket in self._line else 0
+
+    def stop(self, owner: str) -> None:
+        """Ends the owner's jobs at their next step; they still judge what they have. Those that wait do not start."""
+        self._end(owner, withdraw=False)
+
+    def abandon(self, owner: str) -> None:
+        """Ends the owner's jobs at their next event: nobody is looking any more."""
+        self._end(owner, withdraw=True)
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """``abandon`` for one ticket. Nothing happens to one that is over."""
+        ticket.withdrawn.set()
+        ticket.stop.set()
+        self._leave(ticket)
+
+    def _end(self, owner: str, withdraw: bool) -> None:
+        with self._changed:
+            mine = [t for t in (self._running, *self._line) if t is not None and t.owner == owner]
+        for ticket in mine:
+            if withdraw:
+                ticket.withdrawn.set()
+            ticket.stop.set()
+            self._leave(ticket)
+
+    def _leave(self, ticket: Ticket) -> None:
+        with self._changed:
+            if ticket in self._line:
+                self._line.remove(ticket)
+                self._changed.notify_all()
+                ticket.events.put(Closed())
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._running = None
+                self._changed.wait_for(lambda: self._line)
+                self._running = ticket = self._line.pop(0)
+                self._changed.notify_all()
+            try:
+                with closing(ticket.job(ticket)) as events:
+                    for event in events:
+                        ticket.events.put(event)
+                        if ticket.withdrawn.is_set():
+                            break
+            except UserError as error:
+                ticket.events.put(Failed(str(error)))
+            except Exception:
+                logger.exception("A run failed.")
+                ticket.events.put(
+                    Failed("Something went wrong in this run; the server's log has the details. Try again.")
+                )
+            ticket.events.put(Closed())
+            del ticket

@@ -1,0 +1,127 @@
+"""The real page in a process of its own, and a real browser in front of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, Page, Playwright, Route
+
+ROOT = Path(__file__).resolve().parents[1]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@contextmanager
+def served_page(log: Path, *arguments: str) -> Iterator[str]:
+    """``python app.py`` on a free port; gives its address once it answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "app.py", "--port", str(port), *arguments]
+    with log.open("w") as output, subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output) as server:
+        try:
+            address = f"http://127.0.0.1:{port}/"
+            _wait_for(address, server, log)
+            yield address
+        finally:
+            server.terminate()
+
+
+def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(address, timeout=5)
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"the page does not answer:\n{log.read_text()}")
+
+
+def launch(playwright: Playwright) -> Browser:
+    path = os.environ.get("TDA_DEMO_CHROMIUM") or shutil.which("chromium")
+    return playwright.chromium.launch(executable_path=path, args=FLAGS)
+
+
+class Visitor:
+    """One open tab. What goes wrong in it, and what it asks of other hosts, is kept in ``complaints``."""
+
+    def __init__(self, browser: Browser, address: str, width: int = 1280, theme: str = "light") -> None:
+        self.complaints: list[str] = []
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)  # type: ignore[arg-type]
+        self.page.set_default_timeout(30_000)
+        self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        self.page.on("console", lambda line: line.type == "error" and self.complaints.append(f"console: {line.text}"))
+        self.page.route(lambda url: urlsplit(url).hostname not in ("127.0.0.1", None), self._refuse)
+        self.page.goto(address)
+        self.page.wait_for_selector("#model-notice:has-text('ready')", timeout=120_000)
+
+    def _refuse(self, route: Route) -> None:
+        self.complaints.append(f"asked another host: {route.request.url}")
+        route.abort()
+
+    def ask(self, prompt: str, new_tokens: int | None = None) -> None:
+        """Types a prompt and presses Enter."""
+        if new_tokens is not None:
+            self.set_new_tokens(new_tokens)
+        self.page.fill("#prompt textarea", prompt)
+        self.page.press("#prompt textarea", "Enter")
+
+    def set_new_tokens(self, number: int) -> None:
+        field = self.page.locator("#max-new-tokens input")
+        if not field.is_visible():
+            self.page.click("#decoding button >> nth=0")
+        for _ in range(20):  # a field that has just been mounted may still be given its default
+            field.fill(str(number))
+            field.press("Tab")
+            self.page.wait_for_timeout(100)
+            if field.input_value() == str(number):
+                return
+        raise AssertionError("the number of new tokens does not stay as typed")
+
+    @property
+    def phase(self) -> str:
+        return self.page.get_attribute(".stage", "data-phase") or ""
+
+    @property
+    def notice(self) -> str:
+        return self.page.inner_text("#notice")
+
+    def text(self, arm: str) -> str:
+        return self.page.inner_text(f".pane[data-arm={arm}] .text")
+
+    def slot(self, name: str) -> str:
+        return self.page.inner_text(f'.stage [data-slot="{name}"]')
+
+    def wait_for_phase(self, *phases: str, seconds: float = 60) -> None:
+        self.page.wait_for_function(
+            "phases => phases.includes(document.querySelector('.stage').dataset.phase)",
+            arg=list(phases),
+            timeout=1000 * seconds,
+        )
+
+    def wait_for_notice(self, text: str, seconds: float = 30) -> None:
+        self.page.wait_for_selector(f'#notice:has-text("{text}")', timeout=1000 * seconds)
+
+    def wait_for_text(self) -> None:
+        self.page.wait_for_function(
+            "[...document.querySelectorAll('.pane .text')].every(pane => pane.textContent.length > 20)"
+        )

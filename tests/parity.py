@@ -1,0 +1,65 @@
+"""Engines against transformers itself on tiny models: what the tests of each engine share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from tiny import tiny
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from tda_demo.decode.arm import Engine, engine_for
+from tda_demo.feedforward import find_blocks
+from tda_demo.methods import TDA, ActiveSets
+from tda_demo.models import LoadedModel
+from tda_demo.precision import round_weights
+
+PROMPT_IDS = list(range(5, 17))
+STEPS = [5 + 7 * i % 90 for i in range(30)]  # with the prompt well beyond the sliding windows of 16
+
+
+def stored(lm: LoadedModel, precision: str) -> LoadedModel:
+    round_weights(lm.model, precision)
+    return dataclasses.replace(lm, precision=precision)
+
+
+def of_config(config: Any) -> LoadedModel:
+    lm = tiny("llama")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if "norm" not in name:
+            parameter.normal_(std=0.2)
+    return dataclasses.replace(lm, model=model, blocks=find_blocks(model))
+
+
+def random_sets(lm: LoadedModel, counts: tuple[int, ...]) -> ActiveSets:
+    random = torch.Generator().manual_seed(1)
+    widths = tuple(block.d_ff for block in lm.blocks)
+    orders = [torch.randperm(width, generator=random) for width in widths]
+    return ActiveSets(tuple(each[:k].sort().values for each, k in zip(orders, counts, strict=True)), widths)
+
+
+def worst_error(lm: LoadedModel, expected_engine: type[Engine]) -> float:
+    """Largest error of the dense arm over steps, relative to the largest logit."""
+    engine = engine_for(lm)
+    assert type(engine) is expected_engine
+    arm = engine.dense_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), len(STEPS))
+    cache = DynamicCache(config=lm.model.config)
+    lm.model(input_ids=torch.tensor([PROMPT_IDS]), past_key_values=cache)
+    worst = 0.0
+    for token in STEPS:
+        expected = lm.model(input_ids=torch.tensor([[token]]), past_key_values=cache).logits[0, -1]
+        worst = max(worst, float((arm.step(token) - expected).abs().max() / expected.abs().max()))
+    return worst
+
+
+def zeroed_logits(lm: LoadedModel, active: ActiveSets, token: int) -> torch.Tensor:
+    """Logits of ``token`` after the prompt, from transformers; zeroes the output columns of the neurons dropped."""
+    cache = DynamicCache(config=lm.model.config)
+    lm.model(input_ids=torch.tensor([PROMPT_IDS]), past_key_values=cache)
+    for block, indices in zip(lm.blocks, active.indices, strict=True):
+        dropped = torch.ones(block.d_ff, dtype=torch.bool).index_fill(0, indices, False)
+        block.down.weight[:, dropped] = 0
+    return lm.model(input_ids=torch.tensor([[token]]), past_key_values=cache).logits[0, -1]

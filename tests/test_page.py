@@ -1,0 +1,297 @@
+"""The real page, on the real model, in a real browser."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from browser import ROOT, Visitor, launch, served_page
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from playwright.sync_api import Browser, sync_playwright
+
+QUESTION = "Why is the sky blue? Explain it in simple words."
+LONG = "Write a long story about a lighthouse keeper and the sea."
+HOSTILE = (
+    "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> ${window.hacked = 1} "
+    "{{#each this}}{{/each}} <b>bold</b> \x07\x1b \u202eabc\u202c مرحبا 😀"
+)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served_page(tmp_path_factory.mktemp("page") / "log.txt") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        running = launch(playwright)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Visitor]]:
+    """Opens tabs; after the test none of them may have complained."""
+    visitors: list[Visitor] = []
+
+    def open_one(**options: object) -> Visitor:
+        visitors.append(Visitor(browser, address, **options))  # type: ignore[arg-type]
+        return visitors[-1]
+
+    yield open_one
+    for visitor in visitors:
+        if not visitor.page.is_closed():
+            visitor.page.close()
+        assert visitor.complaints == []
+
+
+@pytest.fixture
+def visitor(open_page: Callable[..., Visitor]) -> Visitor:
+    return open_page()
+
+
+def picture(visitor: Visitor, plot: str) -> str:
+    """What plotly painted into its heatmap."""
+    return visitor.page.eval_on_selector(f"#{plot} .plot-canvas image", "image => image.href.baseVal")
+
+
+def hover(visitor: Visitor, plot: str, across: float) -> str:
+    """The tip at ``across`` (0..1) of the plot's width."""
+    canvas = visitor.page.locator(f"#{plot} .plot-canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    for nudge in (0, 3):  # plotly answers to movement
+        visitor.page.mouse.move(box["x"] + 40 + across * (box["width"] - 50) + nudge, box["y"] + box["height"] / 2)
+    visitor.page.wait_for_selector(f"#{plot} .plot-tip:not([hidden])")
+    return visitor.page.inner_text(f"#{plot} .plot-tip")
+
+
+def test_enter_starts_a_race_and_all_of_it_is_shown(visitor: Visitor) -> None:
+    assert "Type a prompt" in visitor.slot("verdict")
+    visitor.ask(QUESTION, new_tokens=40)
+    visitor.wait_for_text()
+    visitor.page.wait_for_selector("#token-map .plot-canvas image")
+    early = picture(visitor, "token-map")
+    visitor.wait_for_phase("finished")
+    assert visitor.slot("sparse.tokens") == "40 tokens"
+    assert len(visitor.text("dense")) > 60 and len(visitor.text("sparse")) > 60
+    assert picture(visitor, "token-map") != early
+    assert re.fullmatch(r"\d+\.\d\d×", visitor.slot("speedup")) and visitor.slot("bound").endswith("×")
+    assert "95 % interval" in visitor.slot("interval") and "×" in visitor.slot("verdict")
+    assert re.fullmatch(r"\d+\.\d", visitor.slot("dense.rate")) and visitor.slot("prompt").endswith("s")
+    assert visitor.slot("agreement").endswith("%") and float(visitor.slot("kl")) >= 0
+    assert visitor.slot("parting").startswith("token")
+    assert visitor.page.locator(".parting-mark:has-text('texts part here')").count() == 2
+    assert "CPU" in visitor.page.inner_text("#machine") or "GPU" in visitor.page.inner_text("#machine")
+
+    tip = hover(visitor, "token-map", 0.1)
+    assert "prompt token" in tip and re.search(r"fired [\d,]+ of 1,536", tip) and "runs dense" in tip
+    visitor.page.check("#token-map input[value=computed]")
+    assert "written token" in hover(visitor, "token-map", 0.9)
+    assert "realised CETT" in hover(visitor, "layer-bars", 0.5)
+    assert re.search(r"neuron \d+", hover(visitor, "neuron-map", 0.5))
+
+
+def test_the_threshold_moves_by_keyboard_and_zero_is_exact(visitor: Visitor) -> None:
+    slider, number = visitor.page.locator("#cett input[type=range]"), visitor.page.locator("#cett input[type=number]")
+    slider.focus()
+    slider.press("ArrowRight")
+    assert float(number.input_value()) == 0.21
+    visitor.page.click("#presets button:has-text('exact')")
+    visitor.page.wait_for_function("document.querySelector('#cett input[type=number]').value == '0'")
+    visitor.ask(QUESTION, new_tokens=12)
+    visitor.wait_for_phase("finished")
+    assert visitor.text("dense") == visitor.text("sparse")
+    assert visitor.slot("parting") == "never" and visitor.slot("sparsity") == "0.0 %"
+    assert "Every neuron was kept" in visitor.slot("verdict")
+
+
+def test_the_equaliser_scales_a_layer_and_resets(visitor: Visitor) -> None:
+    visitor.page.click("#scaling button >> nth=0")
+    sliders = visitor.page.locator(".sliders input")
+    visitor.page.wait_for_function("document.querySelectorAll('.sliders input').length === 30")
+    sliders.first.focus()
+    visitor.page.keyboard.press("ArrowRight")
+    for _ in range(20):
+        visitor.page.keyboard.press("ArrowDown")
+    assert visitor.page.inner_text(".equaliser output") == "Layer 1: × 0.00"
+    visitor.ask(QUESTION, new_tokens=2)
+    visitor.wait_for_phase("finished")
+    assert sliders.nth(1).input_value() == "0"
+    visitor.page.hover("#layer-bars .plot-canvas")
+    assert "(100.0 %)" in hover(visitor, "layer-bars", 1.2 / 30)
+    visitor.page.click("#reset")
+    visitor.page.wait_for_function("document.querySelectorAll('.sliders input')[1].value == '1'")
+
+
+def test_shift_enter_makes_a_new_line(visitor: Visitor) -> None:
+    visitor.page.fill("#prompt textarea", "one")
+    visitor.page.press("#prompt textarea", "Shift+Enter")
+    visitor.page.type("#prompt textarea", "two")
+    assert visitor.page.input_value("#prompt textarea") == "one\ntwo" and visitor.phase == "empty"
+
+
+def test_an_example_fills_the_prompt(visitor: Visitor) -> None:
+    visitor.page.click("#examples button >> nth=0")
+    visitor.page.wait_for_function("document.querySelector('#prompt textarea').value.length > 10")
+
+
+def test_stop_stops(visitor: Visitor) -> None:
+    visitor.ask(LONG, new_tokens=512)
+    visitor.wait_for_text()
+    visitor.page.click("#stop button, button#stop")
+    visitor.wait_for_phase("stopped", seconds=2)
+    assert visitor.notice == "Stopped." and visitor.slot("dense.state") == "stopped"
+    written = visitor.slot("dense.tokens"), visitor.slot("sparse.tokens")
+    time.sleep(0.5)
+    assert (visitor.slot("dense.tokens"), visitor.slot("sparse.tokens")) == written
+    assert visitor.page.is_enabled("button#run") and visitor.page.is_disabled("button#stop")
+
+
+def test_bad_input_gets_a_sentence_and_the_next_run_works(visitor: Visitor) -> None:
+    visitor.ask("   ")
+    visitor.wait_for_notice("The prompt is empty")
+    visitor.ask(QUESTION, new_tokens=0)
+    visitor.wait_for_notice("from 1 to 512")
+    visitor.set_new_tokens(-5)
+    visitor.page.click("button#run")
+    visitor.wait_for_notice("from 1 to 512")
+    visitor.ask("long " * 2000)
+    visitor.wait_for_notice("at most 8,000")
+    visitor.page.fill("#exempt textarea, #exempt input", "999")
+    visitor.ask(QUESTION, new_tokens=4)
+    visitor.wait_for_notice("layer")
+    visitor.page.fill("#exempt textarea, #exempt input", "")
+    visitor.ask(QUESTION)
+    visitor.wait_for_phase("finished")
+
+
+def test_hostile_text_is_shown_as_text(visitor: Visitor) -> None:
+    visitor.ask(HOSTILE, new_tokens=4)
+    visitor.wait_for_phase("finished")
+    assert "prompt token" in hover(visitor, "token-map", 0.5)
+    assert visitor.page.evaluate("window.hacked") is None
+
+
+def test_hostile_output_is_shown_as_text(visitor: Visitor) -> None:
+    """The stage and the tip, given what a model might write."""
+    shown = visitor.page.evaluate(
+        """hostile => {
+            const value = {phase: "finished", slots: {verdict: hostile}, track: {}, texts: {}};
+            for (const arm of ["dense", "sparse"]) {
+                value.track[arm] = {share: 1, mark: null};
+                value.texts[arm] = {text: hostile, part: 10};
+            }
+            const element = document.querySelector("#stage .stage").parentElement;
+            window.tda.stage(element, {value}, () => {});
+            return {
+                text: document.querySelector(".pane .text").textContent,
+                verdict: document.querySelector("[data-slot=verdict]").textContent,
+                tags: document.querySelectorAll(".stage img, .stage script, .stage b:not([data-slot])").length,
+            };
+        }""",
+        HOSTILE,
+    )
+    assert shown["text"].replace("≠ texts part here", "") == HOSTILE and shown["verdict"] == HOSTILE
+    assert shown["tags"] == 0 and visitor.page.evaluate("window.hacked") is None
+
+
+def test_a_second_visitor_sees_their_place_and_a_closed_tab_frees_the_model(
+    open_page: Callable[..., Visitor],
+) -> None:
+    first, second = open_page(), open_page()
+    first.ask(LONG, new_tokens=512)
+    first.wait_for_text()
+    second.ask(QUESTION, new_tokens=2)
+    second.wait_for_notice("2nd in line")
+    assert first.phase == "running"
+    first.page.close()
+    second.page.wait_for_function("!document.querySelector('#notice').innerText.includes('in line')", timeout=2000)
+    second.wait_for_phase("finished")
+
+
+def test_a_closed_tab_gives_up_its_place_in_the_line(open_page: Callable[..., Visitor]) -> None:
+    first, second, third = open_page(), open_page(), open_page()
+    first.ask(LONG, new_tokens=512)
+    first.wait_for_text()
+    second.ask(QUESTION)
+    second.wait_for_notice("2nd in line")
+    third.ask(QUESTION, new_tokens=2)
+    third.wait_for_notice("3rd in line")
+    second.page.close()
+    third.wait_for_notice("2nd in line", seconds=3)
+    first.page.click("button#stop")
+    third.wait_for_phase("finished")
+
+
+def test_dark_and_narrow(open_page: Callable[..., Visitor]) -> None:
+    narrow = open_page(width=390, theme="dark")
+    narrow.ask(QUESTION, new_tokens=4)
+    narrow.wait_for_phase("finished")
+    assert narrow.page.evaluate("document.documentElement.scrollWidth") <= 390
+    colour = "getComputedStyle(document.querySelector('#layer-bars .point path')).fill"
+    dark = narrow.page.evaluate(colour)
+    narrow.page.evaluate("document.body.classList.remove('dark')")
+    narrow.page.wait_for_function(f"{colour} !== {dark!r}")
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[Client]:
+    client = Client(address, verbose=False)
+    yield client
+    client.close()
+
+
+def test_the_api_is_one_endpoint(client: Client) -> None:
+    described = client.view_api(return_format="dict")
+    assert isinstance(described, dict)
+    assert list(described["named_endpoints"]) == ["/race"] and not described["unnamed_endpoints"]
+    names = [parameter["parameter_name"] for parameter in described["named_endpoints"]["/race"]["parameters"]]
+    expected = "prompt cett max_new_tokens model precision online temperature top_p seed"
+    assert names == expected.split()
+
+
+def test_the_api_returns_the_documented_json(client: Client) -> None:
+    told = client.predict(QUESTION, cett=0.1, max_new_tokens=8, api_name="/race")
+    assert set(told) >= {
+        "model", "device", "precision", "method", "settings", "prompt_tokens", "arms", "speedup", "byte_bound",
+        "efficiency", "sparsity", "quality", "environment",
+    }  # fmt: skip
+    assert told["settings"]["cett"] == 0.1 and set(told["arms"]) == {"dense", "sparse"}
+    assert told["arms"]["dense"]["tokens"] == 8 and len(told["arms"]["dense"]["step_ms"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        ({"prompt": " "}, "prompt is empty"),
+        ({"max_new_tokens": 0}, "from 1 to 512"),
+        ({"max_new_tokens": -1}, "from 1 to 512"),
+        ({"max_new_tokens": 10**9}, "from 1 to 512"),
+        ({"cett": "NaN"}, "from 0 to 0.6"),
+        ({"cett": 9}, "from 0 to 0.6"),
+        ({"model": "no/such-model"}, "does not offer that model"),
+        ({"model": "/etc"}, "does not offer that model"),
+        ({"precision": "int3"}, "does not offer that precision"),
+    ],
+)
+def test_the_api_refuses_in_a_sentence(client: Client, wish: dict[str, object], says: str) -> None:
+    with pytest.raises(AppError, match=says):
+        client.predict(**{"prompt": QUESTION, **wish}, api_name="/race")
+
+
+def test_nothing_can_be_uploaded(address: str) -> None:
+    assert httpx.post(f"{address}gradio_api/upload", files={"files": ("a.txt", b"some text")}).status_code == 413
+
+
+def test_only_the_page_s_own_scripts_are_served(address: str) -> None:
+    assert httpx.get(f"{address}gradio_api/file={ROOT / 'assets' / 'plot.js'}").status_code == 200
+    for secret in (ROOT / "app.py", ROOT / "assets" / "passages.jsonl", "/etc/passwd"):
+        assert httpx.get(f"{address}gradio_api/file={secret}").status_code == 403

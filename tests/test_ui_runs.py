@@ -1,0 +1,104 @@
+"""One run, from the request to its events, on a tiny model; and the models in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tda_demo import models
+from tda_demo.errors import UserError
+from tda_demo.models import LoadedModel
+from tda_demo.progress import Progress, Report
+from tda_demo.race import Finished, PromptRead
+from tda_demo.ui.limits import LIMITS, Limits, RunRequest
+from tda_demo.ui.loader import Loading, Models
+from tda_demo.ui.runs import TimedOut, race_job
+from tda_demo.ui.worker import Ticket
+
+
+@pytest.fixture
+def loads(lm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, str | None]]:
+    """What was asked of the loader, which always gives the tiny model."""
+    asked: list[tuple[str | None, str | None]] = []
+
+    def load_model(name: str | None, *, precision: str | None, report: Report) -> LoadedModel:
+        if name == "broken":
+            raise UserError("It is broken.")
+        report(Progress("Loading", 1, 2, "B"))
+        asked.append((name, precision))
+        return lm
+
+    monkeypatch.setattr(models, "load_model", load_model)
+    return asked
+
+
+def run(request: RunRequest, limits: Limits = LIMITS, stopped: bool = False) -> list[Any]:
+    """Everything a run tells, in order."""
+    ticket = Ticket("a", lambda _: iter(()))  # type: ignore[arg-type, return-value]
+    if stopped:
+        ticket.stop.set()
+    events = list(race_job(Models(2), request, limits, ticket))
+    return ticket.drain(0.01) + events
+
+
+@pytest.mark.usefixtures("loads")
+class TestARun:
+    def test_loads_races_and_finishes(self) -> None:
+        events = run(RunRequest("hello", max_new_tokens=4, online=True))
+        assert isinstance(events[0], Loading)
+        assert any(isinstance(event, PromptRead) for event in events) and isinstance(events[-1], Finished)
+
+    def test_settings_reach_the_race(self) -> None:
+        finished = run(RunRequest("hello", cett=0.3, max_new_tokens=2, online=True, exempt=(0,), weighted=True))[-1]
+        told = finished.result.settings
+        assert (told["cett"], told["online"], told["weighted"], tuple(told["exempt"])) == (0.3, True, True, (0,))
+        assert finished.result.dense.tokens == 2 and finished.result.sparsity[0] == 0
+
+    def test_over_time_it_is_stopped_and_says_so(self) -> None:
+        events = run(RunRequest("hello", max_new_tokens=50, online=True), Limits(seconds_per_run=0))
+        assert TimedOut(0) in events and events[-1].result.dense.ended == "stopped"
+
+    def test_a_run_given_up_while_loading_ends_quietly(self) -> None:
+        assert run(RunRequest("hello", online=True), stopped=True) == []
+
+    def test_what_does_not_fit_the_model_is_said(self) -> None:
+        with pytest.raises(UserError, match="layer"):
+            run(RunRequest("hello", online=True, exempt=(99,)))
+        with pytest.raises(UserError, match="broken"):
+            run(RunRequest("hello", model="broken"))
+
+
+def test_a_model_is_loaded_once(loads: list[Any], lm: LoadedModel) -> None:
+    kept = Models(2)
+    assert kept.get(None, None) is lm and kept.get(None, None) is lm and kept.get(None, lm.precision) is lm
+    assert loads == [(None, None)]
+
+
+def test_the_model_used_longest_ago_makes_room(loads: list[Any]) -> None:
+    kept = Models(2)
+    for name in ("a", "b", "a", "c", "a", "b"):
+        kept.get(name, "float32")
+    assert [name for name, _ in loads] == ["a", "b", "c", "b"]
+
+
+def test_the_page_learns_how_the_default_model_comes_along(loads: list[Any], lm: LoadedModel) -> None:
+    kept = Models(2)
+    assert kept.state.progress is not None and not kept.state.settled
+    kept.preload()
+    assert kept.state.settled and kept.state.layers == len(lm.blocks) and "torch" in kept.state.environment
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(UserError("Do this."), "Do this."), (ValueError("secret"), "server's log")]
+)
+def test_a_default_model_that_cannot_be_had_is_said(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def load_model(*_: Any, **__: Any) -> LoadedModel:
+        raise error
+
+    monkeypatch.setattr(models, "load_model", load_model)
+    kept = Models(2)
+    kept.preload()
+    assert kept.state.settled and said in kept.state.failure and "secret" not in kept.state.failure

@@ -1,0 +1,202 @@
+"""From a run's events to what the page shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tda_demo.methods.base import ActiveSets
+from tda_demo.metrics import Speedup
+from tda_demo.progress import Progress
+from tda_demo.race import Ended, Finished, Judging, PromptRead, Stepped
+from tda_demo.result import ArmResult, Quality, RaceResult
+from tda_demo.ui.frame import Frame
+from tda_demo.ui.limits import RunRequest
+from tda_demo.ui.loader import Loading
+from tda_demo.ui.runs import TimedOut
+from tda_demo.ui.stage import stage
+from tda_demo.ui.view import RaceView, Waiting
+from tda_demo.ui.worker import Closed, Failed
+
+LAYERS, D_FF = 2, 8
+
+
+def prompt_read() -> PromptRead:
+    active = ActiveSets((torch.tensor([0, 1, 2, 3]), torch.tensor([1, 2])), (D_FF, D_FF))
+    return PromptRead(("a", " b"), 100.0, 10.0, 5.0, active, np.zeros((2, LAYERS), dtype=np.int64), 1.25)
+
+
+def steps(arm: Any, texts: list[str], ms: float) -> list[Stepped]:
+    fired = np.ones(LAYERS, dtype=np.int64) if arm == "sparse" else None
+    return [
+        Stepped(arm, index, text, ms if index else None, fired if index else None) for index, text in enumerate(texts)
+    ]
+
+
+def result(dense: str, sparse: str, divergence_at: int | None = None, **own: Any) -> RaceResult:
+    arms = [ArmResult(text, 20, [10.0] * 19, 100.0, 100.0, 1, "length") for text in (dense, sparse)]
+    divergence = None if divergence_at is None else 3
+    values: dict[str, Any] = {
+        "model": "m", "device": "cpu", "precision": "int8", "engine": "e", "method": "tda", "settings": {},
+        "prompt_tokens": 2, "dense": arms[0], "sparse": arms[1], "speedup": Speedup(1.2, 1.1, 1.3, 16),
+        "byte_bound": 1.25, "efficiency": 0.96, "sparsity": [0.5, 0.75],
+        "quality": Quality(0.5, 0.25, 19, divergence, divergence_at, [0.1, 0.2]), "environment": {"cpu": "c"},
+    }  # fmt: skip
+    return RaceResult(**{**values, **own})
+
+
+def after(*events: Any, most: int = 20) -> RaceView:
+    view = RaceView(most)
+    for event in events:
+        view.apply(event)
+    return view
+
+
+def slots(view: RaceView) -> dict[str, str]:
+    return stage(view)["slots"]
+
+
+def test_a_whole_race_passes_through_its_phases() -> None:
+    view, phases = RaceView(20), []
+    events = [
+        Waiting(1), Waiting(0), Loading(Progress("Loading", 1, 4, "B")), prompt_read(), *steps("dense", ["a", "b"], 10),
+        *steps("sparse", ["a", "c"], 8), Ended("dense", "eos"), Ended("sparse", "length"), Judging(),
+        Finished(result("ab", "ac", 1)), Closed(),
+    ]  # fmt: skip
+    for event in events:
+        view.apply(event)
+        phases.append(view.phase)
+    assert list(dict.fromkeys(phases)) == ["queued", "reading", "loading", "running", "judging", "finished"]
+    assert view.over
+
+
+def test_a_waiting_visitor_is_told_their_place() -> None:
+    assert "2nd in line" in after(Waiting(1)).message
+
+
+def test_loading_shows_megabytes_and_a_bar() -> None:
+    view = after(Loading(Progress("Downloading m", 42_000_000, 93_000_000, "B")))
+    assert view.message == "Downloading m: 42 of 93 MB" and view.progress == pytest.approx(42 / 93)
+
+
+def test_texts_grow_and_tokens_count() -> None:
+    view = after(prompt_read(), *steps("dense", ["The", " sky"], 10), *steps("sparse", ["The", " sea", "."], 10))
+    assert stage(view)["texts"]["dense"]["text"] == "The sky"
+    assert (slots(view)["dense.tokens"], slots(view)["sparse.tokens"]) == ("2 tokens", "3 tokens")
+    assert len(view.fired) == len(view.tokens) == 2  # the first token comes from the prompt's own logits
+
+
+def test_text_held_back_to_the_end_is_no_token() -> None:
+    view = after(prompt_read(), *steps("dense", ["a", ""], 10), Stepped("dense", 1, "é", None, None))
+    assert view.dense.tokens == 2 and view.dense.text == "aé"
+
+
+def test_numbers_carry_their_units() -> None:
+    shown = slots(after(prompt_read(), *steps("dense", ["x"] * 20, 12), *steps("sparse", ["x"] * 20, 10)))
+    assert shown["speedup"] == "1.20×" and shown["bound"] == "1.25×" and shown["efficiency"] == "96 %"
+    assert shown["prompt"] == "115 ms" and shown["prompt_parts"] == "read 100 ms + choose 10 ms + pack 5 ms"
+    assert shown["sparsity"] == "62.5 %" and shown["dense.rate"] == "83.3" and shown["dense.time"] == "228 ms"
+
+
+def test_no_speed_is_shown_before_it_means_anything() -> None:
+    shown = slots(after(prompt_read(), *steps("dense", ["x"] * 5, 12), *steps("sparse", ["x"] * 5, 10)))
+    assert shown["speedup"] == "–" and shown["interval"] == "measured from the 4th step on"
+
+
+def test_who_leads_is_told_at_equal_time() -> None:
+    view = after(prompt_read(), *steps("dense", ["x"] * 5, 12), *steps("sparse", ["x"] * 8, 10))
+    assert slots(view)["lead"] == "Ahead by 3 tokens at equal decode time: TDA"
+
+
+def test_the_place_of_the_slower_arm_is_marked_when_the_faster_ends() -> None:
+    view = after(
+        prompt_read(), *steps("dense", ["x"] * 15, 12), *steps("sparse", ["x"] * 20, 10), Ended("sparse", "length")
+    )
+    for event in (*steps("dense", ["x"] * 20, 12)[15:], Ended("dense", "length")):
+        view.apply(event)
+    assert stage(view)["track"] == {"dense": {"share": 1.0, "mark": 0.75}, "sparse": {"share": 1.0, "mark": None}}
+    assert slots(view)["lead"] == "When TDA ended, at 20 tokens, dense had written 15"
+
+
+def test_the_parting_is_counted_as_a_browser_counts() -> None:
+    dense, sparse = "😀😀 yes", "😀😀 no"
+    view = after(prompt_read(), *steps("dense", [dense], 1), *steps("sparse", [sparse], 1))
+    view.apply(Finished(result(dense, sparse, divergence_at=3)))
+    assert [stage(view)["texts"][arm]["part"] for arm in ("dense", "sparse")] == [5, 5]
+    assert slots(view)["parting"] == "token 4"
+
+
+def test_equal_texts_never_part() -> None:
+    view = after(prompt_read(), Finished(result("a", "a")))
+    assert slots(view)["parting"] == "never" and stage(view)["texts"]["dense"]["part"] is None
+
+
+def test_quality_waits_for_the_judge() -> None:
+    assert slots(after(prompt_read()))["kl"] == "–"
+    shown = slots(after(prompt_read(), Finished(result("a", "a"))))
+    assert (shown["kl"], shown["agreement"]) == ("0.250", "50.0 %")
+
+
+def test_a_stopped_race_has_no_quality() -> None:
+    view = after(
+        prompt_read(), Ended("dense", "stopped"), Ended("sparse", "stopped"), Finished(result("a", "b", quality=None))
+    )
+    assert (view.phase, view.message) == ("stopped", "Stopped.")
+    assert slots(view)["parting"] == slots(view)["agreement"] == "–"
+    assert slots(view)["dense.state"] == "stopped"
+
+
+def test_a_race_over_time_says_so() -> None:
+    ended = [Ended("dense", "stopped"), Ended("sparse", "stopped"), Finished(result("a", "b", quality=None))]
+    view = after(prompt_read(), TimedOut(120.0), *ended)
+    assert view.phase == "stopped" and "120 s" in view.message
+
+
+def test_failure_is_a_sentence_and_the_end() -> None:
+    view = after(Failed("Do this."), Closed())
+    assert (view.phase, view.message, view.over) == ("failed", "Do this.", True)
+
+
+def test_a_run_stopped_in_the_line_is_over() -> None:
+    assert after(Waiting(2), Closed()).phase == "stopped"
+
+
+def test_the_empty_page_says_what_will_be_seen() -> None:
+    empty = stage(RaceView())
+    assert empty["phase"] == "empty" and "press Enter" in empty["slots"]["verdict"]
+
+
+def drawn(frame: Frame) -> set[str]:
+    return set(frame.outputs())
+
+
+def test_only_what_changed_is_sent() -> None:
+    view = RaceView(20)
+    frame = Frame(view, RunRequest("p"))
+    view.apply(Waiting(1))
+    assert drawn(frame) == {"notice"}  # the last race stays until this one begins
+    assert drawn(frame) == set()
+    view.apply(prompt_read())
+    assert drawn(frame) == {"notice", "stage", "tokens", "layers", "neurons", "scale"}
+    view.apply(steps("dense", ["a"], 1)[0])
+    assert drawn(frame) == {"stage"}
+    assert drawn(frame) == set()
+
+
+def test_a_failure_leaves_the_last_race_to_be_seen() -> None:
+    view = RaceView(20)
+    view.apply(Failed("No."))
+    assert drawn(Frame(view, RunRequest("p"))) == {"notice"}
+
+
+def test_realised_cett_and_the_machine_come_at_the_end() -> None:
+    view = after(prompt_read())
+    frame = Frame(view, RunRequest("p", scale=(1.0, 0.5)))
+    assert "scale" not in frame.outputs()
+    view.apply(Finished(result("a", "a")))
+    last = frame.outputs()
+    assert last["layers"]["hover"]["cett"] == [0.1, 0.2]
+    assert ["engine", "e"] in last["machine"] and ["CPU", "c"] in last["machine"]

@@ -1,0 +1,56 @@
+"""Numbers and sentences."""
+
+from __future__ import annotations
+
+import pytest
+
+from tda_demo.metrics import Speedup
+from tda_demo.ui import wording
+
+FAST, EVEN, SLOW = Speedup(1.2, 1.1, 1.3, 50), Speedup(1.01, 0.97, 1.05, 50), Speedup(0.9, 0.85, 0.95, 50)
+
+
+def verdict(speedup: Speedup | None, sparsity: float = 0.25) -> str:
+    return wording.verdict(speedup, 1.25, sparsity, [20.0] * 20, [22.0] * 20)
+
+
+def test_faster_says_by_how_much_and_what_was_possible() -> None:
+    assert verdict(FAST) == (
+        "1.20×: TDA was faster, skipping 25.0 % of the MLP neurons; the bytes it saves allow at most 1.25×."
+    )
+
+
+def test_slower_says_so_and_why_in_numbers() -> None:
+    said = verdict(SLOW)
+    assert said.startswith("0.90×: slower than dense.")
+    assert "from 20.0 ms to 16.0 ms; it took 22.0 ms" in said and "80 % of the weight bytes" in said
+
+
+def test_noise_is_called_noise() -> None:
+    assert "interval includes 1" in verdict(EVEN)
+
+
+def test_exact_is_called_exact() -> None:
+    assert "Every neuron was kept" in verdict(EVEN, sparsity=0)
+
+
+def test_too_short_is_called_too_short() -> None:
+    assert "Too few steps" in verdict(None)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (12, "12th"), (21, "21st"), (113, "113th")],
+)
+def test_ordinals(number: int, said: str) -> None:
+    assert wording.ordinal(number) == said
+
+
+@pytest.mark.parametrize(("ms", "said"), [(None, "–"), (9.6, "10 ms"), (999.4, "999 ms"), (1234, "1.23 s")])
+def test_durations(ms: float | None, said: str) -> None:
+    assert wording.duration(ms) == said
+
+
+def test_the_machine_in_a_fixed_order_without_what_is_not_known() -> None:
+    known = {"torch": "2.13", "cpu": "A", "ram_gb": 16.0, "secret": 1}
+    assert wording.machine(known) == [["CPU", "A"], ["memory", "16.0 GB"], ["torch", "2.13"]]

@@ -1,0 +1,172 @@
+"""The line in front of the model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from tda_demo.errors import UserError
+from tda_demo.ui.worker import Closed, Failed, Ticket, Worker
+
+
+def everything(ticket: Ticket) -> list[Any]:
+    """All events up to and without Closed."""
+    seen: list[Any] = []
+    deadline = time.monotonic() + 5
+    while not (seen and isinstance(seen[-1], Closed)):
+        assert time.monotonic() < deadline, f"the job did not close: {seen}"
+        seen += ticket.drain(0.05)
+    return seen[:-1]
+
+
+def count_to_three(_: Ticket) -> Generator[int]:
+    yield from (1, 2, 3)
+
+
+def until_stopped(ticket: Ticket) -> Generator[str]:
+    yield "running"
+    assert ticket.stop.wait(5)
+    yield "stopped"
+    yield "judged"
+
+
+def running(worker: Worker, owner: str = "a") -> Ticket:
+    """A job that runs until it is stopped, already at it."""
+    ticket = worker.submit(owner, until_stopped)
+    assert ticket.events.get(timeout=5) == "running"
+    return ticket
+
+
+def test_events_come_in_order() -> None:
+    assert everything(Worker(1).submit("a", count_to_three)) == [1, 2, 3]
+
+
+def test_first_come_first_served() -> None:
+    worker, order = Worker(8), []
+
+    def job(ticket: Ticket) -> Generator[None]:
+        order.append(ticket.owner)
+        yield
+
+    first = running(worker)
+    tickets = [worker.submit(str(number), job) for number in range(5)]
+    assert [worker.place(ticket) for ticket in tickets] == [1, 2, 3, 4, 5]
+    worker.stop(first.owner)
+    for ticket in tickets:
+        everything(ticket)
+    assert order == ["0", "1", "2", "3", "4"]
+    assert [worker.place(ticket) for ticket in tickets] == [0] * 5
+
+
+def test_who_waits_hears_at_once_that_the_line_moved() -> None:
+    worker = Worker(8)
+    first, second, third = running(worker), worker.submit("b", until_stopped), worker.submit("c", count_to_three)
+    assert worker.await_turn(third, 0.01) == 2
+    threading.Timer(0.05, worker.stop, [first.owner]).start()
+    begin = time.monotonic()
+    assert worker.await_turn(third, 5) == 1 and time.monotonic() - begin < 2
+    worker.withdraw(second)
+    everything(third)
+
+
+def test_one_job_at_a_time() -> None:
+    worker, inside, most = Worker(8), 0, 0
+    lock = threading.Lock()
+
+    def job(_: Ticket) -> Generator[None]:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.01)
+        yield
+        with lock:
+            inside -= 1
+
+    for ticket in [worker.submit(str(number), job) for number in range(8)]:
+        everything(ticket)
+    assert most == 1
+
+
+def test_a_full_line_refuses() -> None:
+    worker = Worker(1)
+    first = running(worker)
+    worker.submit("b", count_to_three)
+    with pytest.raises(UserError, match="waiting already"):
+        worker.submit("c", count_to_three)
+    worker.stop(first.owner)
+
+
+def test_stop_lets_the_job_end_its_own_way() -> None:
+    worker = Worker(1)
+    ticket = running(worker)
+    worker.stop("a")
+    assert everything(ticket) == ["stopped", "judged"]
+
+
+def test_stop_is_for_ones_own_jobs() -> None:
+    worker = Worker(1)
+    ticket = running(worker)
+    worker.stop("b")
+    assert not ticket.stop.is_set()
+    worker.stop("a")
+
+
+def test_a_stopped_job_that_waits_does_not_start() -> None:
+    worker = Worker(2)
+    first, second, third = running(worker), worker.submit("b", count_to_three), worker.submit("c", count_to_three)
+    worker.stop("b")
+    assert everything(second) == []
+    assert worker.place(third) == 1
+    worker.stop(first.owner)
+    assert everything(third) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("leave", [lambda worker, ticket: worker.abandon("a"), Worker.withdraw])
+def test_leaving_ends_the_job_at_its_next_event(leave: Any) -> None:
+    worker, closed = Worker(1), threading.Event()
+
+    def job(ticket: Ticket) -> Generator[str]:
+        try:
+            yield from until_stopped(ticket)
+        finally:
+            closed.set()
+
+    ticket = worker.submit("a", job)
+    assert ticket.events.get(timeout=5) == "running"
+    leave(worker, ticket)
+    assert everything(ticket) == ["stopped"]
+    assert closed.wait(1)
+
+
+def test_an_error_for_the_reader_is_told_and_the_next_job_runs() -> None:
+    def job(_: Ticket) -> Generator[None]:
+        raise UserError("Do this instead.")
+        yield
+
+    worker = Worker(2)
+    assert everything(worker.submit("a", job)) == [Failed("Do this instead.")]
+    assert everything(worker.submit("a", count_to_three)) == [1, 2, 3]
+
+
+def test_any_other_error_is_logged_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    def job(_: Ticket) -> Generator[int]:
+        yield 1 // 0
+
+    worker = Worker(2)
+    (failed,) = everything(worker.submit("a", job))
+    assert "server's log" in failed.message and "division" not in failed.message
+    assert "ZeroDivisionError" in caplog.text
+    assert everything(worker.submit("a", count_to_three)) == [1, 2, 3]
+
+
+def test_withdrawing_what_is_over_does_nothing() -> None:
+    worker = Worker(1)
+    ticket = worker.submit("a", count_to_three)
+    everything(ticket)
+    worker.withdraw(ticket)
+    assert ticket.drain(0.01) == []
