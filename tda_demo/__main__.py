@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure decoding speed: transformers, dense, packed active sets")
     bench.add_argument("--model", metavar="M", help="a hub id, a folder or a .gguf file; default: the embedded model")
-    bench.add_argument("--device", choices=["cpu"], default="cpu", help="cpu")
+    bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     bench.add_argument("--precision", metavar="P", help="one precision; default: all")
     bench.add_argument("--json", metavar="FILE", help="write the rows there; - prints them instead of the table")
     bench.set_defaults(command=_bench)
@@ -116,6 +116,8 @@ def _bench(options: argparse.Namespace) -> None:
     from .bench import bench, markdown
     from .environment import describe
 
+    if options.device != "cpu":
+        raise UserError("The speed table measures the CPU so far; use --device cpu.")
     with terminal_bar() as report:
         table = bench(options.model, options.precision, report=report)
     if options.json is not None:
