@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from .methods import TDA
     from .models import LoadedModel, load_model
     from .race import RaceSettings
+
+# How long OpenMP's threads spin before they sleep, read when torch loads it. The default assumes cores to itself; beside
+# another busy process a spinning thread keeps the one it waits for off the core, and steps take ten times as long.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 _HOME = {
     "TDA": "methods",

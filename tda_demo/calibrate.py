@@ -15,9 +15,8 @@ import torch
 from .cett import TailCurve, score, strengths, tail_curve, thresholds
 from .errors import UserError
 from .feedforward import FeedForward, observed
-from .files import write_text
+from .files import cache_root, write_text
 from .progress import Progress, Report, silent
-from .weights.cache import cache_root
 
 if TYPE_CHECKING:
     from .models import LoadedModel

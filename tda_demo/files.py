@@ -1,12 +1,26 @@
-"""How files are written: whole, or not at all."""
+"""Where files are kept between runs, and how they are written: whole, or not at all."""
 
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from pathlib import Path
 
 from .errors import UserError
+
+
+def cache_root() -> Path:
+    """Where this project keeps files between runs: TDA_DEMO_CACHE, else ``tda-demo`` in the user's cache folder."""
+    if chosen := os.environ.get("TDA_DEMO_CACHE"):
+        return Path(chosen).expanduser()
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg) / "tda-demo"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "tda-demo"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "tda-demo"
+    return Path.home() / ".cache" / "tda-demo"
 
 
 def write_text(path: Path, text: str) -> None:

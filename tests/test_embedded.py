@@ -18,10 +18,11 @@ import torch
 from model_files import count_conversions, unfinished, write_gguf
 
 from tda_demo.errors import UserError
+from tda_demo.files import cache_root
 from tda_demo.models import EMBEDDED, load_model
 from tda_demo.progress import Progress
 from tda_demo.weights import embedded as wheel
-from tda_demo.weights.cache import MANIFEST, cache_root, cached_folder
+from tda_demo.weights.cache import MANIFEST, cached_folder
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -44,6 +44,8 @@ class CpuStepEngine:
 
     def warm_up(self, report: Report = silent) -> None:
         self.eager.warm_up(report)
+        if self.lm.model in _layouts:
+            return
         report(Progress("Preparing the compiled step", 0, 0, "steps"))
         first = CpuStepArm(self.lm, self.layout, self.layout.neurons, 1)
         first.step(0)
@@ -81,7 +83,9 @@ class CpuStepArm:
         self.neurons = neurons
         self.packing_ms = packing_ms
         self.weight_bytes = layout.shared_bytes + neuron_bytes(neurons)
-        self.embed = lm.model.get_input_embeddings()
+        table: Any = lm.model.get_input_embeddings()
+        self.embeddings = table.weight.numpy()
+        self.embedding_scale = np.float32(getattr(table, "embed_scale", 1.0))  # Gemma's
         self.threads = torch.get_num_threads()
         self.cosines, self.sines = rope_tables(lm.model, positions)
         shape, layers = layout.shape, len(layout.shared.window)
@@ -91,9 +95,10 @@ class CpuStepArm:
         self.logits = np.empty(len(layout.shared.head_scale), np.float32)
         self.active = np.empty(len(neurons.gate), np.float32)
 
-    @torch.inference_mode()
     def step(self, token: int) -> torch.Tensor:
-        embedding = self.embed(torch.tensor(token)).numpy()
+        if self.position == self.keys.shape[2]:  # compiled code would write beyond the cache
+            raise IndexError(f"this arm was made for {self.position} tokens, and has had them")
+        embedding = self.embeddings[token] * self.embedding_scale
         with cores(self.threads):
             cpu.step(
                 embedding,

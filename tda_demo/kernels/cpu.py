@@ -199,30 +199,24 @@ def _rotate(head, cosine, sine):
 
 @njit(fastmath=_FAST, nogil=True)
 def _attend(query, keys, values, begin, end, scale, cap, weights, out):
-    """Softmax attention of one head over positions begin to end of ``keys`` and ``values`` [positions, head_dim]."""
-    size = query.shape[0]
-    highest = f32(-3.4e38)
-    for p in range(begin, end):
-        key = keys[p]
-        total = f32(0)
-        for j in range(size):
-            total += query[j] * key[j]
-        total *= f32(scale)
-        if cap > 0:
-            total = f32(cap) * _tanh(total / f32(cap))
-        weights[p] = total
-        highest = max(highest, total)
-    normaliser = f32(0)
+    """Softmax attention of one head over positions begin to end of ``keys`` and ``values`` [positions, head_dim].
+
+    ``scale`` float32 [positions] holds the same number everywhere; ``weights`` [positions] is scratch.
+    """
+    _matvec(keys, scale, query, begin, end, weights)
+    if cap > 0:
+        for p in range(begin, end):
+            weights[p] = f32(cap) * _tanh(weights[p] / f32(cap))
+    highest = weights[begin]
+    for p in range(begin + 1, end):
+        highest = max(highest, weights[p])
+    total = f32(0)
     for p in range(begin, end):
         weights[p] = _exp(weights[p] - highest)
-        normaliser += weights[p]
-    for j in range(size):
-        out[j] = f32(0)
-    for p in range(begin, end):
-        weight = weights[p] / normaliser
-        value = values[p]
-        for j in range(size):
-            out[j] += weight * value[j]
+        total += weights[p]
+    _weighted_rows(values, weights, begin, end, out)
+    for j in range(out.shape[0]):
+        out[j] /= total
 
 
 @njit(fastmath=_FAST, nogil=True)
@@ -253,7 +247,7 @@ def step(x, position, threads, shape, shared, neurons, cosines, sines, keys, val
     normed, update = np.empty(width, f32), np.empty(width, f32)
     projected, mixed = np.empty(rows, f32), np.empty(heads * head_dim, f32)
     weights, partial = np.empty((threads, end), f32), np.empty((threads, width), f32)
-    up = np.empty_like(activations)
+    up, scale = np.empty_like(activations), np.full(end, f32(shape.attention_scale))
     for layer in range(layers):
         _rms_norm(x, shared.norms[layer, 0], epsilon, normed)
         for t in prange(threads):
@@ -288,7 +282,7 @@ def step(x, position, threads, shape, shared, neurons, cosines, sines, keys, val
                     values[layer, kv],
                     begin,
                     end,
-                    shape.attention_scale,
+                    scale,
                     shape.attention_cap,
                     weights[t],
                     mixed[h * head_dim : (h + 1) * head_dim],

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,22 +13,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..errors import UserError
+from ..files import cache_root
 
 MANIFEST = "manifest.json"
 _UNFINISHED = ".unfinished-"
-
-
-def cache_root() -> Path:
-    """Where this project keeps files between runs: TDA_DEMO_CACHE, else ``tda-demo`` in the user's cache folder."""
-    if chosen := os.environ.get("TDA_DEMO_CACHE"):
-        return Path(chosen).expanduser()
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "tda-demo"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "tda-demo"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "tda-demo"
-    return Path.home() / ".cache" / "tda-demo"
 
 
 def cached_folder(name: str, fill: Callable[[Path], None], needs_bytes: int) -> Path:
