@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .models import LoadedModel, load_model
     from .race import RaceSettings
 
-# How long OpenMP's threads spin before they sleep, read when torch loads it. The default assumes cores to itself; beside
-# another busy process a spinning thread keeps the one it waits for off the core, and steps take ten times as long.
+# How long OpenMP's threads spin before they sleep, read when torch loads it. The default assumes cores to itself:
+# beside another busy process a spinning thread keeps the one it waits for off the core, and steps take ten times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 _HOME = {

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, Phi3Config, Qwen3Config
 from tda_demo import metrics
 from tda_demo.decode.arm import engine_for
 from tda_demo.decode.cpu_layout import has_layout
-from tda_demo.decode.cpu_step import CpuStepEngine, pack
+from tda_demo.decode.cpu_step import CpuStepEngine
 from tda_demo.kernels.formats import FORMATS
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.models import LoadedModel
@@ -98,10 +98,20 @@ def test_activations_are_those_of_the_blocks() -> None:
 
 
 def test_packing_everything_copies_nothing() -> None:
-    lm = tiny()
-    neurons = CpuStepEngine(lm).layout.neurons
+    packer = CpuStepEngine(tiny()).packer
     everything = ActiveSets((torch.arange(70),) * 3, (70,) * 3)
-    assert pack(neurons, everything) is neurons
+    assert packer.pack(everything).neurons is packer.layout.neurons
+
+
+def test_packed_sets_in_use_share_no_memory_and_given_back_memory_is_used_again() -> None:
+    packer = CpuStepEngine(tiny()).packer
+    many, few = (ActiveSets((torch.arange(count),) * 3, (70,) * 3) for count in (40, 20))
+    first, second = packer.pack(many), packer.pack(many)
+    assert not np.shares_memory(first.neurons.gate, second.neurons.gate)
+    packer.take_back(first)
+    third = packer.pack(few)
+    assert np.shares_memory(third.neurons.gate, first.neurons.gate)
+    assert np.array_equal(third.neurons.up[20:40], packer.layout.neurons.up[70:90])
 
 
 @pytest.mark.parametrize(("family", "expected"), [("opt", False), ("gpt_neox", False), ("llama", True)])

@@ -17,17 +17,18 @@ from ..progress import Progress, Report, silent
 from .arm import Judgement, Prefill
 from .cpu_layout import Layout, read_layout, rope_tables
 from .eager import EagerEngine
+from .packing import Packer, neuron_bytes
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
     from ..models import LoadedModel
 
-_layouts: weakref.WeakKeyDictionary[PreTrainedModel, Layout] = weakref.WeakKeyDictionary()
+_packers: weakref.WeakKeyDictionary[PreTrainedModel, Packer] = weakref.WeakKeyDictionary()
 
 
 class CpuStepEngine:
-    """The compiled step, for decoders of the common layout."""
+    """The compiled step, for decoders of the common layout. A model's arrays are made once for all races on it."""
 
     name = "compiled CPU step"
 
@@ -36,20 +37,24 @@ class CpuStepEngine:
         self.eager = EagerEngine(lm)
 
     @property
+    def packer(self) -> Packer:
+        if self.lm.model not in _packers:
+            _packers[self.lm.model] = Packer(read_layout(self.lm))
+        return _packers[self.lm.model]
+
+    @property
     def layout(self) -> Layout:
-        """The model's arrays, made once for all races on it."""
-        if self.lm.model not in _layouts:
-            _layouts[self.lm.model] = read_layout(self.lm)
-        return _layouts[self.lm.model]
+        return self.packer.layout
 
     def warm_up(self, report: Report = silent) -> None:
         self.eager.warm_up(report)
-        if self.lm.model in _layouts:
+        if self.lm.model in _packers:
             return
         report(Progress("Preparing the compiled step", 0, 0, "steps"))
         first = CpuStepArm(self.lm, self.layout, self.layout.neurons, 1)
         first.step(0)
-        _gather(self.layout.neurons, np.zeros(1, np.int64), self.layout.neurons.first)
+        one = torch.zeros(1, dtype=torch.int64)
+        self.packer.pack(ActiveSets((one,) * len(self.lm.blocks), tuple(block.d_ff for block in self.lm.blocks)))
 
     def prefill(self, ids: list[int], selector: Selector) -> Prefill:
         return self.eager.prefill(ids, selector)
@@ -59,9 +64,11 @@ class CpuStepEngine:
 
     def sparse_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
         begin = time.perf_counter()
-        neurons = pack(self.layout.neurons, prefill.active)
+        packed = self.packer.pack(prefill.active)
         packing_ms = (time.perf_counter() - begin) * 1e3
-        return CpuStepArm(self.lm, self.layout, neurons, prefill.tokens + room, prefill.cache, packing_ms)
+        arm = CpuStepArm(self.lm, self.layout, packed.neurons, prefill.tokens + room, prefill.cache, packing_ms)
+        weakref.finalize(arm, self.packer.take_back, packed)
+        return arm
 
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         return self.eager.judge(prefill, tokens)
@@ -130,30 +137,3 @@ class CpuStepArm:
             self.keys[layer, :, :tokens] = cached.keys[0].numpy()
             self.values[layer, :, :tokens] = cached.values[0].numpy()
         return prompt_cache.get_seq_length()
-
-
-def pack(neurons: cpu.Neurons, active: ActiveSets) -> cpu.Neurons:
-    """Copies of the active neurons' records; the same arrays where all are active."""
-    if not any(active.sparsity()):
-        return neurons
-    chosen = np.concatenate(
-        [indices.numpy() + start for indices, start in zip(active.indices, neurons.first, strict=False)]
-    )
-    return _gather(neurons, chosen, np.concatenate([[0], np.cumsum(active.counts())]))
-
-
-def _gather(neurons: cpu.Neurons, chosen: np.ndarray, first: np.ndarray) -> cpu.Neurons:
-    threads = torch.get_num_threads()
-    matrices = [np.empty((len(chosen), part.shape[1]), part.dtype) for part in neurons[:3]]
-    with cores(threads):
-        for part, copy in zip(neurons[:3], matrices, strict=False):
-            cpu.gather(part, chosen, threads, copy)
-    vectors = {name: getattr(neurons, name)[chosen] for name in ("gate_scale", "up_scale", "gate_bias", "up_bias")}
-    return cpu.Neurons(gate=matrices[0], up=matrices[1], down=matrices[2], first=first, **vectors)
-
-
-def neuron_bytes(neurons: cpu.Neurons) -> int:
-    """What a step reads of them; scales and biases only where the format and the model have them."""
-    codes = sum(part.nbytes for part in neurons[:3])
-    scales = neurons.gate_scale.nbytes + neurons.up_scale.nbytes if neurons.gate.dtype == np.int8 else 0
-    return codes + scales + sum(bias.nbytes for bias in (neurons.gate_bias, neurons.up_bias) if bias.any())

@@ -178,7 +178,7 @@ def _weighted_rows(codes, weights, first, last, out):
 
 @njit(fastmath=_FAST, nogil=True)
 def _mlp(neurons, x, first, last, activation, up, activations, out):
-    """What the neurons first to last give, down's scales aside, in ``out`` [d]; ``up`` is scratch, float32 [neurons]."""
+    """What the neurons first to last give, down's scales aside, in ``out`` [d]; ``up`` [neurons] is scratch."""
     _matvec(neurons.gate, neurons.gate_scale, x, first, last, activations)
     _matvec(neurons.up, neurons.up_scale, x, first, last, up)
     for i in range(first, last):
