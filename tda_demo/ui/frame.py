@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Outputs = dict[str, Any]
 
-_PLOT_SECONDS = 0.3
+_PLOT_SECONDS = 0.6
 _BEFORE = ("empty", "queued", "loading", "failed")
 _TONES = {"failed": "error"}
 

@@ -19,7 +19,7 @@ from .runs import race_job
 from .view import RaceView, Waiting
 from .worker import Ticket, Worker
 
-_FRAME_SECONDS = 0.12
+_FRAME_SECONDS = 0.15
 _WAITING_SECONDS = 1.0  # a frame of those who wait: each one takes a little time from the race
 _STATE_SECONDS = 0.25
 
@@ -51,7 +51,7 @@ class Service:
         return request, self.worker.submit(owner, partial(race_job, self.models, request, self.limits))
 
     def race(self, owner: str, wishes: dict[str, Any]) -> Iterator[Outputs]:
-        """A race for the page: what changed, by component name, about eight times a second. Closing it ends the run."""
+        """A race for the page: what changed, by component name, about six times a second. Closing it ends the run."""
         try:
             request, ticket = self.submit(owner, wishes)
         except UserError as error:
