@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .race import RaceSettings
 
 # How long OpenMP's threads spin before they sleep, read when torch loads it. The default assumes cores to itself:
-# beside another busy process a spinning thread keeps the one it waits for off the core, and steps take ten times longer.
+# beside another busy process a spinning thread keeps the one it waits for off the core: steps take ten times longer.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 _HOME = {
