@@ -1,4 +1,4 @@
-"""The page: ``python app.py [--port N] [--host H] [--allow-any-model]``."""
+"""The page: ``python app.py [--port N] [--host H] [--allow-any-model] [--threads N]``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ parser = argparse.ArgumentParser(description="A dense decoder and the same model
 parser.add_argument("--port", type=int, default=None, help="default: the first free one from 7860")
 parser.add_argument("--host", default=None, help="default: 127.0.0.1; 0.0.0.0 lets other machines in")
 parser.add_argument("--allow-any-model", action="store_true", help="visitors may name any hub id or local path")
+parser.add_argument("--threads", type=int, default=None, help="default: the cores this process may use")
 options, _ = parser.parse_known_args()
+if options.threads is not None:
+    os.environ["OMP_NUM_THREADS"] = str(max(1, options.threads))  # read when torch is loaded, beside the page
 demo = make_page(options.allow_any_model)
 
 if __name__ == "__main__":

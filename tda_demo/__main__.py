@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--model", metavar="M", help="a hub id, a folder or a .gguf file; default: the embedded model")
     bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     bench.add_argument("--precision", metavar="P", help="one precision; default: all")
+    bench.add_argument("--threads", type=int, metavar="N", help="default: the cores this process may use")
     bench.add_argument("--json", metavar="FILE", help="write the rows there; - prints them instead of the table")
     bench.set_defaults(command=_bench)
 
@@ -71,9 +72,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", help="a hub id, a folder or a .gguf file; default: the embedded model")
     parser.add_argument("--precision", metavar="P")
     parser.add_argument("--device", metavar="D", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: the cores this process may use")
 
 
 def _race(options: argparse.Namespace) -> None:
+    from .environment import use_threads
     from .models import load_model
     from .race import Finished, RaceSettings, Stepped, race
     from .result import summary
@@ -82,6 +85,7 @@ def _race(options: argparse.Namespace) -> None:
     settings = RaceSettings(options.max_new_tokens, options.temperature, options.top_p, options.seed)
     result: RaceResult | None = None
     stepped = 0
+    use_threads(options.threads)
     with terminal_bar() as report:
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
         for event in race(lm, method, options.prompt, settings, report=report):
@@ -99,8 +103,10 @@ def _race(options: argparse.Namespace) -> None:
 
 def _calibrate(options: argparse.Namespace) -> None:
     from .calibrate import calibrate, kept_table_path, read_passages, save_table, shipped_passages
+    from .environment import use_threads
     from .models import load_model
 
+    use_threads(options.threads)
     passages = read_passages(options.text) if options.text else shipped_passages()
     with terminal_bar() as report:
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
@@ -114,10 +120,11 @@ def _bench(options: argparse.Namespace) -> None:
     import torch
 
     from .bench import bench, markdown
-    from .environment import describe
+    from .environment import describe, use_threads
 
     if options.device != "cpu":
         raise UserError("The speed table measures the CPU so far; use --device cpu.")
+    use_threads(options.threads)
     with terminal_bar() as report:
         table = bench(options.model, options.precision, report=report)
     if options.json is not None:

@@ -10,6 +10,10 @@ from typing import Any
 import psutil
 import torch
 
+from .errors import UserError
+
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
 
 def available_cores() -> int:
     """Cores this process may use: its CPU affinity, and the cgroup's quota where one is set (containers, Spaces)."""
@@ -22,10 +26,22 @@ def available_cores() -> int:
 
 def _cgroup_quota() -> int | None:
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = _CGROUP_QUOTA.read_text().split()
         return None if quota == "max" else -(-int(quota) // int(period))
     except (OSError, ValueError):
         return None
+
+
+def use_threads(asked: int | None) -> None:
+    """Sets how many threads every kernel uses; None lowers torch's own choice to the cores this process may use.
+
+    Raises:
+        UserError: ``asked`` is below 1 or above the cores there are.
+    """
+    cores = available_cores()
+    if asked is not None and not 1 <= asked <= cores:
+        raise UserError(f"{asked} threads: this process may use 1 to {cores}.")
+    torch.set_num_threads(asked or min(torch.get_num_threads(), cores))
 
 
 def cpu_name() -> str:

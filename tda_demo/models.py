@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .environment import use_threads
 from .errors import UserError
 from .feedforward import FeedForward, find_blocks
 from .precision import PRECISIONS, choose, model_dtype, round_weights
@@ -113,6 +114,7 @@ def load_model(
     Raises:
         UserError: anything the user can mend, in one sentence.
     """
+    use_threads(None)
     place = _device(device)
     precision = choose(precision, place)
     weights = find_weights(name, report)

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-ASSETS = Path(__file__).parent.parent / "assets"
+from tda_demo.calibrate import shipped_passages
+from tda_demo.weights.embedded import WHEEL_SHA256
+
+ROOT = Path(__file__).parent.parent
+ASSETS = ROOT / "assets"
 PASSAGES: list[dict] = [json.loads(line) for line in (ASSETS / "passages.jsonl").read_text("utf-8").splitlines()]
 CALIBRATION = [passage for passage in PASSAGES if not passage["held_out"]]
 HELD_OUT = [passage for passage in PASSAGES if passage["held_out"]]
@@ -89,3 +93,19 @@ def test_example_is_well_formed(example: dict) -> None:
 
 def test_one_example_is_a_longer_text_to_work_on() -> None:
     assert max(len(example["prompt"].split()) for example in EXAMPLES) >= 120
+
+
+def test_readme_card_asks_for_the_gradio_that_is_pinned() -> None:
+    (pinned,) = re.findall(r"^gradio==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    (asked,) = re.findall(r"^sdk_version: (\S+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert asked == pinned
+
+
+def test_shipped_thresholds_are_of_the_embedded_model_and_the_shipped_passages() -> None:
+    tables = [json.loads(path.read_text(encoding="utf-8")) for path in (ASSETS / "thresholds").iterdir()]
+    assert {table["weighted"] for table in tables} == {False, True}
+    for table in tables:
+        assert table["fingerprint"] == WHEEL_SHA256
+        assert table["data_sha256"] == shipped_passages().sha256
+        assert len(table["thresholds"]) == 30
+        assert all(layer == sorted(layer) and layer[0] == 0 for layer in table["thresholds"])

@@ -78,6 +78,8 @@ def test_methods_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None
         (["race", "w5", "--set", "online=maybe"], "'maybe' is not true or false"),
         (["race", "w5", "--method", "magic"], "There is no method 'magic'"),
         (["calibrate", "--text", "nowhere.txt"], "Cannot read nowhere.txt"),
+        (["race", "w5", "--threads", "0"], "0 threads: this process may use 1 to"),
+        (["race", "w5", "--threads", "4000"], "4000 threads"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
