@@ -48,7 +48,7 @@ def model_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 @torch.no_grad()
 def round_weights(model: PreTrainedModel, precision: str) -> None:
-    """Rounds every matrix of a float32 model, in place, to what the kernels' format holds.
+    """Rounds every matrix of a float32 model to what the kernels' format holds.
 
     Norms and biases stay float32, as in the kernels.
     """
@@ -56,4 +56,4 @@ def round_weights(model: PreTrainedModel, precision: str) -> None:
         return
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            module.weight.copy_(rounded(module.weight, precision))
+            module.weight.data = rounded(module.weight, precision)  # of the parameter, which an embedding may share

@@ -60,7 +60,7 @@ def decode(rows: Rows) -> torch.Tensor:
     """The float32 [rows, columns] values that ``rows`` stands for."""
     if rows.codes.dtype == np.uint16:
         return torch.from_numpy(rows.codes.view(np.int16)).view(torch.bfloat16).float()
-    return torch.from_numpy(rows.codes.astype(np.float32) * rows.scales[:, None])
+    return torch.from_numpy(rows.codes).float() * torch.from_numpy(rows.scales)[:, None]
 
 
 def rounded(weight: torch.Tensor, precision: str) -> torch.Tensor:
