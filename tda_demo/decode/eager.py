@@ -108,8 +108,9 @@ class EagerArm:
         self.packing_ms = packing_ms
         self._seen: list[torch.Tensor] = []
         # Both arms carry these hooks, so the time they take falls on both alike.
+        seen = self._seen  # not self: a cycle would keep the arm's copies until the garbage collector runs
         for block in find_blocks(model):
-            block.down.register_forward_pre_hook(lambda _module, inputs: self._seen.append(inputs[0]))
+            block.down.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
 
     @torch.inference_mode()
     def step(self, token: int) -> torch.Tensor:
