@@ -82,16 +82,20 @@ class _TopShare(Selector):
 
 
 class _ReadBandwidth:
-    """How fast the cores read an array much larger than their caches."""
+    """How fast the cores read an array much larger than their caches; measured as the contestants are."""
 
     def __init__(self) -> None:
         self.array = torch.ones(256 * 2**20 // 4)
         self.readings: list[float] = []
 
-    def measure(self) -> None:
+    def measure(self, settings: BenchSettings) -> None:
+        rates = [self._rate() for _ in range(settings.settle + settings.block)]
+        self.readings.append(float(np.median(rates[settings.settle :])))
+
+    def _rate(self) -> float:
         begin = time.perf_counter()
         self.array.sum()
-        self.readings.append(self.array.nbytes / (time.perf_counter() - begin) / 1e9)
+        return self.array.nbytes / (time.perf_counter() - begin) / 1e9
 
     @property
     def gb_per_second(self) -> float:
@@ -116,7 +120,7 @@ def bench(
     bandwidth = _ReadBandwidth()
     for turn in range(settings.rounds + 1):
         report(Progress("Measuring", turn, settings.rounds, "rounds"))
-        bandwidth.measure()
+        bandwidth.measure(settings)
         for contestant in contestants:
             times = contestant.decoder.times_ms(settings.settle + settings.block)[settings.settle :]
             if turn > 0:  # the first round compiles, maps pages and wakes threads

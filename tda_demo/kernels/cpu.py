@@ -11,15 +11,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange, types
-from numba.extending import overload
+from numba import njit, prange
 
-# Sums may be reordered and fused, so that they vectorise; NaN and infinity keep their meaning.
-_FAST = {"reassoc", "contract", "nsz", "arcp"}
+from .rows import FAST, f32, matvec, weighted_rows
 
 SILU, GELU_TANH, GELU_ERF, RELU = range(4)
-
-f32 = np.float32
 
 
 class Shape(NamedTuple):
@@ -71,19 +67,7 @@ class Neurons(NamedTuple):
     first: np.ndarray  # int64 [layers + 1]
 
 
-def _widen(code):
-    raise NotImplementedError("only inside compiled code")
-
-
-@overload(_widen, inline="always")
-def _widen_compiled(code):
-    """One stored value as float32, its scale aside."""
-    if code == types.uint16:
-        return lambda code: np.uint32(np.uint32(code) << np.uint32(16)).view(np.float32)
-    return lambda code: np.float32(code)
-
-
-@njit(fastmath=_FAST, nogil=True, inline="always")
+@njit(fastmath=FAST, nogil=True, inline="always")
 def _exp(x):
     """exp in float32 to about 1e-7, of plain arithmetic, so that loops over it vectorise."""
     scaled = min(max(x, f32(-87.0)), f32(88.0)) * f32(1.4426950408889634)
@@ -99,12 +83,12 @@ def _exp(x):
     return power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@njit(fastmath=_FAST, nogil=True, inline="always")
+@njit(fastmath=FAST, nogil=True, inline="always")
 def _tanh(x):
     return f32(1) - f32(2) / (_exp(f32(2) * x) + f32(1))
 
 
-@njit(fastmath=_FAST, nogil=True, inline="always")
+@njit(fastmath=FAST, nogil=True, inline="always")
 def _activate(x, activation):
     if activation == SILU:
         return x / (f32(1) + _exp(-x))
@@ -115,7 +99,7 @@ def _activate(x, activation):
     return max(x, f32(0))
 
 
-@njit(fastmath=_FAST, nogil=True)
+@njit(fastmath=FAST, nogil=True)
 def _rms_norm(x, weight, epsilon, out):
     total = f32(0)
     for j in range(x.shape[0]):
@@ -125,69 +109,18 @@ def _rms_norm(x, weight, epsilon, out):
         out[j] = x[j] * factor * weight[j]
 
 
-@njit(fastmath=_FAST, nogil=True)
-def _matvec(codes, scales, x, first, last, out):
-    """out[i] = row i times x, for rows first to last.
-
-    Four rows share each load of x. They lie a quarter of the range apart, so that the processor sees four streams, each
-    read front to back; four neighbouring rows would look to its prefetcher like jumps to and fro.
-    """
-    columns = x.shape[0]
-    quarter = (last - first) // 4
-    for i in range(first, first + quarter):
-        j1, j2, j3 = i + quarter, i + 2 * quarter, i + 3 * quarter
-        row_0, row_1, row_2, row_3 = codes[i], codes[j1], codes[j2], codes[j3]
-        sum_0, sum_1, sum_2, sum_3 = f32(0), f32(0), f32(0), f32(0)
-        for j in range(columns):
-            sum_0 += _widen(row_0[j]) * x[j]
-            sum_1 += _widen(row_1[j]) * x[j]
-            sum_2 += _widen(row_2[j]) * x[j]
-            sum_3 += _widen(row_3[j]) * x[j]
-        out[i] = sum_0 * scales[i]
-        out[j1] = sum_1 * scales[j1]
-        out[j2] = sum_2 * scales[j2]
-        out[j3] = sum_3 * scales[j3]
-    for i in range(first + 4 * quarter, last):
-        row = codes[i]
-        total = f32(0)
-        for j in range(columns):
-            total += _widen(row[j]) * x[j]
-        out[i] = total * scales[i]
-
-
-@njit(fastmath=_FAST, nogil=True)
-def _weighted_rows(codes, weights, first, last, out):
-    """out = sum of weights[i] times row i, rows first to last: a product with the transpose. Four streams as above."""
-    columns = out.shape[0]
-    for j in range(columns):
-        out[j] = f32(0)
-    quarter = (last - first) // 4
-    for i in range(first, first + quarter):
-        j1, j2, j3 = i + quarter, i + 2 * quarter, i + 3 * quarter
-        row_0, row_1, row_2, row_3 = codes[i], codes[j1], codes[j2], codes[j3]
-        weight_0, weight_1, weight_2, weight_3 = weights[i], weights[j1], weights[j2], weights[j3]
-        for j in range(columns):
-            out[j] += (weight_0 * _widen(row_0[j]) + weight_1 * _widen(row_1[j])) + (
-                weight_2 * _widen(row_2[j]) + weight_3 * _widen(row_3[j])
-            )
-    for i in range(first + 4 * quarter, last):
-        row, weight = codes[i], weights[i]
-        for j in range(columns):
-            out[j] += weight * _widen(row[j])
-
-
-@njit(fastmath=_FAST, nogil=True)
+@njit(fastmath=FAST, nogil=True)
 def _mlp(neurons, x, first, last, activation, up, activations, out):
     """What the neurons first to last give, down's scales aside, in ``out`` [d]; ``up`` [neurons] is scratch."""
-    _matvec(neurons.gate, neurons.gate_scale, x, first, last, activations)
-    _matvec(neurons.up, neurons.up_scale, x, first, last, up)
+    matvec(neurons.gate, neurons.gate_scale, x, first, last, activations)
+    matvec(neurons.up, neurons.up_scale, x, first, last, up)
     for i in range(first, last):
         gate = activations[i] + neurons.gate_bias[i]
         activations[i] = _activate(gate, activation) * (up[i] + neurons.up_bias[i])
-    _weighted_rows(neurons.down, activations, first, last, out)
+    weighted_rows(neurons.down, activations, first, last, out)
 
 
-@njit(fastmath=_FAST, nogil=True)
+@njit(fastmath=FAST, nogil=True)
 def _rotate(head, cosine, sine):
     """Rotary embedding of one head in place: pairs (j, j + half), what lies beyond them unchanged."""
     half = cosine.shape[0]
@@ -197,13 +130,13 @@ def _rotate(head, cosine, sine):
         head[j + half] = b * cosine[j] + a * sine[j]
 
 
-@njit(fastmath=_FAST, nogil=True)
+@njit(fastmath=FAST, nogil=True)
 def _attend(query, keys, values, begin, end, scale, cap, weights, out):
     """Softmax attention of one head over positions begin to end of ``keys`` and ``values`` [positions, head_dim].
 
     ``scale`` float32 [positions] holds the same number everywhere; ``weights`` [positions] is scratch.
     """
-    _matvec(keys, scale, query, begin, end, weights)
+    matvec(keys, scale, query, begin, end, weights)
     if cap > 0:
         for p in range(begin, end):
             weights[p] = f32(cap) * _tanh(weights[p] / f32(cap))
@@ -214,12 +147,12 @@ def _attend(query, keys, values, begin, end, scale, cap, weights, out):
     for p in range(begin, end):
         weights[p] = _exp(weights[p] - highest)
         total += weights[p]
-    _weighted_rows(values, weights, begin, end, out)
+    weighted_rows(values, weights, begin, end, out)
     for j in range(out.shape[0]):
         out[j] /= total
 
 
-@njit(fastmath=_FAST, nogil=True)
+@njit(fastmath=FAST, nogil=True)
 def _add(x, update, weight, epsilon, normalise):
     """x += update, normalised first where the family has output norms."""
     if normalise:
@@ -228,7 +161,7 @@ def _add(x, update, weight, epsilon, normalise):
         x[j] += update[j]
 
 
-@njit(parallel=True, fastmath=_FAST, nogil=True, cache=True)
+@njit(parallel=True, fastmath=FAST, nogil=True, cache=True)
 def step(x, position, threads, shape, shared, neurons, cosines, sines, keys, values, activations, logits):
     """One decode step.
 
@@ -251,7 +184,7 @@ def step(x, position, threads, shape, shared, neurons, cosines, sines, keys, val
     for layer in range(layers):
         _rms_norm(x, shared.norms[layer, 0], epsilon, normed)
         for t in prange(threads):
-            _matvec(
+            matvec(
                 shared.qkv[layer],
                 shared.qkv_scale[layer],
                 normed,
@@ -288,7 +221,7 @@ def step(x, position, threads, shape, shared, neurons, cosines, sines, keys, val
                     mixed[h * head_dim : (h + 1) * head_dim],
                 )
         for t in prange(threads):
-            _matvec(
+            matvec(
                 shared.out[layer],
                 shared.out_scale[layer],
                 mixed,
@@ -324,7 +257,7 @@ def step(x, position, threads, shape, shared, neurons, cosines, sines, keys, val
     vocabulary = logits.shape[0]
     for t in prange(threads):
         begin, last = vocabulary * t // threads, vocabulary * (t + 1) // threads
-        _matvec(shared.head, shared.head_scale, normed, begin, last, logits)
+        matvec(shared.head, shared.head_scale, normed, begin, last, logits)
         if shape.final_cap > 0:
             for i in range(begin, last):
                 logits[i] = f32(shape.final_cap) * _tanh(logits[i] / f32(shape.final_cap))

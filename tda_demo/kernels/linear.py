@@ -12,8 +12,8 @@ import torch
 from numba import get_num_threads, njit, prange
 from torch import nn
 
-from .cpu import _FAST, _matvec, _widen, f32
 from .formats import Rows, encode
+from .rows import FAST, f32, matvec, weighted_rows
 
 _NO_BIAS = np.empty(0, np.float32)
 
@@ -86,19 +86,19 @@ def _bias(linear: nn.Linear) -> np.ndarray:
     return _NO_BIAS if linear.bias is None else linear.bias.detach().float().numpy()
 
 
-@njit(parallel=True, fastmath=_FAST, nogil=True, cache=True)
+@njit(parallel=True, fastmath=FAST, nogil=True, cache=True)
 def row_product(codes, scales, bias, x, threads, out):
     """out[i] = codes[i] times x, scaled, plus bias[i]; codes [rows, columns], an empty bias is none."""
     rows = codes.shape[0]
     for t in prange(threads):
         first, last = rows * t // threads, rows * (t + 1) // threads
-        _matvec(codes, scales, x, first, last, out)
+        matvec(codes, scales, x, first, last, out)
         if bias.shape[0] > 0:
             for i in range(first, last):
                 out[i] += bias[i]
 
 
-@njit(parallel=True, fastmath=_FAST, nogil=True, cache=True)
+@njit(parallel=True, fastmath=FAST, nogil=True, cache=True)
 def neuron_product(codes, scales, bias, activations, threads, out):
     """out = the sum over neurons of activation times row of codes [neurons, d], scaled, plus bias.
 
@@ -107,7 +107,7 @@ def neuron_product(codes, scales, bias, activations, threads, out):
     neurons, width = codes.shape
     partial = np.empty((threads, width), f32)
     for t in prange(threads):
-        _weighted_sum(codes, activations, neurons * t // threads, neurons * (t + 1) // threads, partial[t])
+        weighted_rows(codes, activations, neurons * t // threads, neurons * (t + 1) // threads, partial[t])
     for j in range(width):
         total = f32(0)
         for t in range(threads):
@@ -116,25 +116,3 @@ def neuron_product(codes, scales, bias, activations, threads, out):
     if bias.shape[0] > 0:
         for j in range(width):
             out[j] += bias[j]
-
-
-@njit(fastmath=_FAST, nogil=True)
-def _weighted_sum(codes, weights, first, last, out):
-    """out = sum of weights[i] times row i, for rows first to last.
-
-    Four rows share each load and store of out; they lie a quarter of the range apart, as in the row products.
-    """
-    columns = out.shape[0]
-    for j in range(columns):
-        out[j] = f32(0)
-    quarter = (last - first) // 4
-    for i in range(first, first + quarter):
-        i1, i2, i3 = i + quarter, i + 2 * quarter, i + 3 * quarter
-        row_0, row_1, row_2, row_3 = codes[i], codes[i1], codes[i2], codes[i3]
-        w_0, w_1, w_2, w_3 = weights[i], weights[i1], weights[i2], weights[i3]
-        for j in range(columns):
-            out[j] += w_0 * _widen(row_0[j]) + w_1 * _widen(row_1[j]) + w_2 * _widen(row_2[j]) + w_3 * _widen(row_3[j])
-    for i in range(first + 4 * quarter, last):
-        row, w = codes[i], weights[i]
-        for j in range(columns):
-            out[j] += w * _widen(row[j])
