@@ -1,0 +1,38 @@
+"""``bench``: the speed table."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from ..errors import UserError
+from ..progress import terminal_bar
+from .shared import Commands, add_threads, write_json
+
+
+def add(commands: Commands) -> None:
+    bench = commands.add_parser("bench", help="measure decoding speed: transformers, dense, packed active sets")
+    bench.add_argument("--model", metavar="M", help="a hub id, a folder or a .gguf file; default: the embedded model")
+    bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    bench.add_argument("--precision", metavar="P", help="one precision; default: all")
+    add_threads(bench)
+    bench.add_argument("--json", metavar="FILE", help="write the rows there; - prints them instead of the table")
+    bench.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    import torch
+
+    from ..bench import bench, markdown
+    from ..environment import describe, use_threads
+
+    if options.device != "cpu":
+        raise UserError("The speed table measures the CPU so far; use --device cpu.")
+    use_threads(options.threads)
+    with terminal_bar() as report:
+        table = bench(options.model, options.precision, report=report)
+    if options.json is not None:
+        write_json([dataclasses.asdict(row) for row in table.rows], options.json)
+    if options.json != "-":
+        environment = describe(torch.device("cpu"), options.precision or "all")
+        print(markdown(table.rows, environment, table.read_gb_per_second))

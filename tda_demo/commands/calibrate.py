@@ -1,0 +1,33 @@
+"""``calibrate``: a model's thresholds, kept for its races."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..progress import terminal_bar
+from .shared import Commands, add_model
+
+
+def add(commands: Commands) -> None:
+    calibrate = commands.add_parser("calibrate", help="find a model's thresholds and keep them for its races")
+    add_model(calibrate)
+    calibrate.add_argument("--text", type=Path, metavar="FILE", help="documents separated by lines holding only ###")
+    calibrate.add_argument("--weighted", action="store_true", help="for the score times the output norm")
+    calibrate.add_argument("--out", type=Path, metavar="FILE", help="write the table there instead of the user's cache")
+    calibrate.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..calibrate import calibrate, kept_table_path, read_passages, save_table, shipped_passages
+    from ..environment import use_threads
+    from ..models import load_model
+
+    use_threads(options.threads)
+    passages = read_passages(options.text) if options.text else shipped_passages()
+    with terminal_bar() as report:
+        lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
+        table = calibrate(lm, passages, weighted=options.weighted, report=report)
+    path = options.out or kept_table_path(lm, options.weighted)
+    save_table(table, path)
+    print(f"{path}: {len(table.thresholds)} layers, {table.passages} passages, {table.tokens} tokens")

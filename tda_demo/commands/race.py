@@ -1,0 +1,51 @@
+"""``race``: the dense model against a method, on one prompt."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..progress import Progress, terminal_bar
+from .shared import Commands, add_json, add_method, add_model, chosen_method, write_json
+
+if TYPE_CHECKING:
+    from ..result import RaceResult
+
+
+def add(commands: Commands) -> None:
+    race = commands.add_parser("race", help="race the dense model against a method on one prompt")
+    race.add_argument("prompt", metavar="PROMPT")
+    add_model(race)
+    add_method(race)
+    race.add_argument("--max-new-tokens", type=int, default=128, metavar="N")
+    race.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
+    race.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    race.add_argument("--seed", type=int, default=0, metavar="S")
+    add_json(race)
+    race.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..environment import use_threads
+    from ..models import load_model
+    from ..race import Finished, RaceSettings, Stepped, race
+    from ..result import summary
+
+    method = chosen_method(options.method, options.set)
+    settings = RaceSettings(options.max_new_tokens, options.temperature, options.top_p, options.seed)
+    result: RaceResult | None = None
+    stepped = 0
+    use_threads(options.threads)
+    with terminal_bar() as report:
+        lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
+        for event in race(lm, method, options.prompt, settings, report=report):
+            if isinstance(event, Stepped):
+                stepped += 1
+                report(Progress("Racing", stepped, 2 * settings.max_new_tokens, "tokens"))
+            elif isinstance(event, Finished):
+                result = event.result
+    assert result is not None, "a race ends with Finished"
+    if options.json is None:
+        print(summary(result))
+    else:
+        write_json(result.to_json(), options.json)

@@ -1,0 +1,64 @@
+"""What several commands take and how they print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..files import write_text
+
+if TYPE_CHECKING:
+    from ..methods import Method
+
+Commands = Any  # argparse names the type of what add_subparsers returns only privately
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Which model, how it is held, and where it runs."""
+    parser.add_argument("--model", metavar="M", help="a hub id, a folder or a .gguf file; default: the embedded model")
+    parser.add_argument("--precision", metavar="P")
+    parser.add_argument("--device", metavar="D", help="cpu or cuda")
+    add_threads(parser)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, metavar="N", help="default: the cores this process may use")
+
+
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """Which method, and its settings; ``chosen_method`` reads them."""
+    parser.add_argument("--method", default="tda", metavar="NAME", help="see `python -m tda_demo methods`; default tda")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="K=V", help="a setting, e.g. cett=0.2; repeatable"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="write the result there; - prints it")
+
+
+def chosen_method(name: str, assignments: Sequence[str]) -> Method:
+    """The method ``name`` with settings like ``["cett=0.2"]``.
+
+    Raises:
+        UserError: there is no such method or setting, or a value is out of its range.
+    """
+    from ..methods import METHODS
+    from ..methods.settings import parse
+
+    if name not in METHODS:
+        raise UserError(f"There is no method '{name}'; there are: {', '.join(METHODS)}.")
+    return METHODS[name](**parse(METHODS[name], assignments))
+
+
+def write_json(content: dict[str, Any] | list[dict[str, Any]], destination: str) -> None:
+    """To the file ``destination``, or to stdout where it is "-"."""
+    text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
+    if destination == "-":
+        print(text)
+    else:
+        write_text(Path(destination), text + "\n")
