@@ -87,6 +87,22 @@ def test_any_active_set_gives_the_logits_of_zeroed_neurons(counts: tuple[int, ..
     assert [each.shape[1] for each in arm.activations()] == list(counts)
 
 
+@pytest.mark.parametrize("precision", FORMATS)
+def test_in_place_computes_what_packed_copies_do_and_may_change_at_every_step(precision: str) -> None:
+    lm = stored(tiny(), precision)
+    engine = CpuStepEngine(lm)
+    sets = [random_sets(lm, counts) for counts in ((7, 70, 0), (70, 70, 70), (1, 33, 69))]
+    prefill = dataclasses.replace(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), active=sets[0])
+    arm = engine.in_place_arm(prefill, len(sets))
+    for position, active in enumerate(sets):
+        packed = engine.sparse_arm(dataclasses.replace(prefill, active=active), len(sets))
+        packed.keys[:], packed.values[:], packed.position = arm.keys, arm.values, arm.position
+        arm.activate(active)
+        assert torch.equal(arm.step(40 + position), packed.step(40 + position))
+        assert arm.weight_bytes == packed.weight_bytes
+        assert all(map(torch.equal, arm.activations(), packed.activations()))
+
+
 def test_activations_are_those_of_the_blocks() -> None:
     lm = tiny("gemma2")
     engine = CpuStepEngine(lm)

@@ -24,12 +24,12 @@ def case(rows: int, columns: int, seed: int) -> tuple[np.ndarray, np.ndarray, np
 
 @njit
 def product(codes, scales, x, first, last, out):
-    matvec(codes, scales, x, first, last, out)
+    matvec(codes, scales, x, None, first, last, out)
 
 
 @njit
 def transposed_product(codes, scales, weights, first, last, out):
-    weighted_rows(codes, scales, weights, first, last, out)
+    weighted_rows(codes, scales, weights, None, first, last, out)
 
 
 @settings(deadline=None)  # the first example compiles

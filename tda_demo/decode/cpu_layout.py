@@ -34,11 +34,15 @@ _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}  # their tables change with the
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A decoder as arrays, with all its ``neurons``; ``shared_bytes`` is what a step reads beside neurons."""
+    """A decoder as arrays, with all its ``neurons``, layer l's from ``first[l]`` on.
+
+    ``shared_bytes`` is what a step reads beside neurons.
+    """
 
     shape: cpu.Shape
     shared: cpu.Shared
     neurons: cpu.Neurons
+    first: np.ndarray  # int64 [layers + 1]
     shared_bytes: int
 
 
@@ -63,7 +67,8 @@ def read_layout(lm: LoadedModel) -> Layout:
     head = encode(whole.get_output_embeddings().weight, lm.precision)
     head_dim = attention[0].head_dim
     layers = range(len(attention))
-    neurons, output_scale = _neurons(lm)
+    first = np.concatenate([[0], np.cumsum([block.d_ff for block in lm.blocks])])
+    neurons, output_scale = _neurons(lm, first)
     shared = cpu.Shared(
         norms=np.stack([_norms(layer, config.hidden_size) for layer in model.layers]),
         head_norms=np.stack([_head_norms(each, head_dim) for each in attention]),
@@ -99,7 +104,7 @@ def read_layout(lm: LoadedModel) -> Layout:
     vectors += output_scale.nbytes if lm.precision == "int8" else 0
     embedding_row = 4 * config.hidden_size  # the token's row comes from the model's own float32 table
     shared_bytes = qkv.nbytes + out.nbytes + head.nbytes + vectors + embedding_row
-    return Layout(shape, shared, neurons, shared_bytes)
+    return Layout(shape, shared, neurons, first, shared_bytes)
 
 
 def rope_tables(model: PreTrainedModel, positions: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,12 +174,11 @@ def _head_norms(attention: Any, head_dim: int) -> np.ndarray:
     return np.stack([_norm_weight(attention.q_norm), _norm_weight(attention.k_norm)])
 
 
-def _neurons(lm: LoadedModel) -> tuple[cpu.Neurons, np.ndarray]:
+def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[cpu.Neurons, np.ndarray]:
     """Every neuron of every layer, and the scales [layers, d] of their outputs.
 
     Written layer by layer into place: these are the largest arrays there are.
     """
-    first = np.concatenate([[0], np.cumsum([block.d_ff for block in lm.blocks])])
     count, width = first[-1], lm.model.config.hidden_size
     like, like_down = encode(torch.zeros(1, width), lm.precision), encode_by_neuron(torch.zeros(width, 1), lm.precision)
     gate, up, down = (np.empty((count, *like.codes.shape[1:]), like.codes.dtype) for _ in range(3))
@@ -193,4 +197,4 @@ def _neurons(lm: LoadedModel) -> tuple[cpu.Neurons, np.ndarray]:
         output_scale[block.layer] = down_columns.output_scales
         if block.gate is not None:
             gate_bias[here], up_bias[here] = _bias(block.gate), _bias(block.up)
-    return cpu.Neurons(gate, up, down, gate_scale, up_scale, down_scale, gate_bias, up_bias, first), output_scale
+    return cpu.Neurons(gate, up, down, gate_scale, up_scale, down_scale, gate_bias, up_bias), output_scale

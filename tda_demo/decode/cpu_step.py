@@ -17,7 +17,7 @@ from ..progress import Progress, Report, silent
 from .arm import Judgement, Prefill
 from .cpu_layout import Layout, read_layout, rope_tables
 from .eager import EagerEngine
-from .packing import Packer, neuron_bytes
+from .packing import Packer, neuron_bytes, places
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -51,8 +51,7 @@ class CpuStepEngine:
         if self.lm.model in _packers:
             return
         report(Progress("Preparing the compiled step", 0, 0, "steps"))
-        first = CpuStepArm(self.lm, self.layout, self.layout.neurons, 1)
-        first.step(0)
+        CpuStepArm(self.lm, self.layout, self.layout.neurons, cpu.Active(self.layout.first, None), 1).step(0)
         one = torch.zeros(1, dtype=torch.int64)
         self.packer.pack(ActiveSets((one,) * len(self.lm.blocks), tuple(block.d_ff for block in self.lm.blocks)))
 
@@ -60,15 +59,22 @@ class CpuStepEngine:
         return self.eager.prefill(ids, selector)
 
     def dense_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
-        return CpuStepArm(self.lm, self.layout, self.layout.neurons, prefill.tokens + room, prefill.cache)
+        everything = cpu.Active(self.layout.first, None)
+        return CpuStepArm(self.lm, self.layout, self.layout.neurons, everything, prefill.tokens + room, prefill.cache)
 
     def sparse_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
         begin = time.perf_counter()
         packed = self.packer.pack(prefill.active)
         packing_ms = (time.perf_counter() - begin) * 1e3
-        arm = CpuStepArm(self.lm, self.layout, packed.neurons, prefill.tokens + room, prefill.cache, packing_ms)
+        positions = prefill.tokens + room
+        arm = CpuStepArm(self.lm, self.layout, packed.neurons, packed.active, positions, prefill.cache, packing_ms)
         weakref.finalize(arm, self.packer.take_back, packed)
         return arm
+
+    def in_place_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
+        """An arm that reads active neurons where they lie: ``activate`` may give it others before every step."""
+        active = places(self.layout, prefill.active)
+        return CpuStepArm(self.lm, self.layout, self.layout.neurons, active, prefill.tokens + room, prefill.cache)
 
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         return self.eager.judge(prefill, tokens)
@@ -82,6 +88,7 @@ class CpuStepArm:
         lm: LoadedModel,
         layout: Layout,
         neurons: cpu.Neurons,
+        active: cpu.Active,
         positions: int,
         prompt_cache: Cache | None = None,
         packing_ms: float = 0.0,
@@ -89,7 +96,7 @@ class CpuStepArm:
         self.layout = layout
         self.neurons = neurons
         self.packing_ms = packing_ms
-        self.weight_bytes = layout.shared_bytes + neuron_bytes(neurons)
+        self._use(active)
         table: Any = lm.model.get_input_embeddings()
         self.embeddings = table.weight.numpy()
         self.embedding_scale = np.float32(getattr(table, "embed_scale", 1.0))  # Gemma's
@@ -100,7 +107,15 @@ class CpuStepArm:
         self.values = np.zeros_like(self.keys)
         self.position = 0 if prompt_cache is None else self._fill(prompt_cache)
         self.logits = np.empty(len(layout.shared.head_scale), np.float32)
-        self.active = np.empty(len(neurons.gate), np.float32)
+
+    def activate(self, sets: ActiveSets) -> None:
+        """From the next step on the arm computes ``sets``; no copies are made. Only of an arm in place."""
+        self._use(places(self.layout, sets))
+
+    def _use(self, active: cpu.Active) -> None:
+        self.active = active
+        self.weight_bytes = self.layout.shared_bytes + neuron_bytes(self.neurons, active)
+        self.fired = np.empty(active.first[-1], np.float32)
 
     def step(self, token: int) -> torch.Tensor:
         if self.position == self.keys.shape[2]:  # compiled code would write beyond the cache
@@ -114,20 +129,20 @@ class CpuStepArm:
                 self.layout.shape,
                 self.layout.shared,
                 self.neurons,
+                self.active,
                 self.cosines,
                 self.sines,
                 self.keys,
                 self.values,
-                self.active,
+                self.fired,
                 self.logits,
             )
         self.position += 1
         return torch.from_numpy(self.logits)
 
     def activations(self) -> list[torch.Tensor]:
-        bounds = self.neurons.first.tolist()
-        active = torch.from_numpy(self.active)
-        return [active[None, begin:end] for begin, end in pairwise(bounds)]
+        fired = torch.from_numpy(self.fired)
+        return [fired[None, begin:end] for begin, end in pairwise(self.active.first.tolist())]
 
     def _fill(self, prompt_cache: Cache) -> int:
         """Copies the prompt's keys and values [1, kv_heads, T, head_dim] of every layer; returns T."""

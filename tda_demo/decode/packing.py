@@ -1,4 +1,4 @@
-"""Packed copies of active neurons for the compiled CPU step."""
+"""Active neurons for the compiled CPU step: packed copies, or where they lie."""
 
 from __future__ import annotations
 
@@ -18,11 +18,27 @@ _VECTORS = ("gate_scale", "up_scale", "down_scale", "gate_bias", "up_bias")
 
 
 @dataclass(frozen=True, eq=False)
-class PackedNeurons:
-    """``neurons``, whose matrices lie in ``pages``: None where they are the model's own, all of them being active."""
+class Packed:
+    """Active neurons side by side, their matrices in ``pages``; None where they are the model's own, all of them."""
 
     neurons: cpu.Neurons
+    active: cpu.Active
     pages: tuple[np.ndarray, ...] | None
+
+
+def places(layout: Layout, active: ActiveSets) -> cpu.Active:
+    """``active`` as a list of neurons where they lie."""
+    return cpu.Active(_bounds(active), _neurons(layout, active))
+
+
+def _bounds(active: ActiveSets) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(active.counts())])
+
+
+def _neurons(layout: Layout, active: ActiveSets) -> np.ndarray:
+    """Which neurons of all layers, int64 [places]."""
+    chosen = [indices.numpy() + start for indices, start in zip(active.indices, layout.first, strict=False)]
+    return np.concatenate(chosen)
 
 
 class Packer:
@@ -36,13 +52,11 @@ class Packer:
         self.layout = layout
         self._spare: tuple[np.ndarray, ...] | None = None
 
-    def pack(self, active: ActiveSets) -> PackedNeurons:
+    def pack(self, active: ActiveSets) -> Packed:
         neurons = self.layout.neurons
         if not any(active.sparsity()):
-            return PackedNeurons(neurons, None)
-        chosen = np.concatenate(
-            [indices.numpy() + start for indices, start in zip(active.indices, neurons.first, strict=False)]
-        )
+            return Packed(neurons, cpu.Active(self.layout.first, None), None)
+        chosen = _neurons(self.layout, active)
         pages = self._pages(len(chosen))
         matrices = {name: page[: len(chosen)] for name, page in zip(_MATRICES, pages, strict=True)}
         threads = torch.get_num_threads()
@@ -50,10 +64,9 @@ class Packer:
             for name, copy in matrices.items():
                 cpu.gather(getattr(neurons, name), chosen, threads, copy)
         vectors = {name: getattr(neurons, name)[chosen] for name in _VECTORS}
-        first = np.concatenate([[0], np.cumsum(active.counts())])
-        return PackedNeurons(cpu.Neurons(**matrices, **vectors, first=first), pages)
+        return Packed(cpu.Neurons(**matrices, **vectors), cpu.Active(_bounds(active), None), pages)
 
-    def take_back(self, packed: PackedNeurons) -> None:
+    def take_back(self, packed: Packed) -> None:
         """For when nothing reads ``packed`` any more."""
         self._spare = packed.pages or self._spare
 
@@ -65,13 +78,10 @@ class Packer:
         return tuple(np.empty((neurons, like.shape[1]), like.dtype) for _ in _MATRICES)
 
 
-def neuron_bytes(neurons: cpu.Neurons) -> int:
-    """What a step reads of them; scales and biases only where the format and the model have them."""
-    codes = sum(getattr(neurons, name).nbytes for name in _MATRICES)
-    scales = neurons.gate_scale.nbytes + neurons.up_scale.nbytes if has_scales(neurons.gate) else 0
-    return (
-        codes
-        + scales
-        + neurons.down_scale.nbytes
-        + sum(bias.nbytes for bias in (neurons.gate_bias, neurons.up_bias) if bias.any())
-    )
+def neuron_bytes(neurons: cpu.Neurons, active: cpu.Active) -> int:
+    """What a step reads of ``active``; scales and biases only where the format and the model have them."""
+    read = [getattr(neurons, name) for name in _MATRICES]
+    read += [neurons.down_scale, *(bias for bias in (neurons.gate_bias, neurons.up_bias) if bias.any())]
+    if has_scales(neurons.gate):
+        read += [neurons.gate_scale, neurons.up_scale]
+    return sum(array[0].nbytes for array in read if len(array)) * int(active.first[-1])

@@ -93,7 +93,7 @@ def row_product(codes, scales, bias, x, threads, out):
     rows = codes.shape[0]
     for t in prange(threads):
         first, last = rows * t // threads, rows * (t + 1) // threads
-        matvec(codes, scales, x, first, last, out)
+        matvec(codes, scales, x, None, first, last, out)
         if bias.shape[0] > 0:
             for i in range(first, last):
                 out[i] += bias[i]
@@ -109,7 +109,7 @@ def neuron_product(codes, block_scales, output_scales, bias, activations, thread
     partial = np.empty((threads, width), f32)
     for t in prange(threads):
         first, last = neurons * t // threads, neurons * (t + 1) // threads
-        weighted_rows(codes, block_scales, activations, first, last, partial[t])
+        weighted_rows(codes, block_scales, activations, None, first, last, partial[t])
     for j in range(width):
         total = f32(0)
         for t in range(threads):
