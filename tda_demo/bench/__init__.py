@@ -2,7 +2,7 @@
 
 Interleaved, so that whatever else the machine does falls on all of them alike. The machine's read bandwidth is measured
 in the same rounds. Sparse rows hold real active sets: the share ``keep`` of each layer's neurons that score highest on
-a real prompt.
+a real prompt, as packed copies; "in place" reads them where they lie, as sets that change at every step would be.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from .. import metrics
 from ..cett import score, strengths
 from ..decode.arm import engine_for
+from ..decode.cpu_step import CpuStepEngine
 from ..decode.eager import bytes_per_step
 from ..feedforward import FeedForward
 from ..methods.base import Selector
@@ -31,6 +32,7 @@ from .table import Row, markdown
 __all__ = ["BenchSettings", "Row", "Table", "bench", "markdown"]
 
 KEEPS = (0.75, 0.5, 0.3)
+_IN_PLACE_KEEP = 0.5
 _PROMPT = "Explain in a few paragraphs why the sky is blue in the daytime and red in the evening."
 _ROOM = 128  # tokens an arm decodes before it starts over from the prompt
 
@@ -169,6 +171,11 @@ def _arms(lm: LoadedModel, ids: list[int], report: Report) -> Iterator[Contestan
         decoder = ArmDecoder(make, int(prefill.logits.argmax()), _ROOM)
         engine_name, method = ("dense", "dense") if keep == 1 else ("sparse", "tda")
         yield Contestant(engine_name, lm.precision, method, keep, arm.weight_bytes, decoder)
+    if isinstance(engine, CpuStepEngine):
+        prefill = engine.prefill(ids, _TopShare(_IN_PLACE_KEEP))
+        decoder = ArmDecoder(partial(engine.in_place_arm, prefill, _ROOM), int(prefill.logits.argmax()), _ROOM)
+        bytes_read = engine.in_place_arm(prefill, 1).weight_bytes
+        yield Contestant("in place", lm.precision, "tda", _IN_PLACE_KEEP, bytes_read, decoder)
 
 
 def _row(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: float, settings: BenchSettings) -> Row:
@@ -183,7 +190,7 @@ def _row(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: flo
     ms = float(np.median(contestant.rounds))
     gb_per_second = contestant.weight_bytes / ms / 1e6
     speedup = bound = None
-    if contestant.engine == "sparse":
+    if contestant.keep < 1:
         dense = next(each for each in all_of_them if each.engine == "dense" and each.precision == contestant.precision)
         speedup = metrics.paired_speedup(dense.rounds, contestant.rounds)
         bound = metrics.byte_bound(dense.weight_bytes, contestant.weight_bytes)
