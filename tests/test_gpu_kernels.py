@@ -136,17 +136,22 @@ def test_activation_names_of_transformers() -> None:
 
 
 def test_the_choice_is_the_fastest_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_choice, "first_launch", lambda _: [{"rows": 2, "columns": 16}, {"rows": 4, "columns": 16}])
-    monkeypatch.setattr(gpu_choice, "second_launch", lambda _: [{"splits": 2, "down_columns": 16}, {"splits": 4}])
+    stages = (
+        [{"rows": 2, "columns": 16}, {"rows": 4, "columns": 16}],
+        [{"splits": 2, "down_columns": 16}, {"splits": 4}],
+    )
+    monkeypatch.setattr(gpu_choice, "float_stages", lambda _: stages)
     blocks = [random_matrices(8, 12, torch.float32, SILU, glu=True, bias=False) for _ in range(2)]
-    told = iter([5.0, 4.0, 3.0, 2.0, 1.0, 7.0, 8.0])  # rows, rows, splits, splits; packed; dense; vendor
+    told = iter(
+        [5.0, 4.0, 3.0, 2.0, 7.0, 8.0, 1.0]
+    )  # rows, rows, splits, splits; dense; then the vendor's dense and packed
 
     def timer(call: object) -> float:
         assert callable(call)
         call()
         return next(told)
 
-    choice = gpu_choice.choose(blocks, timer)
+    choice = gpu_choice.choose_float(blocks, timer)
     assert (choice.tiles.rows, choice.tiles.splits) == (4, 4)
     assert (choice.dense, choice.sparse) == ("kernels", "vendor")
     assert choice.times_ms == {

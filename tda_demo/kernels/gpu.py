@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -44,71 +45,6 @@ class Tiles:
     down_warps: int = 4
     down_stages: int = 1
     splits: int = 128
-
-
-@dataclass(frozen=True, eq=False)
-class Matrices:
-    """A block stored by neuron: ``gate`` (None in plain blocks), ``up`` and ``down`` [d_ff, d], all of one dtype.
-
-    ``gate_bias`` and ``up_bias`` [d_ff] and ``down_bias`` [d] are None where the model has none.
-    """
-
-    gate: torch.Tensor | None
-    up: torch.Tensor
-    down: torch.Tensor
-    gate_bias: torch.Tensor | None
-    up_bias: torch.Tensor | None
-    down_bias: torch.Tensor | None
-    activation: int
-
-    @classmethod
-    def of(cls, block: FeedForward, activation: int) -> Matrices:
-        """Views of the weights of ``block``; its down projection is laid out by neuron first, in place."""
-        down = by_neuron(block.down)
-        if block.fused:
-            gate, up = block.up.weight.detach().chunk(2)
-            biases = (None, None) if block.up.bias is None else block.up.bias.detach().chunk(2)
-            return cls(gate, up, down, *biases, block.down.bias, activation)
-        gate = None if block.gate is None else block.gate.weight.detach()
-        gate_bias = None if block.gate is None else block.gate.bias
-        return cls(gate, block.up.weight.detach(), down, gate_bias, block.up.bias, block.down.bias, activation)
-
-    @property
-    def d_ff(self) -> int:
-        return self.up.shape[0]
-
-    @property
-    def width(self) -> int:
-        """d, the hidden size."""
-        return self.up.shape[1]
-
-    def take(self, indices: torch.Tensor) -> Matrices:
-        """Packed copies of the neurons ``indices`` int64 [k]."""
-
-        def rows(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else tensor.index_select(0, indices)
-
-        return Matrices(
-            rows(self.gate),
-            self.up.index_select(0, indices),
-            self.down.index_select(0, indices),
-            rows(self.gate_bias),
-            rows(self.up_bias),
-            self.down_bias,
-            self.activation,
-        )
-
-
-def by_neuron(linear: nn.Linear) -> torch.Tensor:
-    """The weight of a down projection as contiguous [d_ff, d].
-
-    The linear keeps a transposed view of the same memory, so the model is as large as before; its numbers are the same.
-    """
-    weight = linear.weight.detach()
-    if not weight.t().is_contiguous():
-        weight = weight.t().contiguous().t()
-        linear.weight.data = weight
-    return weight.t()
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,63 +83,162 @@ class Scratch:
 
     @classmethod
     def for_(
-        cls, matrices: Matrices, batch: int, tiles: Tiles, dtype: torch.dtype, partial: torch.Tensor | None = None
+        cls, weights: Weights, batch: int, tiles: Tiles, dtype: torch.dtype, partial: torch.Tensor | None = None
     ) -> Scratch:
-        device = matrices.up.device
+        device = weights.device
         if partial is None:
-            partial = torch.empty(tiles.splits, batch, matrices.width, device=device)
+            partial = torch.empty(tiles.splits, batch, weights.width, device=device)
         return cls(
-            torch.zeros(batch, matrices.d_ff, device=device),
+            torch.zeros(batch, weights.d_ff, device=device),
             partial,
-            torch.empty(batch, matrices.width, dtype=dtype, device=device),
+            torch.empty(batch, weights.width, dtype=dtype, device=device),
         )
 
 
+class Weights(Protocol):
+    """A block's weights in some storage, and the first two launches over them. d_ff neurons, hidden size ``width``."""
+
+    down_bias: torch.Tensor | None
+
+    @property
+    def d_ff(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def neuron_bytes(self) -> int:
+        """What a step reads for each active neuron."""
+        ...
+
+    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
+        """Writes ``activations`` and ``partial`` of ``scratch`` for ``x`` [batch, d]; ``active`` None: all neurons."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Matrices:
+    """A block stored by neuron: ``gate`` (None in plain blocks), ``up`` and ``down`` [d_ff, d], all of one dtype.
+
+    ``gate_bias`` and ``up_bias`` [d_ff] and ``down_bias`` [d] are None where the model has none.
+    """
+
+    gate: torch.Tensor | None
+    up: torch.Tensor
+    down: torch.Tensor
+    gate_bias: torch.Tensor | None
+    up_bias: torch.Tensor | None
+    down_bias: torch.Tensor | None
+    activation: int
+
+    @classmethod
+    def of(cls, block: FeedForward, activation: int) -> Matrices:
+        """Views of the weights of ``block``; its down projection is laid out by neuron first, in place."""
+        down = by_neuron(block.down)
+        if block.fused:
+            gate, up = block.up.weight.detach().chunk(2)
+            biases = (None, None) if block.up.bias is None else block.up.bias.detach().chunk(2)
+            return cls(gate, up, down, *biases, block.down.bias, activation)
+        gate = None if block.gate is None else block.gate.weight.detach()
+        gate_bias = None if block.gate is None else block.gate.bias
+        return cls(gate, block.up.weight.detach(), down, gate_bias, block.up.bias, block.down.bias, activation)
+
+    @property
+    def d_ff(self) -> int:
+        return self.up.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.up.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.up.device
+
+    @property
+    def neuron_bytes(self) -> int:
+        rows = [each[:1] for each in (self.gate, self.up, self.down, self.gate_bias, self.up_bias) if each is not None]
+        return sum(row.nbytes for row in rows)
+
+    def take(self, indices: torch.Tensor) -> Matrices:
+        """Packed copies of the neurons ``indices`` int64 [k]."""
+
+        def rows(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.index_select(0, indices)
+
+        return Matrices(
+            rows(self.gate),
+            self.up.index_select(0, indices),
+            self.down.index_select(0, indices),
+            rows(self.gate_bias),
+            rows(self.up_bias),
+            self.down_bias,
+            self.activation,
+        )
+
+    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
+        from . import gpu_programs
+
+        batch, width = x.shape
+        shape: Any = {"D": width, "FF": self.d_ff, "BATCH": batch, "PADDED": _padded(batch), "ALL": active is None}
+        chosen, count = (None, None) if active is None else (active.chosen, active.count)
+        gpu_programs.neurons_program[(programs(self.d_ff, tiles),)](
+            x,
+            self.gate,
+            self.up,
+            self.gate_bias,
+            self.up_bias,
+            chosen,
+            count,
+            scratch.activations,
+            **shape,
+            GLU=self.gate is not None,
+            GATE_BIAS=self.gate_bias is not None,
+            UP_BIAS=self.up_bias is not None,
+            KIND=self.activation,
+            ROWS=tiles.rows,
+            COLUMNS=tiles.columns,
+            num_warps=tiles.warps,
+        )
+        gpu_programs.down_program[(tiles.splits, -(-width // tiles.down_columns))](
+            scratch.activations,
+            self.down,
+            chosen,
+            count,
+            scratch.partial,
+            **shape,
+            ROWS=tiles.down_rows,
+            COLUMNS=tiles.down_columns,
+            STAGES=tiles.down_stages,
+            num_warps=tiles.down_warps,
+        )
+
+
+def by_neuron(linear: nn.Linear) -> torch.Tensor:
+    """The weight of a down projection as contiguous [d_ff, d].
+
+    The linear keeps a transposed view of the same memory, so the model is as large as before; its numbers are the same.
+    """
+    weight = linear.weight.detach()
+    if not weight.t().is_contiguous():
+        weight = weight.t().contiguous().t()
+        linear.weight.data = weight
+    return weight.t()
+
+
 def feed_forward(
-    matrices: Matrices, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles
+    weights: Weights, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles
 ) -> torch.Tensor:
     """The block's output [batch, d] for ``x`` [batch, d], in ``scratch.out``; ``active`` None computes all neurons.
 
-    ``x`` is contiguous; weights are float32, float16 or bfloat16, sums float32. The dense kernel is this one with no
-    list of neurons to read: equal grid, tiles and sums.
+    ``x`` is contiguous float32, float16 or bfloat16; sums are float32. The dense kernel is this one with no list of
+    neurons to read: equal grid, tiles and sums.
     """
-    from . import gpu_programs
-
-    batch, width = x.shape
-    shape = {"D": width, "FF": matrices.d_ff, "BATCH": batch, "PADDED": _padded(batch), "ALL": active is None}
-    chosen, count = (None, None) if active is None else (active.chosen, active.count)
-    tiles_of_neurons = -(-matrices.d_ff // tiles.rows)
-    gpu_programs.neurons_program[(min(tiles_of_neurons, tiles.programs or tiles_of_neurons),)](
-        x,
-        matrices.gate,
-        matrices.up,
-        matrices.gate_bias,
-        matrices.up_bias,
-        chosen,
-        count,
-        scratch.activations,
-        **shape,
-        GLU=matrices.gate is not None,
-        GATE_BIAS=matrices.gate_bias is not None,
-        UP_BIAS=matrices.up_bias is not None,
-        KIND=matrices.activation,
-        ROWS=tiles.rows,
-        COLUMNS=tiles.columns,
-        num_warps=tiles.warps,
-    )
-    gpu_programs.down_program[(tiles.splits, -(-width // tiles.down_columns))](
-        scratch.activations,
-        matrices.down,
-        chosen,
-        count,
-        scratch.partial,
-        **shape,
-        ROWS=tiles.down_rows,
-        COLUMNS=tiles.down_columns,
-        STAGES=tiles.down_stages,
-        num_warps=tiles.down_warps,
-    )
-    return add_partials(scratch, matrices.down_bias)
+    weights.launch(x, active, scratch, tiles)
+    return add_partials(scratch, weights.down_bias)
 
 
 def add_partials(scratch: Scratch, bias: torch.Tensor | None) -> torch.Tensor:
@@ -224,6 +259,12 @@ def add_partials(scratch: Scratch, bias: torch.Tensor | None) -> torch.Tensor:
         num_warps=4,
     )
     return scratch.out
+
+
+def programs(d_ff: int, tiles: Tiles) -> int:
+    """The grid of the first launch."""
+    needed = -(-d_ff // tiles.rows)
+    return min(needed, tiles.programs or needed)
 
 
 def _padded(batch: int) -> int:

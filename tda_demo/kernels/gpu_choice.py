@@ -12,16 +12,19 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from .activations import GELU_ERF, GELU_TANH, RELU, SILU
-from .gpu import ActiveBuffer, Matrices, Scratch, Tiles, feed_forward
+from .gpu import ActiveBuffer, Matrices, Scratch, Tiles, Weights, feed_forward
 
 Way = Literal["kernels", "vendor"]
 Timer = Callable[[Callable[[], object]], float]
+Stages = tuple[list[dict[str, int]], list[dict[str, int]]]
 
 _BLOCKS = 4
 _REPEATS = 20
@@ -59,62 +62,114 @@ def vendor(matrices: Matrices, x: torch.Tensor) -> torch.Tensor:
     return product if matrices.down_bias is None else product + matrices.down_bias
 
 
-def choose(blocks: Sequence[Matrices], timer: Timer | None = None, keep: float = 0.5) -> Choice:
-    """Measures the candidates on the first few ``blocks`` at batch 1, the sparse ones with ``keep`` of the neurons.
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Blocks to measure on, and for each of them the neurons kept, int64 [k]; ``x`` is [1, d]."""
 
-    ``timer`` gives a call's milliseconds; None captures a graph and takes device events.
+    blocks: Sequence[Weights]
+    kept: Sequence[torch.Tensor]
+    x: torch.Tensor
+
+    @classmethod
+    def of(cls, blocks: Sequence[Weights], dtype: torch.dtype, keep: float = 0.5) -> Trial:
+        """The first few of ``blocks`` with ``keep`` of their neurons, drawn at random."""
+        some = blocks[:_BLOCKS]
+        device = some[0].device
+        kept = [torch.randperm(each.d_ff)[: max(1, round(keep * each.d_ff))].sort().values.to(device) for each in some]
+        return cls(some, kept, torch.randn(1, some[0].width, device=device).to(dtype))
+
+    def kernels(self, tiles: Tiles, *, sparse: bool) -> Callable[[], object]:
+        """Every block in turn with ``tiles``, the neurons kept or all of them."""
+        runs = []
+        for block, indices in zip(self.blocks, self.kept, strict=True):
+            active = ActiveBuffer.full(block.d_ff, block.device) if sparse else None
+            if active is not None:
+                active.set(indices)
+            runs.append((block, active, Scratch.for_(block, 1, tiles, self.x.dtype)))
+        return lambda: [feed_forward(block, self.x, active, own, tiles) for block, active, own in runs]
+
+
+def choose(trial: Trial, stages: Stages, rivals: dict[str, Callable[[], object]], timer: Timer | None = None) -> Choice:
+    """Measures the tiles of both launches on ``trial``, then the best of them against the rivals.
+
+    Args:
+        stages: fields of ``Tiles`` to try for gate and up, then for down.
+        rivals: the vendor's way through the trial's blocks, for the arms "dense" and "sparse" that have one.
+        timer: a call's milliseconds; None captures a graph and takes device events.
     """
     timer = timer or graph_ms
-    some = blocks[:_BLOCKS]
-    first = some[0]
-    x = torch.randn(1, first.width, device=first.up.device).to(first.up.dtype)
-    kept = [torch.randperm(each.d_ff)[: max(1, round(keep * each.d_ff))].sort().values.to(x.device) for each in some]
-    active = [ActiveBuffer.full(each.d_ff, x.device) for each in some]
-    for buffer, indices in zip(active, kept, strict=True):
-        buffer.set(indices)
-
-    def kernels(tiles: Tiles, buffers: Sequence[ActiveBuffer | None]) -> float:
-        scratch = [Scratch.for_(each, 1, tiles, x.dtype) for each in some]
-        runs = list(zip(some, buffers, scratch, strict=True))
-        return timer(lambda: [feed_forward(each, x, buffer, own, tiles) for each, buffer, own in runs])
-
     times: dict[Tiles, float] = {}
     tiles = Tiles()
-    for stage in (first_launch(first.width), second_launch(first.width)):
+    for stage in stages:
         options = [dataclasses.replace(tiles, **option) for option in stage]
-        times |= {option: kernels(option, active) for option in options}
+        times |= {option: timer(trial.kernels(option, sparse=True)) for option in options}
         tiles = min(options, key=times.__getitem__)
-    packed = [each.take(indices) for each, indices in zip(some, kept, strict=True)]
-    measured = {
-        "sparse, kernels": times[tiles],
-        "sparse, vendor": timer(lambda: [vendor(each, x) for each in packed]),
-        "dense, kernels": kernels(tiles, [None] * len(some)),
-        "dense, vendor": timer(lambda: [vendor(each, x) for each in some]),
-    }
+    measured = {"sparse, kernels": times[tiles], "dense, kernels": timer(trial.kernels(tiles, sparse=False))}
+    measured |= {f"{arm}, vendor": timer(rival) for arm, rival in rivals.items()}
 
     def fastest(arm: str) -> Way:
-        return "kernels" if measured[f"{arm}, kernels"] <= measured[f"{arm}, vendor"] else "vendor"
+        return "kernels" if measured[f"{arm}, kernels"] <= measured.get(f"{arm}, vendor", inf) else "vendor"
 
-    per_block = {name: ms / len(some) for name, ms in measured.items()}
+    per_block = {name: ms / len(trial.blocks) for name, ms in measured.items()}
     return Choice(tiles, fastest("dense"), fastest("sparse"), per_block)
 
 
-def first_launch(width: int) -> list[dict[str, int]]:
-    """Tiles of gate and up worth trying at hidden size ``width``: 16 to 64 KiB of bfloat16 reads under way each."""
+def choose_float(blocks: Sequence[Matrices], timer: Timer | None = None) -> Choice:
+    """``choose`` for blocks in a float dtype, against torch's own products."""
+    trial = Trial.of(blocks, blocks[0].up.dtype)
+    some = blocks[: len(trial.blocks)]
+    packed = [block.take(indices) for block, indices in zip(some, trial.kept, strict=True)]
+    rivals = {
+        "dense": lambda: [vendor(block, trial.x) for block in some],
+        "sparse": lambda: [vendor(block, trial.x) for block in packed],
+    }
+    return choose(trial, float_stages(blocks[0].width), rivals, timer)
+
+
+def choose_nf4(
+    blocks: Sequence[Weights], dtype: torch.dtype, dense: Sequence[nn.Module], timer: Timer | None = None
+) -> Choice:
+    """``choose`` for NF4 blocks, against the ``dense`` MLP modules of bitsandbytes; it has no way to pack columns."""
+    trial = Trial.of(blocks, dtype)
+    some = dense[: len(trial.blocks)]
+    return choose(trial, nf4_stages(blocks[0].width), {"dense": lambda: [mlp(trial.x) for mlp in some]}, timer)
+
+
+def float_stages(width: int) -> Stages:
+    """Tiles worth trying at hidden size ``width``: for gate and up, 16 to 64 KiB of bfloat16 reads under way each.
+
+    For down the columns of a warp are 256, so that no sum crosses warps.
+    """
     columns = _columns(width)
-    shapes = [(4, 8, 0), (2, 4, 0), (1, 4, 0), (2, 8, 132 * 4), (4, 8, 132 * 2)]
-    return [{"rows": rows, "columns": columns, "warps": warps, "programs": most} for rows, warps, most in shapes]
+    first = [(4, 8, 0), (2, 4, 0), (1, 4, 0), (2, 8, 132 * 4), (4, 8, 132 * 2)]
+    second = [(8, 1, 128), (16, 1, 64), (4, 1, 256), (8, 3, 128), (8, 1, 256)]
+    return (
+        [{"rows": rows, "columns": columns, "warps": warps, "programs": most} for rows, warps, most in first],
+        [
+            {
+                "down_rows": rows,
+                "down_columns": columns,
+                "down_warps": max(1, columns // 256),
+                "down_stages": stages,
+                "splits": splits,
+            }
+            for rows, stages, splits in second
+        ],
+    )
 
 
-def second_launch(width: int) -> list[dict[str, int]]:
-    """Tiles of down worth trying; the columns of a warp are 256, so that no sum crosses warps."""
-    columns = min(_columns(width), 1024)
-    warps = max(1, columns // 256)
-    shapes = [(8, 1, 128), (16, 1, 64), (4, 1, 256), (8, 3, 128), (8, 1, 256)]
-    return [
-        {"down_rows": rows, "down_columns": columns, "down_warps": warps, "down_stages": stages, "splits": splits}
-        for rows, stages, splits in shapes
-    ]
+def nf4_stages(width: int) -> Stages:
+    """Tiles worth trying for NF4; at 4096 columns a row of codes is 2 KiB and a program has 4 to 8 KiB under way."""
+    columns = min(4096, max(256, width & -width))
+    first = [(4, 8, 0), (2, 4, 0), (1, 4, 0), (2, 4, 132 * 8)]
+    second = [(4, 1024, 4, 128), (8, 512, 4, 64), (4, 512, 2, 128), (8, 1024, 4, 64)]
+    return (
+        [{"rows": rows, "columns": columns, "warps": warps, "programs": most} for rows, warps, most in first],
+        [
+            {"down_rows": rows, "down_columns": min(wide, columns), "down_warps": warps, "splits": splits}
+            for rows, wide, warps, splits in second
+        ],
+    )
 
 
 def _columns(width: int) -> int:
