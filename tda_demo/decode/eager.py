@@ -126,7 +126,8 @@ class EagerArm:
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
     """A second module tree over the same parameters and buffers: hooks and packed weights put in it stay in it."""
-    shared = [*model.parameters(), *model.buffers(), model.config]
+    scales = [module.quant_state for module in model.modules() if hasattr(module, "quant_state")]  # of bitsandbytes
+    shared = [*model.parameters(), *model.buffers(), *scales, model.config]
     return copy.deepcopy(model, {id(item): item for item in shared})
 
 

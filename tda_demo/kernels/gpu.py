@@ -98,7 +98,13 @@ class Scratch:
 class Weights(Protocol):
     """A block's weights in some storage, and the first two launches over them. d_ff neurons, hidden size ``width``."""
 
-    down_bias: torch.Tensor | None
+    @property
+    def activation(self) -> int:
+        """One of ``activations``."""
+        ...
+
+    @property
+    def down_bias(self) -> torch.Tensor | None: ...
 
     @property
     def d_ff(self) -> int: ...

@@ -17,8 +17,8 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from ..feedforward import FeedForward
 from .activations import GELU_ERF, GELU_TANH, RELU, SILU
 from .gpu import ActiveBuffer, Matrices, Scratch, Tiles, Weights, feed_forward
 
@@ -127,12 +127,23 @@ def choose_float(blocks: Sequence[Matrices], timer: Timer | None = None) -> Choi
 
 
 def choose_nf4(
-    blocks: Sequence[Weights], dtype: torch.dtype, dense: Sequence[nn.Module], timer: Timer | None = None
+    weights: Sequence[Weights], dtype: torch.dtype, blocks: Sequence[FeedForward], timer: Timer | None = None
 ) -> Choice:
-    """``choose`` for NF4 blocks, against the ``dense`` MLP modules of bitsandbytes; it has no way to pack columns."""
-    trial = Trial.of(blocks, dtype)
-    some = dense[: len(trial.blocks)]
-    return choose(trial, nf4_stages(blocks[0].width), {"dense": lambda: [mlp(trial.x) for mlp in some]}, timer)
+    """``choose`` for NF4, against bitsandbytes' own modules in the dense arm; columns of theirs cannot be packed."""
+    trial = Trial.of(weights, dtype)
+    some = list(zip(blocks, weights, strict=True))[: len(trial.blocks)]
+    rival = {"dense": lambda: [through_modules(block, each.activation, trial.x) for block, each in some]}
+    return choose(trial, nf4_stages(weights[0].width), rival, timer)
+
+
+def through_modules(block: FeedForward, activation: int, x: torch.Tensor) -> torch.Tensor:
+    """The block [batch, d] through its linears as they are, whatever their storage."""
+    function = _FUNCTIONS[activation]
+    value = block.up(x)
+    if block.fused:
+        gate, value = value.chunk(2, dim=-1)
+        return block.down(function(gate) * value)
+    return block.down(function(value) if block.gate is None else function(block.gate(x)) * value)
 
 
 def float_stages(width: int) -> Stages:

@@ -6,6 +6,10 @@ values are looked up in a table that stays in the first-level cache. Each row of
 reads the weights again.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportPossiblyUnbound=false
+# Triton reads these functions itself; as plain Python they would not type-check.
+
 from __future__ import annotations
 
 import triton

@@ -9,6 +9,10 @@ Every program takes the active set from device memory: the first ``count[0]`` en
 out for all neurons and does not depend on them, so that a captured graph serves every active set.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportPossiblyUnbound=false
+# Triton reads these functions itself; as plain Python they would not type-check.
+
 from __future__ import annotations
 
 import triton
