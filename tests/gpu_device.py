@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import torch
 
 CUDA = torch.cuda.is_available()
 if not CUDA:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read as Triton is imported, which transformers does too
+ON_A_CARD = [pytest.mark.gpu] if CUDA else []  # for `pytest -m gpu`, where the same cases run for real
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 # The interpreter of Triton 3.9 stores wrong bfloat16 values; a card stores right ones.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16) if CUDA else (torch.float32, torch.float16)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from gpu_device import CUDA, DEVICE, DTYPES, TOLERANCE, relative_error
+from gpu_device import CUDA, DEVICE, DTYPES, ON_A_CARD, TOLERANCE, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny
@@ -18,7 +18,10 @@ from tda_demo.kernels import gpu_choice
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU, activation_of
 from tda_demo.kernels.gpu import ActiveBuffer, Matrices, Scratch, Tiles, by_neuron, feed_forward
 
-pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # its limits are the right ones
+pytestmark = [
+    *ON_A_CARD,
+    pytest.mark.filterwarnings("ignore:overflow encountered in exp"),
+]  # its limits are the right ones
 SMALL = Tiles(rows=4, columns=16, programs=3, down_rows=4, down_columns=16, splits=4)
 FUNCTIONS = {
     SILU: F.silu,

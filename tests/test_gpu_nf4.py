@@ -8,7 +8,7 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
-from gpu_device import DEVICE, DTYPES, TOLERANCE, relative_error
+from gpu_device import DEVICE, DTYPES, ON_A_CARD, TOLERANCE, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_gpu_kernels import random_matrices, reference
@@ -16,10 +16,10 @@ from test_gpu_kernels import random_matrices, reference
 from tda_demo.errors import UserError
 from tda_demo.feedforward import FeedForward
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU
-from tda_demo.kernels.gpu import ActiveBuffer, Matrices, Scratch, Tiles, feed_forward
-from tda_demo.kernels.gpu_nf4 import Nf4Matrices, Nf4Rows, quantised, requantised, rows_of
+from tda_demo.kernels.gpu import ActiveBuffer, Scratch, Tiles, feed_forward
+from tda_demo.kernels.gpu_nf4 import Nf4Matrices, quantised, requantised, rows_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")
+pytestmark = [*ON_A_CARD, pytest.mark.filterwarnings("ignore:overflow encountered in exp")]
 SMALL = Tiles(rows=4, columns=128, programs=3, down_rows=4, down_columns=64, splits=2)
 
 
@@ -65,28 +65,11 @@ def test_requantising_changes_nothing_where_the_values_lie_on_the_new_grid() -> 
     assert requantised(layer)[1].largest > 0
 
 
-def to_matrices(nf4: Nf4Matrices) -> Matrices:
-    """The same block decoded, float32."""
-
-    def decoded(rows: Nf4Rows | None) -> Any:
-        return None if rows is None else rows.decoded()
-
-    return Matrices(
-        decoded(nf4.gate),
-        decoded(nf4.up),
-        decoded(nf4.down),
-        nf4.gate_bias,
-        nf4.up_bias,
-        nf4.down_bias,
-        nf4.activation,
-    )
-
-
 def check(nf4: Nf4Matrices, x: torch.Tensor, indices: torch.Tensor, active: ActiveBuffer | None) -> None:
     scratch = Scratch.for_(nf4, len(x), SMALL, x.dtype)
     scratch.out.fill_(torch.nan)
     scratch.partial.fill_(torch.nan)
-    activations, expected = reference(to_matrices(nf4), x, indices)
+    activations, expected = reference(nf4.decoded(), x, indices)
     out = feed_forward(nf4, x, active, scratch, SMALL)
     assert relative_error(out, expected) < TOLERANCE[x.dtype]
     assert relative_error(scratch.activations[:, : len(indices)], activations) < 1e-5

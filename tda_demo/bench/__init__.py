@@ -125,7 +125,7 @@ def bench(
             times = contestant.decoder.times_ms(settings.settle + settings.block)[settings.settle :]
             if turn > 0:  # the first round compiles, maps pages and wakes threads
                 contestant.rounds.append(float(np.median(times)))
-    rows = [_row(each, contestants, bandwidth.gb_per_second, settings) for each in contestants]
+    rows = [row_of(each, contestants, bandwidth.gb_per_second, settings) for each in contestants]
     return Table(rows, bandwidth.gb_per_second)
 
 
@@ -171,7 +171,7 @@ def _arms(lm: LoadedModel, ids: list[int], report: Report) -> Iterator[Contestan
         yield Contestant(engine_name, lm.precision, method, keep, arm.weight_bytes, decoder)
 
 
-def _row(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: float, settings: BenchSettings) -> Row:
+def row_of(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: float, settings: BenchSettings) -> Row:
     def rounds_of(engine: str, precision: str) -> list[float] | None:
         found = [each for each in all_of_them if (each.engine, each.precision) == (engine, precision)]
         return found[0].rounds if found else None
@@ -183,8 +183,9 @@ def _row(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: flo
     ms = float(np.median(contestant.rounds))
     gb_per_second = contestant.weight_bytes / ms / 1e6
     speedup = bound = None
-    if contestant.engine == "sparse":
-        dense = next(each for each in all_of_them if each.engine == "dense" and each.precision == contestant.precision)
+    if "sparse" in contestant.engine:
+        rival = (contestant.engine.replace("sparse", "dense"), contestant.precision)
+        dense = next(each for each in all_of_them if (each.engine, each.precision) == rival)
         speedup = metrics.paired_speedup(dense.rounds, contestant.rounds)
         bound = metrics.byte_bound(dense.weight_bytes, contestant.weight_bytes)
     return Row(

@@ -82,11 +82,7 @@ class CudaGraphEngine:
         self.eager = EagerEngine(lm)
         self.make_runner = make_runner
         self.choose = choose
-        self._runner_name = "CUDA graph"
-
-    @property
-    def name(self) -> str:
-        return f"{self._runner_name} ({self.shared.choice})"
+        self.name = "CUDA graph"  # how its steps really run and which way blocks go, once that is known
 
     @property
     def shared(self) -> _Shared:
@@ -127,8 +123,7 @@ class CudaGraphEngine:
         restrict(model, prefill.active)
         packing_ms = _now(self.lm.device) - begin
         decoder = Decoder(model, [], prefill.cache, _rounded(positions), self.make_runner)
-        self._runner_name = decoder.runner.name
-        return CudaGraphArm(decoder, prefill, bytes_per_step(model), packing_ms)
+        return CudaGraphArm(self._named(decoder), prefill, bytes_per_step(model), packing_ms)
 
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         return self.eager.judge(prefill, tokens)
@@ -146,8 +141,7 @@ class CudaGraphEngine:
         if spare:
             decoder = spare.pop()  # if it is too short, nothing will ask for it again
             if decoder.cache.positions >= positions:
-                self._runner_name = decoder.runner.name
-                return decoder
+                return self._named(decoder)
         model = share_weights(self.lm.model)
         shared = self.shared
         kernels = []
@@ -155,8 +149,10 @@ class CudaGraphEngine:
             kernels = install_kernels(
                 model, shared.blocks.weights, shared.choice.tiles, self.lm.model.dtype, sparse=sparse
             )
-        decoder = Decoder(model, kernels, prompt_cache, _rounded(positions), self.make_runner)
-        self._runner_name = decoder.runner.name
+        return self._named(Decoder(model, kernels, prompt_cache, _rounded(positions), self.make_runner))
+
+    def _named(self, decoder: Decoder) -> Decoder:
+        self.name = f"{decoder.runner.name} ({self.shared.choice})"
         return decoder
 
     def _give_back(self, sparse: bool, decoder: Decoder) -> None:

@@ -35,7 +35,7 @@ def install_kernels(
     model: PreTrainedModel, weights: Sequence[Weights], tiles: Tiles, dtype: torch.dtype, *, sparse: bool
 ) -> list[KernelBlock]:
     """Replaces every block of ``model`` in place; sparse ones start with all their neurons active."""
-    names = {module: name for name, module in model.named_modules()}
+    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
     partial = None
     installed = []
     for block, each in zip(find_blocks(model), weights, strict=True):

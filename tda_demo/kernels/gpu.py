@@ -11,6 +11,7 @@ Nothing here waits for the device or depends on the active set's size on the hos
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -146,8 +147,8 @@ class Matrices:
         down = by_neuron(block.down)
         if block.fused:
             gate, up = block.up.weight.detach().chunk(2)
-            biases = (None, None) if block.up.bias is None else block.up.bias.detach().chunk(2)
-            return cls(gate, up, down, *biases, block.down.bias, activation)
+            gate_bias, up_bias = halves(block.up.bias)
+            return cls(gate, up, down, gate_bias, up_bias, block.down.bias, activation)
         gate = None if block.gate is None else block.gate.weight.detach()
         gate_bias = None if block.gate is None else block.gate.bias
         return cls(gate, block.up.weight.detach(), down, gate_bias, block.up.bias, block.down.bias, activation)
@@ -185,13 +186,28 @@ class Matrices:
             self.activation,
         )
 
-    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
-        from . import gpu_programs
+    def to(self, dtype: torch.dtype) -> Matrices:
+        """Copies in ``dtype``."""
 
+        def cast(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.to(dtype)
+
+        return Matrices(
+            cast(self.gate),
+            self.up.to(dtype),
+            self.down.to(dtype),
+            cast(self.gate_bias),
+            cast(self.up_bias),
+            cast(self.down_bias),
+            self.activation,
+        )
+
+    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
+        programs = triton_programs("gpu_programs")
         batch, width = x.shape
         shape: Any = {"D": width, "FF": self.d_ff, "BATCH": batch, "PADDED": _padded(batch), "ALL": active is None}
         chosen, count = (None, None) if active is None else (active.chosen, active.count)
-        gpu_programs.neurons_program[(programs(self.d_ff, tiles),)](
+        programs.neurons_program[(grid(self.d_ff, tiles),)](
             x,
             self.gate,
             self.up,
@@ -209,7 +225,7 @@ class Matrices:
             COLUMNS=tiles.columns,
             num_warps=tiles.warps,
         )
-        gpu_programs.down_program[(tiles.splits, -(-width // tiles.down_columns))](
+        programs.down_program[(tiles.splits, -(-width // tiles.down_columns))](
             scratch.activations,
             self.down,
             chosen,
@@ -249,11 +265,10 @@ def feed_forward(
 
 def add_partials(scratch: Scratch, bias: torch.Tensor | None) -> torch.Tensor:
     """``scratch.out`` [batch, d]: the partial sums of a down projection in order, plus ``bias`` [d]."""
-    from . import gpu_programs
-
+    programs = triton_programs("gpu_programs")
     splits, batch, width = scratch.partial.shape
     columns = 32  # few, so that enough programs share the short job
-    gpu_programs.sum_program[(-(-width // columns), batch)](
+    programs.sum_program[(-(-width // columns), batch)](
         scratch.partial,
         bias,
         scratch.out,
@@ -267,7 +282,20 @@ def add_partials(scratch: Scratch, bias: torch.Tensor | None) -> torch.Tensor:
     return scratch.out
 
 
-def programs(d_ff: int, tiles: Tiles) -> int:
+def halves(bias: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The biases of gate and up, from a fused one."""
+    if bias is None:
+        return None, None
+    gate, up = bias.detach().chunk(2)
+    return gate, up
+
+
+def triton_programs(module: str) -> Any:
+    """A module of Triton programs, imported when first needed: Triton is not on every machine."""
+    return importlib.import_module(f"{__package__}.{module}")
+
+
+def grid(d_ff: int, tiles: Tiles) -> int:
     """The grid of the first launch."""
     needed = -(-d_ff // tiles.rows)
     return min(needed, tiles.programs or needed)

@@ -9,7 +9,7 @@ where they lie or the vendor's GEMV on packed copies.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -89,7 +89,9 @@ class Trial:
         return lambda: [feed_forward(block, self.x, active, own, tiles) for block, active, own in runs]
 
 
-def choose(trial: Trial, stages: Stages, rivals: dict[str, Callable[[], object]], timer: Timer | None = None) -> Choice:
+def choose(
+    trial: Trial, stages: Stages, rivals: Mapping[str, Callable[[], object]], timer: Timer | None = None
+) -> Choice:
     """Measures the tiles of both launches on ``trial``, then the best of them against the rivals.
 
     Args:

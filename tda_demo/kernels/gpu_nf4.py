@@ -18,7 +18,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..feedforward import FeedForward
-from .gpu import ActiveBuffer, Scratch, Tiles, programs
+from .gpu import ActiveBuffer, Matrices, Scratch, Tiles, grid, halves, triton_programs
 
 BLOCK = 64
 
@@ -84,8 +84,8 @@ class Nf4Matrices:
         down, change = requantised(block.down)
         if block.fused:
             gate, up = rows_of(block.up).chunk()
-            biases = (None, None) if block.up.bias is None else block.up.bias.detach().chunk(2)
-            return cls(gate, up, down, *biases, block.down.bias, activation), change
+            gate_bias, up_bias = halves(block.up.bias)
+            return cls(gate, up, down, gate_bias, up_bias, block.down.bias, activation), change
         gate = None if block.gate is None else rows_of(block.gate)
         gate_bias = None if block.gate is None else block.gate.bias
         return cls(gate, rows_of(block.up), down, gate_bias, block.up.bias, block.down.bias, activation), change
@@ -107,15 +107,20 @@ class Nf4Matrices:
         biases = sum(each[:1].nbytes for each in (self.gate_bias, self.up_bias) if each is not None)
         return biases + sum(each.row_bytes for each in (self.gate, self.up, self.down) if each is not None)
 
+    def decoded(self) -> Matrices:
+        """The values that are stored, in float32."""
+        gate = None if self.gate is None else self.gate.decoded()
+        biases = (self.gate_bias, self.up_bias, self.down_bias)
+        return Matrices(gate, self.up.decoded(), self.down.decoded(), *biases, self.activation)
+
     def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
         """See ``gpu.Weights``; ``tiles.columns`` and ``down_columns`` count weights, at least 64."""
-        from . import gpu_nf4_programs
-
+        programs = triton_programs("gpu_nf4_programs")
         batch, width = x.shape
         shape: Any = {"D": width, "FF": self.d_ff, "ALL": active is None}
         chosen, count = (None, None) if active is None else (active.chosen, active.count)
         code = table(x.device)
-        gpu_nf4_programs.nf4_neurons_program[(programs(self.d_ff, tiles), batch)](
+        programs.nf4_neurons_program[(grid(self.d_ff, tiles), batch)](
             x,
             None if self.gate is None else self.gate.codes,
             self.up.codes,
@@ -136,7 +141,7 @@ class Nf4Matrices:
             BLOCKS=tiles.columns // BLOCK,
             num_warps=tiles.warps,
         )
-        gpu_nf4_programs.nf4_down_program[(tiles.splits, -(-width // tiles.down_columns), batch)](
+        programs.nf4_down_program[(tiles.splits, -(-width // tiles.down_columns), batch)](
             scratch.activations,
             self.down.codes,
             self.down.absmax,

@@ -7,7 +7,7 @@ reads the weights again.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
-# pyright: reportPossiblyUnbound=false
+# pyright: reportPossiblyUnboundVariable=false
 # Triton reads these functions itself; as plain Python they would not type-check.
 
 from __future__ import annotations

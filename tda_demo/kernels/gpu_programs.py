@@ -10,7 +10,7 @@ out for all neurons and does not depend on them, so that a captured graph serves
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
-# pyright: reportPossiblyUnbound=false
+# pyright: reportPossiblyUnboundVariable=false
 # Triton reads these functions itself; as plain Python they would not type-check.
 
 from __future__ import annotations
