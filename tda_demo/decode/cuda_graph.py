@@ -34,6 +34,7 @@ from .arm import Judgement, Prefill
 from .block_weights import BlockWeights, read_blocks, readable
 from .eager import EagerEngine, bytes_per_step, restrict, share_weights
 from .kernel_blocks import KernelBlock, install_kernels
+from .kernel_layers import install_layers
 from .static_cache import StaticPromptCache, attention_masks
 
 if TYPE_CHECKING:
@@ -184,6 +185,7 @@ class Decoder:
         make_runner: MakeRunner,
     ) -> None:
         device = model.device
+        install_layers(model)
         self.model = model
         self.kernels = kernels
         self.token = torch.zeros(1, 1, dtype=torch.int64, device=device)

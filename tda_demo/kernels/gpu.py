@@ -205,7 +205,7 @@ class Matrices:
     def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
         programs = triton_programs("gpu_programs")
         batch, width = x.shape
-        shape: Any = {"D": width, "FF": self.d_ff, "BATCH": batch, "PADDED": _padded(batch), "ALL": active is None}
+        shape: Any = {"D": width, "FF": self.d_ff, "BATCH": batch, "PADDED": padded(batch), "ALL": active is None}
         chosen, count = (None, None) if active is None else (active.chosen, active.count)
         programs.neurons_program[(grid(self.d_ff, tiles),)](
             x,
@@ -301,6 +301,6 @@ def grid(d_ff: int, tiles: Tiles) -> int:
     return min(needed, tiles.programs or needed)
 
 
-def _padded(batch: int) -> int:
+def padded(batch: int) -> int:
     """The next power of two: the sizes of Triton's tensors are such."""
     return 1 << (batch - 1).bit_length()
