@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tda_demo.kernels import gpu_programs
+from tda_demo.kernels import gpu_attention_programs, gpu_nf4_programs, gpu_programs
 from tda_demo.kernels.activations import SILU
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -71,6 +71,58 @@ def main() -> None:
         {"partial": "*fp32", "out": "*bf16"},
         {"bias": None, "D": D, "BATCH": BATCH, "SPLITS": 128, "BIAS": False, "COLUMNS": 32},
         warps=4,
+    )
+    for kernel in nf4_programs(lists={"chosen": "*i32", "count": "*i32"}):
+        assert weight_loads(kernel) == {"v4.b32"}, weight_loads(kernel)
+        assert stack_bytes(kernel) == 0
+    attention_programs()
+
+
+def nf4_programs(lists: dict[str, str]):
+    shape = {"D": D, "FF": FF, "ALL": False}
+    yield compiled(
+        gpu_nf4_programs.nf4_neurons_program,
+        {"x": "*bf16", "gate": "*u8", "up": "*u8", "gate_absmax": "*fp32", "up_absmax": "*fp32", "table": "*fp32"}
+        | {"activations": "*fp32", **lists},
+        {**shape, "gate_bias": None, "up_bias": None, "GATE_BIAS": False, "UP_BIAS": False, "GLU": True, "KIND": SILU}
+        | {"ROWS": 2, "BLOCKS": 64},
+        warps=4,
+    )
+    yield compiled(
+        gpu_nf4_programs.nf4_down_program,
+        {"activations": "*fp32", "down": "*u8", "absmax": "*fp32", "table": "*fp32", "partial": "*fp32", **lists},
+        {**shape, "ROWS": 4, "BLOCKS": 16, "STAGES": 1},
+        warps=4,
+    )
+
+
+def attention_programs() -> None:
+    head = {"HEAD": 128, "PADDED": 128}
+    cached = {"query": "*bf16", "keys": "*bf16", "values": "*bf16", "position": "*i64"}
+    compiled(
+        gpu_attention_programs.norm_program,
+        {"x": "*bf16", "weight": "*bf16", "out": "*bf16"},
+        {"epsilon": 1e-5, "WIDTH": D, "PADDED": D, "ADDED": 0.0},
+        warps=8,
+    )
+    compiled(
+        gpu_attention_programs.place_program,
+        {**cached, "key": "*bf16", "value": "*bf16", "cosine": "*bf16", "sine": "*bf16", "out": "*bf16"},
+        {**head, "HEADS": 32, "KV_HEADS": 8, "ROTARY": 128, "POSITIONS": 768},
+        warps=1,
+    )
+    attention = compiled(
+        gpu_attention_programs.attend_program,
+        {**cached, "mixed": "*fp32", "highest": "*fp32", "total": "*fp32"},
+        {**head, "scale": 0.1, "cap": 0.0, "GROUP": 4, "POSITIONS": 768, "WINDOW": 0, "CAPPED": False, "TILE": 32},
+        warps=4,
+    )
+    assert stack_bytes(attention) == 0
+    compiled(
+        gpu_attention_programs.combine_program,
+        {"mixed": "*fp32", "highest": "*fp32", "total": "*fp32", "out": "*bf16"},
+        {**head, "SPLITS": 8},
+        warps=1,
     )
 
 

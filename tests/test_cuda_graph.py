@@ -27,6 +27,7 @@ from tda_demo.models import LoadedModel
 from tda_demo.race import Finished, RaceSettings, race
 
 pytestmark = ON_A_CARD
+PROMPT = [*PROMPT_IDS, 21, 22]  # 14 tokens, so that two steps later windows of 16 begin to move
 SMALL = Tiles(rows=32, columns=32, down_rows=32, down_columns=32, splits=2)
 
 
@@ -41,12 +42,12 @@ def engine_of(lm: LoadedModel, dense: Way = "kernels", sparse: Way = "kernels") 
     return CudaGraphEngine(lm, make, lambda _: Choice(SMALL, dense, sparse, {}))
 
 
-def dense_errors(lm: LoadedModel, dense: Way = "kernels", steps: list[int] = STEPS[:8]) -> float:
+def dense_errors(lm: LoadedModel, dense: Way = "kernels", steps: list[int] = STEPS[:4]) -> float:
     """Largest error of the dense arm over steps, relative to the largest logit of transformers."""
     engine = engine_of(lm, dense)
-    arm = engine.dense_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), len(steps))
+    arm = engine.dense_arm(engine.prefill(PROMPT, TDA(cett=0).bind(lm)), len(steps))
     cache = DynamicCache(config=lm.model.config)
-    lm.model(input_ids=torch.tensor([PROMPT_IDS], device=DEVICE), past_key_values=cache)
+    lm.model(input_ids=torch.tensor([PROMPT], device=DEVICE), past_key_values=cache)
     worst = 0.0
     for token in steps:
         ids = torch.tensor([[token]], device=DEVICE)
@@ -57,7 +58,6 @@ def dense_errors(lm: LoadedModel, dense: Way = "kernels", steps: list[int] = STE
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_those_of_transformers_beyond_the_sliding_windows(family: str) -> None:
-    """Eight steps after 12 tokens of prompt; the families that have windows have windows of 16."""
     assert dense_errors(on_device(tiny(family))) < 1e-4
 
 
@@ -66,14 +66,22 @@ def test_the_vendors_way_gives_the_same_logits(family: str) -> None:
     assert dense_errors(on_device(tiny(family)), "vendor", STEPS[:3]) < 1e-4
 
 
-@pytest.mark.parametrize("changes", [{"mlp_bias": True, "attention_bias": True}, {"hidden_act": "gelu"}], ids=str)
-def test_variations_of_llama(changes: dict[str, Any]) -> None:
-    lm = on_device(of_config(LlamaConfig(**{**CONFIGS["llama"].to_dict(), "head_dim": None, **changes})))
-    assert dense_errors(lm, steps=STEPS[:4]) < 1e-4
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {"mlp_bias": True, "attention_bias": True, "head_dim": None}),
+        ("llama", {"hidden_act": "gelu", "num_key_value_heads": 1, "head_dim": 10}),
+        ("phi3", {"partial_rotary_factor": 0.5, "rope_parameters": None}),
+    ],
+    ids=str,
+)
+def test_variations(family: str, changes: dict[str, Any]) -> None:
+    config = type(CONFIGS[family])(**{**CONFIGS[family].to_dict(), **changes})
+    assert dense_errors(on_device(of_config(config)), steps=STEPS[:2]) < 1e-4
 
 
 @pytest.mark.parametrize("way", ["kernels", "vendor"])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "phi3", "opt"])
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "phi3", "opt"])
 def test_a_restricted_set_is_the_model_with_the_other_neurons_zeroed(family: str, way: Way) -> None:
     lm = on_device(tiny(family))
     counts = (70, 0, 23)
@@ -94,11 +102,11 @@ def test_one_prepared_step_serves_changing_sets_and_prompts() -> None:
     made: list[int] = []
     make = engine.make_runner
     engine.make_runner = lambda step: made.append(1) or make(step)
-    for counts, prompt in [((70, 9, 23), PROMPT_IDS), ((1, 70, 0), PROMPT_IDS[:5]), ((30, 31, 32), PROMPT_IDS[::-1])]:
+    for counts, prompt in [((70, 9, 23), PROMPT_IDS), ((1, 70, 0), PROMPT_IDS[:5])]:
         prefill = engine.prefill(prompt, TDA(cett=0).bind(lm))
         prefill = dataclasses.replace(prefill, active=to_device(random_sets(lm, counts)))
         arm, reference = engine.sparse_arm(prefill, 3), EagerEngine(lm).sparse_arm(prefill, 3)
-        for token in (40, 41, 42):
+        for token in (40, 41):
             torch.testing.assert_close(arm.step(token), reference.step(token), rtol=1e-4, atol=1e-4)
         for mine, theirs in zip(arm.activations(), reference.activations(), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
@@ -112,7 +120,7 @@ def test_two_arms_at_once_do_not_share_memory() -> None:
     engine = engine_of(lm)
     prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
     first, second, lonely = (engine.dense_arm(prefill, 4) for _ in range(3))
-    for token in (40, 41, 42):
+    for token in (40, 41):
         expected = lonely.step(token).clone()
         torch.testing.assert_close(first.step(token), expected)
     torch.testing.assert_close(second.step(40), engine.dense_arm(prefill, 4).step(40))
@@ -142,7 +150,7 @@ def test_bytes_are_all_weights_and_the_lists() -> None:
 def test_a_race_runs_on_it_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = on_device(tiny())
     monkeypatch.setattr("tda_demo.race.engine_for", engine_of)
-    *_, last = race(lm, TDA(cett=0.3, online=True), "w5 w9 w17 w30", RaceSettings(max_new_tokens=6))
+    *_, last = race(lm, TDA(cett=0.3, online=True), "w5 w9 w17 w30", RaceSettings(max_new_tokens=3))
     assert isinstance(last, Finished)
     way = "CUDA graph" if CUDA else "called eagerly"
     assert last.result.engine == f"{way} (dense kernels; sparse skipping in place)"
