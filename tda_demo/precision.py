@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from .errors import UserError
-from .kernels.formats import FORMATS, rounded
+from .feedforward import find_blocks
+from .kernels.formats import FORMATS, rounded, rounded_by_neuron
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,6 +55,8 @@ def round_weights(model: PreTrainedModel, precision: str) -> None:
     """
     if precision == "float32":
         return
+    downs = {block.down for block in find_blocks(model)}
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            module.weight.data = rounded(module.weight, precision)  # of the parameter, which an embedding may share
+            store = rounded_by_neuron if module in downs else rounded
+            module.weight.data = store(module.weight, precision)  # of the parameter, which an embedding may share

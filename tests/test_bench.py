@@ -36,7 +36,7 @@ def rows() -> list[Row]:
 def test_rows_of_every_engine_precision_and_keep(rows: list[Row]) -> None:
     found = {(row.engine, row.precision, row.keep) for row in rows}
     assert {("transformers", "bfloat16", 1.0), ("transformers", "float32", 1.0)} <= found
-    for precision in ("float32", "bfloat16", "int8"):
+    for precision in ("float32", "bfloat16", "int8", "nf4"):
         assert {("dense", precision, 1.0)} | {("sparse", precision, keep) for keep in (0.75, 0.5, 0.3)} <= found
 
 

@@ -17,7 +17,7 @@ from tiny import PROMPT
 from transformers import BertConfig, T5Config
 
 from tda_demo.errors import UserError
-from tda_demo.kernels.formats import rounded
+from tda_demo.kernels.formats import rounded, rounded_by_neuron
 from tda_demo.models import EMBEDDED, PRECISIONS, LoadedModel, load_model
 
 REPOSITORY = Path(__file__).parent.parent
@@ -50,10 +50,10 @@ def test_every_family(tmp_path: Path, family: str) -> None:
 def test_precision(model_folder: Path, precision: str) -> None:
     loaded = load_model(str(model_folder), precision=precision)
     assert loaded.precision == precision
-    linear = loaded.blocks[1].up
-    assert linear.weight.dtype == torch.float32
-    exact = load_model(str(model_folder), precision="float32").blocks[1].up.weight
-    assert torch.equal(linear.weight, rounded(exact, precision))
+    block, exact = loaded.blocks[1], load_model(str(model_folder), precision="float32").blocks[1]
+    assert block.up.weight.dtype == torch.float32
+    assert torch.equal(block.up.weight, rounded(exact.up.weight, precision))
+    assert torch.equal(block.down.weight, rounded_by_neuron(exact.down.weight, precision))
 
 
 def test_default_precision_on_cpu(model_folder: Path) -> None:
@@ -62,7 +62,7 @@ def test_default_precision_on_cpu(model_folder: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["int3", "", "float16"])
 def test_unknown_precision(precision: str) -> None:
-    with pytest.raises(UserError, match="use float32, bfloat16 or int8"):
+    with pytest.raises(UserError, match="use float32, bfloat16, int8 or nf4"):
         load_model(precision=precision, device="cpu")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..kernels import cpu
-from ..kernels.formats import encode, stack
+from ..kernels.formats import encode, encode_by_neuron, stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,7 +63,7 @@ def read_layout(lm: LoadedModel) -> Layout:
     head = encode(whole.get_output_embeddings().weight, lm.precision)
     head_dim = attention[0].head_dim
     layers = range(len(attention))
-    neurons, down_scale = _neurons(lm)
+    neurons, output_scale = _neurons(lm)
     shared = cpu.Shared(
         norms=np.stack([_norms(layer, config.hidden_size) for layer in model.layers]),
         head_norms=np.stack([_head_norms(each, head_dim) for each in attention]),
@@ -73,7 +73,7 @@ def read_layout(lm: LoadedModel) -> Layout:
         out=out.codes,
         out_scale=out.scales,
         out_bias=np.stack([_bias(each.o_proj) for each in attention]),
-        down_scale=down_scale,
+        output_scale=output_scale,
         down_bias=np.stack([_bias(block.down) for block in lm.blocks]),
         final_norm=_norm_weight(model.norm),
         head=head.codes,
@@ -96,7 +96,7 @@ def read_layout(lm: LoadedModel) -> Layout:
     )
     vectors = sum(4 * parameter.numel() for parameter in lm.model.parameters() if parameter.ndim == 1)
     vectors -= sum(each.nbytes for each in (neurons.gate_bias, neurons.up_bias) if each.any())  # counted with neurons
-    vectors += down_scale.nbytes if lm.precision == "int8" else 0
+    vectors += output_scale.nbytes if lm.precision == "int8" else 0
     embedding_row = 4 * config.hidden_size  # the token's row comes from the model's own float32 table
     shared_bytes = qkv.nbytes + out.nbytes + head.nbytes + vectors + embedding_row
     return Layout(shape, shared, neurons, shared_bytes)
@@ -170,23 +170,27 @@ def _head_norms(attention: Any, head_dim: int) -> np.ndarray:
 
 
 def _neurons(lm: LoadedModel) -> tuple[cpu.Neurons, np.ndarray]:
-    """Every neuron of every layer, and the scales [layers, d] of down's rows.
+    """Every neuron of every layer, and the scales [layers, d] of their outputs.
 
     Written layer by layer into place: these are the largest arrays there are.
     """
     first = np.concatenate([[0], np.cumsum([block.d_ff for block in lm.blocks])])
     count, width = first[-1], lm.model.config.hidden_size
-    kind = encode(torch.zeros(1, 1), lm.precision).codes.dtype
-    gate, up, down = (np.empty((count, width), kind) for _ in range(3))
-    gate_scale, up_scale, gate_bias, up_bias = (np.zeros(count, np.float32) for _ in range(4))
-    down_scale = np.empty((len(lm.blocks), width), np.float32)
+    like, like_down = encode(torch.zeros(1, width), lm.precision), encode_by_neuron(torch.zeros(width, 1), lm.precision)
+    gate, up, down = (np.empty((count, *like.codes.shape[1:]), like.codes.dtype) for _ in range(3))
+    gate_scale, up_scale = (np.empty((count, *like.scales.shape[1:]), np.float32) for _ in range(2))
+    down_scale = np.empty((count, *like_down.block_scales.shape[1:]), np.float32)
+    gate_bias, up_bias = (np.zeros(count, np.float32) for _ in range(2))
+    output_scale = np.empty((len(lm.blocks), width), np.float32)
     for block, start in zip(lm.blocks, first, strict=False):
         here = slice(start, start + block.d_ff)
         halves = block.up.weight.chunk(2) if block.gate is None else (block.gate.weight, block.up.weight)
-        gate_rows, up_rows, down_rows = (encode(each, lm.precision) for each in (*halves, block.down.weight))
+        gate_rows, up_rows = (encode(each, lm.precision) for each in halves)
+        down_columns = encode_by_neuron(block.down.weight, lm.precision)
         gate[here], gate_scale[here] = gate_rows.codes, gate_rows.scales
         up[here], up_scale[here] = up_rows.codes, up_rows.scales
-        down[here], down_scale[block.layer] = down_rows.codes.T, down_rows.scales
+        down[here], down_scale[here] = down_columns.codes, down_columns.block_scales
+        output_scale[block.layer] = down_columns.output_scales
         if block.gate is not None:
             gate_bias[here], up_bias[here] = _bias(block.gate), _bias(block.up)
-    return cpu.Neurons(gate, up, down, gate_scale, up_scale, gate_bias, up_bias, first), down_scale
+    return cpu.Neurons(gate, up, down, gate_scale, up_scale, down_scale, gate_bias, up_bias, first), output_scale

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from ..kernels import cpu
+from ..kernels.formats import has_scales
 from ..kernels.threads import cores
 from ..methods.base import ActiveSets
 from .cpu_layout import Layout
 
 _MATRICES = ("gate", "up", "down")
-_VECTORS = ("gate_scale", "up_scale", "gate_bias", "up_bias")
+_VECTORS = ("gate_scale", "up_scale", "down_scale", "gate_bias", "up_bias")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,5 +68,10 @@ class Packer:
 def neuron_bytes(neurons: cpu.Neurons) -> int:
     """What a step reads of them; scales and biases only where the format and the model have them."""
     codes = sum(getattr(neurons, name).nbytes for name in _MATRICES)
-    scales = neurons.gate_scale.nbytes + neurons.up_scale.nbytes if neurons.gate.dtype == np.int8 else 0
-    return codes + scales + sum(bias.nbytes for bias in (neurons.gate_bias, neurons.up_bias) if bias.any())
+    scales = neurons.gate_scale.nbytes + neurons.up_scale.nbytes if has_scales(neurons.gate) else 0
+    return (
+        codes
+        + scales
+        + neurons.down_scale.nbytes
+        + sum(bias.nbytes for bias in (neurons.gate_bias, neurons.up_bias) if bias.any())
+    )

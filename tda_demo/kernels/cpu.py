@@ -39,17 +39,17 @@ class Shared(NamedTuple):
 
     norms: np.ndarray  # float32 [layers, 4, d]: before attention, after it, before the MLP, after it
     head_norms: np.ndarray  # float32 [layers, 2, head_dim]: of queries, of keys
-    qkv: np.ndarray  # codes [layers, q, d]
-    qkv_scale: np.ndarray  # float32 [layers, q]
+    qkv: np.ndarray  # codes [layers, q, ...] of rows of d
+    qkv_scale: np.ndarray  # float32 [layers, q, ...], as ``formats.Rows.scales``
     qkv_bias: np.ndarray  # float32 [layers, q]
-    out: np.ndarray  # codes [layers, d, heads * head_dim]
-    out_scale: np.ndarray  # float32 [layers, d]
+    out: np.ndarray  # codes [layers, d, ...] of rows of heads * head_dim
+    out_scale: np.ndarray  # float32 [layers, d, ...]
     out_bias: np.ndarray  # float32 [layers, d]
-    down_scale: np.ndarray  # float32 [layers, d], of the rows of down, which are the block's outputs
+    output_scale: np.ndarray  # float32 [layers, d], of the MLP's outputs
     down_bias: np.ndarray  # float32 [layers, d]
     final_norm: np.ndarray  # float32 [d]
-    head: np.ndarray  # codes [vocabulary, d]
-    head_scale: np.ndarray  # float32 [vocabulary]
+    head: np.ndarray  # codes [vocabulary, ...] of rows of d
+    head_scale: np.ndarray  # float32 [vocabulary, ...]
     window: np.ndarray  # int64 [layers], positions a layer attends to; 0 for all
     rope: np.ndarray  # int64 [layers], which of the cosine tables a layer uses
 
@@ -57,11 +57,12 @@ class Shared(NamedTuple):
 class Neurons(NamedTuple):
     """Active neurons of all layers, those of layer l at ``first[l] : first[l + 1]``."""
 
-    gate: np.ndarray  # codes [neurons, d], rows of gate
-    up: np.ndarray  # codes [neurons, d], rows of up
-    down: np.ndarray  # codes [neurons, d], columns of down
-    gate_scale: np.ndarray  # float32 [neurons]
-    up_scale: np.ndarray  # float32 [neurons]
+    gate: np.ndarray  # codes [neurons, ...] of rows of gate
+    up: np.ndarray  # codes [neurons, ...] of rows of up
+    down: np.ndarray  # codes [neurons, ...] of columns of down
+    gate_scale: np.ndarray  # float32 [neurons, ...], as ``formats.Rows.scales``
+    up_scale: np.ndarray  # float32 [neurons, ...]
+    down_scale: np.ndarray  # float32 [neurons, blocks], as ``formats.ByNeuron.block_scales``
     gate_bias: np.ndarray  # float32 [neurons]
     up_bias: np.ndarray  # float32 [neurons]
     first: np.ndarray  # int64 [layers + 1]
@@ -117,7 +118,7 @@ def _mlp(neurons, x, first, last, activation, up, activations, out):
     for i in range(first, last):
         gate = activations[i] + neurons.gate_bias[i]
         activations[i] = _activate(gate, activation) * (up[i] + neurons.up_bias[i])
-    weighted_rows(neurons.down, activations, first, last, out)
+    weighted_rows(neurons.down, neurons.down_scale, activations, first, last, out)
 
 
 @njit(fastmath=FAST, nogil=True)
@@ -147,7 +148,7 @@ def _attend(query, keys, values, begin, end, scale, cap, weights, out):
     for p in range(begin, end):
         weights[p] = _exp(weights[p] - highest)
         total += weights[p]
-    weighted_rows(values, weights, begin, end, out)
+    weighted_rows(values, scale, weights, begin, end, out)
     for j in range(out.shape[0]):
         out[j] /= total
 
@@ -174,7 +175,7 @@ def step(x, position, threads, shape, shared, neurons, cosines, sines, keys, val
         logits: float32 [vocabulary], written.
     """
     heads, kv_heads, head_dim, epsilon = shape.heads, shape.kv_heads, shape.head_dim, shape.epsilon
-    layers, rows = shared.qkv_scale.shape
+    layers, rows = shared.qkv.shape[0], shared.qkv.shape[1]
     width = x.shape[0]
     end = position + 1
     normed, update = np.empty(width, f32), np.empty(width, f32)
@@ -250,7 +251,7 @@ def step(x, position, threads, shape, shared, neurons, cosines, sines, keys, val
             total = f32(0)
             for t in range(threads):
                 total += partial[t, j]
-            update[j] = total * shared.down_scale[layer, j] + shared.down_bias[layer, j]
+            update[j] = total * shared.output_scale[layer, j] + shared.down_bias[layer, j]
         _add(x, update, shared.norms[layer, 3], epsilon, shape.output_norms)
 
     _rms_norm(x, shared.final_norm, epsilon, normed)

@@ -12,7 +12,7 @@ import torch
 from numba import get_num_threads, njit, prange
 from torch import nn
 
-from .formats import Rows, encode
+from .formats import ByNeuron, Rows, encode, encode_by_neuron
 from .rows import FAST, f32, matvec, weighted_rows
 
 _NO_BIAS = np.empty(0, np.float32)
@@ -49,35 +49,36 @@ class RowMajor:
 
 @dataclass(frozen=True, eq=False)
 class NeuronMajor:
-    """A down projection stored by neuron, so that an active set is some of its rows, codes and scales unchanged.
+    """A down projection stored by neuron; ``bias`` float32 [d], empty where it has none."""
 
-    ``codes`` [d_ff, d] are those of the format's rows, transposed; ``scales`` float32 [d], one an output, are applied
-    after the sum over neurons; ``bias`` float32 [d], empty where it has none.
-    """
-
-    codes: np.ndarray
-    scales: np.ndarray
+    neurons: ByNeuron
     bias: np.ndarray
 
     @classmethod
     def of(cls, linear: nn.Linear, precision: str) -> NeuronMajor:
-        rows = encode(linear.weight, precision)
-        return cls(np.ascontiguousarray(rows.codes.T), rows.scales, _bias(linear))
+        return cls(encode_by_neuron(linear.weight, precision), _bias(linear))
 
     @property
     def nbytes(self) -> int:
         """What a step reads of it."""
-        return Rows(self.codes, self.scales).nbytes + self.bias.nbytes
+        return self.neurons.nbytes + self.bias.nbytes
 
     def take(self, neurons: np.ndarray) -> NeuronMajor:
         """A copy that takes the activations of ``neurons`` int64 [k] only."""
-        return NeuronMajor(self.codes[neurons], self.scales, self.bias)
+        return NeuronMajor(self.neurons.take(neurons), self.bias)
 
     def __call__(self, activations: torch.Tensor) -> torch.Tensor:
         """float32 [d_ff] -> a new float32 [d]."""
-        out = torch.empty(len(self.scales))
+        stored = self.neurons
+        out = torch.empty(len(stored.output_scales))
         neuron_product(
-            self.codes, self.scales, self.bias, activations.contiguous().numpy(), get_num_threads(), out.numpy()
+            stored.codes,
+            stored.block_scales,
+            stored.output_scales,
+            self.bias,
+            activations.contiguous().numpy(),
+            get_num_threads(),
+            out.numpy(),
         )
         return out
 
@@ -88,7 +89,7 @@ def _bias(linear: nn.Linear) -> np.ndarray:
 
 @njit(parallel=True, fastmath=FAST, nogil=True, cache=True)
 def row_product(codes, scales, bias, x, threads, out):
-    """out[i] = codes[i] times x, scaled, plus bias[i]; codes [rows, columns], an empty bias is none."""
+    """out[i] = row i times x, plus bias[i]; codes and scales as ``formats.Rows`` has them, an empty bias is none."""
     rows = codes.shape[0]
     for t in prange(threads):
         first, last = rows * t // threads, rows * (t + 1) // threads
@@ -99,20 +100,21 @@ def row_product(codes, scales, bias, x, threads, out):
 
 
 @njit(parallel=True, fastmath=FAST, nogil=True, cache=True)
-def neuron_product(codes, scales, bias, activations, threads, out):
-    """out = the sum over neurons of activation times row of codes [neurons, d], scaled, plus bias.
+def neuron_product(codes, block_scales, output_scales, bias, activations, threads, out):
+    """out = the sum over neurons of activation times row, scaled, plus bias; stored as ``formats.ByNeuron`` has it.
 
     Each thread sums a stretch of neurons; the parts are added in order, so equal inputs give equal bits.
     """
-    neurons, width = codes.shape
+    neurons, width = codes.shape[0], out.shape[0]
     partial = np.empty((threads, width), f32)
     for t in prange(threads):
-        weighted_rows(codes, activations, neurons * t // threads, neurons * (t + 1) // threads, partial[t])
+        first, last = neurons * t // threads, neurons * (t + 1) // threads
+        weighted_rows(codes, block_scales, activations, first, last, partial[t])
     for j in range(width):
         total = f32(0)
         for t in range(threads):
             total += partial[t, j]
-        out[j] = total * scales[j]
+        out[j] = total * output_scales[j]
     if bias.shape[0] > 0:
         for j in range(width):
             out[j] += bias[j]

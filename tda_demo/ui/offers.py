@@ -15,7 +15,7 @@ HUB_MODELS = (
     "Qwen/Qwen3-0.6B",
 )
 AUTOMATIC = "automatic"
-PRECISIONS = (AUTOMATIC, "int8", "bfloat16", "float32")
+PRECISIONS = (AUTOMATIC, "nf4", "int8", "bfloat16", "float32")
 
 
 @dataclass(frozen=True)
