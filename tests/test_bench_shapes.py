@@ -29,7 +29,7 @@ CONFIG = LlamaConfig(
     vocab_size=97,
     hidden_size=64,
     intermediate_size=64,
-    num_hidden_layers=2,
+    num_hidden_layers=1,
     num_attention_heads=4,
     max_position_embeddings=512,
     initializer_range=0.2,
@@ -37,6 +37,7 @@ CONFIG = LlamaConfig(
 
 
 def measured(monkeypatch: pytest.MonkeyPatch) -> ShapesTable:
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)  # it would pack anew, on a CPU only
     monkeypatch.setattr("tda_demo.bench.shapes._ROOM", 8)
 
     def engine(lm: LoadedModel) -> CudaGraphEngine:

@@ -42,7 +42,7 @@ def engine_of(lm: LoadedModel, dense: Way = "kernels", sparse: Way = "kernels") 
     return CudaGraphEngine(lm, make, lambda _: Choice(SMALL, dense, sparse, {}))
 
 
-def dense_errors(lm: LoadedModel, dense: Way = "kernels", steps: list[int] = STEPS[:4]) -> float:
+def dense_errors(lm: LoadedModel, dense: Way = "kernels", steps: list[int] = STEPS[:3]) -> float:
     """Largest error of the dense arm over steps, relative to the largest logit of transformers."""
     engine = engine_of(lm, dense)
     arm = engine.dense_arm(engine.prefill(PROMPT, TDA(cett=0).bind(lm)), len(steps))

@@ -15,6 +15,7 @@ host's clock, launch and wait included, for both arms alike.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import weakref
 from collections.abc import Callable
@@ -127,7 +128,13 @@ class CudaGraphEngine:
         return CudaGraphArm(self._named(decoder), prefill, bytes_per_step(model), packing_ms)
 
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
-        return self.eager.judge(prefill, tokens)
+        judgement = self.eager.judge(prefill, tokens)
+        if not self.shared.blocks.changes:
+            return judgement
+        # Down projections were quantised again: what that costs shows only in what the sparse arm really computes.
+        arm = self.sparse_arm(prefill, len(tokens))
+        logits = torch.stack([arm.step(token).clone() for token in tokens])
+        return dataclasses.replace(judgement, sparse_logits=logits)
 
     def _arm(self, decoder: Decoder, prefill: Prefill, *, sparse: bool, packing_ms: float = 0.0) -> CudaGraphArm:
         counts = prefill.active.counts() if sparse else None

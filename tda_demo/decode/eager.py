@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..feedforward import FeedForward, find_blocks, observed
-from ..kernels.reference import install, pack
+from ..kernels.reference import limit
 from ..methods.base import ActiveSets, Selector
 from ..progress import Report, silent
 from .arm import Judgement, Prefill
@@ -126,16 +126,28 @@ class EagerArm:
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
     """A second module tree over the same parameters and buffers: hooks and packed weights put in it stay in it."""
-    scales = [module.quant_state for module in model.modules() if hasattr(module, "quant_state")]  # of bitsandbytes
-    shared = [*model.parameters(), *model.buffers(), *scales, model.config]
+    shared = [*model.parameters(), *model.buffers(), *_quantisation(model), model.config]
     return copy.deepcopy(model, {id(item): item for item in shared})
 
 
+def _quantisation(model: PreTrainedModel) -> list[Any]:
+    """What bitsandbytes keeps beside a quantised matrix: scales, and of int8 the matrix itself."""
+    modules: list[Any] = list(model.modules())
+    eight_bit = [module for module in modules if hasattr(module, "init_8bit_state")]
+    for module in eight_bit:
+        if module.weight.CB is not None:  # its first forward pass would move them out of the shared parameter
+            module.init_8bit_state()
+    return [
+        *(module.quant_state for module in modules if hasattr(module, "quant_state")),
+        *(m.state for m in eight_bit),
+    ]
+
+
 def restrict(model: PreTrainedModel, active: ActiveSets) -> None:
-    """Packs every block of ``model`` that does not keep all its neurons."""
+    """Limits every block of ``model`` that does not keep all its neurons to those it keeps."""
     for block, indices in zip(find_blocks(model), active.indices, strict=True):
         if len(indices) < block.d_ff:
-            install(block, pack(block, indices))
+            limit(block, indices)
 
 
 def bytes_per_step(model: PreTrainedModel) -> int:
@@ -158,7 +170,7 @@ def _forward(
 
 def _output_error(block: FeedForward, activations: torch.Tensor, active: torch.Tensor) -> float:
     """Mean over tokens of ``||y - y_active|| / ||y||`` on given activations [T, d_ff], without the output bias."""
-    weight = block.down.weight.float()
+    weight = block.output_weight()
     tail = activations.float().index_fill(1, active, 0)
     output = (activations.float() @ weight.T).norm(dim=1)
     error = (tail @ weight.T).norm(dim=1)
