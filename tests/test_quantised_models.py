@@ -68,6 +68,8 @@ def test_a_limited_block_is_the_block_without_the_other_neurons(precision: str, 
     find_blocks(arm.model)[2].down.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten()))
     arm.step(40)
     assert seen[0].nonzero().flatten().tolist() == active.indices[2].tolist()
+    assert [each.shape[1] for each in arm.activations()] == [128, 0, 40]
+    assert torch.equal(arm.activations()[2][0], seen[0][active.indices[2]])
     assert arm.weight_bytes == engine.dense_arm(prefill, 1).weight_bytes  # nothing is saved
 
 

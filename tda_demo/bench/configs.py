@@ -81,6 +81,6 @@ def config_of(name: str | None) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     if name not in _SHAPES:
-        raise UserError(f"'{name}' names no shapes: use --shapes with one of {', '.join(NAMES)}.")
+        raise UserError(f"On a GPU the table measures named shapes: use --shapes with one of {', '.join(NAMES)}.")
     family, fields = _SHAPES[name]
     return AutoConfig.for_model(family, **fields)

@@ -140,7 +140,7 @@ class CudaGraphEngine:
         counts = prefill.active.counts() if sparse else None
         read = self.shared.blocks.bytes_per_step(self.lm.model, counts)
         arm = CudaGraphArm(decoder, prefill, read, packing_ms)
-        weakref.finalize(arm, self._give_back, sparse, decoder)
+        weakref.finalize(arm, self._give_back, sparse, decoder).atexit = False
         return arm
 
     def _decoder(self, sparse: bool, prompt_cache: Cache, positions: int) -> Decoder:

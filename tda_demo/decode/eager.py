@@ -79,7 +79,9 @@ class EagerEngine:
         model = share_weights(self.lm.model)
         begin = _now(self.lm.device)
         restrict(model, prefill.active)
-        return EagerArm(model, self.lm, prefill.cache, packing_ms=_now(self.lm.device) - begin)
+        packing_ms = _now(self.lm.device) - begin
+        masked = prefill.active.indices if any(block.is_quantised for block in self.lm.blocks) else None
+        return EagerArm(model, self.lm, prefill.cache, packing_ms, masked)
 
     @torch.inference_mode()
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
@@ -98,14 +100,22 @@ class EagerEngine:
 
 
 class EagerArm:
-    """A transformers model with a DynamicCache of its own."""
+    """A transformers model with a DynamicCache of its own; ``masked`` where its blocks compute all, using some."""
 
-    def __init__(self, model: PreTrainedModel, lm: LoadedModel, prompt_cache: Cache, packing_ms: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        lm: LoadedModel,
+        prompt_cache: Cache,
+        packing_ms: float = 0.0,
+        masked: tuple[torch.Tensor, ...] | None = None,
+    ) -> None:
         self.model = model
         self.device = lm.device
         self.cache = copy.deepcopy(prompt_cache)
         self.weight_bytes = bytes_per_step(model)
         self.packing_ms = packing_ms
+        self.masked = masked
         self._seen: list[torch.Tensor] = []
         # Both arms carry these hooks, so the time they take falls on both alike.
         seen = self._seen  # not self: a cycle would keep the arm's copies until the garbage collector runs
@@ -121,7 +131,10 @@ class EagerArm:
         return logits
 
     def activations(self) -> list[torch.Tensor]:
-        return [activations.reshape(1, -1) for activations in self._seen]
+        activations = [each.reshape(1, -1) for each in self._seen]
+        if self.masked is None:
+            return activations
+        return [each.index_select(1, indices) for each, indices in zip(activations, self.masked, strict=True)]
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -137,10 +150,8 @@ def _quantisation(model: PreTrainedModel) -> list[Any]:
     for module in eight_bit:
         if module.weight.CB is not None:  # its first forward pass would move them out of the shared parameter
             module.init_8bit_state()
-    return [
-        *(module.quant_state for module in modules if hasattr(module, "quant_state")),
-        *(m.state for m in eight_bit),
-    ]
+    four_bit = [module for module in modules if hasattr(module, "quant_state")]
+    return [*(module.quant_state for module in four_bit), *(module.state for module in eight_bit)]
 
 
 def restrict(model: PreTrainedModel, active: ActiveSets) -> None:
