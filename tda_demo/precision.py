@@ -59,7 +59,7 @@ def loading(precision: str, device: torch.device) -> dict[str, Any]:
         return {}
     from transformers import BitsAndBytesConfig
 
-    kinds = (
+    kinds: dict[str, Any] = (
         {"load_in_8bit": True}
         if precision == "int8"
         else {

@@ -55,7 +55,7 @@ def to_nf4(lm: LoadedModel) -> LoadedModel:
                 compress_statistics=False,
                 quant_type="nf4",
             )
-        weight = Params4bit(
+        weight: Any = Params4bit(
             linear.weight.data.contiguous(), compress_statistics=False, quant_type="nf4", module=quantised
         )
         quantised.weight = weight.to(lm.device)

@@ -8,6 +8,7 @@ in the same rounds.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -106,6 +107,8 @@ def bench_shapes(name: str | None, precision: str | None = None, report: Report 
     if precision not in (None, *PRECISIONS):
         raise UserError(f"'{precision}' is not measured with shapes: use {' or '.join(PRECISIONS)}.")
     asked = (precision,) if precision else PRECISIONS
+    if "nf4" in asked and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("NF4 needs bitsandbytes: install it, or measure --precision bfloat16 alone.")
     return measure_shapes(config_of(name), asked, torch.device("cuda", 0), report=report)
 
 

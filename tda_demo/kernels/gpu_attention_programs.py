@@ -6,7 +6,7 @@ they are one launch each, attention two. Arithmetic is float32.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
-# pyright: reportPossiblyUnboundVariable=false
+# pyright: reportPossiblyUnboundVariable=false, reportOperatorIssue=false
 # Triton reads these functions itself; as plain Python they would not type-check.
 
 from __future__ import annotations
