@@ -84,7 +84,7 @@ def check(matrices: Matrices, x: torch.Tensor, indices: torch.Tensor, active: Ac
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_active_sets_of_any_shape(
     d: int, d_ff: int, share: float, batch: int, activation: int, glu: bool, bias: bool, dtype: torch.dtype, seed: int
 ) -> None:

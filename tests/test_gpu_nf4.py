@@ -86,7 +86,7 @@ def check(nf4: Nf4Matrices, x: torch.Tensor, indices: torch.Tensor, active: Acti
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_active_sets_of_any_shape(
     blocks: int, d_ff: int, share: float, batch: int, activation: int, glu: bool, bias: bool, dtype: Any, seed: int
 ) -> None:
