@@ -55,9 +55,8 @@ def to_nf4(lm: LoadedModel) -> LoadedModel:
                 compress_statistics=False,
                 quant_type="nf4",
             )
-        weight: Any = Params4bit(
-            linear.weight.data.contiguous(), compress_statistics=False, quant_type="nf4", module=quantised
-        )
+        settings: Any = {"compress_statistics": False, "quant_type": "nf4", "module": quantised}
+        weight: Any = Params4bit(linear.weight.data.contiguous(), **settings)
         quantised.weight = weight.to(lm.device)
         quantised.bias = linear.bias
         model.set_submodule(name, quantised)
