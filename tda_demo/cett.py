@@ -52,7 +52,7 @@ class TailCurve:
 def tail_curve(block: FeedForward, activations: torch.Tensor, scores: torch.Tensor) -> TailCurve:
     """The exact curve, one entry per neuron, for ``activations`` [T, d_ff] and ``scores`` [d_ff]."""
     order = torch.argsort(scores, stable=True)
-    ratios = _tail_norms(activations.float()[:, order], block.down.weight.detach().float()[:, order])
+    ratios = _tail_norms(activations.float()[:, order], block.output_weight()[:, order])
     return TailCurve(scores[order].double().cpu().numpy(), ratios.mean(dim=0).cpu().numpy(), activations.shape[0])
 
 

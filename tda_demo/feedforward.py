@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -48,7 +48,25 @@ class FeedForward:
     @cached_property
     def output_norms(self) -> torch.Tensor:
         """``||Wd[:, j]||_2`` of every neuron: float32 [d_ff]."""
-        return self.down.weight.detach().float().norm(dim=0)
+        return self.output_weight().norm(dim=0)
+
+    def output_weight(self) -> torch.Tensor:
+        """The values of ``down.weight``, float32 [d_model, d_ff], however bitsandbytes may hold them."""
+        weight: Any = self.down.weight
+        if getattr(weight, "quant_state", None) is not None:
+            from bitsandbytes.functional import dequantize_4bit
+
+            return dequantize_4bit(weight.data, weight.quant_state).float()
+        if weight.dtype == torch.int8:  # with a float32 largest magnitude a row, which the first forward pass moves
+            down: Any = self.down
+            largest = weight.SCB if getattr(weight, "SCB", None) is not None else down.state.SCB
+            return weight.data.float() * (largest / 127)[:, None]
+        return weight.detach().float()
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether its matrices are bitsandbytes', whose rows and columns cannot be taken out as they are."""
+        return not all(linear.weight.is_floating_point() for linear in self.linears)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import nn
 from .environment import use_threads
 from .errors import UserError
 from .feedforward import FeedForward, find_blocks
-from .precision import PRECISIONS, choose, model_dtype, round_weights
+from .precision import PRECISIONS, choose, loading, model_dtype, round_weights
 from .progress import Report, silent
 from .weights import Weights, embedded, find_weights
 from .weights.quiet import quiet_transformers
@@ -118,12 +118,14 @@ def load_model(
     place = _device(device)
     precision = choose(precision, place)
     weights = find_weights(name, report)
-    model, tokenizer = _read(weights, model_dtype(precision, place))
+    quantised = loading(precision, place)
+    model, tokenizer = _read(weights, model_dtype(precision, place), quantised)
     blocks = find_blocks(model)
     if place.type == "cpu":
         round_weights(model, precision)
     try:
-        nn.Module.to(model, place)  # in place; the wrapper around PreTrainedModel.to hides its signature
+        if not quantised:  # which are on the device already
+            nn.Module.to(model, place)  # in place; the wrapper around PreTrainedModel.to hides its signature
     except torch.OutOfMemoryError as error:
         raise UserError(f"{weights.name} does not fit into the GPU's memory: use the device cpu.") from error
     return LoadedModel(
@@ -151,7 +153,9 @@ def _device(asked: str | None) -> torch.device:
     return device
 
 
-def _read(weights: Weights, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _read(
+    weights: Weights, dtype: torch.dtype, quantised: dict[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -162,10 +166,10 @@ def _read(weights: Weights, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTra
             raise UserError(f"The tokenizer of '{weights.name}' is missing or cannot be read.") from error
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                weights.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
+                weights.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **source, **quantised
             )
         except Exception as error:  # damaged headers, missing shards, sizes that do not match the configuration
-            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise UserError(f"'{weights.name}' does not fit into memory: choose a smaller model.") from error
             raise UserError(
                 f"The weights in {weights.folder} are damaged or do not match its config.json: fetch them again (a "

@@ -1,12 +1,13 @@
 """What a precision means on each device.
 
-On a GPU it is the dtype of the model. On a CPU it is how weights are stored and read by the compiled kernels; the
-transformers model, which reads prompts, holds the same rounded values in float32, so both compute the same function.
+On a GPU it is the dtype of the model, or the storage that bitsandbytes gives its matrices (NF4, LLM.int8). On a CPU it
+is how weights are stored and read by the compiled kernels; the transformers model, which reads prompts, holds the same
+rounded values in float32, so both compute the same function.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PRECISIONS = FORMATS
-_GPU_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_GPU_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "nf4": torch.bfloat16,  # of what bitsandbytes computes with and does not quantise
+    "int8": torch.bfloat16,
+}
 
 
 def choose(asked: str | None, device: torch.device) -> str:
@@ -45,6 +51,24 @@ def choose(asked: str | None, device: torch.device) -> str:
 def model_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of the transformers model."""
     return torch.float32 if device.type == "cpu" else _GPU_DTYPES[precision]
+
+
+def loading(precision: str, device: torch.device) -> dict[str, Any]:
+    """What ``from_pretrained`` needs to know beside the dtype: on a GPU bitsandbytes quantises while loading."""
+    if device.type == "cpu" or precision not in ("nf4", "int8"):
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    kinds: dict[str, Any] = (
+        {"load_in_8bit": True}
+        if precision == "int8"
+        else {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_compute_dtype": model_dtype(precision, device),
+        }
+    )
+    return {"quantization_config": BitsAndBytesConfig(**kinds), "device_map": {"": device}}
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gpu_device  # noqa: F401 - first of all: it decides how Triton is imported
 import pytest
 from tiny import tiny
 

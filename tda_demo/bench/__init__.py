@@ -33,6 +33,7 @@ __all__ = ["BenchSettings", "Row", "Table", "bench", "markdown"]
 
 KEEPS = (0.75, 0.5, 0.3)
 _IN_PLACE_KEEP = 0.5
+_RIVAL = {"sparse": "dense", "in place": "dense", "MLP sparse": "MLP dense"}  # the engine that a speedup is over
 _PROMPT = "Explain in a few paragraphs why the sky is blue in the daytime and red in the evening."
 _ROOM = 128  # tokens an arm decodes before it starts over from the prompt
 
@@ -127,7 +128,7 @@ def bench(
             times = contestant.decoder.times_ms(settings.settle + settings.block)[settings.settle :]
             if turn > 0:  # the first round compiles, maps pages and wakes threads
                 contestant.rounds.append(float(np.median(times)))
-    rows = [_row(each, contestants, bandwidth.gb_per_second, settings) for each in contestants]
+    rows = [row_of(each, contestants, bandwidth.gb_per_second, settings) for each in contestants]
     return Table(rows, bandwidth.gb_per_second)
 
 
@@ -178,7 +179,7 @@ def _arms(lm: LoadedModel, ids: list[int], report: Report) -> Iterator[Contestan
         yield Contestant("in place", lm.precision, "tda", _IN_PLACE_KEEP, bytes_read, decoder)
 
 
-def _row(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: float, settings: BenchSettings) -> Row:
+def row_of(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: float, settings: BenchSettings) -> Row:
     def rounds_of(engine: str, precision: str) -> list[float] | None:
         found = [each for each in all_of_them if (each.engine, each.precision) == (engine, precision)]
         return found[0].rounds if found else None
@@ -190,8 +191,8 @@ def _row(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: flo
     ms = float(np.median(contestant.rounds))
     gb_per_second = contestant.weight_bytes / ms / 1e6
     speedup = bound = None
-    if contestant.keep < 1:
-        dense = next(each for each in all_of_them if each.engine == "dense" and each.precision == contestant.precision)
+    if rival := _RIVAL.get(contestant.engine):
+        dense = next(each for each in all_of_them if (each.engine, each.precision) == (rival, contestant.precision))
         speedup = metrics.paired_speedup(dense.rounds, contestant.rounds)
         bound = metrics.byte_bound(dense.weight_bytes, contestant.weight_bytes)
     return Row(

@@ -42,7 +42,7 @@ class StockGenerate:
     """transformers' own ``generate``; a token's time is the gap between two of its tokens."""
 
     def __init__(self, model: Any, ids: list[int]) -> None:
-        self.model, self.ids = model, torch.tensor([ids])
+        self.model, self.ids = model, torch.tensor([ids], device=model.device)
 
     def times_ms(self, count: int) -> list[float]:
         moments: list[float] = []

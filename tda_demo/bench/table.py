@@ -33,12 +33,14 @@ class Row:
     n: int
 
 
-def markdown(rows: Sequence[Row], environment: dict[str, Any], read_gb_per_second: float) -> str:
-    """The table with its machine named above it, every column with its unit."""
+def markdown(
+    rows: Sequence[Row], environment: dict[str, Any], gb_per_second: float, bandwidth: str = "read bandwidth"
+) -> str:
+    """The table with its machine named above it, every column with its unit; ``bandwidth`` says what was measured."""
     machine = environment.get("gpu") or environment["cpu"]
     head = (
         f"{machine}, {environment['threads']} threads, torch {environment['torch']}; "
-        f"measured read bandwidth {read_gb_per_second:.1f} GB/s\n"
+        f"measured {bandwidth} {gb_per_second:.1f} GB/s\n"
     )
     titles = (
         "engine",
@@ -47,7 +49,7 @@ def markdown(rows: Sequence[Row], environment: dict[str, Any], read_gb_per_secon
         "ms/token",
         "tokens/s",
         "GB/s",
-        "of read bandwidth",
+        f"of {bandwidth}",
         "over dense (95 %)",
         "byte bound",
         "efficiency",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from ..errors import UserError
 from ..progress import terminal_bar
 from .shared import Commands, add_threads, write_json
 
@@ -14,6 +13,9 @@ def add(commands: Commands) -> None:
     bench = commands.add_parser("bench", help="measure decoding speed: transformers, dense, packed active sets")
     bench.add_argument("--model", metavar="M", help="a hub id, a folder or a .gguf file; default: the embedded model")
     bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    bench.add_argument(
+        "--shapes", metavar="S", help="on a GPU: random weights of a model's real shapes, e.g. llama3-8b"
+    )
     bench.add_argument("--precision", metavar="P", help="one precision; default: all")
     add_threads(bench)
     bench.add_argument("--json", metavar="FILE", help="write the rows there; - prints them instead of the table")
@@ -26,9 +28,10 @@ def run(options: argparse.Namespace) -> None:
     from ..bench import bench, markdown
     from ..environment import describe, use_threads
 
-    if options.device != "cpu":
-        raise UserError("The speed table measures the CPU so far; use --device cpu.")
     use_threads(options.threads)
+    if options.device == "cuda" or options.shapes:
+        _on_a_gpu(options)
+        return
     with terminal_bar() as report:
         table = bench(options.model, options.precision, report=report)
     if options.json is not None:
@@ -36,3 +39,21 @@ def run(options: argparse.Namespace) -> None:
     if options.json != "-":
         environment = describe(torch.device("cpu"), options.precision or "all")
         print(markdown(table.rows, environment, table.read_gb_per_second))
+
+
+def _on_a_gpu(options: argparse.Namespace) -> None:
+    import torch
+
+    from ..bench.shapes import bench_shapes
+    from ..bench.table import markdown
+    from ..environment import describe
+
+    with terminal_bar() as report:
+        table = bench_shapes(options.shapes, options.precision, report=report)
+    if options.json is not None:
+        write_json([dataclasses.asdict(row) for row in table.rows], options.json)
+    if options.json != "-":
+        environment = describe(torch.device("cuda"), options.precision or "all")
+        print(f"{options.shapes}, random weights, batch 1, context {table.context}")
+        print(markdown(table.rows, environment, table.copy_gb_per_second, "copy bandwidth"))
+        print("\n".join(["", *table.notes]))

@@ -85,9 +85,12 @@ def engine_for(lm: LoadedModel) -> Engine:
     """The fastest engine that can run ``lm``."""
     from .cpu_layout import has_layout
     from .cpu_step import CpuStepEngine
+    from .cuda_graph import CudaGraphEngine, can_decode
     from .eager import EagerEngine
     from .fast_linears import FastLinearsEngine
 
     if has_layout(lm):
         return CpuStepEngine(lm)
+    if can_decode(lm):
+        return CudaGraphEngine(lm)
     return FastLinearsEngine(lm) if lm.device.type == "cpu" else EagerEngine(lm)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..feedforward import FeedForward, find_blocks, observed
-from ..kernels.reference import install, pack
+from ..kernels.reference import limit
 from ..methods.base import ActiveSets, Selector
 from ..progress import Report, silent
 from .arm import Judgement, Prefill
@@ -79,7 +79,9 @@ class EagerEngine:
         model = share_weights(self.lm.model)
         begin = _now(self.lm.device)
         restrict(model, prefill.active)
-        return EagerArm(model, self.lm, prefill.cache, packing_ms=_now(self.lm.device) - begin)
+        packing_ms = _now(self.lm.device) - begin
+        masked = prefill.active.indices if any(block.is_quantised for block in self.lm.blocks) else None
+        return EagerArm(model, self.lm, prefill.cache, packing_ms, masked)
 
     @torch.inference_mode()
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
@@ -98,14 +100,22 @@ class EagerEngine:
 
 
 class EagerArm:
-    """A transformers model with a DynamicCache of its own."""
+    """A transformers model with a DynamicCache of its own; ``masked`` where its blocks compute all, using some."""
 
-    def __init__(self, model: PreTrainedModel, lm: LoadedModel, prompt_cache: Cache, packing_ms: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        lm: LoadedModel,
+        prompt_cache: Cache,
+        packing_ms: float = 0.0,
+        masked: tuple[torch.Tensor, ...] | None = None,
+    ) -> None:
         self.model = model
         self.device = lm.device
         self.cache = copy.deepcopy(prompt_cache)
         self.weight_bytes = bytes_per_step(model)
         self.packing_ms = packing_ms
+        self.masked = masked
         self._seen: list[torch.Tensor] = []
         # Both arms carry these hooks, so the time they take falls on both alike.
         seen = self._seen  # not self: a cycle would keep the arm's copies until the garbage collector runs
@@ -121,20 +131,34 @@ class EagerArm:
         return logits
 
     def activations(self) -> list[torch.Tensor]:
-        return [activations.reshape(1, -1) for activations in self._seen]
+        activations = [each.reshape(1, -1) for each in self._seen]
+        if self.masked is None:
+            return activations
+        return [each.index_select(1, indices) for each, indices in zip(activations, self.masked, strict=True)]
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
     """A second module tree over the same parameters and buffers: hooks and packed weights put in it stay in it."""
-    shared = [*model.parameters(), *model.buffers(), model.config]
+    shared = [*model.parameters(), *model.buffers(), *_quantisation(model), model.config]
     return copy.deepcopy(model, {id(item): item for item in shared})
 
 
+def _quantisation(model: PreTrainedModel) -> list[Any]:
+    """What bitsandbytes keeps beside a quantised matrix: scales, and of int8 the matrix itself."""
+    modules: list[Any] = list(model.modules())
+    eight_bit = [module for module in modules if hasattr(module, "init_8bit_state")]
+    for module in eight_bit:
+        if module.weight.CB is not None:  # its first forward pass would move them out of the shared parameter
+            module.init_8bit_state()
+    four_bit = [module for module in modules if hasattr(module, "quant_state")]
+    return [*(module.quant_state for module in four_bit), *(module.state for module in eight_bit)]
+
+
 def restrict(model: PreTrainedModel, active: ActiveSets) -> None:
-    """Packs every block of ``model`` that does not keep all its neurons."""
+    """Limits every block of ``model`` that does not keep all its neurons to those it keeps."""
     for block, indices in zip(find_blocks(model), active.indices, strict=True):
         if len(indices) < block.d_ff:
-            install(block, pack(block, indices))
+            limit(block, indices)
 
 
 def bytes_per_step(model: PreTrainedModel) -> int:
@@ -157,7 +181,7 @@ def _forward(
 
 def _output_error(block: FeedForward, activations: torch.Tensor, active: torch.Tensor) -> float:
     """Mean over tokens of ``||y - y_active|| / ||y||`` on given activations [T, d_ff], without the output bias."""
-    weight = block.down.weight.float()
+    weight = block.output_weight()
     tail = activations.float().index_fill(1, active, 0)
     output = (activations.float() @ weight.T).norm(dim=1)
     error = (tail @ weight.T).norm(dim=1)

@@ -38,6 +38,25 @@ def _rows(linear: nn.Linear, rows: torch.Tensor) -> Packed:
     return Packed(linear.weight.detach().index_select(0, rows), bias)
 
 
+def limit(block: FeedForward, indices: torch.Tensor) -> Callable[[], None]:
+    """Makes ``block`` compute the neurons ``indices`` int64 [k] only; the returned function undoes it.
+
+    Blocks that bitsandbytes has quantised compute all neurons and have the activations of the others zeroed: the same
+    function, with nothing saved.
+    """
+    return mask(block, indices) if block.is_quantised else install(block, pack(block, indices))
+
+
+def mask(block: FeedForward, indices: torch.Tensor) -> Callable[[], None]:
+    """Zeroes the activations of all neurons but ``indices``; the returned function ends that."""
+
+    def zeroed(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        kept = torch.zeros_like(inputs[0])
+        return kept.index_copy(-1, indices, inputs[0].index_select(-1, indices))
+
+    return block.down.register_forward_pre_hook(zeroed).remove
+
+
 def install(block: FeedForward, packed: tuple[Packed, ...]) -> Callable[[], None]:
     """Puts ``packed`` in the place of the block's weights; the returned function puts the old ones back."""
     before = [(linear, linear.weight, linear.bias) for linear in block.linears]

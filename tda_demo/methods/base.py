@@ -16,7 +16,7 @@ import torch
 
 from ..errors import UserError
 from ..feedforward import FeedForward, observed
-from ..kernels.reference import install, pack
+from ..kernels.reference import limit
 from ..progress import Report, silent
 from .settings import check
 
@@ -102,7 +102,7 @@ def _patched(lm: LoadedModel, selector: Selector) -> Iterator[None]:
                 restorations.close()
                 for block, mask in zip(lm.blocks, chosen, strict=True):
                     if not mask.all():
-                        restorations.callback(install(block, pack(block, mask.nonzero().squeeze(1))))
+                        restorations.callback(limit(block, mask.nonzero().squeeze(1)))
                 chosen.clear()
 
         hooks = [

@@ -1,0 +1,79 @@
+"""Before anything is timed: that the kernels and the captured step compute what they should on this card."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .. import metrics
+from ..decode.arm import Engine
+from ..decode.block_weights import BlockWeights
+from ..decode.eager import EagerEngine
+from ..kernels.gpu import ActiveBuffer, Matrices, Scratch, feed_forward
+from ..kernels.gpu_choice import Choice, vendor
+from ..kernels.gpu_nf4 import Nf4Matrices
+from ..methods.base import Selector
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+_LIMITS = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+
+
+@torch.no_grad()
+def check_blocks(blocks: BlockWeights, choice: Choice, keep: float = 0.5) -> str:
+    """First and last block, all neurons and ``keep`` of them, against float64 on the same stored values; in words.
+
+    Raises:
+        ArithmeticError: a relative error is above what the dtype's rounding gives.
+    """
+    worst = 0.0
+    for weights in (blocks.weights[0], blocks.weights[-1]):
+        x = torch.randn(1, weights.width, device=weights.device).to(blocks.dtype)
+        indices = torch.randperm(weights.d_ff, device=x.device)[: round(keep * weights.d_ff)].sort().values
+        active = ActiveBuffer.full(weights.d_ff, x.device)
+        active.set(indices)
+        stored = weights.decoded() if isinstance(weights, Nf4Matrices) else weights
+        assert isinstance(stored, Matrices)
+        for each, buffer in ((stored, None), (stored.take(indices), active)):
+            scratch = Scratch.for_(weights, 1, choice.tiles, blocks.dtype)
+            scratch.out.fill_(torch.nan)
+            expected = vendor(each.to(torch.float64), x.double())
+            out = feed_forward(weights, x, buffer, scratch, choice.tiles).double()
+            worst = max(worst, _relative(out, expected))
+    return _judged("blocks against float64", worst, _LIMITS[blocks.dtype])
+
+
+@torch.no_grad()
+def check_step(lm: LoadedModel, engine: Engine, ids: list[int], half: Selector) -> str:
+    """Logits of one dense and one sparse step against transformers on the same prompt; in words.
+
+    ``half`` selects the neurons of the sparse one. NF4 weights, whose down projection was quantised again, are
+    compared by KL and cannot fail.
+
+    Raises:
+        ArithmeticError: a float model's logits differ by more than its rounding over all layers can explain.
+    """
+    prefill = engine.prefill(ids[:-1], half)
+    arm = engine.dense_arm(prefill, 1)
+    expected = lm.model(input_ids=torch.tensor([ids], device=lm.device)).logits[0, -1].float()
+    dense = arm.step(ids[-1]).clone()
+    if lm.precision == "nf4":
+        kl = metrics.kl_divergence(expected[None].cpu().numpy(), dense[None].cpu().numpy())
+        return f"logits of a step against bitsandbytes: KL {kl:.2e} nats (random weights)"
+    limit = 5 * _LIMITS[lm.model.dtype]  # roundings of all layers add up
+    packed = EagerEngine(lm).sparse_arm(prefill, 1).step(ids[-1])
+    sparse = engine.sparse_arm(prefill, 1).step(ids[-1])
+    worst = max(_relative(dense, expected), _relative(sparse, packed))
+    return _judged("logits of a dense and a sparse step against transformers", worst, limit)
+
+
+def _relative(out: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((out.double() - expected.double()).norm() / expected.double().norm())
+
+
+def _judged(what: str, error: float, limit: float) -> str:
+    if not error <= limit:  # NaN fails too
+        raise ArithmeticError(f"{what}: relative error {error:.2e} is above {limit:.0e}")
+    return f"{what}: relative error {error:.2e} at most"

@@ -1,0 +1,67 @@
+"""The feed-forward blocks alone, all layers in one captured run: what the kernels themselves gain."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from ..decode import runners
+from ..decode.block_weights import BlockWeights
+from ..kernels.gpu import ActiveBuffer, Matrices, Scratch, feed_forward
+from ..kernels.gpu_choice import Choice, vendor
+from . import Contestant
+
+
+class Captured:
+    """One call of all blocks, prepared once; device events time it on a card."""
+
+    def __init__(self, call: Callable[[], object], device: torch.device) -> None:
+        def step() -> None:
+            call()
+
+        self.device = device
+        self.runner = runners.captured(step) if device.type == "cuda" else runners.eager(step)
+
+    def times_ms(self, count: int) -> list[float]:
+        return [self._on_the_card() if self.device.type == "cuda" else self._on_the_host() for _ in range(count)]
+
+    def _on_the_card(self) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        self.runner.run()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end)
+
+    def _on_the_host(self) -> float:
+        begin = time.perf_counter()
+        self.runner.run()
+        return (time.perf_counter() - begin) * 1e3
+
+
+def mlp_contestants(blocks: BlockWeights, choice: Choice, keeps: Sequence[float]) -> Iterator[Contestant]:
+    """Rows "MLP dense" and "MLP sparse", and "MLP vendor" where the vendor's products run float weights."""
+    weights = blocks.weights
+    device = weights[0].device
+    x = torch.randn(1, weights[0].width, device=device).to(blocks.dtype)
+    precision = str(blocks.dtype).removeprefix("torch.") if isinstance(weights[0], Matrices) else "nf4"
+    read = sum(each.d_ff * each.neuron_bytes for each in weights)
+    floats = [each for each in weights if isinstance(each, Matrices)]
+    if floats:
+        rival = Captured(lambda: [vendor(each, x) for each in floats], device)
+        yield Contestant("MLP vendor", precision, "dense", 1.0, read, rival)
+    for keep in (1.0, *keeps):
+        runs = []
+        for each in weights:
+            active = None if keep == 1 else ActiveBuffer.full(each.d_ff, device)
+            if active is not None:
+                active.set(torch.randperm(each.d_ff, device=device)[: round(keep * each.d_ff)].sort().values)
+            runs.append((each, active, Scratch.for_(each, 1, choice.tiles, blocks.dtype)))
+        captured = Captured(
+            lambda runs=runs: [feed_forward(each, x, active, own, choice.tiles) for each, active, own in runs], device
+        )
+        kept = sum(round(keep * each.d_ff) * each.neuron_bytes for each in weights)
+        name = "MLP dense" if keep == 1 else "MLP sparse"
+        yield Contestant(name, precision, "random" if keep < 1 else "dense", keep, kept, captured)

@@ -1,0 +1,88 @@
+"""A model's feed-forward weights as the GPU kernels read them, in the storage the model was loaded in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..feedforward import FeedForward
+from ..kernels.activations import activation_of
+from ..kernels.gpu import Matrices, Weights
+from ..kernels.gpu_choice import Choice, choose_float, choose_nf4
+from ..kernels.gpu_nf4 import BLOCK, Nf4Matrices, Requantisation
+from .eager import bytes_per_step
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..models import LoadedModel
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_INDEX_BYTES = 2 * 4  # an active neuron's number, read by each of the two launches
+
+
+@dataclass(frozen=True, eq=False)
+class BlockWeights:
+    """``weights`` of every block, first layer first; ``changes`` one a block where down had to be quantised again."""
+
+    weights: Sequence[Weights]
+    changes: tuple[Requantisation, ...]
+    dtype: torch.dtype
+    blocks: tuple[FeedForward, ...]
+
+    def choose(self) -> Choice:
+        """The fastest way for each arm on this card, measured."""
+        floats = [each for each in self.weights if isinstance(each, Matrices)]
+        return choose_float(floats) if floats else choose_nf4(self.weights, self.dtype, self.blocks)
+
+    def bytes_per_step(self, model: PreTrainedModel, counts: Sequence[int] | None) -> int:
+        """Weight bytes a step of ``model`` reads with ``counts`` active neurons a block, their list included.
+
+        None is all neurons, with no list.
+        """
+        inside = [linear for block in self.blocks for linear in block.linears]
+        blocks = sum(parameter.nbytes for linear in inside for parameter in linear.parameters())
+        shared = bytes_per_step(model) - blocks + _scale_bytes(model, set(inside))
+        biases = sum(each.down_bias.nbytes for each in self.weights if each.down_bias is not None)
+        if counts is None:
+            return shared + biases + sum(each.d_ff * each.neuron_bytes for each in self.weights)
+        listed = zip(counts, self.weights, strict=True)
+        return shared + biases + sum(count * (each.neuron_bytes + _INDEX_BYTES) for count, each in listed)
+
+
+def readable(lm: LoadedModel) -> bool:
+    """Whether the kernels know the storage of every block of ``lm``: a float dtype, or NF4 in blocks of 64."""
+    linears = [linear for block in lm.blocks for linear in block.linears]
+    if all(type(linear) is nn.Linear and linear.weight.dtype in _DTYPES for linear in linears):
+        return True
+    return all(_is_nf4(linear) for linear in linears) and lm.model.config.hidden_size % BLOCK == 0
+
+
+def read_blocks(lm: LoadedModel) -> BlockWeights:
+    """Views of the weights of ``lm`` where they can be read as they are; see ``by_neuron`` and ``requantised``."""
+    activation = activation_of(lm.model.config)
+    assert activation is not None  # asked before: cuda_graph.supported
+    if not _is_nf4(lm.blocks[0].down):
+        return BlockWeights([Matrices.of(block, activation) for block in lm.blocks], (), lm.model.dtype, lm.blocks)
+    read = [Nf4Matrices.of(block, activation) for block in lm.blocks]
+    return BlockWeights([each for each, _ in read], tuple(change for _, change in read), lm.model.dtype, lm.blocks)
+
+
+def _is_nf4(linear: nn.Linear) -> bool:
+    state: Any = getattr(linear.weight, "quant_state", None)
+    return state is not None and state.quant_type == "nf4" and state.blocksize == BLOCK
+
+
+def _scale_bytes(model: PreTrainedModel, inside: set[nn.Linear]) -> int:
+    """What the scales of 4-bit matrices other than ``inside`` take; they are no parameters."""
+    states = [state for module in model.modules() if module not in inside and (state := _state_of(module)) is not None]
+    nested = sum(state.state2.absmax.nbytes for state in states if state.nested)
+    return nested + sum(state.absmax.nbytes for state in states)
+
+
+def _state_of(module: nn.Module) -> Any:
+    return getattr(getattr(module, "weight", None), "quant_state", None)

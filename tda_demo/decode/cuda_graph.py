@@ -1,0 +1,282 @@
+"""Both arms on a GPU: the transformers model with kernels for its blocks, its one-token step captured in a CUDA graph.
+
+A decoder is a module tree of its own over the model's weights, with its own KV cache and active sets, all in fixed
+memory. A captured step reads whatever that memory holds, so one graph serves every prompt and every active set: a race
+rewrites the cache and the lists of neurons and captures nothing. The prompt and the teacher-forced passes run in
+transformers as it is.
+
+Both arms get the fastest way of running a block on this card (``kernels.gpu_choice``); where that is the vendor's GEMV
+on packed copies, whose shapes change with the active set, the sparse arm is captured anew for each race, outside every
+timing.
+
+A step waits for the device once, at its end: ``Arm.step`` promises logits that are ready, and the race times it on the
+host's clock, launch and wait included, for both arms alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..feedforward import find_blocks
+from ..kernels.activations import activation_of
+from ..kernels.gpu import has_triton
+from ..kernels.gpu_choice import Choice
+from ..methods.base import ActiveSets, Selector
+from ..progress import Progress, Report, silent
+from . import runners
+from .arm import Judgement, Prefill
+from .block_weights import BlockWeights, read_blocks, readable
+from .eager import EagerEngine, bytes_per_step, restrict, share_weights
+from .kernel_blocks import KernelBlock, install_kernels
+from .kernel_layers import install_layers
+from .static_cache import StaticPromptCache, attention_masks
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
+
+    from ..models import LoadedModel
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "opt", "gpt_neox")
+_LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}  # choosing their tables waits for the device
+_ROOM = 256  # caches grow in steps of this many positions
+MakeRunner = Callable[[runners.Step], runners.Runner]
+
+
+def can_decode(lm: LoadedModel) -> bool:
+    """Whether this engine runs ``lm``: on one CUDA device, with Triton, in a family and a precision that it knows."""
+    return lm.device.type == "cuda" and has_triton() and supported(lm)
+
+
+def supported(lm: LoadedModel) -> bool:
+    """``can_decode`` without the card, which tests do without."""
+    config: Any = lm.model.config
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = parameters.values() if parameters and "rope_type" not in parameters else (parameters,)
+    return (
+        config.model_type in FAMILIES
+        and activation_of(config) is not None
+        and all(kind.get("rope_type") not in _LENGTH_DEPENDENT_ROPE for kind in kinds)
+        and len(set((getattr(lm.model, "hf_device_map", None) or {"": 0}).values())) == 1
+        and readable(lm)
+    )
+
+
+class CudaGraphEngine:
+    """The captured step. Weights by neuron, the measured choice and spare decoders are kept for all races on a model.
+
+    ``make_runner`` and ``choose`` are replaced in tests, which run the same decoders on a CPU.
+    """
+
+    def __init__(
+        self,
+        lm: LoadedModel,
+        make_runner: MakeRunner = runners.captured,
+        choose: Callable[[BlockWeights], Choice] = BlockWeights.choose,
+    ) -> None:
+        self.lm = lm
+        self.eager = EagerEngine(lm)
+        self.make_runner = make_runner
+        self.choose = choose
+        self.name = "CUDA graph"  # how its steps really run and which way blocks go, once that is known
+
+    @property
+    def shared(self) -> _Shared:
+        if self.lm.model not in _models:
+            blocks = read_blocks(self.lm)
+            _models[self.lm.model] = _Shared(blocks, self.choose(blocks))
+        return _models[self.lm.model]
+
+    def warm_up(self, report: Report = silent) -> None:
+        from transformers import DynamicCache
+
+        self.eager.warm_up(report)
+        if self.lm.model in _models:
+            return
+        report(Progress("Measuring the card and capturing the step", 0, 0, "steps"))
+        cache = DynamicCache()
+        with torch.no_grad():
+            self.lm.model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=self.lm.device), past_key_values=cache)
+        for sparse in (False, True):
+            self._give_back(sparse, self._decoder(sparse, cache, _ROOM))
+
+    def prefill(self, ids: list[int], selector: Selector) -> Prefill:
+        return self.eager.prefill(ids, selector)
+
+    def dense_arm(self, prefill: Prefill, room: int) -> CudaGraphArm:
+        return self._arm(self._decoder(False, prefill.cache, prefill.tokens + room), prefill, sparse=False)
+
+    def sparse_arm(self, prefill: Prefill, room: int) -> CudaGraphArm:
+        positions = prefill.tokens + room
+        begin = _now(self.lm.device)
+        if self.shared.choice.sparse == "kernels":
+            decoder = self._decoder(True, prefill.cache, positions)
+            begin = _now(self.lm.device)  # a capture, if there was one, is not packing
+            decoder.set_active(prefill.active)
+            packing_ms = _now(self.lm.device) - begin
+            return self._arm(decoder, prefill, sparse=True, packing_ms=packing_ms)
+        model = share_weights(self.lm.model)
+        restrict(model, prefill.active)
+        packing_ms = _now(self.lm.device) - begin
+        decoder = Decoder(model, [], prefill.cache, _rounded(positions), self.make_runner)
+        return CudaGraphArm(self._named(decoder), prefill, bytes_per_step(model), packing_ms)
+
+    def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
+        judgement = self.eager.judge(prefill, tokens)
+        if not self.shared.blocks.changes:
+            return judgement
+        # Down projections were quantised again: what that costs shows only in what the sparse arm really computes.
+        arm = self.sparse_arm(prefill, len(tokens))
+        logits = torch.stack([arm.step(token).clone() for token in tokens])
+        return dataclasses.replace(judgement, sparse_logits=logits)
+
+    def _arm(self, decoder: Decoder, prefill: Prefill, *, sparse: bool, packing_ms: float = 0.0) -> CudaGraphArm:
+        counts = prefill.active.counts() if sparse else None
+        read = self.shared.blocks.bytes_per_step(self.lm.model, counts)
+        arm = CudaGraphArm(decoder, prefill, read, packing_ms)
+        weakref.finalize(arm, self._give_back, sparse, decoder).atexit = False
+        return arm
+
+    def _decoder(self, sparse: bool, prompt_cache: Cache, positions: int) -> Decoder:
+        """A spare one with room for ``positions`` tokens, or a new one."""
+        spare = self.shared.spare[sparse]
+        if spare:
+            decoder = spare.pop()  # if it is too short, nothing will ask for it again
+            if decoder.cache.positions >= positions:
+                return self._named(decoder)
+        model = share_weights(self.lm.model)
+        shared = self.shared
+        kernels = []
+        if sparse or shared.choice.dense == "kernels":
+            kernels = install_kernels(
+                model, shared.blocks.weights, shared.choice.tiles, self.lm.model.dtype, sparse=sparse
+            )
+        return self._named(Decoder(model, kernels, prompt_cache, _rounded(positions), self.make_runner))
+
+    def _named(self, decoder: Decoder) -> Decoder:
+        self.name = f"{decoder.runner.name} ({self.shared.choice})"
+        return decoder
+
+    def _give_back(self, sparse: bool, decoder: Decoder) -> None:
+        """For when no arm uses ``decoder`` any more; one spare of each kind is kept."""
+        self.shared.spare[sparse] = [decoder]
+
+
+class _Shared:
+    """What all engines of one model share."""
+
+    def __init__(self, blocks: BlockWeights, choice: Choice) -> None:
+        self.blocks = blocks
+        self.choice = choice
+        self.spare: dict[bool, list[Decoder]] = {False: [], True: []}
+
+
+_models: weakref.WeakKeyDictionary[PreTrainedModel, _Shared] = weakref.WeakKeyDictionary()
+
+
+class Decoder:
+    """A module tree in fixed memory and its prepared step: token and position in, float32 [vocabulary] logits out."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        kernels: list[KernelBlock],
+        prompt_cache: Cache,
+        positions: int,
+        make_runner: MakeRunner,
+    ) -> None:
+        device = model.device
+        install_layers(model)
+        self.model = model
+        self.kernels = kernels
+        self.token = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.cache = StaticPromptCache(prompt_cache, positions, self.position)
+        self.logits = torch.zeros(model.config.get_text_config().vocab_size, device=device)
+        self._seen: list[torch.Tensor] = []
+        if not kernels:
+            seen = self._seen
+            for block in find_blocks(model):
+                block.down.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+        with torch.no_grad(), _current(device):
+            self.runner = make_runner(self._step)
+
+    def set_active(self, active: ActiveSets) -> None:
+        """Rewrites the lists of neurons in place; the prepared step computes these from now on."""
+        for kernel_block, indices in zip(self.kernels, active.indices, strict=True):
+            if kernel_block.active is not None:
+                kernel_block.active.set(indices)
+
+    @torch.no_grad()
+    def step(self, token: int) -> torch.Tensor:
+        """Feeds one token; waits for the device once."""
+        device = self.token.device
+        with _current(device):
+            self.token.fill_(token)
+            self.runner.run()
+            if device.type == "cuda":
+                torch.cuda.current_stream(device).synchronize()
+        return self.logits
+
+    def activations(self) -> list[torch.Tensor]:
+        """[1, d_ff or fewer] per layer; of a sparse kernel block's, as many places as neurons are active."""
+        if self.kernels:
+            return [kernel_block.scratch.activations for kernel_block in self.kernels]
+        return [seen.reshape(1, -1) for seen in self._seen]
+
+    def _step(self) -> None:
+        self._seen.clear()
+        output = self.model(
+            input_ids=self.token,
+            position_ids=self.position[None],
+            attention_mask=attention_masks(self.model.config, self.cache.positions, self.position, self.model.dtype),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.logits.copy_(output.logits[0, -1])
+        self.position.add_(1)
+
+
+class CudaGraphArm:
+    """A decoder that has taken over a prompt; given back to the engine when the arm is gone."""
+
+    def __init__(self, decoder: Decoder, prefill: Prefill, weight_bytes: int, packing_ms: float = 0.0) -> None:
+        self.decoder = decoder
+        self.weight_bytes = weight_bytes
+        self.packing_ms = packing_ms
+        self.counts = prefill.active.counts() if any(each.active for each in decoder.kernels) else None
+        self.left = decoder.cache.positions - decoder.cache.fill(prefill.cache)
+
+    def step(self, token: int) -> torch.Tensor:
+        if self.left == 0:  # the replayed step would write beyond the cache
+            raise IndexError(f"this arm was made for {self.decoder.cache.positions} tokens, and has had them")
+        self.left -= 1
+        return self.decoder.step(token)
+
+    def activations(self) -> list[torch.Tensor]:
+        activations = self.decoder.activations()
+        if self.counts is None:
+            return activations
+        return [each[:, :count] for each, count in zip(activations, self.counts, strict=True)]
+
+
+def _rounded(positions: int) -> int:
+    return -(-positions // _ROOM) * _ROOM
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """``device`` as the current one: launches and graphs go there."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _now(device: torch.device) -> float:
+    """Milliseconds, with the device's queue drained first."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() * 1e3

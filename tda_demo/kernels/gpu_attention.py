@@ -1,0 +1,99 @@
+"""What lies between the large products of one decoded token: RMSNorm, rotary embedding and cache, attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .gpu import padded, triton_programs
+
+_TILE = 32
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The shape of an attention layer; ``window`` 0 sees all positions, ``cap`` 0 caps no scores."""
+
+    heads: int
+    kv_heads: int
+    size: int
+    scale: float
+    window: int
+    cap: float
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, added: float = 0.0) -> torch.Tensor:
+    """RMSNorm over the last axis of contiguous ``x`` [..., d], times ``weight`` [d] + ``added``, in x's dtype."""
+    out = torch.empty_like(x)
+    width = x.shape[-1]
+    programs = triton_programs("gpu_attention_programs")
+    programs.norm_program[(x.numel() // width,)](
+        x, weight, out, epsilon, WIDTH=width, PADDED=padded(width), ADDED=added, num_warps=8 if width > 1024 else 1
+    )
+    return out
+
+
+def attend(
+    heads: Heads,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    position: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+) -> torch.Tensor:
+    """Attention [heads * size] of the token at ``position`` int64 [1], whose key and value are put into the cache.
+
+    Args:
+        query, key, value: contiguous, heads * size and kv_heads * size elements, before rotation.
+        rotary: cosines and sines of the position, contiguous, as many elements as a head has rotated ones.
+        keys, values: contiguous [1, kv_heads, positions, size]; one position is written, those before are read.
+    """
+    programs = triton_programs("gpu_attention_programs")
+    positions, size = keys.shape[2], heads.size
+    cosine, sine = rotary
+    shape = {"HEAD": size, "PADDED": padded(size), "POSITIONS": positions}
+    turned = torch.empty(heads.heads * size, dtype=query.dtype, device=query.device)
+    programs.place_program[(heads.heads + 2 * heads.kv_heads,)](
+        query,
+        key,
+        value,
+        cosine,
+        sine,
+        position,
+        turned,
+        keys,
+        values,
+        HEADS=heads.heads,
+        KV_HEADS=heads.kv_heads,
+        ROTARY=cosine.numel(),
+        **shape,
+        num_warps=1,
+    )
+    splits = min(16, padded(-(-positions // 128)))
+    mixed = torch.empty(heads.heads, splits, size, device=query.device)
+    highest, total = (torch.empty(heads.heads, splits, device=query.device) for _ in range(2))
+    programs.attend_program[(heads.heads, splits)](
+        turned,
+        keys,
+        values,
+        position,
+        mixed,
+        highest,
+        total,
+        heads.scale,
+        heads.cap,
+        GROUP=heads.heads // heads.kv_heads,
+        WINDOW=heads.window,
+        CAPPED=heads.cap > 0,
+        TILE=_TILE,
+        **shape,
+        num_warps=4,
+    )
+    out = torch.empty_like(turned)
+    programs.combine_program[(heads.heads,)](
+        mixed, highest, total, out, HEAD=size, PADDED=padded(size), SPLITS=splits, num_warps=1
+    )
+    return out

@@ -1,0 +1,213 @@
+"""Feed-forward blocks whose weights bitsandbytes holds in NF4 (arXiv 2305.14314), all neurons or an active set.
+
+``gate`` and ``up`` are read as bitsandbytes packed them: a neuron is a row, and where d is a multiple of the block of
+64 weights a row shares no block with another. Doubly quantised scales are decoded once to float32. In ``down`` a neuron
+is a column, whose codes cannot be skipped: its weights are dequantised, transposed and quantised again by neuron.
+Blocks then hold 64 outputs of one neuron, not 64 neurons of one output, so values change a little; ``Requantisation``
+says by how much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from ..feedforward import FeedForward
+from .gpu import ActiveBuffer, Matrices, Scratch, Tiles, grid, halves, triton_programs
+
+BLOCK = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Nf4Rows:
+    """``codes`` uint8 [rows, d / 2], two weights a byte, high half first; ``absmax`` float32 [rows, d / 64]."""
+
+    codes: torch.Tensor
+    absmax: torch.Tensor
+
+    @property
+    def width(self) -> int:
+        return 2 * self.codes.shape[1]
+
+    @property
+    def row_bytes(self) -> int:
+        return self.codes[:1].nbytes + self.absmax[:1].nbytes
+
+    def chunk(self) -> tuple[Nf4Rows, Nf4Rows]:
+        """The upper and the lower half of the rows, as views."""
+        codes, absmax = self.codes.chunk(2), self.absmax.chunk(2)
+        return Nf4Rows(codes[0], absmax[0]), Nf4Rows(codes[1], absmax[1])
+
+    def decoded(self) -> torch.Tensor:
+        """float32 [rows, d]."""
+        halves = torch.stack([self.codes >> 4, self.codes & 15], dim=2).flatten(1)
+        blocks = table(self.codes.device)[halves.int()].unflatten(1, (-1, BLOCK))
+        return (blocks * self.absmax[:, :, None]).flatten(1)
+
+
+@dataclass(frozen=True)
+class Requantisation:
+    """What quantising the transposed down projection again does to its values: ``largest`` and ``rms`` error.
+
+    ``rms_weight`` is the root mean square of the values themselves, for scale.
+    """
+
+    largest: float
+    rms: float
+    rms_weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class Nf4Matrices:
+    """A block by neuron: ``gate`` (None in plain blocks), ``up`` and ``down``, d_ff rows; biases as in ``Matrices``."""
+
+    gate: Nf4Rows | None
+    up: Nf4Rows
+    down: Nf4Rows
+    gate_bias: torch.Tensor | None
+    up_bias: torch.Tensor | None
+    down_bias: torch.Tensor | None
+    activation: int
+
+    @classmethod
+    def of(cls, block: FeedForward, activation: int) -> tuple[Nf4Matrices, Requantisation]:
+        """From the Linear4bit modules of ``block``, which stay as they are.
+
+        Raises:
+            UserError: they are not NF4 in blocks of 64, or the hidden size is not a multiple of 64.
+        """
+        down, change = requantised(block.down)
+        if block.fused:
+            gate, up = rows_of(block.up).chunk()
+            gate_bias, up_bias = halves(block.up.bias)
+            return cls(gate, up, down, gate_bias, up_bias, block.down.bias, activation), change
+        gate = None if block.gate is None else rows_of(block.gate)
+        gate_bias = None if block.gate is None else block.gate.bias
+        return cls(gate, rows_of(block.up), down, gate_bias, block.up.bias, block.down.bias, activation), change
+
+    @property
+    def d_ff(self) -> int:
+        return len(self.up.codes)
+
+    @property
+    def width(self) -> int:
+        return self.up.width
+
+    @property
+    def device(self) -> torch.device:
+        return self.up.codes.device
+
+    @property
+    def neuron_bytes(self) -> int:
+        biases = sum(each[:1].nbytes for each in (self.gate_bias, self.up_bias) if each is not None)
+        return biases + sum(each.row_bytes for each in (self.gate, self.up, self.down) if each is not None)
+
+    def decoded(self) -> Matrices:
+        """The values that are stored, in float32."""
+        gate = None if self.gate is None else self.gate.decoded()
+        biases = (self.gate_bias, self.up_bias, self.down_bias)
+        return Matrices(gate, self.up.decoded(), self.down.decoded(), *biases, self.activation)
+
+    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
+        """See ``gpu.Weights``; ``tiles.columns`` and ``down_columns`` count weights, at least 64."""
+        programs = triton_programs("gpu_nf4_programs")
+        batch, width = x.shape
+        shape: Any = {"D": width, "FF": self.d_ff, "ALL": active is None}
+        chosen, count = (None, None) if active is None else (active.chosen, active.count)
+        code = table(x.device)
+        programs.nf4_neurons_program[(grid(self.d_ff, tiles), batch)](
+            x,
+            None if self.gate is None else self.gate.codes,
+            self.up.codes,
+            None if self.gate is None else self.gate.absmax,
+            self.up.absmax,
+            code,
+            self.gate_bias,
+            self.up_bias,
+            chosen,
+            count,
+            scratch.activations,
+            **shape,
+            GLU=self.gate is not None,
+            GATE_BIAS=self.gate_bias is not None,
+            UP_BIAS=self.up_bias is not None,
+            KIND=self.activation,
+            ROWS=tiles.rows,
+            BLOCKS=tiles.columns // BLOCK,
+            num_warps=tiles.warps,
+        )
+        programs.nf4_down_program[(tiles.splits, -(-width // tiles.down_columns), batch)](
+            scratch.activations,
+            self.down.codes,
+            self.down.absmax,
+            code,
+            chosen,
+            count,
+            scratch.partial,
+            **shape,
+            ROWS=tiles.down_rows,
+            BLOCKS=tiles.down_columns // BLOCK,
+            STAGES=tiles.down_stages,
+            num_warps=tiles.down_warps,
+        )
+
+
+def rows_of(linear: nn.Linear) -> Nf4Rows:
+    """The packed weight of a Linear4bit, a row an output.
+
+    Raises:
+        UserError: see ``Nf4Matrices.of``.
+    """
+    from bitsandbytes.functional import dequantize_blockwise
+
+    weight: Any = linear.weight
+    state = weight.quant_state
+    rows, width = state.shape
+    if state.quant_type != "nf4" or state.blocksize != BLOCK or width % BLOCK:
+        raise UserError(
+            f"The 4-bit kernels read NF4 in blocks of {BLOCK} with a width that {BLOCK} divides; this model has "
+            f"{state.quant_type} in blocks of {state.blocksize} and width {width}: load it in bfloat16."
+        )
+    absmax = state.absmax
+    if state.nested:
+        absmax = dequantize_blockwise(absmax, state.state2).float() + state.offset
+    return Nf4Rows(weight.data.view(torch.uint8).view(rows, width // 2), absmax.float().view(rows, width // BLOCK))
+
+
+def requantised(linear: nn.Linear) -> tuple[Nf4Rows, Requantisation]:
+    """The weight of a down projection, a Linear4bit [d, d_ff], as NF4 rows by neuron, and what that changed.
+
+    Raises:
+        UserError: see ``Nf4Matrices.of``.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight: Any = linear.weight
+    if weight.quant_state.shape[0] % BLOCK:
+        raise UserError(f"The 4-bit kernels need a hidden size that {BLOCK} divides: load this model in bfloat16.")
+    before = dequantize_4bit(weight.data, weight.quant_state).t().float().contiguous()
+    rows = quantised(before)
+    error = rows.decoded() - before
+    root = before.numel() ** 0.5
+    return rows, Requantisation(float(error.abs().max()), float(error.norm()) / root, float(before.norm()) / root)
+
+
+def quantised(matrix: torch.Tensor) -> Nf4Rows:
+    """``matrix`` [rows, d], d a multiple of 64, in bitsandbytes' NF4."""
+    from bitsandbytes.functional import quantize_4bit
+
+    codes, state = quantize_4bit(matrix, blocksize=BLOCK, quant_type="nf4")
+    return Nf4Rows(codes.view(len(matrix), -1), state.absmax.view(len(matrix), -1))
+
+
+@cache
+def table(device: torch.device) -> torch.Tensor:
+    """The sixteen NF4 values, float32."""
+    from bitsandbytes.functional import get_4bit_type
+
+    return get_4bit_type("nf4", device=device).contiguous()

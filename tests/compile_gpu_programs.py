@@ -1,0 +1,130 @@
+"""Compiles the GPU programs for compute capability 9.0 and looks at what came out; run by test_gpu_kernels."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.pop("TRITON_INTERPRET", None)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from tda_demo.kernels import gpu_attention_programs, gpu_nf4_programs, gpu_programs
+from tda_demo.kernels.activations import SILU
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+D, FF, BATCH = 4096, 14336, 1
+
+
+def compiled(program, pointers: dict[str, str], constants: dict[str, object], warps: int):
+    names = program.arg_names
+    signature = {name: pointers.get(name, "constexpr") for name in names}
+    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in pointers}
+    source = ASTSource(program, signature, {(names.index(k),): v for k, v in constants.items()}, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+
+
+def stack_bytes(kernel) -> int:
+    """Registers that did not fit and went to memory show as stack."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return max(int(each) for each in re.findall(r"STACK:(\d+)", usage))
+
+
+def weight_loads(kernel) -> set[str]:
+    """The widths of the loads marked evict_first, which are those of weights."""
+    return set(re.findall(r"ld\.global\.L1::evict_first\S*?\.(v\d\.b\d+|b\d+) ", kernel.asm["ptx"]))
+
+
+def main() -> None:
+    shape = {"D": D, "FF": FF, "BATCH": BATCH, "PADDED": BATCH}
+    for every in (False, True):
+        lists = {} if every else {"chosen": "*i32", "count": "*i32"}
+        absent = {"chosen": None, "count": None} if every else {}
+        first = compiled(
+            gpu_programs.neurons_program,
+            {"x": "*bf16", "gate": "*bf16", "up": "*bf16", "activations": "*fp32", **lists},
+            {**shape, **absent, "gate_bias": None, "up_bias": None, "GATE_BIAS": False, "UP_BIAS": False}
+            | {"GLU": True, "KIND": SILU, "ALL": every, "ROWS": 4, "COLUMNS": 1024},
+            warps=8,
+        )
+        second = compiled(
+            gpu_programs.down_program,
+            {"activations": "*fp32", "down": "*bf16", "partial": "*fp32", **lists},
+            {**shape, **absent, "ALL": every, "ROWS": 8, "COLUMNS": 1024, "STAGES": 1},
+            warps=4,
+        )
+        for kernel in (first, second):
+            assert weight_loads(kernel) == {"v4.b32"}, weight_loads(kernel)
+            assert stack_bytes(kernel) == 0
+    compiled(
+        gpu_programs.sum_program,
+        {"partial": "*fp32", "out": "*bf16"},
+        {"bias": None, "D": D, "BATCH": BATCH, "SPLITS": 128, "BIAS": False, "COLUMNS": 32},
+        warps=4,
+    )
+    for kernel in nf4_programs(lists={"chosen": "*i32", "count": "*i32"}):
+        assert weight_loads(kernel) == {"v4.b32"}, weight_loads(kernel)
+        assert stack_bytes(kernel) == 0
+    attention_programs()
+
+
+def nf4_programs(lists: dict[str, str]):
+    shape = {"D": D, "FF": FF, "ALL": False}
+    yield compiled(
+        gpu_nf4_programs.nf4_neurons_program,
+        {"x": "*bf16", "gate": "*u8", "up": "*u8", "gate_absmax": "*fp32", "up_absmax": "*fp32", "table": "*fp32"}
+        | {"activations": "*fp32", **lists},
+        {**shape, "gate_bias": None, "up_bias": None, "GATE_BIAS": False, "UP_BIAS": False, "GLU": True, "KIND": SILU}
+        | {"ROWS": 2, "BLOCKS": 64},
+        warps=4,
+    )
+    yield compiled(
+        gpu_nf4_programs.nf4_down_program,
+        {"activations": "*fp32", "down": "*u8", "absmax": "*fp32", "table": "*fp32", "partial": "*fp32", **lists},
+        {**shape, "ROWS": 4, "BLOCKS": 16, "STAGES": 1},
+        warps=4,
+    )
+
+
+def attention_programs() -> None:
+    head = {"HEAD": 128, "PADDED": 128}
+    cached = {"query": "*bf16", "keys": "*bf16", "values": "*bf16", "position": "*i64"}
+    compiled(
+        gpu_attention_programs.norm_program,
+        {"x": "*bf16", "weight": "*bf16", "out": "*bf16"},
+        {"epsilon": 1e-5, "WIDTH": D, "PADDED": D, "ADDED": 0.0},
+        warps=8,
+    )
+    compiled(
+        gpu_attention_programs.place_program,
+        {**cached, "key": "*bf16", "value": "*bf16", "cosine": "*bf16", "sine": "*bf16", "out": "*bf16"},
+        {**head, "HEADS": 32, "KV_HEADS": 8, "ROTARY": 128, "POSITIONS": 768},
+        warps=1,
+    )
+    attention = compiled(
+        gpu_attention_programs.attend_program,
+        {**cached, "mixed": "*fp32", "highest": "*fp32", "total": "*fp32"},
+        {**head, "scale": 0.1, "cap": 0.0, "GROUP": 4, "POSITIONS": 768, "WINDOW": 0, "CAPPED": False, "TILE": 32},
+        warps=4,
+    )
+    assert stack_bytes(attention) == 0
+    compiled(
+        gpu_attention_programs.combine_program,
+        {"mixed": "*fp32", "highest": "*fp32", "total": "*fp32", "out": "*bf16"},
+        {**head, "SPLITS": 8},
+        warps=1,
+    )
+
+
+if __name__ == "__main__":
+    main()

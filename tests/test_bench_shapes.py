@@ -1,0 +1,110 @@
+"""The table of real shapes, its machinery on tiny shapes without a card; how fast anything is only a card can say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from gpu_device import CUDA, DEVICE, ON_A_CARD
+from transformers import LlamaConfig
+
+from tda_demo.__main__ import main
+from tda_demo.bench import BenchSettings
+from tda_demo.bench.checks import check_blocks
+from tda_demo.bench.configs import NAMES, config_of
+from tda_demo.bench.shapes import ShapesTable, measure_shapes
+from tda_demo.decode import runners
+from tda_demo.decode.block_weights import BlockWeights
+from tda_demo.decode.cuda_graph import CudaGraphEngine
+from tda_demo.errors import UserError
+from tda_demo.kernels.gpu import Matrices, Tiles
+from tda_demo.kernels.gpu_choice import Choice
+from tda_demo.models import LoadedModel
+
+pytestmark = ON_A_CARD
+SMALL = Tiles(rows=64, columns=64, down_rows=64, down_columns=64, splits=2)
+CHOICE = Choice(SMALL, "kernels", "kernels", {"dense, kernels": 1.0})
+CONFIG = LlamaConfig(
+    vocab_size=97,
+    hidden_size=64,
+    intermediate_size=64,
+    num_hidden_layers=1,
+    num_attention_heads=4,
+    max_position_embeddings=512,
+    initializer_range=0.2,
+)
+
+
+def measured(monkeypatch: pytest.MonkeyPatch) -> ShapesTable:
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)  # it would pack anew, on a CPU only
+    monkeypatch.setattr("tda_demo.bench.shapes._ROOM", 8)
+
+    def engine(lm: LoadedModel) -> CudaGraphEngine:
+        return CudaGraphEngine(lm, runners.captured if CUDA else runners.eager, lambda _: CHOICE)
+
+    return measure_shapes(
+        CONFIG,
+        ("float32", "nf4"),
+        DEVICE,
+        dtype=torch.float32,
+        context=12,
+        settings=BenchSettings(rounds=1, block=1, settle=1),
+        make_engine=engine,
+        copy_bytes=4096,
+    )
+
+
+def test_rows_of_both_precisions_and_every_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = measured(monkeypatch)
+    found = {(row.engine, row.precision, row.keep) for row in table.rows}
+    keeps = (0.75, 0.5, 0.3)
+    for precision in ("float32", "nf4"):
+        assert {(engine, precision, 1.0) for engine in ("transformers", "dense", "MLP dense")} <= found
+        assert {(engine, precision, keep) for engine in ("sparse", "MLP sparse") for keep in keeps} <= found
+    assert ("bitsandbytes", "nf4", 1.0) in found
+    assert ("MLP vendor", "float32", 1.0) in found
+    assert table.copy_gb_per_second > 0
+    halves = [row for row in table.rows if row.engine == "MLP sparse" and row.keep == 0.5]
+    assert [row.byte_bound for row in halves] == [pytest.approx(2), pytest.approx(2)]
+    assert all(row.over_transformers is None for row in table.rows if row.engine.startswith("MLP"))
+    told = "\n".join(table.notes)
+    assert "against float64" in told and "again: RMS error" in told and "bitsandbytes under the same graph" in told
+
+
+def test_wrong_kernels_are_found_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    up = torch.randn(8, 16, device=DEVICE)
+    blocks = BlockWeights([Matrices(up, up, up, None, None, None, 0)], (), torch.float32, ())
+    tiles = Tiles(rows=8, columns=16, down_rows=8, down_columns=16, splits=1)
+    choice = Choice(tiles, "kernels", "kernels", {})
+    assert "relative error" in check_blocks(blocks, choice)
+
+    def wrong(_weights: Any, x: torch.Tensor, *_: object) -> torch.Tensor:
+        return torch.zeros_like(x)
+
+    monkeypatch.setattr("tda_demo.bench.checks.feed_forward", wrong)
+    with pytest.raises(ArithmeticError, match="float64"):
+        check_blocks(blocks, choice)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_have_the_size_their_names_say(name: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of(name))
+    billions = {"llama3-8b": 8.03, "llama2-7b": 6.74, "mistral-7b": 7.25, "qwen3-4b": 4.02}[name]
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.005)
+
+
+@pytest.mark.parametrize("options", [["--device", "cuda", "--shapes", "llama3-8b"], ["--shapes", "llama3-8b"]], ids=len)
+@pytest.mark.skipif(CUDA, reason="there is a card here")
+def test_without_a_card_one_sentence_says_so(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *options]) == 2
+    told = capsys.readouterr().err
+    assert "CUDA device" in told and told.count("\n") == 1
+
+
+def test_unknown_shapes_are_refused() -> None:
+    with pytest.raises(UserError, match="llama3-8b"):
+        config_of("llama9")

@@ -1,0 +1,184 @@
+"""The captured decoder against transformers: on a card as a graph, elsewhere the same step called eagerly."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from families import CONFIGS, FAMILIES
+from gpu_device import CUDA, DEVICE, ON_A_CARD
+from parity import PROMPT_IDS, STEPS, of_config, random_sets, zeroed_logits
+from tiny import tiny
+from transformers import DynamicCache, LlamaConfig
+
+from tda_demo.decode import runners
+from tda_demo.decode.arm import engine_for
+from tda_demo.decode.cuda_graph import CudaGraphEngine, supported
+from tda_demo.decode.eager import EagerEngine, bytes_per_step
+from tda_demo.feedforward import find_blocks
+from tda_demo.kernels.gpu import Tiles
+from tda_demo.kernels.gpu_choice import Choice, Way
+from tda_demo.methods import TDA, ActiveSets
+from tda_demo.models import LoadedModel
+from tda_demo.race import Finished, RaceSettings, race
+
+pytestmark = ON_A_CARD
+PROMPT = [*PROMPT_IDS, 21, 22]  # 14 tokens, so that two steps later windows of 16 begin to move
+SMALL = Tiles(rows=32, columns=32, down_rows=32, down_columns=32, splits=2)
+
+
+def on_device(lm: LoadedModel) -> LoadedModel:
+    lm.model.to(DEVICE)  # type: ignore[arg-type]
+    return dataclasses.replace(lm, device=DEVICE, blocks=find_blocks(lm.model))
+
+
+def engine_of(lm: LoadedModel, dense: Way = "kernels", sparse: Way = "kernels") -> CudaGraphEngine:
+    assert supported(lm)
+    make: Callable[..., runners.Runner] = runners.captured if CUDA else runners.eager
+    return CudaGraphEngine(lm, make, lambda _: Choice(SMALL, dense, sparse, {}))
+
+
+def dense_errors(lm: LoadedModel, dense: Way = "kernels", steps: list[int] = STEPS[:3]) -> float:
+    """Largest error of the dense arm over steps, relative to the largest logit of transformers."""
+    engine = engine_of(lm, dense)
+    arm = engine.dense_arm(engine.prefill(PROMPT, TDA(cett=0).bind(lm)), len(steps))
+    cache = DynamicCache(config=lm.model.config)
+    lm.model(input_ids=torch.tensor([PROMPT], device=DEVICE), past_key_values=cache)
+    worst = 0.0
+    for token in steps:
+        ids = torch.tensor([[token]], device=DEVICE)
+        expected = lm.model(input_ids=ids, past_key_values=cache).logits[0, -1].float()
+        worst = max(worst, float((arm.step(token) - expected).abs().max() / expected.abs().max()))
+    return worst
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_those_of_transformers_beyond_the_sliding_windows(family: str) -> None:
+    assert dense_errors(on_device(tiny(family))) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_the_vendors_way_gives_the_same_logits(family: str) -> None:
+    assert dense_errors(on_device(tiny(family)), "vendor", STEPS[:3]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {"mlp_bias": True, "attention_bias": True, "head_dim": None}),
+        ("llama", {"hidden_act": "gelu", "num_key_value_heads": 1, "head_dim": 10}),
+        ("phi3", {"partial_rotary_factor": 0.5, "rope_parameters": None}),
+    ],
+    ids=str,
+)
+def test_variations(family: str, changes: dict[str, Any]) -> None:
+    config = type(CONFIGS[family])(**{**CONFIGS[family].to_dict(), **changes})
+    assert dense_errors(on_device(of_config(config)), steps=STEPS[:2]) < 1e-4
+
+
+@pytest.mark.parametrize("way", ["kernels", "vendor"])
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "phi3", "opt"])
+def test_a_restricted_set_is_the_model_with_the_other_neurons_zeroed(family: str, way: Way) -> None:
+    lm = on_device(tiny(family))
+    counts = (70, 0, 23)
+    prefill = dataclasses.replace(
+        engine_of(lm).prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), active=to_device(random_sets(lm, counts))
+    )
+    arm = engine_of(lm, sparse=way).sparse_arm(prefill, 1)
+    logits = arm.step(40).clone()
+    assert [each.shape[1] for each in arm.activations()] == list(counts)
+    expected = zeroed_on_device(lm, prefill.active, 40)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_one_prepared_step_serves_changing_sets_and_prompts() -> None:
+    """Buffers are rewritten in place; what is replayed must see it, and nothing of the race before."""
+    lm = on_device(tiny("gemma2"))
+    engine = engine_of(lm)
+    made: list[int] = []
+    make = engine.make_runner
+    engine.make_runner = lambda step: made.append(1) or make(step)
+    for counts, prompt in [((70, 9, 23), PROMPT_IDS), ((1, 70, 0), PROMPT_IDS[:5])]:
+        prefill = engine.prefill(prompt, TDA(cett=0).bind(lm))
+        prefill = dataclasses.replace(prefill, active=to_device(random_sets(lm, counts)))
+        arm, reference = engine.sparse_arm(prefill, 3), EagerEngine(lm).sparse_arm(prefill, 3)
+        for token in (40, 41):
+            torch.testing.assert_close(arm.step(token), reference.step(token), rtol=1e-4, atol=1e-4)
+        for mine, theirs in zip(arm.activations(), reference.activations(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+        del arm
+        gc.collect()
+    assert len(made) == 1
+
+
+def test_two_arms_at_once_do_not_share_memory() -> None:
+    lm = on_device(tiny())
+    engine = engine_of(lm)
+    prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
+    first, second, lonely = (engine.dense_arm(prefill, 4) for _ in range(3))
+    for token in (40, 41):
+        expected = lonely.step(token).clone()
+        torch.testing.assert_close(first.step(token), expected)
+    torch.testing.assert_close(second.step(40), engine.dense_arm(prefill, 4).step(40))
+
+
+def test_an_arm_stops_where_its_cache_ends() -> None:
+    lm = on_device(tiny())
+    engine = engine_of(lm)
+    arm = engine.dense_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), 1)
+    arm.left = 0
+    with pytest.raises(IndexError, match="256 tokens"):
+        arm.step(5)
+
+
+def test_bytes_are_all_weights_and_the_lists() -> None:
+    lm = on_device(tiny("qwen2"))
+    engine = engine_of(lm)
+    everything = bytes_per_step(lm.model)
+    prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
+    assert engine.dense_arm(prefill, 1).weight_bytes == everything
+    prefill = dataclasses.replace(prefill, active=to_device(random_sets(lm, (70, 0, 23))))
+    neuron = 3 * 32 * 4
+    dropped = (70 + 70 - 23) * neuron
+    assert engine.sparse_arm(prefill, 1).weight_bytes == everything - dropped + 93 * 2 * 4
+
+
+def test_a_race_runs_on_it_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = on_device(tiny())
+    monkeypatch.setattr("tda_demo.race.engine_for", engine_of)
+    *_, last = race(lm, TDA(cett=0.3, online=True), "w5 w9 w17 w30", RaceSettings(max_new_tokens=3))
+    assert isinstance(last, Finished)
+    way = "CUDA graph" if CUDA else "called eagerly"
+    assert last.result.engine == f"{way} (dense kernels; sparse skipping in place)"
+    assert last.result.dense.tokens > 1
+
+
+def test_unsupported_models_are_left_to_transformers() -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    config = LlamaConfig(**{**CONFIGS["llama"].to_dict(), "head_dim": None, "rope_parameters": rope})
+    assert not supported(of_config(config))
+    sharded = tiny()
+    sharded.model.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}  # type: ignore[assignment]
+    assert not supported(sharded)
+    assert supported(tiny())
+    if not CUDA:
+        assert type(engine_for(tiny())) is not CudaGraphEngine
+
+
+def to_device(active: ActiveSets) -> ActiveSets:
+    return ActiveSets(tuple(indices.to(DEVICE) for indices in active.indices), active.d_ff)
+
+
+def zeroed_on_device(lm: LoadedModel, active: ActiveSets, token: int) -> torch.Tensor:
+    cpu = on_cpu(lm)
+    indices = tuple(indices.cpu() for indices in active.indices)
+    return zeroed_logits(cpu, ActiveSets(indices, active.d_ff), token).to(DEVICE)
+
+
+def on_cpu(lm: LoadedModel) -> LoadedModel:
+    lm.model.to("cpu")  # type: ignore[arg-type]
+    return dataclasses.replace(lm, device=torch.device("cpu"), blocks=find_blocks(lm.model))

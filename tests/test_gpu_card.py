@@ -1,0 +1,91 @@
+"""What only a card can show: captured graphs, real shapes, no wait inside a step, the measured choice."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from gpu_device import CUDA, DEVICE, TOLERANCE, relative_error
+from parity import PROMPT_IDS
+from test_cuda_graph import on_device
+from test_gpu_kernels import random_matrices, reference
+from tiny import tiny
+
+from tda_demo.decode.arm import engine_for
+from tda_demo.decode.cuda_graph import CudaGraphEngine
+from tda_demo.kernels.activations import SILU
+from tda_demo.kernels.gpu import ActiveBuffer, Scratch, Tiles, feed_forward
+from tda_demo.kernels.gpu_choice import choose_float, float_stages, graph_ms, nf4_stages
+from tda_demo.kernels.gpu_nf4 import Nf4Matrices, quantised
+from tda_demo.methods import TDA
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="needs a CUDA device")]
+
+
+@pytest.mark.parametrize(("d", "d_ff"), [(4096, 14336), (4096, 11008), (2560, 9728), (576, 1536)])
+def test_every_tiling_that_is_tried_is_right_at_real_shapes(d: int, d_ff: int) -> None:
+    torch.manual_seed(0)
+    matrices = random_matrices(d, d_ff, torch.bfloat16, SILU, glu=True, bias=False)
+    x = torch.randn(1, d, device=DEVICE).bfloat16()
+    indices = torch.randperm(d_ff, device=DEVICE)[: d_ff // 3].sort().values
+    active = ActiveBuffer.full(d_ff, DEVICE)
+    active.set(indices)
+    _, expected = reference(matrices, x, indices)
+    for option in (option for stage in float_stages(d) for option in stage):
+        tiles = dataclasses.replace(Tiles(), **option)
+        out = feed_forward(matrices, x, active, Scratch.for_(matrices, 1, tiles, x.dtype), tiles)
+        assert relative_error(out, expected) < TOLERANCE[torch.bfloat16], tiles
+    rows = [quantised(each.float()) for each in (matrices.up, matrices.down)]
+    nf4 = Nf4Matrices(quantised(matrices.up.float()), rows[0], rows[1], None, None, None, SILU)
+    _, expected = reference(nf4.decoded(), x, indices)
+    for option in (option for stage in nf4_stages(d) for option in stage):
+        tiles = dataclasses.replace(Tiles(columns=512, down_columns=512), **option)
+        out = feed_forward(nf4, x, active, Scratch.for_(nf4, 1, tiles, x.dtype), tiles)
+        assert relative_error(out, expected) < TOLERANCE[torch.bfloat16], tiles
+
+
+def test_a_replayed_graph_sees_the_set_that_lies_in_its_buffer_now() -> None:
+    torch.manual_seed(0)
+    matrices = random_matrices(256, 1000, torch.bfloat16, SILU, glu=True, bias=True)
+    x = torch.randn(1, 256, device=DEVICE).bfloat16()
+    active, scratch = ActiveBuffer.full(1000, DEVICE), Scratch.for_(matrices, 1, Tiles(), x.dtype)
+    feed_forward(matrices, x, active, scratch, Tiles())
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        feed_forward(matrices, x, active, scratch, Tiles())
+    for count in (1000, 0, 1, 333, 7):
+        indices = torch.randperm(1000, device=DEVICE)[:count].sort().values
+        active.set(indices)
+        scratch.out.fill_(torch.nan)
+        graph.replay()
+        assert relative_error(scratch.out, reference(matrices, x, indices)[1]) < TOLERANCE[torch.bfloat16]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "phi3", "opt", "gpt_neox"])
+def test_the_step_is_captured_and_waits_for_nothing_inside(family: str) -> None:
+    lm = on_device(tiny(family))
+    engine = engine_for(lm)
+    assert isinstance(engine, CudaGraphEngine)
+    engine.warm_up()
+    arm = engine.sparse_arm(engine.prefill(PROMPT_IDS, TDA(cett=0.3, online=True).bind(lm)), 4)
+    assert arm.decoder.runner.name == "CUDA graph" and engine.name.startswith("CUDA graph (")
+    arm.step(40)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        arm.decoder.token.fill_(41)
+        arm.decoder.runner.run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_measured_choice_is_complete() -> None:
+    choice = choose_float([random_matrices(1024, 4096, torch.bfloat16, SILU, glu=True, bias=False) for _ in range(2)])
+    assert set(choice.times_ms) == {f"{arm}, {way}" for arm in ("dense", "sparse") for way in ("kernels", "vendor")}
+    assert all(ms > 0 for ms in choice.times_ms.values())
+
+
+def test_graph_times_are_those_of_the_work() -> None:
+    small, large = (torch.randn(size, size, device=DEVICE) for size in (64, 8192))
+    assert graph_ms(lambda: large @ large) > graph_ms(lambda: small @ small) > 0

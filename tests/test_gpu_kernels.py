@@ -1,0 +1,174 @@
+"""The GPU kernels against float64: in Triton's interpreter on CPU tensors, on the card itself where there is one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from gpu_device import CUDA, DEVICE, DTYPES, ON_A_CARD, TOLERANCE, relative_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny
+
+from tda_demo.kernels import gpu_choice
+from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU, activation_of
+from tda_demo.kernels.gpu import ActiveBuffer, Matrices, Scratch, Tiles, by_neuron, feed_forward
+
+pytestmark = [
+    *ON_A_CARD,
+    pytest.mark.filterwarnings("ignore:overflow encountered in exp"),
+]  # its limits are the right ones
+SMALL = Tiles(rows=4, columns=16, programs=3, down_rows=4, down_columns=16, splits=4)
+FUNCTIONS = {
+    SILU: F.silu,
+    GELU_TANH: lambda x: F.gelu(x, approximate="tanh"),
+    GELU_ERF: F.gelu,
+    RELU: F.relu,
+}
+
+
+def random_matrices(d: int, d_ff: int, dtype: torch.dtype, activation: int, glu: bool, bias: bool) -> Matrices:
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape).to(DEVICE, dtype)
+
+    return Matrices(
+        gate=normal(d_ff, d) if glu else None,
+        up=normal(d_ff, d),
+        down=normal(d_ff, d),
+        gate_bias=normal(d_ff) if glu and bias else None,
+        up_bias=normal(d_ff) if bias else None,
+        down_bias=normal(d) if bias else None,
+        activation=activation,
+    )
+
+
+def reference(matrices: Matrices, x: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """float64 activations [batch, k] of the neurons ``indices`` and the block's output [batch, d] from them alone."""
+
+    def product(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        added = 0 if bias is None else bias[indices].double()
+        return x.double() @ weight[indices].double().T + added
+
+    value = product(matrices.up, matrices.up_bias)
+    function = FUNCTIONS[matrices.activation]
+    gated = function(value) if matrices.gate is None else function(product(matrices.gate, matrices.gate_bias)) * value
+    bias = 0 if matrices.down_bias is None else matrices.down_bias.double()
+    return gated, gated @ matrices.down[indices].double() + bias
+
+
+def check(matrices: Matrices, x: torch.Tensor, indices: torch.Tensor, active: ActiveBuffer | None) -> None:
+    dtype = x.dtype
+    scratch = Scratch.for_(matrices, len(x), SMALL, dtype)
+    scratch.out.fill_(torch.nan)  # what is not written shows
+    scratch.partial.fill_(torch.nan)
+    activations, expected = reference(matrices, x, indices)
+    out = feed_forward(matrices, x, active, scratch, SMALL)
+    assert relative_error(out, expected) < TOLERANCE[dtype]
+    assert relative_error(scratch.activations[:, : len(indices)], activations) < 1e-5
+    again = feed_forward(matrices, x, active, Scratch.for_(matrices, len(x), SMALL, dtype), SMALL)
+    assert torch.equal(out, again)  # the order of sums is fixed
+
+
+@given(
+    d=st.integers(1, 40),
+    d_ff=st.integers(1, 40),
+    share=st.sampled_from([0.0, 0.03, 0.4, 1.0]),
+    batch=st.integers(1, 8),
+    activation=st.sampled_from(sorted(FUNCTIONS)),
+    glu=st.booleans(),
+    bias=st.booleans(),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=20, deadline=None)
+def test_active_sets_of_any_shape(
+    d: int, d_ff: int, share: float, batch: int, activation: int, glu: bool, bias: bool, dtype: torch.dtype, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    matrices = random_matrices(d, d_ff, dtype, activation, glu, bias)
+    indices = torch.randperm(d_ff)[: round(share * d_ff)].sort().values.to(DEVICE)
+    active = ActiveBuffer.full(d_ff, DEVICE)
+    active.set(indices)
+    active.chosen[len(indices) :] = 2**30  # what lies behind the set must not be read as a neuron
+    check(matrices, torch.randn(batch, d).to(DEVICE, dtype), indices, active)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("glu", [True, False])
+def test_the_dense_kernel_computes_all_neurons(glu: bool, batch: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    matrices = random_matrices(35, 61, dtype, GELU_TANH, glu, bias=True)
+    check(matrices, torch.randn(batch, 35).to(DEVICE, dtype), torch.arange(61, device=DEVICE), None)
+
+
+def test_large_inputs_saturate_the_activation_functions() -> None:
+    matrices = random_matrices(1, 2, torch.float32, SILU, glu=False, bias=False)
+    matrices.up.copy_(torch.tensor([[1.0], [-1.0]]))
+    for activation in FUNCTIONS:
+        each = Matrices(None, matrices.up, matrices.down, None, None, None, activation)
+        check(each, torch.tensor([[200.0]], device=DEVICE), torch.arange(2, device=DEVICE), None)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "opt"])
+def test_blocks_are_read_through_the_view_and_keep_computing(family: str) -> None:
+    lm = tiny(family)
+    block = lm.blocks[0]
+    x = torch.randn(5, block.down.out_features)
+    before, down = block.down(torch.ones(block.d_ff)), block.down.weight.clone()
+    matrices = Matrices.of(block, RELU)
+    assert torch.equal(block.down.weight, down)
+    torch.testing.assert_close(block.down(torch.ones(block.d_ff)), before)
+    assert by_neuron(block.down).data_ptr() == matrices.down.data_ptr() == block.down.weight.data_ptr()
+    up = block.up(x)
+    if block.gate is None and not block.fused:
+        expected = block.down(F.relu(up))
+    else:
+        gate, up = up.chunk(2, dim=1) if block.gate is None else (block.gate(x), up)
+        expected = block.down(F.relu(gate) * up)
+    assert relative_error(gpu_choice.vendor(matrices, x), expected) < 1e-6
+
+
+def test_activation_names_of_transformers() -> None:
+    found = {family: activation_of(tiny(family).model.config) for family in ("llama", "gemma2", "opt", "gpt_neox")}
+    assert found == {"llama": SILU, "gemma2": GELU_TANH, "opt": RELU, "gpt_neox": GELU_ERF}
+
+
+def test_the_choice_is_the_fastest_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = (
+        [{"rows": 2, "columns": 16}, {"rows": 4, "columns": 16}],
+        [{"splits": 2, "down_columns": 16}, {"splits": 4}],
+    )
+    monkeypatch.setattr(gpu_choice, "float_stages", lambda _: stages)
+    blocks = [random_matrices(8, 12, torch.float32, SILU, glu=True, bias=False) for _ in range(2)]
+    told = iter(
+        [5.0, 4.0, 3.0, 2.0, 7.0, 8.0, 1.0]
+    )  # rows, rows, splits, splits; dense; then the vendor's dense and packed
+
+    def timer(call: object) -> float:
+        assert callable(call)
+        call()
+        return next(told)
+
+    choice = gpu_choice.choose_float(blocks, timer)
+    assert (choice.tiles.rows, choice.tiles.splits) == (4, 4)
+    assert (choice.dense, choice.sparse) == ("kernels", "vendor")
+    assert choice.times_ms == {
+        "sparse, kernels": 1.0,
+        "sparse, vendor": 0.5,
+        "dense, kernels": 3.5,
+        "dense, vendor": 4.0,
+    }
+    assert str(choice) == "dense kernels; sparse packed copies, vendor GEMV"
+
+
+@pytest.mark.skipif(CUDA, reason="the card itself compiles them")
+def test_the_programs_compile_for_a_hopper_card_with_wide_loads_and_no_spills() -> None:
+    """Triton's compiler needs no card. In a process of its own, because here the programs are interpreted."""
+    script = Path(__file__).with_name("compile_gpu_programs.py")
+    told = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr

@@ -1,0 +1,130 @@
+"""The NF4 kernels against bitsandbytes' own dequantisation and float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
+from gpu_device import DEVICE, DTYPES, ON_A_CARD, TOLERANCE, relative_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_gpu_kernels import random_matrices, reference
+
+from tda_demo.errors import UserError
+from tda_demo.feedforward import FeedForward
+from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU
+from tda_demo.kernels.gpu import ActiveBuffer, Scratch, Tiles, feed_forward
+from tda_demo.kernels.gpu_nf4 import Nf4Matrices, quantised, requantised, rows_of
+
+pytestmark = [*ON_A_CARD, pytest.mark.filterwarnings("ignore:overflow encountered in exp")]
+SMALL = Tiles(rows=4, columns=128, programs=3, down_rows=4, down_columns=64, splits=2)
+
+
+def linear(outputs: int, inputs: int, bias: bool = False, **kind: Any) -> Linear4bit:
+    made = Linear4bit(inputs, outputs, bias=bias, **{"quant_type": "nf4", "compress_statistics": False} | kind)
+    made.weight.data = torch.randn(outputs, inputs) * torch.rand(outputs, 1)
+    if bias:
+        made.bias.data = torch.randn(outputs)
+    return made.requires_grad_(False).to(DEVICE)
+
+
+def values(each: Linear4bit) -> torch.Tensor:
+    state = each.weight.quant_state
+    assert state is not None
+    return dequantize_4bit(each.weight.data, state)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_rows_unpack_to_what_bitsandbytes_gives(nested: bool) -> None:
+    torch.manual_seed(0)
+    layer = linear(6, 128, compress_statistics=nested)
+    torch.testing.assert_close(rows_of(layer).decoded(), values(layer), rtol=1e-6, atol=0)
+
+
+def test_requantising_tells_its_error() -> None:
+    torch.manual_seed(0)
+    layer = linear(64, 10)
+    rows, change = requantised(layer)
+    error = (rows.decoded().T - values(layer)).double()
+    assert change.largest == pytest.approx(float(error.abs().max()), rel=1e-5)
+    assert change.rms == pytest.approx(float(error.square().mean().sqrt()), rel=1e-4)
+    assert change.rms_weight == pytest.approx(float(values(layer).double().square().mean().sqrt()), rel=1e-4)
+    assert 0 < change.rms < 0.15 * change.rms_weight
+
+
+def test_requantising_changes_nothing_where_the_values_lie_on_the_new_grid() -> None:
+    layer = linear(64, 64)
+    signs = torch.randn(64, 64).sign()
+    again = Linear4bit(64, 64, bias=False, quant_type="nf4", compress_statistics=False)
+    again.weight.data = signs
+    _, change = requantised(again.requires_grad_(False).to(DEVICE))
+    assert change.largest == 0
+    assert requantised(layer)[1].largest > 0
+
+
+def check(nf4: Nf4Matrices, x: torch.Tensor, indices: torch.Tensor, active: ActiveBuffer | None) -> None:
+    scratch = Scratch.for_(nf4, len(x), SMALL, x.dtype)
+    scratch.out.fill_(torch.nan)
+    scratch.partial.fill_(torch.nan)
+    activations, expected = reference(nf4.decoded(), x, indices)
+    out = feed_forward(nf4, x, active, scratch, SMALL)
+    assert relative_error(out, expected) < TOLERANCE[x.dtype]
+    assert relative_error(scratch.activations[:, : len(indices)], activations) < 1e-5
+
+
+@given(
+    blocks=st.integers(1, 3),
+    d_ff=st.integers(1, 20),
+    share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    batch=st.integers(1, 8),
+    activation=st.sampled_from([SILU, GELU_TANH, GELU_ERF, RELU]),
+    glu=st.booleans(),
+    bias=st.booleans(),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=12, deadline=None)
+def test_active_sets_of_any_shape(
+    blocks: int, d_ff: int, share: float, batch: int, activation: int, glu: bool, bias: bool, dtype: Any, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    plain = random_matrices(64 * blocks, d_ff, torch.float32, activation, glu, bias)
+    gate = None if plain.gate is None else quantised(plain.gate)
+    biases = (plain.gate_bias, plain.up_bias, plain.down_bias)
+    nf4 = Nf4Matrices(gate, quantised(plain.up), quantised(plain.down), *biases, activation)
+    indices = torch.randperm(d_ff)[: round(share * d_ff)].sort().values.to(DEVICE)
+    active = ActiveBuffer.full(d_ff, DEVICE)
+    active.set(indices)
+    active.chosen[len(indices) :] = 2**30
+    x = torch.randn(batch, 64 * blocks).to(DEVICE, dtype)
+    check(nf4, x, indices, active)
+    if share == 1:
+        check(nf4, x, indices, None)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_blocks_of_bitsandbytes_modules(fused: bool) -> None:
+    torch.manual_seed(0)
+    gate = None if fused else linear(20, 64, bias=True)
+    up, down = linear(40 if fused else 20, 64, bias=True), linear(64, 20)
+    nf4, _ = Nf4Matrices.of(FeedForward(0, gate, up, down, d_ff=20, fused=fused), SILU)
+    stacked = values(up) if gate is None else torch.cat([values(gate), values(up)])
+    assert nf4.gate is not None and nf4.gate_bias is not None and nf4.up_bias is not None
+    torch.testing.assert_close(torch.cat([nf4.gate.decoded(), nf4.up.decoded()]), stacked)
+    assert len(nf4.gate_bias) == len(nf4.up_bias) == nf4.d_ff == 20
+    assert nf4.neuron_bytes == 3 * (32 + 4) + 2 * 4
+    check(nf4, torch.randn(1, 64, device=DEVICE), torch.arange(20, device=DEVICE), None)
+
+
+@pytest.mark.parametrize("layer", [linear(64, 64, quant_type="fp4"), linear(4, 96)], ids=["fp4", "width"])
+def test_other_formats_are_refused_in_one_sentence(layer: Linear4bit) -> None:
+    with pytest.raises(UserError, match="bfloat16"):
+        rows_of(layer)
+
+
+def test_a_hidden_size_that_blocks_do_not_divide_is_refused() -> None:
+    with pytest.raises(UserError, match="hidden size"):
+        requantised(linear(40, 64))

@@ -1,0 +1,111 @@
+"""Models whose matrices bitsandbytes holds, loaded as on a GPU but here on the CPU, which bitsandbytes can use too."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from families import CONFIGS
+from parity import PROMPT_IDS, of_config, random_sets
+from tiny import tiny
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from tda_demo import metrics
+from tda_demo.decode import runners
+from tda_demo.decode.cuda_graph import CudaGraphEngine, supported
+from tda_demo.decode.eager import EagerEngine
+from tda_demo.feedforward import find_blocks
+from tda_demo.kernels.gpu import Tiles
+from tda_demo.kernels.gpu_choice import Choice
+from tda_demo.methods import TDA
+from tda_demo.models import LoadedModel
+from tda_demo.precision import loading
+
+TILES = Tiles(rows=128, columns=64, down_rows=128, down_columns=64, splits=2)
+
+
+@pytest.fixture(autouse=True)
+def plain_packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CPUs with AVX512_BF16 bitsandbytes packs weights anew in place; on a GPU it does not."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
+
+
+def quantised(folder: Path, precision: str) -> tuple[LoadedModel, LoadedModel]:
+    """A tiny llama in float32, and as ``from_pretrained`` loads it with the settings for a GPU."""
+    config = LlamaConfig(**{**CONFIGS["llama"].to_dict(), "hidden_size": 64, "intermediate_size": 128, "head_dim": 16})
+    lm = of_config(config)
+    lm.model.save_pretrained(folder)
+    settings = loading(precision, torch.device("cuda"))
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, quantization_config=settings["quantization_config"], device_map={"": "cpu"}
+    )
+    model.eval().requires_grad_(False)
+    return lm, dataclasses.replace(tiny(), model=model, precision=precision, blocks=find_blocks(model))
+
+
+@pytest.mark.parametrize("precision", ["nf4", "int8"])
+def test_output_weights_are_the_values_the_module_computes_with(precision: str, tmp_path: Path) -> None:
+    lm, quantised_lm = quantised(tmp_path, precision)
+    for _ in range(2):  # before a forward pass and after one, which moves bitsandbytes' int8 scales
+        block = quantised_lm.blocks[1]
+        assert block.is_quantised and not lm.blocks[1].is_quantised
+        values, original = block.output_weight(), lm.blocks[1].output_weight()
+        assert values.shape == original.shape
+        assert 0 < float((values - original).norm() / original.norm()) < (0.15 if precision == "nf4" else 0.02)
+        quantised_lm.model(input_ids=torch.tensor([PROMPT_IDS]))
+
+
+@pytest.mark.parametrize("precision", ["nf4", "int8"])
+def test_a_limited_block_is_the_block_without_the_other_neurons(precision: str, tmp_path: Path) -> None:
+    _, lm = quantised(tmp_path, precision)
+    engine = EagerEngine(lm)
+    prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
+    active = random_sets(lm, (128, 0, 40))
+    arm = engine.sparse_arm(dataclasses.replace(prefill, active=active), 1)
+    seen = []
+    find_blocks(arm.model)[2].down.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten()))
+    arm.step(40)
+    assert seen[0].nonzero().flatten().tolist() == active.indices[2].tolist()
+    assert [each.shape[1] for each in arm.activations()] == [128, 0, 40]
+    assert torch.equal(arm.activations()[2][0], seen[0][active.indices[2]])
+    assert arm.weight_bytes == engine.dense_arm(prefill, 1).weight_bytes  # nothing is saved
+
+
+def test_with_a_method_a_quantised_model_is_patched_and_restored(tmp_path: Path) -> None:
+    _, lm = quantised(tmp_path, "nf4")
+    ids = {"input_ids": torch.tensor([PROMPT_IDS])}
+    before = lm.model(**ids).logits
+    with TDA(cett=0.5, online=True)(lm):
+        past = lm.model(**ids, use_cache=True).past_key_values
+        step = {"input_ids": torch.tensor([[40]])}
+        limited = lm.model(**step, past_key_values=past).logits
+    past = lm.model(**ids, use_cache=True).past_key_values
+    assert not torch.equal(limited, lm.model(**step, past_key_values=past).logits)
+    assert torch.equal(lm.model(**ids).logits, before)
+
+
+def test_the_captured_decoder_runs_nf4_and_judges_what_it_runs(tmp_path: Path) -> None:
+    _, lm = quantised(tmp_path, "nf4")
+    assert supported(lm)
+    engine = CudaGraphEngine(lm, runners.eager, lambda _: Choice(TILES, "kernels", "kernels", {}))
+    prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
+    prefill = dataclasses.replace(prefill, active=random_sets(lm, (128, 60, 40)))
+    arm, masked = engine.sparse_arm(prefill, 2), engine.eager.sparse_arm(prefill, 2)
+    got = torch.stack([arm.step(token).clone() for token in (40, 41)])
+    expected = torch.stack([masked.step(token) for token in (40, 41)])
+    # The same neurons; what differs is the down projections, quantised again by neuron.
+    assert 0 < metrics.kl_divergence(expected.numpy(), got.numpy()) < 0.5
+    judgement = engine.judge(prefill, [40, 41])
+    torch.testing.assert_close(judgement.sparse_logits, got)
+    assert arm.weight_bytes < engine.dense_arm(prefill, 2).weight_bytes
+    assert engine.dense_arm(prefill, 2).weight_bytes < sum(p.nbytes for p in lm.model.parameters()) * 1.2
+
+
+def test_int8_is_left_to_transformers(tmp_path: Path) -> None:
+    assert not supported(quantised(tmp_path, "int8")[1])
+
+
+def test_on_a_cpu_nothing_is_left_to_bitsandbytes() -> None:
+    assert loading("nf4", torch.device("cpu")) == {} == loading("bfloat16", torch.device("cuda"))
