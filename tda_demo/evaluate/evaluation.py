@@ -137,8 +137,9 @@ def cut(lm: LoadedModel, documents: tuple[Document, ...], needed: int) -> Unit:
 
 def first_tokens(lm: LoadedModel, text: str, count: int) -> list[int]:
     """The first ``count`` tokens of ``text``, special ones the tokenizer adds included; fewer where it ends."""
+    ids: list[int] = []
     for characters in _growing(8 * count, len(text)):
-        ids: list[int] = lm.tokenizer(text[:characters])["input_ids"]
+        ids = lm.tokenizer(text[:characters])["input_ids"]
         if len(ids) >= count + 32:  # the last few tokens of a text cut off may not be the whole text's
             break
     return ids[:count]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..decode.arm import Arm, engine_for
+from ..decode.sampling import Sampler, sampler
 from ..decode.text import decode
 from ..errors import UserError
 from ..methods.base import Selector
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from ..models import LoadedModel
 
 ARMS = ("dense", "sparse")
+GREEDY = sampler(0.0, 1.0, 0)
 
 
 def write(lm: LoadedModel, selector: Selector, prompt: str, max_new_tokens: int) -> tuple[str, str]:
@@ -28,24 +33,19 @@ def write(lm: LoadedModel, selector: Selector, prompt: str, max_new_tokens: int)
     ids = lm.prompt_ids(prompt)
     prefill = engine.prefill(ids, selector)
     room = min(max_new_tokens, lm.context_length - len(ids))
-    first = int(prefill.logits.argmax())
     dense, sparse = (
-        decode(lm.tokenizer, greedy(arm, first, room, lm.eos_ids))
+        decode(lm.tokenizer, list(islice(tokens(arm, prefill.logits, lm.eos_ids), room)))
         for arm in (engine.dense_arm(prefill, room), engine.sparse_arm(prefill, room))
     )
     return dense, sparse
 
 
-def greedy(arm: Arm, first: int, room: int, eos_ids: frozenset[int]) -> list[int]:
-    """At most ``room`` tokens, ``first`` included, up to and without the end token."""
-    tokens: list[int] = []
-    token = first
+def tokens(arm: Arm, prompt_logits: torch.Tensor, eos_ids: frozenset[int], choose: Sampler = GREEDY) -> Iterator[int]:
+    """What ``arm`` writes after its prompt, up to and without the end token; the first comes from ``prompt_logits``."""
+    token = choose(prompt_logits)
     while token not in eos_ids:
-        tokens.append(token)
-        if len(tokens) == room:
-            break
-        token = int(arm.step(token).argmax())
-    return tokens
+        yield token
+        token = choose(arm.step(token))
 
 
 def compare(texts: Sequence[tuple[str, str]], references: Sequence[str], max_new_tokens: int) -> Generation:

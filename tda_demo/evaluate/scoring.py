@@ -92,7 +92,8 @@ def read(lm: LoadedModel, selectors: Sequence[Selector], ids: torch.Tensor, prom
         for layer, selector in zip(layers, selectors, strict=True):
             masks = [selector.select(block, each[:prompt_tokens]) for each in a]
             left_out = [_left_out(block, *each) for each in zip(a[:, -scored:], y, masks, strict=True)]
-            layer.append((torch.stack(masks), *(torch.tensor(part) for part in zip(*left_out, strict=True))))
+            cett, recall = (torch.tensor(part, dtype=torch.float64) for part in zip(*left_out, strict=True))
+            layer.append((torch.stack(masks), cett, recall))
 
     cache = DynamicCache()  # without a config, so that sliding-window layers keep every position too
     with _watched(lm, see):
@@ -111,10 +112,17 @@ def sparse_logits(lm: LoadedModel, reading: Reading, choice: Choice) -> torch.Te
     full = torch.stack([mask.all(dim=1) for mask in choice.masks]).all(dim=0)
     if full.all():
         return reading.logits
-    with applied(lm, choice.masks):
-        logits = lm.model(input_ids=reading.inputs, past_key_values=reading.cache, use_cache=True).logits
-    reading.cache.crop(-reading.inputs.shape[1])
+    logits = follow(lm, reading.cache, reading.inputs, choice.masks)
     return torch.where(full[:, None, None], reading.logits, logits) if full.any() else logits
+
+
+@torch.inference_mode()
+def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, masks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Logits [batch, tokens, vocabulary] of ``inputs`` int64 [batch, tokens] under ``masks``; ``cache`` as it was."""
+    with applied(lm, masks):
+        logits = lm.model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
+    cache.crop(-inputs.shape[1])
+    return logits
 
 
 @contextmanager
