@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from ..calibrate import PASSAGES
 from ..errors import UserError
 
 KEPT_CHARACTERS = 1 << 20  # of a plain text's document; what follows is read past
@@ -56,6 +57,14 @@ def count_documents(path: Path, limit: int | None = None) -> int:
     if found == 0:
         raise UserError(f"{path} holds no text.")
     return found
+
+
+def passages(*, held_out: bool) -> list[Document]:
+    """The project's own passages: those held out for scoring, or those to calibrate on."""
+    lines = [json.loads(line) for line in PASSAGES.read_text(encoding="utf-8").splitlines()]
+    return [
+        Document(line["text"], number) for number, line in enumerate(lines, start=1) if line["held_out"] == held_out
+    ]
 
 
 def _plain(file: BinaryIO, path: Path) -> Iterator[Document]:

@@ -95,7 +95,7 @@ def evaluate(
     records = []
     report(Progress("Evaluating", 0, documents, "documents"))
     texts = islice(read_documents(path), settings.documents)
-    for index, group in enumerate(iter(lambda: tuple(islice(texts, BATCH)), ())):
+    for index, group in enumerate(grouped(texts)):
         if shard.mine(index):
             unit = cut(lm, group, needed)
             records.append((index, _record(lm, selector, unit, settings, ledger)))
@@ -133,6 +133,11 @@ def cut(lm: LoadedModel, documents: tuple[Document, ...], needed: int) -> Unit:
         short=sum(len(ids) < needed for ids, _ in tokens),
         longest=max((len(ids), -document.line) for ids, document in tokens),
     )
+
+
+def grouped(documents: Iterator[Document]) -> Iterator[tuple[Document, ...]]:
+    """The documents in order, ``BATCH`` at a time."""
+    return iter(lambda: tuple(islice(documents, BATCH)), ())
 
 
 def first_tokens(lm: LoadedModel, text: str, count: int) -> list[int]:

@@ -149,12 +149,13 @@ class MethodLM(TemplateLM):
         return self._read[1]
 
     def _write(self, context: str, options: dict[str, Any]) -> str:
-        wanted = normalize_gen_kwargs(options)
+        wanted: Any = normalize_gen_kwargs(options)
         room = min(wanted["max_gen_toks"], self.max_length - 1)
         ids = self.tok_encode(context)[-(self.max_length - room) :]
         engine = engine_for(self.lm)
         prefill = engine.prefill(ids, self.selector)
-        choose = sampler(wanted["temperature"], wanted.get("top_p", 1.0), seed=0)
+        temperature = wanted.get("temperature", 1.0 if wanted.get("do_sample") else 0.0)
+        choose = sampler(temperature, wanted.get("top_p", 1.0), seed=0)
         text = TextStream(self.lm.tokenizer)
         for token in tokens(engine.sparse_arm(prefill, room), prefill.logits, self.lm.eos_ids, choose):
             text.push(token)
