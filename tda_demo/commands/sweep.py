@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..files import write_text
 from ..progress import silent, terminal_bar
 from .shared import Commands, add_threads
 
@@ -27,6 +28,7 @@ def add(commands: Commands) -> None:
     sweep.add_argument("--score-tokens", type=int, default=64, metavar="N", help="default 64")
     sweep.add_argument("--documents", type=int, metavar="N", help="take the first N; default: all")
     sweep.add_argument("--out", type=Path, required=True, metavar="FILE", help=".csv, .parquet or .json")
+    sweep.add_argument("--report", type=Path, metavar="FILE", help="write the rows there as self-contained HTML too")
     add_threads(sweep)
     sweep.set_defaults(run=run)
 
@@ -41,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
     from ..evaluate.table import check_format, write_table
     from ..models import load_model
     from ..precision import offered
+    from ..report import sweep_report
 
     check_format(options.out)
     methods = grid(options.method, options.grid)
@@ -64,5 +67,7 @@ def run(options: argparse.Namespace) -> None:
         if not mine.first:
             return
     write_table(rows, options.out)
+    if options.report:
+        write_text(options.report, sweep_report(rows))
     Ledger(options.out, "").discard()
     print(f"{options.out}: {len(rows)} rows")
