@@ -10,7 +10,7 @@ import dataclasses
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -158,9 +158,8 @@ def measure(lm: LoadedModel, method: Method, report: Report = silent) -> Quality
 def _load(path: Path) -> QualityCurve | None:
     """The curve at ``path``; None where there is none or it is damaged, so that it is measured anew."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return QualityCurve(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-        )
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return QualityCurve(**{**fields, **lists})
     except (OSError, ValueError, TypeError):
         return None

@@ -20,8 +20,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); padding: .75rem; }
 table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: left; }
-svg { width: 100%; height: auto; } svg text { font-size: 11px; fill: currentColor; }
-svg text[fill] { fill: revert-layer; } svg .grid { stroke: var(--line); }
+svg { width: 100%; height: auto; } svg text { font-size: 11px; }
+svg text:not([fill]) { fill: currentColor; } svg .grid { stroke: var(--line); }
 .arms { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
 """
 
