@@ -24,7 +24,12 @@ def cache_root() -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 ``text`` to a temporary name beside ``path``, then renames it.
+    """Writes UTF-8 ``text``; see ``write_bytes``."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes ``content`` to a temporary name beside ``path``, then renames it.
 
     Raises:
         UserError: the folder cannot be made, or the file cannot be written there.
@@ -33,7 +38,7 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor  # methods of tensors are used, torch itself is not: the page starts without it
 
 WARM_UP_STEPS = 3
 _RESAMPLES = 1000
@@ -82,3 +87,61 @@ def divergence(dense_tokens: Sequence[int], sparse_tokens: Sequence[int]) -> int
         if dense != sparse:
             return index
     return None
+
+
+@dataclass(frozen=True, eq=False)
+class Forced:
+    """Two models on one given text, a value a position [positions]: losses and KL float32 in nats, ``agrees`` bool.
+
+    A loss is -log p(token); ``kl`` is KL(dense || sparse); ``agrees`` where both have the same argmax.
+    """
+
+    dense_loss: Tensor
+    sparse_loss: Tensor
+    kl: Tensor
+    agrees: Tensor
+
+
+def forced(dense_logits: Tensor, sparse_logits: Tensor, targets: Tensor) -> Forced:
+    """Teacher-forced comparison in float32; logits [positions, vocabulary], ``targets`` int64 [positions].
+
+    KL is right to about 1e-5 nats; the same logits twice give exactly 0.
+    """
+    log_p = dense_logits.float().log_softmax(dim=-1)
+    log_q = log_p if sparse_logits is dense_logits else sparse_logits.float().log_softmax(dim=-1)
+    given = targets[:, None]
+    return Forced(
+        dense_loss=-log_p.gather(1, given)[:, 0],
+        sparse_loss=-log_q.gather(1, given)[:, 0],
+        kl=(log_p.exp() * (log_p - log_q)).sum(dim=-1),
+        agrees=dense_logits.argmax(dim=-1) == sparse_logits.argmax(dim=-1),
+    )
+
+
+def perplexity(loss: float, tokens: int) -> float:
+    """exp of the mean loss; ``loss`` in nats summed over ``tokens``. Infinite where that is beyond a float."""
+    try:
+        return math.exp(loss / tokens)
+    except OverflowError:
+        return math.inf
+
+
+def mask_recall(contributions: np.ndarray, active: np.ndarray) -> float:
+    """Share of a token's own strongest neurons that the active set has: mean over tokens, 0..1.
+
+    ``contributions`` float32 [T, d_ff], how much each neuron adds to each token's output (``|a_j| ||Wd[:, j]||``, the
+    order in which CETT drops neurons, arXiv 2402.03804); ``active`` bool [d_ff]. A token's strongest are as many as are
+    active, fewer where fewer fire at all; where none does, there is nothing to miss.
+    """
+    kept = int(active.sum())
+    if kept in (0, len(active)):
+        return float(kept > 0)
+    least = np.partition(contributions, -kept, axis=1)[:, -kept, None]
+    own = (contributions >= least) & (contributions > 0)
+    firing = own.sum(axis=1)
+    return float(np.where(firing > 0, own[:, active].sum(axis=1) / np.maximum(firing, 1), 1.0).mean())
+
+
+def mlp_share(kept: Sequence[float], widths: Sequence[int]) -> float:
+    """Share of the MLP weights that are read: neurons computed / all neurons, equal bytes a neuron."""
+    return sum(kept) / sum(widths)

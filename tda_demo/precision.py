@@ -28,6 +28,12 @@ _GPU_DTYPES = {
 }
 
 
+def offered(device: str | None) -> tuple[str, ...]:
+    """The precisions of ``device`` (``cpu``, ``cuda``), or of the one a model is loaded on where none is named."""
+    on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    return tuple(_GPU_DTYPES) if on_gpu else PRECISIONS
+
+
 def choose(asked: str | None, device: torch.device) -> str:
     """``asked``, or the device's default: what a sensible person would run there.
 
@@ -40,11 +46,9 @@ def choose(asked: str | None, device: torch.device) -> str:
         if device.type == "cpu":
             return "int8"
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    offered = PRECISIONS if device.type == "cpu" else tuple(_GPU_DTYPES)
-    if asked not in offered:
-        raise UserError(
-            f"'{asked}' is not a precision on {device.type}: use {', '.join(offered[:-1])} or {offered[-1]}."
-        )
+    names = offered(device.type)
+    if asked not in names:
+        raise UserError(f"'{asked}' is not a precision on {device.type}: use {', '.join(names[:-1])} or {names[-1]}.")
     return asked
 
 

@@ -1,5 +1,5 @@
 """The commands of ``python -m tda_demo``, one a file: what each takes, calls and prints."""
 
-from . import bench, calibrate, methods, race
+from . import allocate, bench, calibrate, evaluate, lm_eval, methods, race, sweep
 
-COMMANDS = (race, bench, calibrate, methods)
+COMMANDS = (race, evaluate, sweep, lm_eval, bench, calibrate, allocate, methods)

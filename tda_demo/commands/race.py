@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import write_text
 from ..progress import Progress, terminal_bar
 from .shared import Commands, add_json, add_method, add_model, chosen_method, write_json
 
@@ -22,6 +24,7 @@ def add(commands: Commands) -> None:
     race.add_argument("--top-p", type=float, default=1.0, metavar="P")
     race.add_argument("--seed", type=int, default=0, metavar="S")
     add_json(race)
+    race.add_argument("--report", type=Path, metavar="FILE", help="write the race there as self-contained HTML")
     race.set_defaults(run=run)
 
 
@@ -29,6 +32,7 @@ def run(options: argparse.Namespace) -> None:
     from ..environment import use_threads
     from ..models import load_model
     from ..race import Finished, RaceSettings, Stepped, race
+    from ..report import race_report
     from ..result import summary
 
     method = chosen_method(options.method, options.set)
@@ -45,6 +49,8 @@ def run(options: argparse.Namespace) -> None:
             elif isinstance(event, Finished):
                 result = event.result
     assert result is not None, "a race ends with Finished"
+    if options.report:
+        write_text(options.report, race_report(result, options.prompt))
     if options.json is None:
         print(summary(result))
     else:

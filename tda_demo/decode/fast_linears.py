@@ -106,7 +106,7 @@ def read_linears(lm: LoadedModel) -> Linears:
     downs = {block.down for block in lm.blocks}
     matrices: dict[str, RowMajor | NeuronMajor] = {}
     other_bytes = 0
-    for name, module in _read_by_a_step(lm):
+    for name, module in read_by_a_step(lm):
         if isinstance(module, nn.Linear):
             layout = NeuronMajor if module in downs else RowMajor
             matrices[name] = layout.of(module, lm.precision)
@@ -117,7 +117,7 @@ def read_linears(lm: LoadedModel) -> Linears:
     return Linears(matrices, other_bytes)
 
 
-def _read_by_a_step(lm: LoadedModel) -> list[tuple[str, nn.Module]]:
+def read_by_a_step(lm: LoadedModel) -> list[tuple[str, nn.Module]]:
     """The modules that one token runs through, with their names: a multimodal model has others too."""
     from transformers import DynamicCache
 

@@ -57,10 +57,20 @@ class Selector(Protocol):
 
 
 @dataclass(frozen=True)
+class Dial:
+    """The one setting that trades quality for bytes: monotone from ``dense``, which is exact, to ``sparsest``."""
+
+    setting: str
+    dense: float
+    sparsest: float
+
+
+@dataclass(frozen=True)
 class Method(ABC):
     """Settings of a method. ``with method(model):`` patches on entry and restores on exit, after an exception too."""
 
     name: ClassVar[str]
+    dial: ClassVar[Dial]
 
     def __post_init__(self) -> None:
         """Raises UserError where a setting is out of its range."""

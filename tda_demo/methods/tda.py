@@ -23,7 +23,7 @@ from ..cett import score, strengths, tail_curve, thresholds
 from ..errors import UserError
 from ..feedforward import FeedForward
 from ..progress import Report, silent
-from .base import Method, Selector
+from .base import Dial, Method, Selector
 from .settings import Range, setting
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class TDA(Method):
     """Keep the neurons whose score over the prompt reaches the layer's threshold."""
 
     name: ClassVar[str] = "tda"
+    dial: ClassVar[Dial] = Dial("cett", dense=0.0, sparsest=0.6)
 
     cett: float = setting(0.2, "relative output error the thresholds are calibrated to; 0 is exact", Range(0, 0.6))
     scale: tuple[float, ...] = setting((), "a factor on each layer's threshold; 0 keeps a layer dense", Range(0, inf))

@@ -1,0 +1,184 @@
+"""Any method under lm-evaluation-harness, the field's own: importing this file registers the model ``tda`` with it.
+
+``python -m tda_demo lm-eval`` imports it and hands over to the harness's command line. Releases of the harness that
+take ``--plugins`` need only ``lm_eval --plugins tda_demo.evaluate.harness --model tda ...``, from this repository.
+
+A method chooses its neurons from a request's own context, which runs dense; every token of a continuation is then
+computed with those neurons only. The context's last token is run again with them: it is where the continuation's first
+token is predicted, and in a multiple-choice task often the only one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
+from tqdm import tqdm
+
+from ..decode.arm import engine_for
+from ..decode.sampling import sampler
+from ..decode.text import TextStream
+from ..errors import UserError
+from ..methods import METHODS, Method
+from ..methods.settings import parse
+from ..models import load_model
+from .generation import tokens
+from .scoring import follow, read
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from ..models import LoadedModel
+
+STRIDE = 128  # tokens of a running text that share one choice of neurons
+
+
+@register_model("tda")
+class MethodLM(TemplateLM):
+    """``--model_args model=M,method=tda,cett=0.2``: ``model``, ``method``, ``precision``, ``max_length``, ``stride``.
+
+    Everything else in ``model_args`` is a setting of the method, those that are lists with a semicolon between the
+    numbers; ``model`` left out is the embedded one. One request runs at a time, whatever the batch
+    size.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        method: str = "tda",
+        precision: str | None = None,
+        device: str | None = None,
+        max_length: int | None = None,
+        stride: int = STRIDE,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        self.method = chosen(method, settings)
+        # The harness names a GPU where the user named none.
+        place = device if torch.cuda.is_available() else "cpu"
+        self.lm: LoadedModel = load_model(model, precision=precision, device=place)
+        self.tokenizer: Any = self.lm.tokenizer
+        self.selector = self.method.bind(self.lm)
+        self.max_length = min(int(max_length or self.lm.context_length), self.lm.context_length)
+        self.stride = min(int(stride), self.max_length - 1)
+        self._device = self.lm.device
+        self._read: tuple[Any, Any] | None = None  # the last context and what reading it left
+
+    @property
+    def eot_token_id(self) -> int:
+        return min(self.lm.eos_ids, default=0) if (own := self.tokenizer.eos_token_id) is None else own
+
+    @property
+    def prefix_token_id(self) -> int:
+        own = self.tokenizer.bos_token_id
+        return self.eot_token_id if own is None else own
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.lm.name.replace("/", "__")
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Token ids; a chat template's text has its beginning token already and gets no second one."""
+        if add_special_tokens is None:
+            beginning = self.tokenizer.bos_token
+            add_special_tokens = not (beginning and string.startswith(beginning))
+        return self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"]
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
+        answers = []
+        for pair, context, continuation in tqdm(requests, desc="Log-likelihoods", disable=disable_tqdm):
+            room = max(1, self.max_length + 1 - len(continuation))  # a context too long loses its beginning
+            answers.append(self._continue(context[-room:], continuation[-self.max_length :]))
+            self.cache_hook.add_partial("loglikelihood", pair, answers[-1])
+        return answers
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """The text's log-probability, ``stride`` tokens at a time, each from as much of what precedes as fits.
+
+        The first stride has only the prefix token to choose from.
+        """
+        answers = []
+        for request in tqdm(requests, desc="Rolling", disable=disable_tqdm):
+            (text,) = request.args
+            ids = [self.prefix_token_id, *self.tok_encode(text, add_special_tokens=False)]
+            total = 0.0
+            for start in range(1, len(ids), self.stride):
+                following = ids[start : start + self.stride]
+                room = self.max_length + 1 - len(following)
+                total += self._continue(ids[max(0, start - room) : start], following)[0]
+            answers.append(total)
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
+        return answers
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Decodes with the race's sparse arm; the first token comes from the dense prompt, as it does there."""
+        return [self._write(*request.args) for request in tqdm(requests, desc="Writing", disable=disable_tqdm)]
+
+    def _continue(self, context: list[int], continuation: list[int]) -> tuple[float, bool]:
+        """Log-probability of ``continuation``, and whether every token of it is the most likely one."""
+        cache, masks = self._context(context)
+        inputs = torch.tensor([[context[-1], *continuation[:-1]]], device=self.lm.device)
+        log_p = follow(self.lm, cache, inputs, masks)[0].float().log_softmax(dim=-1)
+        expected = torch.tensor(continuation, device=self.lm.device)
+        likely = bool((log_p.argmax(dim=-1) == expected).all())
+        return float(log_p.gather(1, expected[:, None]).double().sum()), likely
+
+    def _context(self, context: list[int]) -> tuple[Any, Sequence[torch.Tensor]]:
+        """The KV cache of all but the last token, and the masks; read once for the choices of one question."""
+        if self._read is None or self._read[0] != context:
+            # The last token stands twice: a reading scores what follows its prompt, and here nothing does.
+            ids = torch.tensor([[*context, context[-1]]], device=self.lm.device)
+            reading = read(self.lm, [self.selector], ids, len(context))
+            self._read = context, (reading.cache, reading.choices[0].masks)
+        return self._read[1]
+
+    def _write(self, context: str, options: dict[str, Any]) -> str:
+        wanted: Any = normalize_gen_kwargs(options)
+        room = min(wanted["max_gen_toks"], self.max_length - 1)
+        ids = self.tok_encode(context)[-(self.max_length - room) :]
+        engine = engine_for(self.lm)
+        prefill = engine.prefill(ids, self.selector)
+        temperature = wanted.get("temperature", 1.0 if wanted.get("do_sample") else 0.0)
+        choose = sampler(temperature, wanted.get("top_p", 1.0), seed=0)
+        text = TextStream(self.lm.tokenizer)
+        for token in tokens(engine.sparse_arm(prefill, room), prefill.logits, self.lm.eos_ids, choose):
+            text.push(token)
+            if len(text.tokens) == room or any(stop in text.text for stop in wanted["until"]):
+                break
+        text.finish()
+        answer = before(text.text, wanted["until"])
+        self.cache_hook.add_partial("generate_until", (context, options), answer)
+        return answer
+
+
+def chosen(name: str, settings: dict[str, Any]) -> Method:
+    """The method by name, with settings as the harness read them from ``model_args``.
+
+    Raises:
+        UserError: there is no such method or setting, or a value is out of its range.
+    """
+    if name not in METHODS:
+        raise UserError(f"There is no method '{name}'; there are: {', '.join(METHODS)}.")
+    assignments = [f"{key}={str(value).replace(';', ',')}" for key, value in settings.items()]
+    return METHODS[name](**parse(METHODS[name], assignments))
+
+
+def before(text: str, stops: Sequence[str]) -> str:
+    """``text`` up to the first of ``stops`` in it."""
+    return text[: min([at for stop in stops if stop and (at := text.find(stop)) >= 0], default=len(text))]

@@ -1,0 +1,136 @@
+"""What an evaluation found, and the JSON it is told in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from .. import metrics
+from .scoring import Score
+from .weight_bytes import StepBytes
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Sums of scores as the numbers of the house; per-layer numbers are means over texts.
+
+    ``kl`` in nats per token, ``agreement``, ``sparsity`` and ``mlp_share`` 0..1; ``cett`` and ``recall``
+    of every layer.
+    """
+
+    documents: int
+    scored_tokens: int
+    dense_perplexity: float
+    sparse_perplexity: float
+    kl: float
+    agreement: float
+    kept: tuple[float, ...]
+    sparsity: tuple[float, ...]
+    mlp_share: float
+    cett: tuple[float, ...]
+    recall: tuple[float, ...]
+
+
+def quality(scores: Sequence[Score], widths: Sequence[int]) -> Quality:
+    """Adds up ``scores``, at least one; ``widths`` is d_ff of every layer."""
+    tokens = sum(score.tokens for score in scores)
+    kept = _by_layer([score.kept for score in scores])
+    return Quality(
+        documents=len(scores),
+        scored_tokens=tokens,
+        dense_perplexity=metrics.perplexity(sum(score.dense_loss for score in scores), tokens),
+        sparse_perplexity=metrics.perplexity(sum(score.sparse_loss for score in scores), tokens),
+        kl=sum(score.kl for score in scores) / tokens,
+        agreement=sum(score.agreeing for score in scores) / tokens,
+        kept=kept,
+        sparsity=tuple(1 - count / width for count, width in zip(kept, widths, strict=True)),
+        mlp_share=metrics.mlp_share(kept, widths),
+        cett=_by_layer([score.cett for score in scores]),
+        recall=_by_layer([score.recall for score in scores]),
+    )
+
+
+def _by_layer(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(fmean(layer) for layer in zip(*rows, strict=True))
+
+
+def byte_bound(quality: Quality, read: StepBytes, widths: Sequence[int]) -> float:
+    """The byte bound of the mean active set."""
+    dropped = [width - count for width, count in zip(widths, quality.kept, strict=True)]
+    return read.dense / read.sparse(dropped)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Greedy texts against references: means over ``documents`` of ROUGE-L F1 and of exact matches, 0..1."""
+
+    documents: int
+    max_new_tokens: int
+    rouge_l: dict[str, float]
+    exact_match: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything an evaluation measured. Nothing in it changes from run to run on one machine: no times.
+
+    ``quality`` and ``byte_bound`` are None where the texts have references but are too short to score;
+    ``short`` counts the texts that were too short; ``tokens_sha256`` is of the token ids scored.
+    """
+
+    model: str
+    device: str
+    precision: str
+    method: str
+    settings: dict[str, Any]
+    text: str
+    tokens_sha256: str
+    prompt_tokens: int
+    score_tokens: int
+    short: int
+    quality: Quality | None
+    byte_bound: float | None
+    generation: Generation | None
+    environment: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types; ``sparsity`` is the mean over layers, ``layers`` has it by layer."""
+        fields = {name: value for name, value in asdict(self).items() if name != "quality"}
+        found = self.quality
+        scored = {
+            "documents": found.documents if found else 0,
+            "scored_tokens": found.scored_tokens if found else 0,
+            "perplexity": {"dense": found.dense_perplexity, "sparse": found.sparse_perplexity} if found else None,
+            "kl": found.kl if found else None,
+            "agreement": found.agreement if found else None,
+            "sparsity": fmean(found.sparsity) if found else None,
+            "mlp_share": found.mlp_share if found else None,
+            "layers": {"sparsity": found.sparsity, "cett": found.cett, "recall": found.recall} if found else None,
+        }
+        return {**fields, **scored}
+
+
+def summary(evaluation: Evaluation) -> str:
+    """The result as a few lines of text, every number with its unit."""
+    settings = " ".join(f"{name}={value}" for name, value in evaluation.settings.items() if value not in ((), False))
+    lines = [f"{evaluation.model}, {evaluation.precision} on {evaluation.device}; {evaluation.method} {settings}"]
+    if (found := evaluation.quality) and evaluation.byte_bound:
+        more = found.sparse_perplexity / found.dense_perplexity - 1
+        lines += [
+            f"{found.scored_tokens} tokens of {found.documents} documents of {evaluation.text}, "
+            f"{evaluation.score_tokens} each after a prompt of {evaluation.prompt_tokens}",
+            f"perplexity {found.dense_perplexity:.2f} dense, {found.sparse_perplexity:.2f} sparse ({more:+.1%})",
+            f"KL {found.kl:.4f} nats/token, agreement {found.agreement:.1%}",
+            f"sparsity {fmean(found.sparsity):.1%}, mask recall {fmean(found.recall):.1%}, "
+            f"realised CETT {fmean(found.cett):.3f} (means over layers)",
+            f"{found.mlp_share:.1%} of the MLP bytes read; byte bound {evaluation.byte_bound:.3f}x",
+        ]
+    if evaluation.short:
+        lines.append(f"{evaluation.short} documents too short to score were left out")
+    if told := evaluation.generation:
+        for name, values in (("ROUGE-L", told.rouge_l), ("exact match", told.exact_match)):
+            arms = ", ".join(f"{value:.3f} {arm}" for arm, value in values.items())
+            lines.append(f"{name} over {told.documents} references: {arms}")
+    return "\n".join(lines)

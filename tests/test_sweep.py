@@ -1,0 +1,192 @@
+"""Sweeps, budgets and allocations on tiny models, against planted truths."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from parity import stored
+from tiny import tiny
+
+import tda_demo.models
+from tda_demo.__main__ import main
+from tda_demo.errors import UserError
+from tda_demo.evaluate import EvaluationSettings, allocate, budget, evaluate
+from tda_demo.evaluate.allocate import Sensitivity
+from tda_demo.evaluate.budget import QualityCurve
+from tda_demo.evaluate.documents import Document, passages, read_documents
+from tda_demo.evaluate.ledger import Ledger
+from tda_demo.evaluate.sweep import grid, sweep
+from tda_demo.methods import TDA
+from tda_demo.models import LoadedModel
+
+SETTINGS = EvaluationSettings(20, 9)
+METHODS = [TDA(cett=0.2, online=True), TDA(cett=0.5, online=True)]
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    random = np.random.default_rng(0)
+    words = [" ".join(f"w{word}" for word in random.integers(5, 90, 35)) for _ in range(6)]
+    path.write_text("\n###\n".join(words), encoding="utf-8")
+    return path
+
+
+def load(precision: str) -> LoadedModel:
+    return stored(tiny(), precision)
+
+
+def rows(texts: Path, **more: Any) -> list[Any]:
+    return sweep(load, METHODS, ["float32", "int8"], lambda: read_documents(texts), "texts", SETTINGS, **more)
+
+
+def test_rows_are_what_evaluate_finds_and_dense_rows_what_rounding_costs(texts: Path) -> None:
+    found = rows(texts)
+    assert [(row.method, row.precision) for row in found] == [
+        (method, precision) for precision in ("float32", "int8") for method in ("dense", "tda", "tda")
+    ]
+    assert found[0].kl == 0 and found[0].byte_bound == 1
+    assert 0 < found[3].kl < found[1].kl and found[3].step_bytes < found[0].step_bytes / 2
+    assert found[3].perplexity_float32 == found[0].perplexity
+    for row, method in zip(found[1:3], METHODS, strict=True):
+        alone = evaluate(load("float32"), method, texts, SETTINGS).to_json()
+        assert row.kl == pytest.approx(alone["kl"], rel=1e-5)
+        assert row.perplexity == pytest.approx(alone["perplexity"]["sparse"])
+        assert row.byte_bound == pytest.approx(alone["byte_bound"])
+        assert row.mlp_share == pytest.approx(1 - alone["sparsity"])
+
+
+def test_a_sweep_that_was_killed_ends_the_same(texts: Path, tmp_path: Path) -> None:
+    whole = rows(texts)
+    out = tmp_path / "out" / "sweep.csv"
+    kept: list[int] = []
+
+    class Killed(Ledger):
+        def put(self, name: str, record: Any) -> None:
+            if len(kept) == 3:
+                raise KeyboardInterrupt
+            kept.append(1)
+            super().put(name, record)
+
+    with pytest.raises(KeyboardInterrupt):
+        rows(texts, ledger=lambda key: Killed(out, key))
+    kept[:] = [0, 0]  # one unit is left
+    assert rows(texts, ledger=lambda key: Killed(out, key)) == whole
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
+def test_the_command_writes_a_tidy_table(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, precision, **_kwargs: load(precision))
+    out = tmp_path / "out" / f"sweep.{ending}"
+    options = ["--grid", "tda.cett=0.2,0.5", "--grid", "tda.online=true", "--precision", "int8", "--text", str(texts)]
+    assert main(["sweep", *options, "--prompt-tokens", "20", "--score-tokens", "9", "--out", str(out)]) == 0
+    assert [each.name for each in out.parent.iterdir()] == [out.name]
+    table = getattr(pandas, f"read_{ending}")(out)
+    assert list(table["method"]) == ["dense", "tda", "tda"] and set(table["precision"]) == {"int8"}
+    assert list(table["kl"]) == pytest.approx([row.kl for row in rows(texts)[3:]], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"), [(["cett"], "not an axis"), (["magic.k=1"], "no method 'magic'"), (["k=1"], "no setting 'k'")]
+)
+def test_a_grid_that_is_none(axes: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        grid("tda", axes)
+    assert [method.settings()["cett"] for method in grid("tda", ["cett=0.1,0.2", "online=1,0"])] == [0.1, 0.1, 0.2, 0.2]
+
+
+def test_a_table_of_unknown_kind_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "--out", str(tmp_path / "sweep.xlsx")]) == 2
+    assert "sweep.xlsx: a table is written as" in capsys.readouterr().err
+
+
+@given(
+    st.lists(st.floats(0.01, 3), min_size=2, max_size=8),
+    st.floats(0, 20),
+)
+def test_a_budget_is_spent_and_not_exceeded(rises: list[float], most: float) -> None:
+    kl = tuple(np.concatenate([[0], np.cumsum(rises)]).tolist())
+    values = tuple(0.1 * step for step in range(len(kl)))
+    curve = QualityCurve("tda", "cett", values, kl, tuple(1 + each for each in kl), "float32", 1, 1)
+    found = curve.value_for_kl(most)
+    assert np.interp(found, values, kl) == pytest.approx(min(most, kl[-1]), abs=1e-9)
+    assert curve.value_for_perplexity(most) == pytest.approx(found, abs=1e-9)
+
+
+def test_a_budget_below_nothing_is_refused() -> None:
+    curve = QualityCurve("tda", "cett", (0.0, 0.1), (0.0, 1.0), (1.0, 2.0), "float32", 1, 1)
+    for wrong in (-0.1, float("nan")):
+        with pytest.raises(UserError, match="cannot be met"):
+            curve.value_for_kl(wrong)
+
+
+def planted(*, held_out: bool) -> list[Document]:
+    assert not held_out  # what is scored later is never measured on
+    random = np.random.default_rng(1)
+    return [Document(" ".join(f"w{word}" for word in random.integers(5, 90, 40)), at) for at in range(4)]
+
+
+def test_a_curve_is_measured_on_calibration_text_once(
+    lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "passages", planted)
+    monkeypatch.setattr(budget, "PROMPT_TOKENS", 20)
+    monkeypatch.setattr(budget, "SCORE_TOKENS", 9)
+    found = budget.within(lm, TDA(online=True), kl=0.05)
+    assert isinstance(found, TDA) and found.online and 0 < found.cett < 0.6
+    monkeypatch.setattr(budget, "measure", None)
+    curve = budget.quality_curve(lm, TDA(cett=0.1, online=True))  # the dial's own value does not matter
+    assert curve.kl[0] == 0 and curve.documents == 4
+    assert len(list((own_cache / "budgets").iterdir())) == 1
+
+
+def test_the_shipped_curve_is_read(own_cache: Path) -> None:
+    (path,) = budget.SHIPPED.iterdir()
+    told = json.loads(path.read_text(encoding="utf-8"))
+    curve = QualityCurve(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
+    assert curve.kl[0] == 0 and curve.documents == len(passages(held_out=False))
+
+
+def test_allocation_keeps_the_share_and_spares_the_layer_that_costs_most() -> None:
+    targets = np.array(allocate.TARGETS)
+    kept = np.tile(1 - targets, (3, 1))
+    found = Sensitivity(np.array([9.0, 1.0, 1.0]), kept)
+    cett = allocate.allocate(found, 0.7)
+    assert (1 - cett).mean() == pytest.approx(0.7, abs=0.02)
+    # At the optimum of sum k c^2 under a fixed sum of c, k c is the same everywhere.
+    assert cett[1] == cett[2] == pytest.approx(9 * cett[0], rel=0.2)
+    even = dataclasses.replace(found, kl=np.ones(3))
+    assert allocate.uniform(even, 0.7) == pytest.approx(0.3) and np.ptp(allocate.allocate(even, 0.7)) <= 0.02
+    with pytest.raises(UserError, match=r"share of 0\.1 .* from 0\.40 to 1"):
+        allocate.allocate(found, 0.1)
+
+
+def test_sensitivity_is_that_of_a_layer_alone(
+    lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(allocate, "passages", planted)
+    monkeypatch.setattr(allocate, "PROMPT_TOKENS", 20)
+    monkeypatch.setattr(allocate, "SCORE_TOKENS", 9)
+    found = allocate.sensitivity(lm)
+    path = tmp_path / "planted.txt"
+    path.write_text("\n###\n".join(each.text for each in planted(held_out=False)), encoding="utf-8")
+    for layer in range(3):
+        alone = TDA(cett=allocate.PROBE_CETT, exempt=tuple(other for other in range(3) if other != layer))
+        told = evaluate(lm, alone, path, SETTINGS).to_json()
+        assert found.kl[layer] == pytest.approx(told["kl"], rel=1e-4)
+        at = allocate.TARGETS.index(allocate.PROBE_CETT)
+        assert found.kept[layer, at] == pytest.approx(1 - told["layers"]["sparsity"][layer])
+    method = allocate.as_method(lm, np.array([0.1, 0.25, 0.0]))
+    assert method.scale[1] == pytest.approx(1) and method.scale[2] == 0
