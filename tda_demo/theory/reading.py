@@ -1,0 +1,87 @@
+"""Texts read by a private view of a model, and what is kept of it: activations, importances, active sets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..decode.eager import share_weights
+from ..errors import UserError
+from ..feedforward import FeedForward, find_blocks, observed
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+
+class Reader:
+    """A second module tree over the weights of ``lm``: hooks put into it are never seen by whoever else runs ``lm``."""
+
+    def __init__(self, lm: LoadedModel) -> None:
+        self.model = share_weights(lm.model)
+        self.blocks = find_blocks(self.model)
+        self.device = lm.device
+
+    @torch.inference_mode()
+    def read(self, ids: torch.Tensor, last: int | None = None, **inputs: Any) -> list[torch.Tensor]:
+        """Activations, float32 [sequences, tokens, d_ff] per layer, of ``ids`` int64 [sequences, tokens].
+
+        Args:
+            last: keep the last so many tokens only.
+            inputs: handed to the model: a mask, positions, a cache.
+        """
+        kept: list[torch.Tensor] = []
+
+        def see(_block: FeedForward, activations: torch.Tensor) -> None:
+            whole = activations.reshape(*ids.shape, -1)
+            kept.append(whole[:, -(last or 0) :].float().clone())
+
+        with observed(self.blocks, see):
+            self.model(input_ids=ids.to(self.device), use_cache="past_key_values" in inputs, logits_to_keep=1, **inputs)
+        return kept
+
+
+def importance(block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
+    """``|a_j| n_j``: the norm of what neuron j adds to the block's output; float32 [..., d_ff]."""
+    return activations.abs() * block.output_norms
+
+
+def active(values: torch.Tensor, keep: float) -> torch.Tensor:
+    """The share ``keep`` of the neurons with the largest importance, bool [..., d_ff]; none whose importance is 0."""
+    count = max(1, round(keep * values.shape[-1]))
+    top = values.topk(count, dim=-1).indices
+    return torch.zeros_like(values, dtype=torch.bool).scatter(-1, top, True) & (values > 0)
+
+
+def plain_ids(lm: LoadedModel, text: str) -> list[int]:
+    """Token ids of ``text`` alone: no chat template, nothing added before or after."""
+    return list(lm.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def first_token(lm: LoadedModel) -> int:
+    """The token every sequence begins with, so that the outsize activations models have at position 0 fall on it."""
+    tokenizer = lm.tokenizer
+    candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, *lm.eos_ids)
+    return next((token for token in candidates if isinstance(token, int)), 0)
+
+
+def random_ids(lm: LoadedModel, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
+    """Tokens drawn evenly from the vocabulary, special ones left out: int64 ``shape``."""
+    special = set(lm.tokenizer.all_special_ids)
+    words = torch.tensor([token for token in range(len(lm.tokenizer)) if token not in special])
+    return words[torch.randint(len(words), shape, generator=random)]
+
+
+def cut_to(lm: LoadedModel, texts: tuple[str, ...], length: int, least: int) -> torch.Tensor:
+    """The first ``length`` tokens of every text that has as many: int64 [texts, length].
+
+    Raises:
+        UserError: fewer than ``least`` texts are long enough.
+    """
+    rows = [ids[:length] for text in texts if len(ids := plain_ids(lm, text)) >= length]
+    if len(rows) < least:
+        raise UserError(
+            f"{len(rows)} texts have {length} tokens or more; {least} are needed: give more or longer texts, or ask "
+            "for fewer tokens."
+        )
+    return torch.tensor(rows)
