@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +43,22 @@ class Reader:
         return kept
 
 
+@contextmanager
+def block_inputs(blocks: Sequence[FeedForward]) -> Iterator[dict[int, torch.Tensor]]:
+    """Within the context the dict holds, by layer, what the block last read: [sequences, tokens, d_model]."""
+    seen: dict[int, torch.Tensor] = {}
+
+    def tap(layer: int):  # noqa: ANN202
+        return lambda _module, inputs: seen.__setitem__(layer, inputs[0])
+
+    handles = [block.up.register_forward_pre_hook(tap(block.layer)) for block in blocks]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def importance(block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
     """``|a_j| n_j``: the norm of what neuron j adds to the block's output; float32 [..., d_ff]."""
     return activations.abs() * block.output_norms
@@ -72,7 +90,7 @@ def random_ids(lm: LoadedModel, shape: tuple[int, ...], random: torch.Generator)
     return words[torch.randint(len(words), shape, generator=random)]
 
 
-def cut_to(lm: LoadedModel, texts: tuple[str, ...], length: int, least: int) -> torch.Tensor:
+def cut_to(lm: LoadedModel, texts: Sequence[str], length: int, least: int) -> torch.Tensor:
     """The first ``length`` tokens of every text that has as many: int64 [texts, length].
 
     Raises:
