@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from ..models import LoadedModel
 
 
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a call saw: ``activations`` float32 [sequences, tokens, d_ff] per layer; ``logits`` float32 [sequences,
+    vocabulary] after the last token."""
+
+    activations: list[torch.Tensor]
+    logits: torch.Tensor
+
+
 class Reader:
     """A second module tree over the weights of ``lm``: hooks put into it are never seen by whoever else runs ``lm``."""
 
@@ -25,11 +35,11 @@ class Reader:
         self.device = lm.device
 
     @torch.inference_mode()
-    def read(self, ids: torch.Tensor, last: int | None = None, **inputs: Any) -> list[torch.Tensor]:
-        """Activations, float32 [sequences, tokens, d_ff] per layer, of ``ids`` int64 [sequences, tokens].
+    def read(self, ids: torch.Tensor, last: int | None = None, **inputs: Any) -> Reading:
+        """Reads ``ids`` int64 [sequences, tokens] in one call.
 
         Args:
-            last: keep the last so many tokens only.
+            last: keep the activations of the last so many tokens only.
             inputs: handed to the model: a mask, positions, a cache.
         """
         kept: list[torch.Tensor] = []
@@ -38,9 +48,10 @@ class Reader:
             whole = activations.reshape(*ids.shape, -1)
             kept.append(whole[:, -(last or 0) :].float().clone())
 
+        cached = "past_key_values" in inputs
         with observed(self.blocks, see):
-            self.model(input_ids=ids.to(self.device), use_cache="past_key_values" in inputs, logits_to_keep=1, **inputs)
-        return kept
+            output = self.model(input_ids=ids.to(self.device), use_cache=cached, logits_to_keep=1, **inputs)
+        return Reading(kept, output.logits[:, -1].float())
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def uncertainty(
         if stop.is_set():
             break
         with block_inputs([reader.blocks[layer] for layer in chosen]) as inputs:
-            activations = reader.read(ids, last=ids.shape[1] - length - 1, **_hidden(ids, length, lm))
+            activations = reader.read(ids, last=ids.shape[1] - length - 1, **_hidden(ids, length, lm)).activations
             read.append([inputs[layer][:, length + 1 :].float().clone() for layer in chosen])
         values = [importance(block, each) for block, each in zip(reader.blocks, activations, strict=True)]
         wanted.append([values[layer].half() for layer in chosen])
