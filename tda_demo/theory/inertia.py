@@ -34,7 +34,8 @@ from ..errors import UserError
 from ..progress import Progress, Report, silent
 from .findings import Finding
 from .inertia_verdict import Measured, conclude
-from .probes import drift, echo, grid, swap
+from .drift import drift
+from .probes import echo, grid, swap
 from .reading import Reader, cut_to, first_token, random_ids
 from .statistics import LEAST_CLUSTERS
 from .texts import english_passages
@@ -49,7 +50,7 @@ class InertiaSettings:
     ``prompts`` prompts; ``keep``, the share of neurons in an active set."""
 
     sequences: int = 16
-    length: int = 48
+    length: int = 40
     prompts: int = 6
     tokens: int = 512
     keep: float = 0.3
@@ -94,7 +95,7 @@ def inertia(
     place = settings.length // 3
     inserted = _insertions(natural, random)
     reader = Reader(lm)
-    done, total = 0, 1 + 4 + 3 + settings.tokens
+    done, total = 0, 1 + 4 + 3 + settings.prompts * settings.tokens
 
     def tick() -> None:
         nonlocal done
@@ -111,7 +112,7 @@ def inertia(
         tick()
         measured.echo = echo(reader, natural, inserted, place, keep, stop, tick)
     if not stop.is_set():
-        measured.drift = drift(reader, natural[: settings.prompts], settings.tokens, keep, settings.seed, stop, tick)
+        measured.drift = drift(lm, natural[: settings.prompts], settings.tokens, keep, settings.seed, stop, tick)
     return conclude(measured, lm.name, asdict(settings), complete=not stop.is_set())
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .drift import Drift, ranges
 from .findings import Check, Finding, Table, columns
-from .probes import Drift, Grid, Swap
-from .statistics import Estimate, mean, means, regression
+from .probes import Grid, Swap
+from .statistics import LEAST_CLUSTERS, Estimate, mean, means, regression
 
 CLAIM = (
     "Which neurons fire for a token is driven by the previous activations of the sequence. The token's own meaning "
@@ -54,8 +55,8 @@ def conclude(measured: Measured, model: str, settings: Mapping[str, Any], *, com
         bins = ranges(measured.echo.shape[2])
         notes.append(_echo_note(measured.echo, bins))
         tables.append(_echo_table(measured.echo, bins))
-    if measured.drift is not None:
-        bins = ranges(measured.drift.own.shape[1])
+    if measured.drift is not None and len(measured.drift.own) >= LEAST_CLUSTERS:
+        bins = ranges(int(measured.drift.places[-1]) + 1)
         checks.append(_drift_check(measured.drift, bins))
         notes.append(_drift_note(measured.drift, bins))
         tables += _drift_tables(measured.drift, bins)
@@ -70,12 +71,6 @@ def conclude(measured: Measured, model: str, settings: Mapping[str, Any], *, com
         tables=tuple(tables),
         complete=complete,
     )
-
-
-def ranges(tokens: int) -> list[range]:
-    """Token 1, token 2, tokens 3 to 4, 5 to 8 and so on (as indices from 0) as far as ``tokens`` go, the last cut."""
-    ends = [0, *(2**power for power in range((tokens - 1).bit_length())), tokens]
-    return [range(start, end) for start, end in zip(ends, ends[1:], strict=False)]
 
 
 def _swap_check(kind: str, each: Swap) -> Check:
@@ -102,9 +97,7 @@ def _neighbour_check(each: Grid, kind: int) -> Check:
 
 def _grid_note(each: Grid) -> str:
     cells = ", ".join(
-        f"{kind} {way} {each.sets[:, k, w].mean():.3f}"
-        for k, kind in enumerate(_KINDS)
-        for w, way in enumerate(_WAYS)
+        f"{kind} {way} {each.sets[:, k, w].mean():.3f}" for k, kind in enumerate(_KINDS) for w, way in enumerate(_WAYS)
     )
     return (
         f"Neighbours' Jaccard: {cells}; fed one by one, activations differ from parallel ones by "
@@ -126,13 +119,13 @@ def _echo_note(changed: np.ndarray, bins: list[range]) -> str:
 
 
 def _drift_check(each: Drift, bins: list[range]) -> Check:
-    lead = _binned((each.own - each.other).mean(axis=2), bins)
+    lead = _binned((each.own - each.other).mean(axis=2), bins, each.places)
     name = "A prompt's set covers what follows it better than another prompt's set does"
     return Check(name, "ranges of tokens", "prompts", 0.0, tuple(means(lead)), mean(lead.mean(axis=1)))
 
 
 def _drift_note(each: Drift, bins: list[range]) -> str:
-    own, other = (_binned(values.mean(axis=2), bins).mean(axis=0) for values in (each.own, each.other))
+    own, other = (_binned(values.mean(axis=2), bins, each.places).mean(axis=0) for values in (each.own, each.other))
     return (
         f"Share of a generated token's set that the prompt's set covers: {own[0]:.3f} at token 1 and {own[-1]:.3f} at "
         f"{_name(bins[-1])}; another prompt's set covers {other[0]:.3f} and {other[-1]:.3f}"
@@ -179,12 +172,13 @@ def _grid_table(each: Grid) -> Table:
 
 
 def _echo_table(changed: np.ndarray, bins: list[range]) -> Table:
+    after = np.arange(changed.shape[2])
     parts = [
         (
             {"inserted": name},
             {
                 "tokens after": [_name(span) for span in bins],
-                **columns("changed", means(_binned(changed[:, kind].mean(axis=2), bins))),
+                **columns("changed", means(_binned(changed[:, kind].mean(axis=2), bins, after))),
             },
         )
         for kind, name in enumerate(("a word of another text", "a word of the same text"))
@@ -193,18 +187,19 @@ def _echo_table(changed: np.ndarray, bins: list[range]) -> Table:
 
 
 def _drift_tables(each: Drift, bins: list[range]) -> list[Table]:
-    own, other = (_binned(values.mean(axis=2), bins) for values in (each.own, each.other))
-    by_layer = [each.own[:, span.start : span.stop].mean(axis=(0, 1)) for span in bins]
+    own, other = (_binned(values.mean(axis=2), bins, each.places) for values in (each.own, each.other))
+    by_layer = _binned(each.own.mean(axis=0).T, bins, each.places).T  # [ranges, layers]
     title = "Share of a generated token's active set that a prompt's set covers"
-    grid = {"layer": list(range(each.own.shape[2])), **{_name(s): v.tolist() for s, v in zip(bins, by_layer, strict=True)}}
+    grid = {
+        "layer": list(range(each.own.shape[2])),
+        **{_name(s): v.tolist() for s, v in zip(bins, by_layer, strict=True)},
+    }
     values = {"tokens": [_name(s) for s in bins], "up to token": [span.stop for span in bins]}
     values |= {**columns("own prompt", means(own)), **columns("another prompt", means(other))}
     return [Table("drift", title, values), Table("drift by layer", title + ", own prompt", grid)]
 
 
-def _long(
-    name: str, title: str, parts: list[tuple[dict[str, str], dict[str, list]]], *, layers: bool = True
-) -> Table:
+def _long(name: str, title: str, parts: list[tuple[dict[str, str], dict[str, list]]], *, layers: bool = True) -> Table:
     """Parts put one under the other, each led by its labels and, where its rows are layers, their numbers."""
     whole: dict[str, list] = {}
     for labels, values in parts:
@@ -215,9 +210,10 @@ def _long(
     return Table(name, title, whole)
 
 
-def _binned(values: np.ndarray, bins: list[range]) -> np.ndarray:
-    """Means over ranges of tokens: [clusters, tokens] -> [clusters, ranges]."""
-    return np.stack([values[:, span.start : span.stop].mean(axis=1) for span in bins], axis=1)
+def _binned(values: np.ndarray, bins: list[range], places: np.ndarray) -> np.ndarray:
+    """Means over ranges of tokens, ``places`` int [tokens] saying which these are: [rows, tokens] -> [rows, ranges]."""
+    inside = [(places >= span.start) & (places < span.stop) for span in bins]
+    return np.stack([values[:, each].mean(axis=1) for each in inside], axis=1)
 
 
 def _name(span: range) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..cett import score, strengths
 from .reading import Reader, active, importance
 from .statistics import jaccard
 
@@ -116,7 +115,13 @@ def _last_tokens(first: torch.Tensor, second: torch.Tensor, length: int) -> tupl
 
 
 def echo(
-    reader: Reader, ids: torch.Tensor, inserted: torch.Tensor, place: int, keep: float, stop: threading.Event, tick: Tick
+    reader: Reader,
+    ids: torch.Tensor,
+    inserted: torch.Tensor,
+    place: int,
+    keep: float,
+    stop: threading.Event,
+    tick: Tick,
 ) -> np.ndarray | None:
     """What one inserted token changes later: 1 - Jaccard of the same token's sets with and without it.
 
@@ -144,52 +149,3 @@ def echo(
         ]
         kinds.append(1 - np.stack(overlap, axis=-1))
     return np.stack(kinds, axis=1)
-
-
-@dataclass(frozen=True, eq=False)
-class Drift:
-    """Share of a generated token's active set that is in its prompt's set, ``own``, and in another prompt's, ``other``:
-    float64 [prompts, tokens, layers]."""
-
-    own: np.ndarray
-    other: np.ndarray
-
-
-def drift(
-    reader: Reader, prompts: torch.Tensor, tokens: int, keep: float, seed: int, stop: threading.Event, tick: Tick
-) -> Drift | None:
-    """Generates ``tokens`` tokens after every prompt, int64 [prompts, length], and compares each with the prompts' sets.
-
-    A prompt's set is chosen by TDA's score over it (``cett.score``, times the output norm), of the share ``keep``.
-    Tokens are drawn at temperature 1, all of the vocabulary allowed: greedy text of small models repeats itself, which
-    would be taken for inertia. The text goes on past an end token, so that every prompt has all tokens.
-    """
-    from transformers import DynamicCache
-
-    random = torch.Generator().manual_seed(seed)
-    cache = DynamicCache()
-    reading = reader.read(prompts, past_key_values=cache)
-    masks = [
-        np.stack([active(score(strengths(row, block.output_norms)), keep).cpu().numpy() for row in a])
-        for block, a in zip(reader.blocks, reading.activations, strict=True)
-    ]
-    own, other = [], []
-    for _ in range(tokens):
-        if stop.is_set():
-            break
-        drawn = torch.multinomial(reading.logits.softmax(dim=-1).cpu(), 1, generator=random)
-        reading = reader.read(drawn, past_key_values=cache)
-        tick()
-        sets = [
-            active(importance(block, a[:, 0]), keep).cpu().numpy()
-            for block, a in zip(reader.blocks, reading.activations, strict=True)
-        ]
-        own.append(np.stack([_coverage(s, mask) for s, mask in zip(sets, masks, strict=True)], axis=1))
-        other.append(
-            np.stack([_coverage(s, np.roll(mask, 1, axis=0)) for s, mask in zip(sets, masks, strict=True)], axis=1)
-        )
-    return Drift(np.stack(own, axis=1), np.stack(other, axis=1)) if own else None
-
-
-def _coverage(sets: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    return (sets & masks).sum(axis=-1) / np.maximum(sets.sum(axis=-1), 1)

@@ -131,10 +131,10 @@ def root_cause(
             if index:
                 _draw_blocks(model, settings.seed + passage)
             for tensor, layers in signals(model, ids.to(lm.device)).items():
-                tallies.setdefault(tensor, []).append(_stack([tally(layer) for layer in layers]))
+                tallies.setdefault(tensor, []).append(stack([tally(layer) for layer in layers]))
             done += 1
             report(Progress("Root cause", done, total, "passages"))
-        measured[name] = {tensor: _stack(each) for tensor, each in tallies.items()}
+        measured[name] = {tensor: stack(each) for tensor, each in tallies.items()}
     enough = {name: each for name, each in measured.items() if each and len(each["a"].entries) >= LEAST_CLUSTERS}
     return conclude(enough, lm.name, settings, complete=not stop.is_set())
 
@@ -216,13 +216,13 @@ def conclude(
 
 
 def _check(name: str, each: Tally) -> Check:
-    scale = _gradient_scale(each)
+    scale = gradient_scale(each)
     bias = ratios(each.positive_sum / scale, each.positive)
     per_passage = each.positive_sum / scale / np.maximum(each.positive, 1)
     return Check(name, "layers", "passages", 0.0, tuple(bias), mean(per_passage.mean(axis=1)))
 
 
-def _gradient_scale(each: Tally) -> np.ndarray:
+def gradient_scale(each: Tally) -> np.ndarray:
     """Root mean square of the gradient, float64 [layers]; 1 where it is all zero."""
     scale = np.sqrt(each.gradient_squares.sum(axis=0) / each.entries.sum(axis=0))
     return np.where(scale > 0, scale, 1)
@@ -230,7 +230,7 @@ def _gradient_scale(each: Tally) -> np.ndarray:
 
 def _note(name: str, each: Tally) -> str:
     raised = mean((each.positive_raised / np.maximum(each.positive, 1)).mean(axis=1))
-    negative = mean((each.negative_sum / _gradient_scale(each) / np.maximum(each.negative, 1)).mean(axis=1))
+    negative = mean((each.negative_sum / gradient_scale(each) / np.maximum(each.negative, 1)).mean(axis=1))
     entries = each.entries.sum()
     return (
         f"{name}: {_percent(raised)} of the positive activations have a positive gradient; at negative ones the mean "
@@ -249,7 +249,7 @@ def _layer_table(measured: dict[str, dict[str, Tally]]) -> Table:
     for name, tensors in measured.items():
         for tensor, each in tensors.items():
             layers = each.entries.shape[1]
-            scale = _gradient_scale(each)
+            scale = gradient_scale(each)
             entries = each.entries.sum(axis=0)
             parts.append(
                 {
@@ -282,7 +282,7 @@ def _histogram_table(measured: dict[str, dict[str, Tally]]) -> Table:
     return Table("histogram", title, {"activation / rms": centres.tolist(), **shares})
 
 
-def _stack(tallies: list[Tally]) -> Tally:
+def stack(tallies: list[Tally]) -> Tally:
     return Tally(*(np.stack([getattr(each, field) for each in tallies]) for field in Tally.__dataclass_fields__))
 
 

@@ -280,7 +280,9 @@ def _movement_table(movement: Movement) -> Table:
 
 
 def _transfer_table(transfer: Transfer) -> Table:
-    rows = [(layer, trained, tested) for layer in range(len(transfer.layers)) for trained in range(6) for tested in range(6)]
+    rows = [
+        (layer, trained, tested) for layer in range(len(transfer.layers)) for trained in range(6) for tested in range(6)
+    ]
     found = means(np.stack([transfer.learnt[layer, :, trained, tested] for layer, trained, tested in rows], axis=1))
     static = means(np.stack([transfer.static[layer, :, trained, tested] for layer, trained, tested in rows], axis=1))
     return Table(
