@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..progress import Report, terminal_bar
 from .shared import Commands, add_json, add_model, add_threads, write_json
@@ -106,7 +106,7 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", type=Path, metavar="FILE", help="documents separated by lines holding only ###")
 
 
-def _given(options: argparse.Namespace, *names: str) -> dict[str, int | float]:
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The settings given; the experiment's own defaults stand for the rest."""
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +37,7 @@ class Drift:
 def ranges(tokens: int) -> list[range]:
     """Token 1, token 2, tokens 3 to 4, 5 to 8 and so on (as indices from 0) as far as ``tokens`` go, the last cut."""
     ends = [0, *(2**power for power in range((tokens - 1).bit_length())), tokens]
-    return [range(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+    return [range(start, end) for start, end in pairwise(ends)]
 
 
 def places(tokens: int) -> np.ndarray:

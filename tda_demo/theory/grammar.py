@@ -1,8 +1,8 @@
 """Synthetic text for the training run: a small grammar with things to learn near by and far back.
 
-A passage has a topic, and a sentence is determiner, adjective, noun, verb, determiner, noun, stop. Nine words in ten are
-of the passage's topic; a verb is of its noun's third of the verbs; every second sentence begins with the noun that ended
-the one before.
+A passage has a topic, and a sentence is determiner, adjective, noun, verb, determiner, noun, stop. Nine words in ten
+are of the passage's topic; a verb is of its noun's third of the verbs; the subject of every second sentence is the noun
+that ended the one before.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ import torch
 
 from ..errors import UserError
 from ..progress import Progress, Report, silent
+from .drift import drift
 from .findings import Finding
 from .inertia_verdict import Measured, conclude
-from .drift import drift
 from .probes import echo, grid, swap
 from .reading import Reader, cut_to, first_token, random_ids
 from .statistics import LEAST_CLUSTERS

@@ -101,8 +101,8 @@ def _grid_note(each: Grid) -> str:
     )
     return (
         f"Neighbours' Jaccard: {cells}; fed one by one, activations differ from parallel ones by "
-        f"{each.difference.mean():.1e} of their norm (at most {each.difference.max():.1e} in a layer of a sequence) and "
-        f"{each.changed.mean():.4%} of the active-set members change, so the two ways of feeding are one computation"
+        f"{each.difference.mean():.1e} of their norm (at most {each.difference.max():.1e} in a layer of a sequence) "
+        f"and {each.changed.mean():.4%} of the active-set members change: the two ways of feeding are one computation"
     )
 
 

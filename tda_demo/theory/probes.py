@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from .reading import Reader, active, importance
 from .statistics import jaccard
@@ -20,9 +22,9 @@ class Grid:
     """Neighbouring tokens, natural or random, fed in parallel or one by one.
 
     ``cosine`` and ``sets`` (Jaccard): float64 [sequences, 2 kinds of tokens, 2 ways of feeding, layers], tokens t and
-    t + 1 of one sequence; ``apart``: Jaccard of token t and token t + 1 of another sequence, fed in parallel, [sequences,
-    2 kinds, layers]. ``difference``: of one-by-one activations from parallel ones, norm over norm, [sequences, 2 kinds,
-    layers]; ``changed``: the share of active-set members that differ.
+    t + 1 of one sequence; ``apart``: Jaccard of token t and token t + 1 of another sequence, fed in parallel,
+    [sequences, 2 kinds, layers]. ``difference``: of one-by-one activations from parallel ones, norm over norm,
+    [sequences, 2 kinds, layers]; ``changed``: the share of active-set members that differ.
     """
 
     cosine: np.ndarray
@@ -83,8 +85,8 @@ _PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))  # of the endings Pv, 
 
 def swap(reader: Reader, ids: torch.Tensor, keep: float, stop: threading.Event, tick: Tick) -> Swap | None:
     """Swaps tokens between neighbouring rows of ``ids`` int64 [2 pairs, tokens], halfway and at the end."""
-    table = reader.model.get_input_embeddings().weight.detach().float()
-    table = table - table.mean(dim=0)
+    embeddings = cast(nn.Embedding, reader.model.get_input_embeddings()).weight.detach().float()
+    table = embeddings - embeddings.mean(dim=0)
     first, second = ids[0::2], ids[1::2]
     responses, predictors = [], []
     for length in (ids.shape[1] // 2, ids.shape[1] - 1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,7 @@ def block_inputs(blocks: Sequence[FeedForward]) -> Iterator[dict[int, torch.Tens
     """Within the context the dict holds, by layer, what the block last read: [sequences, tokens, d_model]."""
     seen: dict[int, torch.Tensor] = {}
 
-    def tap(layer: int):  # noqa: ANN202
+    def tap(layer: int) -> Callable[..., None]:
         return lambda _module, inputs: seen.__setitem__(layer, inputs[0])
 
     handles = [block.up.register_forward_pre_hook(tap(block.layer)) for block in blocks]

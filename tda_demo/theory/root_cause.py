@@ -25,18 +25,19 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
+from ..decode.eager import share_weights
 from ..errors import UserError
-from ..feedforward import FeedForward, find_blocks
+from ..feedforward import find_blocks
 from ..progress import Progress, Report, silent
 from .findings import Check, Finding, Table, columns
+from .gradients import BINS, NEAR, REACH, Tally, activation_key, activation_name, gradient_scale, signals, stack, tally
 from .reading import plain_ids
 from .statistics import LEAST_CLUSTERS, Estimate, mean, ratios
 from .texts import english_passages
@@ -48,12 +49,11 @@ if TYPE_CHECKING:
 
 CLAIM = (
     "Training makes activations sparse because the loss gradient at a positive activation is positive on average, "
-    "E[dL/dp] > 0. Gradient descent so lowers positive activations: with ReLU they end at zero, with SiLU or GELU near it."
+    "E[dL/dp] > 0. Gradient descent so lowers positive activations: with ReLU they end at zero, with SiLU or GELU near "
+    "it."
 )
 PREDICTION = "The mean of dL/dp over positive activations lies above zero in most layers."
 TWINS = ("silu", "gelu", "relu")
-NEAR = 0.1  # an activation is near zero below this share of its layer's root mean square
-_REACH, _BINS = 3.0, 60  # of the histogram, in units of the layer's root mean square
 
 
 @dataclass(frozen=True)
@@ -75,31 +75,6 @@ class RootCauseSettings:
             raise UserError(f"twin_layers is {self.twin_layers}; it must be 0 or more.")
 
 
-@dataclass(frozen=True, eq=False)
-class Signals:
-    """One layer on one passage: activations and the loss gradient at them, float32 [tokens, d_ff]."""
-
-    activations: torch.Tensor
-    gradients: torch.Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Tally:
-    """Sums over the entries of one layer and passage; float64 throughout, stacked to [passages, layers]."""
-
-    entries: np.ndarray
-    positive: np.ndarray  # entries above zero
-    positive_sum: np.ndarray  # of the gradient at them
-    positive_raised: np.ndarray  # how many of them have a gradient above zero
-    negative: np.ndarray
-    negative_sum: np.ndarray
-    gradient_squares: np.ndarray
-    activation_squares: np.ndarray
-    zeros: np.ndarray
-    near: np.ndarray
-    histogram: np.ndarray  # [passages, layers, bins]
-
-
 def root_cause(
     lm: LoadedModel,
     settings: RootCauseSettings | None = None,
@@ -117,13 +92,13 @@ def root_cause(
     rows = [torch.tensor([ids]) for ids in encoded if len(ids) > 1][: settings.passages]
     if len(rows) < LEAST_CLUSTERS:
         raise UserError(f"{len(rows)} texts have two tokens or more; at least {LEAST_CLUSTERS} are needed.")
-    names = [f"{_activation_name(lm.model)}, as loaded"]
+    names = [f"{activation_name(lm.model)}, as loaded"]
     names += [f"{name}, untrained" for name in TWINS] if settings.twin_layers else []
     total, done = len(rows) * len(names), 0
     measured: dict[str, dict[str, Tally]] = {}
     report(Progress("Root cause", 0, total, "passages"))
     for index, name in enumerate(names):
-        model = lm.model if index == 0 else _twin(lm.model, TWINS[index - 1], settings)
+        model = share_weights(lm.model) if index == 0 else _twin(lm.model, TWINS[index - 1], settings)
         tallies: dict[str, list[Tally]] = {}
         for passage, ids in enumerate(rows):
             if stop.is_set():
@@ -137,59 +112,6 @@ def root_cause(
         measured[name] = {tensor: stack(each) for tensor, each in tallies.items()}
     enough = {name: each for name, each in measured.items() if each and len(each["a"].entries) >= LEAST_CLUSTERS}
     return conclude(enough, lm.name, settings, complete=not stop.is_set())
-
-
-def signals(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, list[Signals]]:
-    """Activations and gradients of every layer on one passage ``ids`` int64 [1, T], by the tensor's name.
-
-    ``a`` is the input of the down projection; in GLU blocks ``act(g)`` is the activation function's output. The last
-    token predicts nothing, so T - 1 tokens are kept.
-    """
-    blocks = find_blocks(model)
-    activation = _activation_function(model)
-    inputs: dict[tuple[int, str], torch.Tensor] = {}
-    handles = list(_taps(blocks, inputs))
-    try:
-        with torch.enable_grad():
-            embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
-            logits = model(inputs_embeds=embeddings, use_cache=False).logits[0, :-1].float()
-            loss = nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
-            activations = [inputs[block.layer, "a"] for block in blocks]
-            gradients = torch.autograd.grad(loss, activations)
-    finally:
-        for handle in handles:
-            handle.remove()
-    found: dict[str, list[Signals]] = {"a": []}
-    for block, a, gradient in zip(blocks, activations, gradients, strict=True):
-        width = block.d_ff
-        gradient = gradient.reshape(-1, width)[: ids.shape[1] - 1].float()
-        found["a"].append(Signals(a.detach().reshape(-1, width)[: len(gradient)].float(), gradient))
-        if (block.layer, "gate") in inputs:
-            gate, up = (inputs[block.layer, part].reshape(-1, width)[: len(gradient)] for part in ("gate", "up"))
-            found.setdefault("act(g)", []).append(Signals(activation(gate).float(), up.float() * gradient))
-    return found
-
-
-def tally(layer: Signals) -> Tally:
-    """The sums of one layer on one passage, each a scalar array but the histogram."""
-    values, gradients = layer.activations, layer.gradients
-    above, below = values > 0, values < 0
-    squares = values.square().sum(dtype=torch.float64)
-    scale = float((squares / values.numel()).sqrt()) or 1.0
-    bins = torch.histc((values / scale).clamp(-_REACH, _REACH), _BINS, -_REACH, _REACH)
-    sums = (
-        above.sum(),
-        (gradients * above).sum(dtype=torch.float64),
-        (above & (gradients > 0)).sum(),
-        below.sum(),
-        (gradients * below).sum(dtype=torch.float64),
-        gradients.square().sum(dtype=torch.float64),
-        squares,
-        (values == 0).sum(),
-        (values.abs() < NEAR * scale).sum(),
-    )
-    counts = (np.float64(values.numel()), *(np.float64(each.item()) for each in sums))
-    return Tally(*map(np.asarray, counts), bins.double().cpu().numpy())
 
 
 def conclude(
@@ -222,12 +144,6 @@ def _check(name: str, each: Tally) -> Check:
     return Check(name, "layers", "passages", 0.0, tuple(bias), mean(per_passage.mean(axis=1)))
 
 
-def gradient_scale(each: Tally) -> np.ndarray:
-    """Root mean square of the gradient, float64 [layers]; 1 where it is all zero."""
-    scale = np.sqrt(each.gradient_squares.sum(axis=0) / each.entries.sum(axis=0))
-    return np.where(scale > 0, scale, 1)
-
-
 def _note(name: str, each: Tally) -> str:
     raised = mean((each.positive_raised / np.maximum(each.positive, 1)).mean(axis=1))
     negative = mean((each.negative_sum / gradient_scale(each) / np.maximum(each.negative, 1)).mean(axis=1))
@@ -235,8 +151,8 @@ def _note(name: str, each: Tally) -> str:
     return (
         f"{name}: {_percent(raised)} of the positive activations have a positive gradient; at negative ones the mean "
         f"gradient is {negative.value:.3g} ({negative.low:.3g} to {negative.high:.3g}) of its root mean square; "
-        f"{each.zeros.sum() / entries:.1%} of the activations are exactly zero and {each.near.sum() / entries:.1%} below "
-        f"{NEAR:g} of the layer's root mean square"
+        f"{each.zeros.sum() / entries:.1%} of the activations are exactly zero and {each.near.sum() / entries:.1%} "
+        f"below {NEAR:g} of the layer's root mean square"
     )
 
 
@@ -272,7 +188,7 @@ def _layer_table(measured: dict[str, dict[str, Tally]]) -> Table:
 
 
 def _histogram_table(measured: dict[str, dict[str, Tally]]) -> Table:
-    centres = (np.arange(_BINS) + 0.5) * 2 * _REACH / _BINS - _REACH
+    centres = (np.arange(BINS) + 0.5) * 2 * REACH / BINS - REACH
     shares = {
         f"{tensor}, {name}": (each.histogram.sum(axis=(0, 1)) / each.entries.sum()).tolist()
         for name, tensors in measured.items()
@@ -282,60 +198,12 @@ def _histogram_table(measured: dict[str, dict[str, Tally]]) -> Table:
     return Table("histogram", title, {"activation / rms": centres.tolist(), **shares})
 
 
-def stack(tallies: list[Tally]) -> Tally:
-    return Tally(*(np.stack([getattr(each, field) for each in tallies]) for field in Tally.__dataclass_fields__))
-
-
-def _taps(
-    blocks: Sequence[FeedForward], seen: dict[tuple[int, str], torch.Tensor]
-) -> Iterator[torch.utils.hooks.RemovableHandle]:
-    """Hooks that keep ``a`` with its graph, and ``gate`` and ``up`` of GLU blocks without."""
-
-    def take_input(layer: int):  # noqa: ANN202
-        return lambda _module, inputs: seen.__setitem__((layer, "a"), inputs[0])
-
-    def take_output(layer: int, part: str):  # noqa: ANN202
-        return lambda _module, _inputs, output: seen.__setitem__((layer, part), output.detach())
-
-    def take_halves(layer: int):  # noqa: ANN202
-        def take(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-            seen[layer, "gate"], seen[layer, "up"] = output.detach().chunk(2, dim=-1)
-
-        return take
-
-    for block in blocks:
-        yield block.down.register_forward_pre_hook(take_input(block.layer))
-        if block.fused:
-            yield block.up.register_forward_hook(take_halves(block.layer))
-        elif block.gate is not None:
-            yield block.gate.register_forward_hook(take_output(block.layer, "gate"))
-            yield block.up.register_forward_hook(take_output(block.layer, "up"))
-
-
-_ACTIVATION_KEYS = ("hidden_activation", "hidden_act", "activation_function")  # gemma; most families; opt
-
-
-def _activation_key(model: PreTrainedModel) -> str:
-    config = model.config.get_text_config()
-    return next(key for key in _ACTIVATION_KEYS if getattr(config, key, None))
-
-
-def _activation_name(model: PreTrainedModel) -> str:
-    return str(getattr(model.config.get_text_config(), _activation_key(model)))
-
-
-def _activation_function(model: PreTrainedModel) -> nn.Module:
-    from transformers.activations import ACT2FN
-
-    return ACT2FN[_activation_name(model)]
-
-
 def _twin(model: PreTrainedModel, activation: str, settings: RootCauseSettings) -> PreTrainedModel:
     """An untrained model of the same configuration with few layers and another activation function."""
     from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(model.config.get_text_config())
-    setattr(config, _activation_key(model), activation)
+    setattr(config, activation_key(model), activation)
     config.num_hidden_layers = settings.twin_layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: settings.twin_layers]

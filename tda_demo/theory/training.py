@@ -2,8 +2,8 @@
 
 The claim (arXiv 2406.12569, 2408.11393): gradient descent makes activations sparse, since E[dL/dp] > 0 for positive
 activations p; with ReLU they end at zero, with SiLU small but not zero. Our reading: on text no run was trained on, the
-share of exact zeros (ReLU) and of activations near zero (below a tenth of the layer's root mean square; both) grows from
-the first step to the last, and the mean of dL/dp over positive activations, averaged over training, is above zero.
+share of exact zeros (ReLU) and of activations near zero (below a tenth of the layer's root mean square; both) grows
+from the first step to the last, and the mean of dL/dp over positive activations, averaged over training, is above zero.
 
 Weight decay and dropout are off: nothing but the loss can make these models sparse. The null is the untrained model, in
 which about half of ReLU's outputs are zero by symmetry. Intervals are over the passages the models are measured on;
@@ -25,16 +25,17 @@ from torch import nn
 from ..errors import UserError
 from ..progress import Progress, Report, silent
 from .findings import Check, Finding, Table
+from .gradients import Tally, gradient_scale, signals, stack, tally
 from .grammar import VOCABULARY, passages
-from .root_cause import CLAIM, Tally, gradient_scale, signals, stack, tally
+from .root_cause import CLAIM
 from .statistics import mean, means
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PREDICTION = (
-    "While the loss falls, exact zeros become more frequent with ReLU and activations near zero with SiLU, and the mean of "
-    "dL/dp over positive activations is above zero."
+    "While the loss falls, exact zeros become more frequent with ReLU and activations near zero with SiLU, and the "
+    "mean of dL/dp over positive activations is above zero."
 )
 FUNCTIONS = ("relu", "silu")
 LAYERS, WIDTH, D_FF, LENGTH, BATCH = 3, 96, 384, 48, 32
@@ -184,9 +185,9 @@ def _growth(runs: list[list[TrainingPoint]], share: str) -> np.ndarray:
 def _note(function: str, run: int, each: list[TrainingPoint]) -> str:
     first, last = each[0], each[-1]
     return (
-        f"{function}, run {run + 1}, {last.step} steps: loss {first.loss.mean():.2f} to {last.loss.mean():.2f} nats per "
-        f"token, exact zeros {first.zeros.mean():.1%} to {last.zeros.mean():.1%}, near zero {first.near.mean():.1%} to "
-        f"{last.near.mean():.1%}"
+        f"{function}, run {run + 1}, {last.step} steps: loss {first.loss.mean():.2f} to {last.loss.mean():.2f} "
+        f"nats per token, exact zeros {first.zeros.mean():.1%} to {last.zeros.mean():.1%}, "
+        f"near zero {first.near.mean():.1%} to {last.near.mean():.1%}"
     )
 
 

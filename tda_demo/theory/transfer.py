@@ -53,7 +53,7 @@ def _ridge(inputs: torch.Tensor, targets: torch.Tensor, new: torch.Tensor) -> to
 
 
 def _recall(guess: torch.Tensor, truth: torch.Tensor, keep: float) -> np.ndarray:
-    """Share of the true active set that is in the predicted one, float64 [kinds, tokens]; the sets are equally large."""
+    """Share of the true active set that is in the predicted one, equally large: float64 [kinds, tokens]."""
     count = max(1, round(keep * guess.shape[-1]))
     chosen = torch.zeros_like(truth).scatter(-1, guess.topk(count, dim=-1).indices, True)
     return ((chosen & truth).sum(dim=-1) / truth.sum(dim=-1).clamp_min(1)).double().cpu().numpy()
