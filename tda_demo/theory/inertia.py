@@ -36,7 +36,7 @@ from .drift import drift
 from .findings import Finding
 from .inertia_verdict import Measured, conclude
 from .probes import echo, grid, swap
-from .reading import Reader, cut_to, first_token, random_ids
+from .reading import Reader, check_seed, cut_to, first_token, random_ids
 from .statistics import LEAST_CLUSTERS
 from .texts import english_passages
 
@@ -68,6 +68,7 @@ class InertiaSettings:
             raise UserError(f"tokens is {self.tokens}; it must be at least 1.")
         if not 0 < self.keep < 1:
             raise UserError(f"keep is {self.keep}; it must be a share between 0 and 1.")
+        check_seed(self.seed)
 
 
 def inertia(

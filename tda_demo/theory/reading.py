@@ -114,3 +114,9 @@ def cut_to(lm: LoadedModel, texts: Sequence[str], length: int, least: int) -> to
             "for fewer tokens."
         )
     return torch.tensor(rows)
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError where torch would not take ``seed``."""
+    if not 0 <= seed < 2**62:
+        raise UserError(f"seed is {seed}; it must be a whole number from 0 to 2^62 - 1.")

@@ -38,7 +38,7 @@ from ..feedforward import find_blocks
 from ..progress import Progress, Report, silent
 from .findings import Check, Finding, Table, columns
 from .gradients import BINS, NEAR, REACH, Tally, activation_key, activation_name, gradient_scale, signals, stack, tally
-from .reading import plain_ids
+from .reading import check_seed, plain_ids
 from .statistics import LEAST_CLUSTERS, Estimate, mean, ratios
 from .texts import english_passages
 
@@ -73,6 +73,7 @@ class RootCauseSettings:
             raise UserError(f"tokens is {self.tokens}; a token and the next one, 2, are the least.")
         if self.twin_layers < 0:
             raise UserError(f"twin_layers is {self.twin_layers}; it must be 0 or more.")
+        check_seed(self.seed)
 
 
 def root_cause(

@@ -27,6 +27,7 @@ from ..progress import Progress, Report, silent
 from .findings import Check, Finding, Table
 from .gradients import Tally, gradient_scale, signals, stack, tally
 from .grammar import VOCABULARY, passages
+from .reading import check_seed
 from .root_cause import CLAIM
 from .statistics import mean, means
 
@@ -59,6 +60,7 @@ class TrainingSettings:
             raise UserError(f"steps is {self.steps}; it must be at least 1.")
         if self.runs < 1:
             raise UserError(f"runs is {self.runs}; it must be at least 1.")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, eq=False)

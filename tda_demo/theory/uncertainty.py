@@ -35,7 +35,7 @@ from ..cett import score, strengths
 from ..errors import UserError
 from ..progress import Progress, Report, silent
 from .findings import Finding
-from .reading import Reader, active, block_inputs, first_token, importance, plain_ids, random_ids
+from .reading import Reader, active, block_inputs, check_seed, first_token, importance, plain_ids, random_ids
 from .statistics import LEAST_CLUSTERS, correlation, jaccard, ranks
 from .texts import Histories, histories
 from .transfer import recalls
@@ -67,6 +67,7 @@ class UncertaintySettings:
             raise UserError(f"keep is {self.keep}; it must be a share between 0 and 1.")
         if self.predictor_layers < 1:
             raise UserError(f"predictor_layers is {self.predictor_layers}; it must be at least 1.")
+        check_seed(self.seed)
 
 
 def uncertainty(
