@@ -35,8 +35,13 @@ def test_it_learns_tells_every_point_and_repeats() -> None:
     assert 0.4 < points[0].zeros.mean() < 0.6 and not points[13].zeros.any()
     assert finding.complete and len(finding.checks) == 5
     assert len(finding.tables[0].columns["step"]) == 26 * 3
-    assert training(SHORT) == finding
-    assert training(replace(SHORT, seed=5)) != finding
+
+
+def test_seeds_fix_results() -> None:
+    short = replace(SHORT, steps=2)
+    finding = training(short)
+    assert training(short) == finding
+    assert training(replace(short, seed=5)) != finding
 
 
 def test_stop_keeps_the_curve_so_far() -> None:
