@@ -116,7 +116,7 @@ def test_perplexity_beyond_a_float_is_infinite() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "int8", "nf4"])
 def test_bytes_are_the_engines(family: str, precision: str) -> None:
     lm = stored(tiny(family), precision)
     engine = engine_for(lm)

@@ -1,0 +1,152 @@
+"""Activations, the loss gradient at them, and what is counted of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..feedforward import FeedForward, find_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Hook = Callable[..., None]
+NEAR = 0.1  # an activation is near zero below this share of its layer's root mean square
+REACH, BINS = 3.0, 60  # of the histogram, in units of the layer's root mean square
+
+
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """One layer on one passage: activations and the loss gradient at them, float32 [tokens, d_ff]."""
+
+    activations: torch.Tensor
+    gradients: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Sums over the entries of one layer and passage; float64 throughout, stacked to [passages, layers]."""
+
+    entries: np.ndarray
+    positive: np.ndarray  # entries above zero
+    positive_sum: np.ndarray  # of the gradient at them
+    positive_raised: np.ndarray  # how many of them have a gradient above zero
+    negative: np.ndarray
+    negative_sum: np.ndarray
+    gradient_squares: np.ndarray
+    activation_squares: np.ndarray
+    zeros: np.ndarray
+    near: np.ndarray
+    histogram: np.ndarray  # [passages, layers, bins]
+
+
+def signals(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, list[Signals]]:
+    """Activations and gradients of every layer on one passage ``ids`` int64 [1, T], by the tensor's name.
+
+    ``a`` is the input of the down projection; in GLU blocks ``act(g)`` is the activation function's output. The last
+    token predicts nothing, so T - 1 tokens are kept.
+    """
+    blocks = find_blocks(model)
+    activation = _activation_function(model)
+    inputs: dict[tuple[int, str], torch.Tensor] = {}
+    handles = list(_taps(blocks, inputs))
+    try:
+        with torch.enable_grad():
+            embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
+            logits = model(inputs_embeds=embeddings, use_cache=False).logits[0, :-1].float()
+            loss = nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
+            activations = [inputs[block.layer, "a"] for block in blocks]
+            gradients = torch.autograd.grad(loss, activations)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found: dict[str, list[Signals]] = {"a": []}
+    for block, a, gradient in zip(blocks, activations, gradients, strict=True):
+        width = block.d_ff
+        gradient = gradient.reshape(-1, width)[: ids.shape[1] - 1].float()
+        found["a"].append(Signals(a.detach().reshape(-1, width)[: len(gradient)].float(), gradient))
+        if (block.layer, "gate") in inputs:
+            gate, up = (inputs[block.layer, part].reshape(-1, width)[: len(gradient)] for part in ("gate", "up"))
+            found.setdefault("act(g)", []).append(Signals(activation(gate).float(), up.float() * gradient))
+    return found
+
+
+def tally(layer: Signals) -> Tally:
+    """The sums of one layer on one passage, each a scalar array but the histogram."""
+    values, gradients = layer.activations, layer.gradients
+    above, below = values > 0, values < 0
+    squares = values.square().sum(dtype=torch.float64)
+    scale = float((squares / values.numel()).sqrt()) or 1.0
+    bins = torch.histc((values / scale).clamp(-REACH, REACH), BINS, -REACH, REACH)
+    sums = (
+        above.sum(),
+        (gradients * above).sum(dtype=torch.float64),
+        (above & (gradients > 0)).sum(),
+        below.sum(),
+        (gradients * below).sum(dtype=torch.float64),
+        gradients.square().sum(dtype=torch.float64),
+        squares,
+        (values == 0).sum(),
+        (values.abs() < NEAR * scale).sum(),
+    )
+    counts = [np.asarray(float(each)) for each in (values.numel(), *sums)]
+    return Tally(*counts, bins.double().cpu().numpy())  # pyright: ignore[reportCallIssue]
+
+
+def stack(tallies: list[Tally]) -> Tally:
+    return Tally(*(np.stack([getattr(each, field) for each in tallies]) for field in Tally.__dataclass_fields__))
+
+
+def gradient_scale(each: Tally) -> np.ndarray:
+    """Root mean square of the gradient, float64 [layers]; 1 where it is all zero."""
+    scale = np.sqrt(each.gradient_squares.sum(axis=0) / each.entries.sum(axis=0))
+    return np.where(scale > 0, scale, 1)
+
+
+_ACTIVATION_KEYS = ("hidden_activation", "hidden_act", "activation_function")  # gemma; most families; opt
+
+
+def activation_key(model: PreTrainedModel) -> str:
+    config = model.config.get_text_config()
+    return next(key for key in _ACTIVATION_KEYS if getattr(config, key, None))
+
+
+def activation_name(model: PreTrainedModel) -> str:
+    return str(getattr(model.config.get_text_config(), activation_key(model)))
+
+
+def _activation_function(model: PreTrainedModel) -> nn.Module:
+    from transformers.activations import ACT2FN
+
+    return ACT2FN[activation_name(model)]
+
+
+def _taps(
+    blocks: Sequence[FeedForward], seen: dict[tuple[int, str], torch.Tensor]
+) -> Iterator[torch.utils.hooks.RemovableHandle]:
+    """Hooks that keep ``a`` with its graph, and ``gate`` and ``up`` of GLU blocks without."""
+
+    def take_input(layer: int) -> Hook:
+        return lambda _module, inputs: seen.__setitem__((layer, "a"), inputs[0])
+
+    def take_output(layer: int, part: str) -> Hook:
+        return lambda _module, _inputs, output: seen.__setitem__((layer, part), output.detach())
+
+    def take_halves(layer: int) -> Hook:
+        def take(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+            seen[layer, "gate"], seen[layer, "up"] = output.detach().chunk(2, dim=-1)
+
+        return take
+
+    for block in blocks:
+        yield block.down.register_forward_pre_hook(take_input(block.layer))
+        if block.fused:
+            yield block.up.register_forward_hook(take_halves(block.layer))
+        elif block.gate is not None:
+            yield block.gate.register_forward_hook(take_output(block.layer, "gate"))
+            yield block.up.register_forward_hook(take_output(block.layer, "up"))

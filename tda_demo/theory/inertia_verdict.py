@@ -1,0 +1,224 @@
+"""Claim 3 judged: from the probes' arrays to checks, notes and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .drift import Drift, ranges
+from .findings import Check, Finding, Table, columns
+from .probes import Grid, Swap
+from .statistics import LEAST_CLUSTERS, Estimate, mean, means, regression
+
+CLAIM = (
+    "Which neurons fire for a token is driven by the previous activations of the sequence. The token's own meaning "
+    "matters less, so that activity goes on by inertia."
+)
+PREDICTION = (
+    "Active sets follow a shared prefix more than a shared token, neighbours in random sequences are alike, and a "
+    "prompt's active set keeps covering what is generated after it."
+)
+_KINDS = ("natural", "random")
+_WAYS = ("parallel", "one by one")
+
+
+@dataclass
+class Measured:
+    """What the probes returned; None where Stop came first. ``place`` is where the echo's token was inserted."""
+
+    place: int
+    natural_swap: Swap | None = None
+    random_swap: Swap | None = None
+    grid: Grid | None = None
+    echo: np.ndarray | None = None
+    drift: Drift | None = None
+
+
+def conclude(measured: Measured, model: str, settings: Mapping[str, Any], *, complete: bool = True) -> Finding:
+    """The finding from whatever had been measured."""
+    checks: list[Check] = []
+    notes: list[str] = []
+    tables: list[Table] = []
+    swaps = {k: s for k, s in zip(_KINDS, (measured.natural_swap, measured.random_swap), strict=True) if s is not None}
+    if swaps:
+        checks += [_swap_check(kind, each) for kind, each in swaps.items()]
+        notes += [_swap_note(kind, each) for kind, each in swaps.items()]
+        tables += [_swap_table(swaps), _regression_table(swaps)]
+    if measured.grid is not None:
+        checks += [_neighbour_check(measured.grid, kind) for kind in range(2)]
+        notes.append(_grid_note(measured.grid))
+        tables.append(_grid_table(measured.grid))
+    if measured.echo is not None:
+        bins = ranges(measured.echo.shape[2])
+        notes.append(_echo_note(measured.echo, bins))
+        tables.append(_echo_table(measured.echo, bins))
+    if measured.drift is not None and len(measured.drift.own) >= LEAST_CLUSTERS:
+        bins = ranges(int(measured.drift.places[-1]) + 1)
+        checks.append(_drift_check(measured.drift, bins))
+        notes.append(_drift_note(measured.drift, bins))
+        tables += _drift_tables(measured.drift, bins)
+    return Finding(
+        experiment="inertia",
+        claim=CLAIM,
+        prediction=PREDICTION,
+        model=model,
+        settings=settings,
+        checks=tuple(checks),
+        notes=tuple(notes),
+        tables=tuple(tables),
+        complete=complete,
+    )
+
+
+def _swap_check(kind: str, each: Swap) -> Check:
+    lead = each.overlap[:, 0] - each.overlap[:, 1]
+    name = f"The prefix decides more than the token, {kind} tokens (Jaccard, same prefix - same token)"
+    return Check(name, "layers", "pairs of sequences", 0.0, tuple(means(lead)), mean(lead.mean(axis=1)))
+
+
+def _swap_note(kind: str, each: Swap) -> str:
+    prefix, token, neither = each.overlap.mean(axis=(0, 2))
+    _, shared, meaning = regression(list(each.responses.mean(axis=2)), list(each.predictors))
+    return (
+        f"Overlap with {kind} tokens: {prefix:.3f} same prefix and another token, {token:.3f} same token after another "
+        f"prefix, {neither:.3f} neither shared; regression of overlap, mean over layers: sharing the prefix adds "
+        f"{_signed(shared)}, token similarity from 0 to 1 adds {_signed(meaning)}"
+    )
+
+
+def _neighbour_check(each: Grid, kind: int) -> Check:
+    lead = each.sets[:, kind, 0] - each.apart[:, kind]
+    name = f"Neighbours in {_KINDS[kind]} sequences are more alike than tokens of different ones (Jaccard)"
+    return Check(name, "layers", "sequences", 0.0, tuple(means(lead)), mean(lead.mean(axis=1)))
+
+
+def _grid_note(each: Grid) -> str:
+    cells = ", ".join(
+        f"{kind} {way} {each.sets[:, k, w].mean():.3f}" for k, kind in enumerate(_KINDS) for w, way in enumerate(_WAYS)
+    )
+    return (
+        f"Neighbours' Jaccard: {cells}; fed one by one, activations differ from parallel ones by "
+        f"{each.difference.mean():.1e} of their norm (at most {each.difference.max():.1e} in a layer of a sequence) "
+        f"and {each.changed.mean():.4%} of the active-set members change: the two ways of feeding are one computation"
+    )
+
+
+def _echo_note(changed: np.ndarray, bins: list[range]) -> str:
+    def at(span: range, kind: int) -> float:
+        return float(changed[:, kind, span.start : span.stop].mean())
+
+    difference = mean((changed[:, 0] - changed[:, 1]).mean(axis=(1, 2)))
+    return (
+        f"An inserted word of another text changes {at(bins[0], 0):.1%} of the next token's set and "
+        f"{at(bins[-1], 0):.1%} at {_name(bins[-1])} after it, a word of the same text {at(bins[0], 1):.1%} and "
+        f"{at(bins[-1], 1):.1%} (1 - Jaccard); the difference over all positions is {_signed(difference)}"
+    )
+
+
+def _drift_check(each: Drift, bins: list[range]) -> Check:
+    lead = _binned((each.own - each.other).mean(axis=2), bins, each.places)
+    name = "A prompt's set covers what follows it better than another prompt's set does"
+    return Check(name, "ranges of tokens", "prompts", 0.0, tuple(means(lead)), mean(lead.mean(axis=1)))
+
+
+def _drift_note(each: Drift, bins: list[range]) -> str:
+    own, other = (_binned(values.mean(axis=2), bins, each.places).mean(axis=0) for values in (each.own, each.other))
+    return (
+        f"Share of a generated token's set that the prompt's set covers: {own[0]:.3f} at token 1 and {own[-1]:.3f} at "
+        f"{_name(bins[-1])}; another prompt's set covers {other[0]:.3f} and {other[-1]:.3f}"
+    )
+
+
+def _swap_table(swaps: dict[str, Swap]) -> Table:
+    shared = ("same prefix", "same token", "neither")
+    return _long(
+        "swap",
+        "Jaccard overlap of the last token's active sets",
+        [
+            ({"tokens": kind, "shared": name}, columns("Jaccard", means(each.overlap[:, place])))
+            for kind, each in swaps.items()
+            for place, name in enumerate(shared)
+        ],
+    )
+
+
+def _regression_table(swaps: dict[str, Swap]) -> Table:
+    parts: list[tuple[dict[str, str], dict[str, list[float]]]] = []
+    for kind, each in swaps.items():
+        layers = range(each.responses.shape[2])
+        fits = [regression(list(each.responses[:, :, layer]), list(each.predictors)) for layer in layers]
+        names = ("intercept", "prefix", "meaning")
+        values = {key: v for i, name in enumerate(names) for key, v in columns(name, [f[i] for f in fits]).items()}
+        parts.append(({"tokens": kind}, values))
+    return _long("regression", "Overlap regressed on a shared prefix and on embedding similarity", parts)
+
+
+def _grid_table(each: Grid) -> Table:
+    parts = []
+    for k, kind in enumerate(_KINDS):
+        for w, way in enumerate(_WAYS):
+            values = {
+                **columns("Jaccard", means(each.sets[:, k, w])),
+                **columns("cosine", means(each.cosine[:, k, w])),
+                **columns("Jaccard of different sequences", means(each.apart[:, k])),
+                "difference from parallel / norm": (each.difference[:, k].mean(axis=0) * w).tolist(),
+                "members changed": (each.changed[:, k].mean(axis=0) * w).tolist(),
+            }
+            parts.append(({"tokens": kind, "fed": way}, values))
+    return _long("neighbours", "Consecutive tokens' activations and active sets", parts)
+
+
+def _echo_table(changed: np.ndarray, bins: list[range]) -> Table:
+    after = np.arange(changed.shape[2])
+    parts = [
+        (
+            {"inserted": name},
+            {
+                "tokens after": [_name(span) for span in bins],
+                **columns("changed", means(_binned(changed[:, kind].mean(axis=2), bins, after))),
+            },
+        )
+        for kind, name in enumerate(("a word of another text", "a word of the same text"))
+    ]
+    return _long("echo", "Share of later active sets that an inserted word changes (1 - Jaccard)", parts, layers=False)
+
+
+def _drift_tables(each: Drift, bins: list[range]) -> list[Table]:
+    own, other = (_binned(values.mean(axis=2), bins, each.places) for values in (each.own, each.other))
+    by_layer = _binned(each.own.mean(axis=0).T, bins, each.places).T  # [ranges, layers]
+    title = "Share of a generated token's active set that a prompt's set covers"
+    grid = {
+        "layer": list(range(each.own.shape[2])),
+        **{_name(s): v.tolist() for s, v in zip(bins, by_layer, strict=True)},
+    }
+    values = {"tokens": [_name(s) for s in bins], "up to token": [span.stop for span in bins]}
+    values |= {**columns("own prompt", means(own)), **columns("another prompt", means(other))}
+    return [Table("drift", title, values), Table("drift by layer", title + ", own prompt", grid)]
+
+
+def _long(name: str, title: str, parts: list[tuple[dict[str, str], dict[str, list]]], *, layers: bool = True) -> Table:
+    """Parts put one under the other, each led by its labels and, where its rows are layers, their numbers."""
+    whole: dict[str, list] = {}
+    for labels, values in parts:
+        rows = len(next(iter(values.values())))
+        led = {key: [label] * rows for key, label in labels.items()}
+        for key, column in (led | ({"layer": list(range(rows))} if layers else {}) | values).items():
+            whole.setdefault(key, []).extend(column)
+    return Table(name, title, whole)
+
+
+def _binned(values: np.ndarray, bins: list[range], places: np.ndarray) -> np.ndarray:
+    """Means over ranges of tokens, ``places`` int [tokens] saying which these are: [rows, tokens] -> [rows, ranges]."""
+    inside = [(places >= span.start) & (places < span.stop) for span in bins]
+    return np.stack([values[:, each].mean(axis=1) for each in inside], axis=1)
+
+
+def _name(span: range) -> str:
+    return f"token {span.stop}" if len(span) == 1 else f"tokens {span.start + 1} to {span.stop}"
+
+
+def _signed(estimate: Estimate) -> str:
+    return f"{estimate.value:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})"

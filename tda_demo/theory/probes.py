@@ -1,0 +1,153 @@
+"""The measurements behind claim 3. Every probe returns arrays whose first axis is the cluster that is resampled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from .reading import Reader, active, importance
+from .statistics import jaccard
+
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Neighbouring tokens, natural or random, fed in parallel or one by one.
+
+    ``cosine`` and ``sets`` (Jaccard): float64 [sequences, 2 kinds of tokens, 2 ways of feeding, layers], tokens t and
+    t + 1 of one sequence; ``apart``: Jaccard of token t and token t + 1 of another sequence, fed in parallel,
+    [sequences, 2 kinds, layers]. ``difference``: of one-by-one activations from parallel ones, norm over norm,
+    [sequences, 2 kinds, layers]; ``changed``: the share of active-set members that differ.
+    """
+
+    cosine: np.ndarray
+    sets: np.ndarray
+    apart: np.ndarray
+    difference: np.ndarray
+    changed: np.ndarray
+
+
+def grid(reader: Reader, natural: torch.Tensor, noise: torch.Tensor, keep: float, stop: threading.Event) -> Grid | None:
+    """Reads ``natural`` and ``noise``, int64 [sequences, tokens] each, both ways; the first token is left out."""
+    from transformers import DynamicCache
+
+    count = len(natural)
+    ids = torch.cat([natural, noise])
+    parallel = reader.read(ids).activations
+    cache = DynamicCache()
+    steps: list[list[torch.Tensor]] = []
+    for position in range(ids.shape[1]):
+        if stop.is_set():
+            return None
+        steps.append(reader.read(ids[:, position : position + 1], past_key_values=cache).activations)
+    layers: list[tuple[np.ndarray, ...]] = []
+    for layer, block in enumerate(reader.blocks):
+        ways = [parallel[layer][:, 1:], torch.cat([step[layer] for step in steps], dim=1)[:, 1:]]
+        sets = [active(importance(block, each), keep).cpu().numpy() for each in ways]
+        cosine = [torch.cosine_similarity(each[:, 1:], each[:, :-1], dim=-1).mean(dim=1).cpu().numpy() for each in ways]
+        near = [jaccard(each[:, 1:], each[:, :-1]).mean(axis=1) for each in sets]
+        other = np.concatenate([np.roll(sets[0][:count], 1, axis=0), np.roll(sets[0][count:], 1, axis=0)])
+        apart = jaccard(sets[0][:, 1:], other[:, :-1]).mean(axis=1)
+        gap = (ways[1] - ways[0]).norm(dim=(1, 2)) / ways[0].norm(dim=(1, 2)).clamp_min(1e-30)
+        moved = (sets[0] & ~sets[1]).sum(axis=(1, 2)) / np.maximum(sets[0].sum(axis=(1, 2)), 1)
+        layers.append((np.stack(cosine, 1), np.stack(near, 1), apart, gap.cpu().numpy(), moved))
+
+    def by_kind(values: tuple[np.ndarray, ...]) -> np.ndarray:
+        whole = np.stack(values, axis=-1).astype(np.float64)
+        return np.stack([whole[:count], whole[count:]], axis=1)
+
+    return Grid(*(by_kind(values) for values in zip(*layers, strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class Swap:
+    """Two prefixes, two last tokens, all four put together; the cluster is the pair of sequences.
+
+    ``overlap`` float64 [pairs, 3, layers]: Jaccard of the last token's sets where the prefix is shared, where the token
+    is, and where neither is. ``responses`` [pairs, rows, layers] are all overlaps one by one, ``predictors`` [pairs,
+    rows, 2] say for each whether the prefix is shared and how alike the tokens' input embeddings are (cosine).
+    """
+
+    overlap: np.ndarray
+    responses: np.ndarray
+    predictors: np.ndarray
+
+
+_PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))  # of the endings Pv, Pw, Qv, Qw: prefix, token, neither
+
+
+def swap(reader: Reader, ids: torch.Tensor, keep: float, stop: threading.Event, tick: Tick) -> Swap | None:
+    """Swaps tokens between neighbouring rows of ``ids`` int64 [2 pairs, tokens], halfway and at the end."""
+    embeddings = cast(nn.Embedding, reader.model.get_input_embeddings()).weight.detach().float()
+    table = embeddings - embeddings.mean(dim=0)
+    first, second = ids[0::2], ids[1::2]
+    responses, predictors = [], []
+    for length in (ids.shape[1] // 2, ids.shape[1] - 1):
+        if stop.is_set():
+            return None
+        v, w = _last_tokens(first, second, length)
+        endings = [torch.cat([p[:, :length], t[:, None]], dim=1) for p in (first, second) for t in (v, w)]
+        read = [reader.read(each, last=1).activations for each in endings]
+        tick()
+        overlaps = []
+        for layer, block in enumerate(reader.blocks):
+            sets = [active(importance(block, each[layer][:, 0]), keep).cpu().numpy() for each in read]
+            overlaps.append(np.stack([jaccard(sets[a], sets[b]) for a, b in _PAIRS], axis=1))
+        responses.append(np.stack(overlaps, axis=2))
+        alike = torch.cosine_similarity(table[v.to(table.device)], table[w.to(table.device)], dim=-1).cpu().numpy()
+        shared = np.broadcast_to([1.0, 1, 0, 0, 0, 0], (len(alike), 6))
+        meaning = np.stack([alike, alike, np.ones_like(alike), np.ones_like(alike), alike, alike], axis=1)
+        predictors.append(np.stack([shared, meaning], axis=2))
+    kinds = np.mean(responses, axis=0).reshape(len(first), 3, 2, -1).mean(axis=2)
+    return Swap(kinds, np.concatenate(responses, axis=1), np.concatenate(predictors, axis=1))
+
+
+def _last_tokens(first: torch.Tensor, second: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per pair the tokens both rows have at ``length``; where they are equal, the last position before it where they
+    differ, so that a swap always changes something."""
+    places = torch.where(first[:, 1 : length + 1] != second[:, 1 : length + 1], torch.arange(1, length + 1), 0).amax(1)
+    return first.gather(1, places[:, None])[:, 0], second.gather(1, places[:, None])[:, 0]
+
+
+def echo(
+    reader: Reader,
+    ids: torch.Tensor,
+    inserted: torch.Tensor,
+    place: int,
+    keep: float,
+    stop: threading.Event,
+    tick: Tick,
+) -> np.ndarray | None:
+    """What one inserted token changes later: 1 - Jaccard of the same token's sets with and without it.
+
+    Args:
+        ids: int64 [sequences, tokens].
+        inserted: the tokens to insert at ``place``, int64 [kinds, sequences].
+
+    Returns:
+        float64 [sequences, kinds, tokens after ``place``, layers].
+    """
+    after = ids.shape[1] - place
+    plain = reader.read(ids, last=after).activations
+    tick()
+    sets = [active(importance(block, a), keep).cpu().numpy() for block, a in zip(reader.blocks, plain, strict=True)]
+    kinds = []
+    for tokens in inserted:
+        if stop.is_set():
+            return None
+        longer = torch.cat([ids[:, :place], tokens[:, None], ids[:, place:]], dim=1)
+        changed = reader.read(longer, last=after).activations
+        tick()
+        overlap = [
+            jaccard(own, active(importance(block, a), keep).cpu().numpy())
+            for own, block, a in zip(sets, reader.blocks, changed, strict=True)
+        ]
+        kinds.append(1 - np.stack(overlap, axis=-1))
+    return np.stack(kinds, axis=1)

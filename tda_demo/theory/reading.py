@@ -1,0 +1,122 @@
+"""Texts read by a private view of a model, and what is kept of it: activations, importances, active sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..decode.eager import share_weights
+from ..errors import UserError
+from ..feedforward import FeedForward, find_blocks, observed
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a call saw: ``activations`` float32 [sequences, tokens, d_ff] per layer; ``logits`` float32 [sequences,
+    vocabulary] after the last token."""
+
+    activations: list[torch.Tensor]
+    logits: torch.Tensor
+
+
+class Reader:
+    """A second module tree over the weights of ``lm``: hooks put into it are never seen by whoever else runs ``lm``."""
+
+    def __init__(self, lm: LoadedModel) -> None:
+        self.model = share_weights(lm.model)
+        self.blocks = find_blocks(self.model)
+        self.device = lm.device
+
+    @torch.inference_mode()
+    def read(self, ids: torch.Tensor, last: int | None = None, **inputs: Any) -> Reading:
+        """Reads ``ids`` int64 [sequences, tokens] in one call.
+
+        Args:
+            last: keep the activations of the last so many tokens only.
+            inputs: handed to the model: a mask, positions, a cache.
+        """
+        kept: list[torch.Tensor] = []
+
+        def see(_block: FeedForward, activations: torch.Tensor) -> None:
+            whole = activations.reshape(*ids.shape, -1)
+            kept.append(whole[:, -(last or 0) :].float().clone())
+
+        cached = "past_key_values" in inputs
+        with observed(self.blocks, see):
+            output = self.model(input_ids=ids.to(self.device), use_cache=cached, logits_to_keep=1, **inputs)
+        return Reading(kept, output.logits[:, -1].float())
+
+
+@contextmanager
+def block_inputs(blocks: Sequence[FeedForward]) -> Iterator[dict[int, torch.Tensor]]:
+    """Within the context the dict holds, by layer, what the block last read: [sequences, tokens, d_model]."""
+    seen: dict[int, torch.Tensor] = {}
+
+    def tap(layer: int) -> Callable[..., None]:
+        return lambda _module, inputs: seen.__setitem__(layer, inputs[0])
+
+    handles = [block.up.register_forward_pre_hook(tap(block.layer)) for block in blocks]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def importance(block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
+    """``|a_j| n_j``: the norm of what neuron j adds to the block's output; float32 [..., d_ff]."""
+    return activations.abs() * block.output_norms
+
+
+def active(values: torch.Tensor, keep: float) -> torch.Tensor:
+    """The share ``keep`` of the neurons with the largest importance, bool [..., d_ff]; none whose importance is 0."""
+    count = max(1, round(keep * values.shape[-1]))
+    top = values.topk(count, dim=-1).indices
+    return torch.zeros_like(values, dtype=torch.bool).scatter(-1, top, True) & (values > 0)
+
+
+def plain_ids(lm: LoadedModel, text: str) -> list[int]:
+    """Token ids of ``text`` alone: no chat template, nothing added before or after."""
+    return list(lm.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def first_token(lm: LoadedModel) -> int:
+    """The token every sequence begins with, so that the outsize activations models have at position 0 fall on it."""
+    tokenizer = lm.tokenizer
+    candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, *lm.eos_ids)
+    return next((token for token in candidates if isinstance(token, int)), 0)
+
+
+def random_ids(lm: LoadedModel, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
+    """Tokens drawn evenly from the vocabulary, special ones left out: int64 ``shape``."""
+    special = set(lm.tokenizer.all_special_ids)
+    words = torch.tensor([token for token in range(len(lm.tokenizer)) if token not in special])
+    return words[torch.randint(len(words), shape, generator=random)]
+
+
+def cut_to(lm: LoadedModel, texts: Sequence[str], length: int, least: int) -> torch.Tensor:
+    """The first ``length`` tokens of every text that has as many: int64 [texts, length].
+
+    Raises:
+        UserError: fewer than ``least`` texts are long enough.
+    """
+    rows = [ids[:length] for text in texts if len(ids := plain_ids(lm, text)) >= length]
+    if len(rows) < least:
+        raise UserError(
+            f"{len(rows)} texts have {length} tokens or more; {least} are needed: give more or longer texts, or ask "
+            "for fewer tokens."
+        )
+    return torch.tensor(rows)
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError where torch would not take ``seed``."""
+    if not 0 <= seed < 2**62:
+        raise UserError(f"seed is {seed}; it must be a whole number from 0 to 2^62 - 1.")

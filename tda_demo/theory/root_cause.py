@@ -1,0 +1,221 @@
+"""Claim 1, the root cause of sparsity: the loss gradient at positive activations.
+
+The claim (arXiv 2406.12569, taken up in arXiv 2408.11393): for a positive activation p, E[dL/dp] > 0, so gradient
+descent pushes positive activations down. ReLU lets them end at zero, SiLU and GELU near it.
+
+Our reading:
+
+* L is the next-token loss summed over a passage (nats), so dL/dp does not shrink with the passage's length.
+* p is ``a``, the input of the down projection: the argument needs only that p multiplies an output column. In a GLU
+  block it is measured at ``act(g)``, the output of the activation function, too: ``dL/d act(g) = u dL/da``.
+* E is the mean over all positive entries of a layer. It is divided by the root mean square of dL/dp in that layer, so
+  that layers can be compared; the table has the mean itself as well.
+* The comparison is with zero, and beside it with negative activations: a gradient that is positive there as well would
+  not be about positive activations.
+* The argument's expectation is over random output weights, that is, over an untrained network. So the same is measured
+  in untrained twins of the model (its configuration with fewer layers, its own initialisation) with SiLU, GELU, ReLU;
+  every passage meets newly drawn blocks there, so that its interval is over weights and texts.
+
+What falsifies it: intervals at or below zero in most layers. In a minimum of the loss ``sum_t a_tj dL/da_tj`` is zero
+for every neuron (it is the gradient along the neuron's own output column), so in a trained model the claim cannot hold
+for positive and negative activations alike unless the text is new to the model; weight decay makes that sum negative.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..decode.eager import share_weights
+from ..errors import UserError
+from ..feedforward import find_blocks
+from ..progress import Progress, Report, silent
+from .findings import Check, Finding, Table, columns
+from .gradients import BINS, NEAR, REACH, Tally, activation_key, activation_name, gradient_scale, signals, stack, tally
+from .reading import check_seed, plain_ids
+from .statistics import LEAST_CLUSTERS, Estimate, mean, ratios
+from .texts import english_passages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..models import LoadedModel
+
+CLAIM = (
+    "Training makes activations sparse because the loss gradient at a positive activation is positive on average, "
+    "E[dL/dp] > 0. Gradient descent so lowers positive activations: with ReLU they end at zero, with SiLU or GELU near "
+    "it."
+)
+PREDICTION = "The mean of dL/dp over positive activations lies above zero in most layers."
+TWINS = ("silu", "gelu", "relu")
+
+
+@dataclass(frozen=True)
+class RootCauseSettings:
+    """``passages`` texts of at most ``tokens`` tokens; ``twin_layers`` layers in each untrained twin, 0 for none."""
+
+    passages: int = 16
+    tokens: int = 96
+    twin_layers: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a setting is out of its range."""
+        if self.passages < LEAST_CLUSTERS:
+            raise UserError(f"passages is {self.passages}; an interval needs at least {LEAST_CLUSTERS}.")
+        if self.tokens < 2:
+            raise UserError(f"tokens is {self.tokens}; a token and the next one, 2, are the least.")
+        if self.twin_layers < 0:
+            raise UserError(f"twin_layers is {self.twin_layers}; it must be 0 or more.")
+        check_seed(self.seed)
+
+
+def root_cause(
+    lm: LoadedModel,
+    settings: RootCauseSettings | None = None,
+    texts: Sequence[str] | None = None,
+    report: Report = silent,
+    stop: threading.Event | None = None,
+) -> Finding:
+    """Measures claim 1 on ``texts`` (default: the project's own passages).
+
+    Raises:
+        UserError: there are fewer than 4 texts with two tokens or more.
+    """
+    settings, stop = settings or RootCauseSettings(), stop or threading.Event()
+    encoded = [plain_ids(lm, text)[: settings.tokens] for text in texts or english_passages()]
+    rows = [torch.tensor([ids]) for ids in encoded if len(ids) > 1][: settings.passages]
+    if len(rows) < LEAST_CLUSTERS:
+        raise UserError(f"{len(rows)} texts have two tokens or more; at least {LEAST_CLUSTERS} are needed.")
+    names = [f"{activation_name(lm.model)}, as loaded"]
+    names += [f"{name}, untrained" for name in TWINS] if settings.twin_layers else []
+    total, done = len(rows) * len(names), 0
+    measured: dict[str, dict[str, Tally]] = {}
+    report(Progress("Root cause", 0, total, "passages"))
+    for index, name in enumerate(names):
+        model = share_weights(lm.model) if index == 0 else _twin(lm.model, TWINS[index - 1], settings)
+        tallies: dict[str, list[Tally]] = {}
+        for passage, ids in enumerate(rows):
+            if stop.is_set():
+                break
+            if index:
+                _draw_blocks(model, settings.seed + passage)
+            for tensor, layers in signals(model, ids.to(lm.device)).items():
+                tallies.setdefault(tensor, []).append(stack([tally(layer) for layer in layers]))
+            done += 1
+            report(Progress("Root cause", done, total, "passages"))
+        measured[name] = {tensor: stack(each) for tensor, each in tallies.items()}
+    enough = {name: each for name, each in measured.items() if each and len(each["a"].entries) >= LEAST_CLUSTERS}
+    return conclude(enough, lm.name, settings, complete=not stop.is_set())
+
+
+def conclude(
+    measured: dict[str, dict[str, Tally]], model: str, settings: RootCauseSettings, *, complete: bool = True
+) -> Finding:
+    """The finding from the tallies of each model, the loaded one first, by the tensor's name."""
+    checks = [
+        _check(f"E[dL/dp] > 0 at positive p = {tensor} ({name})", each)
+        for name, tensors in measured.items()
+        for tensor, each in tensors.items()
+    ]
+    notes = [_note(name, tensors["a"]) for name, tensors in measured.items()]
+    return Finding(
+        experiment="root-cause",
+        claim=CLAIM,
+        prediction=PREDICTION,
+        model=model,
+        settings=asdict(settings),
+        checks=tuple(checks),
+        notes=tuple(notes),
+        tables=(_layer_table(measured), _histogram_table(measured)),
+        complete=complete,
+    )
+
+
+def _check(name: str, each: Tally) -> Check:
+    scale = gradient_scale(each)
+    bias = ratios(each.positive_sum / scale, each.positive)
+    per_passage = each.positive_sum / scale / np.maximum(each.positive, 1)
+    return Check(name, "layers", "passages", 0.0, tuple(bias), mean(per_passage.mean(axis=1)))
+
+
+def _note(name: str, each: Tally) -> str:
+    raised = mean((each.positive_raised / np.maximum(each.positive, 1)).mean(axis=1))
+    negative = mean((each.negative_sum / gradient_scale(each) / np.maximum(each.negative, 1)).mean(axis=1))
+    entries = each.entries.sum()
+    return (
+        f"{name}: {_percent(raised)} of the positive activations have a positive gradient; at negative ones the mean "
+        f"gradient is {negative.value:.3g} ({negative.low:.3g} to {negative.high:.3g}) of its root mean square; "
+        f"{each.zeros.sum() / entries:.1%} of the activations are exactly zero and {each.near.sum() / entries:.1%} "
+        f"below {NEAR:g} of the layer's root mean square"
+    )
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})"
+
+
+def _layer_table(measured: dict[str, dict[str, Tally]]) -> Table:
+    parts: list[dict[str, list]] = []
+    for name, tensors in measured.items():
+        for tensor, each in tensors.items():
+            layers = each.entries.shape[1]
+            scale = gradient_scale(each)
+            entries = each.entries.sum(axis=0)
+            parts.append(
+                {
+                    "model": [name] * layers,
+                    "tensor": [tensor] * layers,
+                    "layer": list(range(layers)),
+                    **columns("mean dL/dp at p > 0, nats", ratios(each.positive_sum, each.positive)),
+                    **columns("the same / rms", ratios(each.positive_sum / scale, each.positive)),
+                    **columns("mean dL/dp at p < 0 / rms", ratios(each.negative_sum / scale, each.negative)),
+                    **columns("share of p > 0 with dL/dp > 0", ratios(each.positive_raised, each.positive)),
+                    "share of positive entries": (each.positive.sum(axis=0) / entries).tolist(),
+                    "share of exact zeros": (each.zeros.sum(axis=0) / entries).tolist(),
+                    "share near zero": (each.near.sum(axis=0) / entries).tolist(),
+                }
+            )
+    keys = parts[0] if parts else {}
+    return Table(
+        "layers", "Gradient at positive activations", {key: [v for part in parts for v in part[key]] for key in keys}
+    )
+
+
+def _histogram_table(measured: dict[str, dict[str, Tally]]) -> Table:
+    centres = (np.arange(BINS) + 0.5) * 2 * REACH / BINS - REACH
+    shares = {
+        f"{tensor}, {name}": (each.histogram.sum(axis=(0, 1)) / each.entries.sum()).tolist()
+        for name, tensors in measured.items()
+        for tensor, each in tensors.items()
+    }
+    title = "Activations over all layers, in units of each layer's root mean square; what lies beyond is at the ends"
+    return Table("histogram", title, {"activation / rms": centres.tolist(), **shares})
+
+
+def _twin(model: PreTrainedModel, activation: str, settings: RootCauseSettings) -> PreTrainedModel:
+    """An untrained model of the same configuration with few layers and another activation function."""
+    from transformers import AutoModelForCausalLM
+
+    config = copy.deepcopy(model.config.get_text_config())
+    setattr(config, activation_key(model), activation)
+    config.num_hidden_layers = settings.twin_layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: settings.twin_layers]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        twin = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return twin.to(model.device).eval().requires_grad_(False)
+
+
+def _draw_blocks(model: PreTrainedModel, seed: int) -> None:
+    """Draws the weights of every feed-forward block anew, with the spread they have."""
+    random = torch.Generator(model.device).manual_seed(seed)
+    for linear in (linear for block in find_blocks(model) for linear in block.linears):
+        linear.weight.normal_(0, float(linear.weight.std()), generator=random)

@@ -1,0 +1,226 @@
+"""Claim 1 from the beginning: a small model trained from scratch, with ReLU and with SiLU.
+
+The claim (arXiv 2406.12569, 2408.11393): gradient descent makes activations sparse, since E[dL/dp] > 0 for positive
+activations p; with ReLU they end at zero, with SiLU small but not zero. Our reading: on text no run was trained on, the
+share of exact zeros (ReLU) and of activations near zero (below a tenth of the layer's root mean square; both) grows
+from the first step to the last, and the mean of dL/dp over positive activations, averaged over training, is above zero.
+
+Weight decay and dropout are off: nothing but the loss can make these models sparse. The null is the untrained model, in
+which about half of ReLU's outputs are zero by symmetry. Intervals are over the passages the models are measured on;
+the notes give every run's own numbers, since two runs say little about how much runs differ.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import UserError
+from ..progress import Progress, Report, silent
+from .findings import Check, Finding, Table
+from .gradients import Tally, gradient_scale, signals, stack, tally
+from .grammar import VOCABULARY, passages
+from .reading import check_seed
+from .root_cause import CLAIM
+from .statistics import mean, means
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PREDICTION = (
+    "While the loss falls, exact zeros become more frequent with ReLU and activations near zero with SiLU, and the "
+    "mean of dL/dp over positive activations is above zero."
+)
+FUNCTIONS = ("relu", "silu")
+LAYERS, WIDTH, D_FF, LENGTH, BATCH = 3, 96, 384, 48, 32
+_HELD_OUT = 16  # passages a model is measured on
+_POINTS = 12  # measurements of a run, beside the one before it starts
+_RATE = 2e-3
+_WARM_UP = 20  # steps
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """``runs`` runs of ``steps`` steps for each activation function; run r of both begins from the same draw."""
+
+    steps: int = 300
+    runs: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a setting is out of its range."""
+        if self.steps < 1:
+            raise UserError(f"steps is {self.steps}; it must be at least 1.")
+        if self.runs < 1:
+            raise UserError(f"runs is {self.runs}; it must be at least 1.")
+        check_seed(self.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPoint:
+    """One measurement of one run after ``step`` steps: float64 [passages, layers] each.
+
+    ``zeros`` and ``near`` are shares of all activations; ``push`` is the mean of dL/dp over positive activations,
+    divided by the root mean square of dL/dp in the layer; ``loss`` is in nats per token, float64 [passages].
+    """
+
+    function: str
+    run: int
+    step: int
+    loss: np.ndarray
+    zeros: np.ndarray
+    near: np.ndarray
+    push: np.ndarray
+
+
+def training(
+    settings: TrainingSettings | None = None,
+    on_point: Callable[[TrainingPoint], None] = lambda _: None,
+    report: Report = silent,
+    stop: threading.Event | None = None,
+) -> Finding:
+    """Trains the models one after the other; ``on_point`` is told every measurement as it is made."""
+    settings, stop = settings or TrainingSettings(), stop or threading.Event()
+    points: list[TrainingPoint] = []
+    done, total = 0, settings.steps * settings.runs * len(FUNCTIONS)
+    held_out = passages(_HELD_OUT, LENGTH, torch.Generator().manual_seed(settings.seed))
+    measured_at = set(np.linspace(0, settings.steps, _POINTS + 1).round().astype(int).tolist())
+    report(Progress("Training", 0, total, "steps"))
+    for run in range(settings.runs):
+        for function in FUNCTIONS:
+            seed = settings.seed + 1 + run
+            model = new_model(function, seed)
+            draws = torch.Generator().manual_seed(seed)
+            optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0)
+            for step in range(settings.steps + 1):
+                if stop.is_set():
+                    break
+                if step in measured_at:
+                    points.append(measure(model, held_out, function, run, step))
+                    on_point(points[-1])
+                if step < settings.steps:
+                    for group in optimiser.param_groups:
+                        group["lr"] = _rate(step, settings.steps)
+                    loss = _loss(model, passages(BATCH, LENGTH, draws)).mean()
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
+                    done += 1
+                    report(Progress("Training", done, total, "steps"))
+    return conclude(points, settings, complete=not stop.is_set())
+
+
+def new_model(function: str, seed: int) -> PreTrainedModel:
+    """An untrained transformer with plain blocks (arXiv 2204.06745's architecture), float32 on the CPU."""
+    from transformers import AutoModelForCausalLM, GPTNeoXConfig
+
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=D_FF,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        hidden_act=function,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def measure(model: PreTrainedModel, held_out: torch.Tensor, function: str, run: int, step: int) -> TrainingPoint:
+    """Loss, sparsity and gradients on ``held_out`` int64 [passages, LENGTH]."""
+    each = stack([stack([tally(layer) for layer in signals(model, ids[None])["a"]]) for ids in held_out])
+    with torch.no_grad():
+        loss = _loss(model, held_out).double().numpy()
+    return TrainingPoint(function, run, step, loss, each.zeros / each.entries, each.near / each.entries, _push(each))
+
+
+def conclude(points: Sequence[TrainingPoint], settings: TrainingSettings, *, complete: bool = True) -> Finding:
+    """The finding from the measurements; a run measured only once says nothing about training and is left out."""
+    runs = {
+        (point.function, point.run): [p for p in points if (p.function, p.run) == (point.function, point.run)]
+        for point in points
+    }
+    runs = {key: each for key, each in runs.items() if len(each) > 1}
+    checks: list[Check] = []
+    for function in FUNCTIONS:
+        own = [each for (name, _), each in runs.items() if name == function]
+        if not own:
+            continue
+        n = f"{len(own)} run{'s' if len(own) > 1 else ''}"
+        if function == "relu":
+            checks.append(_check(f"Exact zeros become more frequent, relu, {n}", _growth(own, "zeros")))
+        checks.append(_check(f"Activations near zero become more frequent, {function}, {n}", _growth(own, "near")))
+        pushes = np.mean([np.mean([point.push for point in each], axis=0) for each in own], axis=0)
+        checks.append(_check(f"E[dL/dp] > 0 at positive p during training, {function}, {n}", pushes))
+    return Finding(
+        experiment="training",
+        claim=CLAIM,
+        prediction=PREDICTION,
+        model=f"{LAYERS} layers of {D_FF} neurons, trained here",
+        settings=asdict(settings),
+        checks=tuple(checks),
+        notes=tuple(_note(function, run, each) for (function, run), each in runs.items()),
+        tables=(_table(points),),
+        complete=complete,
+    )
+
+
+def _check(name: str, values: np.ndarray) -> Check:
+    return Check(name, "layers", "passages", 0.0, tuple(means(values)), mean(values.mean(axis=1)))
+
+
+def _growth(runs: list[list[TrainingPoint]], share: str) -> np.ndarray:
+    return np.mean([getattr(each[-1], share) - getattr(each[0], share) for each in runs], axis=0)
+
+
+def _note(function: str, run: int, each: list[TrainingPoint]) -> str:
+    first, last = each[0], each[-1]
+    return (
+        f"{function}, run {run + 1}, {last.step} steps: loss {first.loss.mean():.2f} to {last.loss.mean():.2f} "
+        f"nats per token, exact zeros {first.zeros.mean():.1%} to {last.zeros.mean():.1%}, "
+        f"near zero {first.near.mean():.1%} to {last.near.mean():.1%}"
+    )
+
+
+def _table(points: Sequence[TrainingPoint]) -> Table:
+    rows = [(point, layer) for point in points for layer in range(point.zeros.shape[1])]
+    return Table(
+        "curve",
+        "Loss, sparsity and gradient while training",
+        {
+            "function": [point.function for point, _ in rows],
+            "run": [point.run for point, _ in rows],
+            "step": [point.step for point, _ in rows],
+            "layer": [layer for _, layer in rows],
+            "loss, nats per token": [float(point.loss.mean()) for point, _ in rows],
+            "share of exact zeros": [float(point.zeros[:, layer].mean()) for point, layer in rows],
+            "share near zero": [float(point.near[:, layer].mean()) for point, layer in rows],
+            "mean dL/dp at p > 0 / rms": [float(point.push[:, layer].mean()) for point, layer in rows],
+        },
+    )
+
+
+def _push(each: Tally) -> np.ndarray:
+    return each.positive_sum / gradient_scale(each) / np.maximum(each.positive, 1)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine down to zero."""
+    return _RATE * min((step + 1) / _WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+
+def _loss(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """Next-token loss in nats, a mean per passage: float32 [passages]."""
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    return nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").mean(dim=1)

@@ -1,0 +1,165 @@
+"""Claim 2 judged: from the measured arrays to checks, notes and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .findings import Check, Finding, Table, columns
+from .statistics import chance_jaccard, mean, means
+
+CLAIM = (
+    "Which neurons matter depends on what was read before, because weight importance accumulates over the history. A "
+    "predictor trained on past inputs therefore cannot tell which neurons matter for this one, unless the model uses "
+    "ReLU."
+)
+PREDICTION = (
+    "The active sets of the same sentence overlap less after a changed history than after a paraphrased one, and a "
+    "predictor trained under one kind of history loses recall under another."
+)
+KINDS = ("same topic", "paraphrase", "none", "other topic", "other language", "random tokens")
+REFERENCE, CEILING = KINDS.index("same topic"), KINDS.index("paraphrase")
+CHANGED = tuple(KINDS.index(kind) for kind in ("other topic", "other language", "random tokens"))
+
+
+@dataclass(frozen=True, eq=False)
+class Movement:
+    """Overlap with the reference, float64 [sentences, kinds, layers] each, and the floor's, [sentences, layers].
+
+    ``sets`` Jaccard of token-level sets, ``order`` Spearman's correlation of importances over neurons, ``sequence``
+    Jaccard of the sets chosen once for the sentence by TDA's score.
+    """
+
+    sets: np.ndarray
+    order: np.ndarray
+    sequence: np.ndarray
+    floor: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """Recall float64 [layers, sentences, kinds trained under, kinds tested under], and of the static guess."""
+
+    layers: tuple[int, ...]
+    learnt: np.ndarray
+    static: np.ndarray
+
+
+def conclude(
+    movement: Movement | None,
+    transfer: Transfer | None,
+    model: str,
+    settings: Mapping[str, Any],
+    *,
+    complete: bool = True,
+) -> Finding:
+    """The finding from the arrays; what is None had not been measured when Stop came."""
+    checks: list[Check] = []
+    notes: list[str] = []
+    tables: list[Table] = []
+    if movement is not None:
+        checks += [
+            _below_ceiling("Sets overlap less after a changed history than after a paraphrased one", movement.sets),
+            _below_ceiling("Importances correlate less after a changed history", movement.order),
+        ]
+        notes.append(_movement_note(movement, settings["keep"]))
+        tables.append(_movement_table(movement))
+    if transfer is not None:
+        loss = _losses(transfer.learnt)
+        checks.append(
+            Check(
+                "A predictor trained under another kind of history has less recall",
+                "layers",
+                "sentences",
+                0.0,
+                tuple(means(loss)),
+                mean(loss.mean(axis=1)),
+            )
+        )
+        notes.append(_transfer_note(transfer))
+        tables.append(_transfer_table(transfer))
+    return Finding(
+        experiment="uncertainty",
+        claim=CLAIM,
+        prediction=PREDICTION,
+        model=model,
+        settings=settings,
+        checks=tuple(checks),
+        notes=tuple(notes),
+        tables=tuple(tables),
+        complete=complete,
+    )
+
+
+def _below_ceiling(name: str, overlap: np.ndarray) -> Check:
+    gap = overlap[:, CEILING] - overlap[:, CHANGED].mean(axis=1)
+    return Check(name, "layers", "sentences", 0.0, tuple(means(gap)), mean(gap.mean(axis=1)))
+
+
+def _losses(recall: np.ndarray) -> np.ndarray:
+    """Recall lost by training under the reference kind and not under the kind tested: float64 [sentences, layers]."""
+    lost = [recall[:, :, kind, kind] - recall[:, :, REFERENCE, kind] for kind in CHANGED]
+    return np.mean(lost, axis=0).T
+
+
+def _movement_note(movement: Movement, keep: float) -> str:
+    overlap = movement.sets.mean(axis=2)  # [sentences, kinds]
+    ceiling, floor = overlap[:, CEILING].mean(), movement.floor.mean()
+    each = ", ".join(f"{KINDS[kind]} {overlap[:, kind].mean():.3f}" for kind in (KINDS.index("none"), *CHANGED))
+    share = (ceiling - overlap[:, CHANGED].mean()) / (ceiling - floor) if ceiling > floor else float("nan")
+    moved = f"changed histories go {share:.0%} of the way from ceiling to floor" if ceiling > floor else "no room below"
+    return (
+        f"Jaccard overlap: ceiling (paraphrase) {ceiling:.3f}, {each}, floor (another sentence) {floor:.3f}, chance "
+        f"{chance_jaccard(keep):.3f}; {moved}"
+    )
+
+
+def _transfer_note(transfer: Transfer) -> str:
+    recall = transfer.learnt.mean(axis=(0, 1))
+    static = transfer.static.mean(axis=(0, 1))
+    own = np.mean([recall[kind, kind] for kind in CHANGED])
+    other = np.mean([recall[REFERENCE, kind] for kind in CHANGED])
+    guess = np.mean([static[REFERENCE, kind] for kind in CHANGED])
+    return (
+        f"Recall under changed histories: {own:.1%} where the predictor was trained under them, {other:.1%} where "
+        f"under the reference, {guess:.1%} for the neurons that matter most on average, whatever the input"
+    )
+
+
+def _movement_table(movement: Movement) -> Table:
+    parts: dict[str, list] = {"history": [], "layer": []}
+    layers = movement.sets.shape[2]
+    for kind, name in enumerate(KINDS):
+        if kind == REFERENCE:
+            continue
+        own = {
+            **columns("Jaccard", means(movement.sets[:, kind])),
+            **columns("rank correlation", means(movement.order[:, kind])),
+            **columns("sequence-level Jaccard", means(movement.sequence[:, kind])),
+            **columns("floor", means(movement.floor)),
+        }
+        for key, values in {"history": [name] * layers, "layer": range(layers), **own}.items():
+            parts.setdefault(key, []).extend(values)
+    return Table("movement", "Overlap of the sentence's active sets with those after the reference history", parts)
+
+
+def _transfer_table(transfer: Transfer) -> Table:
+    rows = [
+        (layer, trained, tested) for layer in range(len(transfer.layers)) for trained in range(6) for tested in range(6)
+    ]
+    found = means(np.stack([transfer.learnt[layer, :, trained, tested] for layer, trained, tested in rows], axis=1))
+    static = means(np.stack([transfer.static[layer, :, trained, tested] for layer, trained, tested in rows], axis=1))
+    return Table(
+        "transfer",
+        "Recall of predicted active sets on sentences not trained on",
+        {
+            "layer": [transfer.layers[layer] for layer, _, _ in rows],
+            "trained under": [KINDS[trained] for _, trained, _ in rows],
+            "tested under": [KINDS[tested] for _, _, tested in rows],
+            **columns("recall", found),
+            **columns("recall of the static guess", static),
+        },
+    )

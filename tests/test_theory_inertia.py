@@ -1,0 +1,203 @@
+"""Claim 3: models whose answer is known, and verdicts against planted overlaps."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny
+
+from tda_demo.errors import UserError
+from tda_demo.methods import TDA
+from tda_demo.models import LoadedModel
+from tda_demo.theory import InertiaSettings, inertia
+from tda_demo.theory.drift import Drift, places, ranges
+from tda_demo.theory.inertia_verdict import Measured, conclude
+from tda_demo.theory.probes import Grid, Swap, echo, grid, swap
+from tda_demo.theory.reading import Reader, active, importance
+from tda_demo.theory.statistics import regression
+
+TEXTS = [" ".join(f"w{3 + (start * 5 + step * (start + 2)) % 90}" for step in range(24)) for start in range(12)]
+SMALL = InertiaSettings(sequences=8, length=16, prompts=4, tokens=20)
+GO = threading.Event()
+
+
+def rows(count: int, tokens: int, seed: int = 0) -> torch.Tensor:
+    ids = torch.randint(3, 97, (count, tokens), generator=torch.Generator().manual_seed(seed))
+    ids[:, 0] = 1
+    return ids
+
+
+def without_memory() -> LoadedModel:
+    """A model whose attention writes nothing: every token stands for itself."""
+    lm = tiny()
+    for name, parameter in lm.model.named_parameters():
+        if name.endswith("o_proj.weight"):
+            parameter.zero_()
+    return lm
+
+
+def without_meaning() -> LoadedModel:
+    """A model to which all tokens are one."""
+    lm = tiny()
+    table = lm.model.get_input_embeddings().weight
+    table[:] = table[3]
+    return lm
+
+
+def test_a_model_without_memory_follows_the_token_alone() -> None:
+    reader = Reader(without_memory())
+    found = swap(reader, rows(8, 12), 0.3, GO, lambda: None)
+    assert found is not None and found.overlap.shape == (4, 3, 3)
+    np.testing.assert_array_equal(found.overlap[:, 1], 1)
+    np.testing.assert_array_equal(found.overlap[:, 0], found.overlap[:, 2])
+    assert found.overlap[:, 0].max() < 0.9
+    (check,) = conclude(Measured(4, natural_swap=found), "planted", {}).checks
+    assert (check.outcome, check.opposite) == ("contradicted", 3)
+    changed = echo(reader, rows(8, 12), rows(2, 9)[:, 1:], 4, 0.3, GO, lambda: None)
+    assert changed is not None and changed.shape == (8, 2, 8, 3)
+    np.testing.assert_array_equal(changed, 0)
+
+
+def test_a_model_without_meaning_shows_no_effect() -> None:
+    """Every set equals every other: neither prefix nor token decides anything, and nothing echoes."""
+    reader = Reader(without_meaning())
+    natural, noise = rows(8, 12), rows(8, 12, seed=1)
+    found = swap(reader, natural, 0.3, GO, lambda: None)
+    nearby = grid(reader, natural, noise, 0.3, GO)
+    checks = conclude(Measured(4, natural_swap=found, grid=nearby), "planted", {}).checks
+    assert [check.outcome for check in checks] == ["no effect"] * 3
+
+
+def test_an_insertion_echoes_in_a_model_with_memory(lm: LoadedModel) -> None:
+    changed = echo(Reader(lm), rows(8, 12), rows(2, 9)[:, 1:], 4, 0.3, GO, lambda: None)
+    assert changed is not None and (changed.mean(axis=(0, 1)) > 0).all()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "opt", "gpt_neox"])
+def test_parallel_and_one_by_one_are_one_computation(family: str) -> None:
+    found = grid(Reader(tiny(family)), rows(3, 20), rows(3, 20, seed=1), 0.3, GO)
+    assert found is not None and found.sets.shape == (3, 2, 2, 3) and found.apart.shape == (3, 2, 3)
+    assert found.difference.max() < 1e-4 and found.changed.max() < 0.01
+    np.testing.assert_allclose(found.cosine[:, :, 0], found.cosine[:, :, 1], atol=1e-4)
+
+
+def test_swap_against_reading_the_endings_one_at_a_time(lm: LoadedModel) -> None:
+    ids = rows(2, 11)
+    ids[1, 10] = ids[0, 10]  # equal last tokens: the ones before them are swapped instead
+    found = swap(Reader(lm), ids, 0.3, GO, lambda: None)
+    assert found is not None
+
+    def members(prefix: torch.Tensor, token: torch.Tensor, layer: int) -> set[int]:
+        a = Reader(lm).read(torch.cat([prefix, token[None]])[None], last=1).activations[layer]
+        return set(active(importance(lm.blocks[layer], a[0, 0]), 0.3).nonzero().flatten().tolist())
+
+    for layer in range(3):
+        expected = []
+        for length in (5, 10):
+            p, q = ids[0, :length], ids[1, :length]
+            last = max(place for place in range(1, length + 1) if ids[0, place] != ids[1, place])
+            v, w = ids[0, last], ids[1, last]
+            pv, pw, qv, qw = (members(*each, layer) for each in ((p, v), (p, w), (q, v), (q, w)))
+            pairs = ((pv, pw), (qv, qw), (pv, qv), (pw, qw), (pv, qw), (pw, qv))
+            expected += [len(a & b) / len(a | b) for a, b in pairs]
+        np.testing.assert_allclose(found.responses[0, :, layer], expected)
+
+
+def planted_swap(prefix: float, token: float, seed: int = 0) -> Swap:
+    """Overlaps of 0.2, and so much more where the prefix or the token is shared."""
+    random = np.random.default_rng(seed)
+    alike = random.uniform(-0.1, 0.1, size=16)
+    shared = np.array([1.0, 1, 0, 0, 0, 0])
+    same = np.array([0.0, 0, 1, 1, 0, 0])
+    meaning = np.where(same > 0, 1.0, alike[:, None])
+    responses = (
+        0.2 + prefix * shared[:, None] + token * meaning[:, :, None] + random.normal(scale=0.03, size=(16, 6, 30))
+    )
+    predictors = np.stack([np.broadcast_to(shared, (16, 6)), meaning], axis=2)
+    return Swap(responses.reshape(16, 3, 2, 30).mean(axis=2), responses, predictors)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "token", "outcome"),
+    [(0.3, 0.1, "supported"), (0.1, 0.3, "contradicted"), (0.0, 0.0, "no effect")],
+)
+def test_verdict_and_regression_on_planted_overlaps(prefix: float, token: float, outcome: str) -> None:
+    planted = planted_swap(prefix, token)
+    finding = conclude(Measured(4, natural_swap=planted), "planted", {})
+    assert finding.checks[0].outcome == outcome
+    _, by_prefix, by_meaning = regression(list(planted.responses.mean(axis=2)), list(planted.predictors))
+    assert by_prefix.low <= prefix <= by_prefix.high and by_meaning.low <= token <= by_meaning.high
+    table = finding.tables[1].columns
+    assert np.mean(table["prefix"]) == pytest.approx(prefix, abs=0.02)
+    assert np.mean(table["meaning"]) == pytest.approx(token, abs=0.02)
+
+
+@pytest.mark.parametrize(("lead", "outcome"), [(0.05, "supported"), (0.0, "no effect"), (-0.05, "contradicted")])
+def test_verdict_on_planted_neighbours_and_drift(lead: float, outcome: str) -> None:
+    random = np.random.default_rng(3)
+
+    def around(value: float, *shape: int) -> np.ndarray:
+        return value + random.normal(scale=0.02, size=shape)
+
+    nearby = Grid(
+        cosine=around(0.3, 16, 2, 2, 30),
+        sets=around(0.3 + lead, 16, 2, 2, 30),
+        apart=around(0.3, 16, 2, 30),
+        difference=np.full((16, 2, 30), 1e-6),
+        changed=np.zeros((16, 2, 30)),
+    )
+    looked_at = places(512)
+    drifted = Drift(looked_at, around(0.4 + lead, 6, len(looked_at), 30), around(0.4, 6, len(looked_at), 30))
+    checks = conclude(Measured(4, grid=nearby, drift=drifted), "planted", {}).checks
+    assert [check.outcome for check in checks] == [outcome] * 3
+    assert [len(check.estimates) for check in checks] == [30, 30, 10]
+
+
+def test_ranges_double_and_places_fill_them() -> None:
+    assert [(span.start, span.stop) for span in ranges(10)] == [(0, 1), (1, 2), (2, 4), (4, 8), (8, 10)]
+    assert ranges(1) == [range(0, 1)] and len(ranges(512)) == 10
+    looked_at = places(512)
+    assert len(set(looked_at)) == len(looked_at) and looked_at[-1] == 511
+    assert all(1 <= sum(place in span for place in looked_at) <= 16 for span in ranges(512))
+
+
+def test_it_measures_a_model_and_repeats(lm: LoadedModel) -> None:
+    finding = inertia(lm, SMALL, TEXTS)
+    assert finding.complete and len(finding.checks) == 5
+    assert finding.tables[-2].columns["up to token"] == [1, 2, 4, 8, 16, 20]
+    assert inertia(lm, SMALL, TEXTS) == finding
+    assert inertia(lm, dataclasses.replace(SMALL, seed=1), TEXTS) != finding
+
+
+def test_stop_leaves_the_model_as_it_was(lm: LoadedModel) -> None:
+    ids = torch.tensor([[5, 6, 7]])
+    before = lm.model(input_ids=ids).logits
+    for at in (2, 6, 30, 8 + 3 * SMALL.tokens):
+        stop = threading.Event()
+        finding = inertia(lm, SMALL, TEXTS, lambda p, at=at, stop=stop: p.done == at and stop.set(), stop)
+        assert not finding.complete and len(finding.checks) == (1 if at == 2 else 4)
+    stop.set()
+    assert inertia(lm, SMALL, TEXTS, stop=stop).checks == ()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules())
+    assert torch.equal(lm.model(input_ids=ids).logits, before)
+    with TDA(cett=0)(lm):
+        assert torch.equal(lm.model(input_ids=ids).logits, before)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"sequences": 7}, {"length": 7}, {"prompts": 3}, {"prompts": 17}, {"tokens": 0}, {"keep": 2.0}]
+)
+def test_settings_out_of_range(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        InertiaSettings(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_the_model_or_the_texts_cannot_do(lm: LoadedModel) -> None:
+    with pytest.raises(UserError, match="more than the 128 that tiny-llama takes"):
+        inertia(lm, dataclasses.replace(SMALL, tokens=200), TEXTS)
+    with pytest.raises(UserError, match="3 texts have 15 tokens or more; 8 are needed"):
+        inertia(lm, SMALL, TEXTS[:3])
