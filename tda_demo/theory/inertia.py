@@ -51,7 +51,7 @@ class InertiaSettings:
 
     sequences: int = 16
     length: int = 40
-    prompts: int = 6
+    prompts: int = 4
     tokens: int = 512
     keep: float = 0.3
     seed: int = 0

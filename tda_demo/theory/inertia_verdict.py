@@ -81,12 +81,25 @@ def _swap_check(kind: str, each: Swap) -> Check:
 
 def _swap_note(kind: str, each: Swap) -> str:
     prefix, token, neither = each.overlap.mean(axis=(0, 2))
-    _, shared, meaning = regression(list(each.responses.mean(axis=2)), list(each.predictors))
+    shared, meaning = _within_pairs(each.responses.mean(axis=2), each.predictors)
     return (
         f"Overlap with {kind} tokens: {prefix:.3f} same prefix and another token, {token:.3f} same token after another "
-        f"prefix, {neither:.3f} neither shared; regression of overlap, mean over layers: sharing the prefix adds "
+        f"prefix, {neither:.3f} neither shared; regression within pairs, mean over layers: sharing the prefix adds "
         f"{_signed(shared)}, token similarity from 0 to 1 adds {_signed(meaning)}"
     )
+
+
+def _within_pairs(responses: np.ndarray, predictors: np.ndarray) -> list[Estimate]:
+    """What a shared prefix and a similar token add to the overlap, both less their means over the pair of sequences.
+
+    Pairs differ in how alike all their sets are; without that, the difference between pairs passes for an effect.
+
+    Args:
+        responses: float [pairs, rows].
+        predictors: float [pairs, rows, 2].
+    """
+    centred = [values - values.mean(axis=1, keepdims=True) for values in (responses, predictors)]
+    return regression(list(centred[0]), list(centred[1]))[1:]  # the intercept is zero now
 
 
 def _neighbour_check(each: Grid, kind: int) -> Check:
@@ -149,11 +162,15 @@ def _regression_table(swaps: dict[str, Swap]) -> Table:
     parts: list[tuple[dict[str, str], dict[str, list[float]]]] = []
     for kind, each in swaps.items():
         layers = range(each.responses.shape[2])
-        fits = [regression(list(each.responses[:, :, layer]), list(each.predictors)) for layer in layers]
-        names = ("intercept", "prefix", "meaning")
+        fits = [_within_pairs(each.responses[:, :, layer], each.predictors) for layer in layers]
+        names = ("prefix", "meaning")
         values = {key: v for i, name in enumerate(names) for key, v in columns(name, [f[i] for f in fits]).items()}
         parts.append(({"tokens": kind}, values))
-    return _long("regression", "Overlap regressed on a shared prefix and on embedding similarity", parts)
+    return _long(
+        "regression",
+        "Overlap regressed, within pairs of sequences, on a shared prefix and on embedding similarity",
+        parts,
+    )
 
 
 def _grid_table(each: Grid) -> Table:
