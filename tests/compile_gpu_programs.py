@@ -16,8 +16,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tda_demo.kernels import gpu_attention_programs, gpu_nf4_programs, gpu_programs
 from tda_demo.kernels.activations import SILU
+from tda_demo.kernels.gpu import attention_programs as gpu_attention_programs
+from tda_demo.kernels.gpu import nf4_programs as gpu_nf4_programs
+from tda_demo.kernels.gpu import programs as gpu_programs
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 D, FF, BATCH = 4096, 14336, 1

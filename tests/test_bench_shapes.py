@@ -14,12 +14,12 @@ from tda_demo.bench import BenchSettings
 from tda_demo.bench.checks import check_blocks
 from tda_demo.bench.configs import NAMES, config_of
 from tda_demo.bench.shapes import ShapesTable, measure_shapes
-from tda_demo.decode import runners
-from tda_demo.decode.block_weights import BlockWeights
-from tda_demo.decode.cuda_graph import CudaGraphEngine
+from tda_demo.decode.gpu import runners
+from tda_demo.decode.gpu.block_weights import BlockWeights
+from tda_demo.decode.gpu.graph import CudaGraphEngine
 from tda_demo.errors import UserError
-from tda_demo.kernels.gpu import Matrices, Tiles
-from tda_demo.kernels.gpu_choice import Choice
+from tda_demo.kernels.gpu.blocks import Matrices, Tiles
+from tda_demo.kernels.gpu.choice import Choice
 from tda_demo.models import LoadedModel
 
 pytestmark = ON_A_CARD

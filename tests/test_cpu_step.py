@@ -17,8 +17,8 @@ from transformers import LlamaConfig, Phi3Config, Qwen3Config
 
 from tda_demo import metrics
 from tda_demo.decode.arm import engine_for
-from tda_demo.decode.cpu_layout import has_layout
-from tda_demo.decode.cpu_step import CpuStepEngine
+from tda_demo.decode.cpu.layout import has_layout
+from tda_demo.decode.cpu.step import CpuStepEngine
 from tda_demo.kernels.formats import FORMATS
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.models import LoadedModel

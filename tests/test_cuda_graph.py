@@ -15,13 +15,13 @@ from parity import PROMPT_IDS, STEPS, of_config, random_sets, zeroed_logits
 from tiny import tiny
 from transformers import DynamicCache, LlamaConfig
 
-from tda_demo.decode import runners
 from tda_demo.decode.arm import engine_for
-from tda_demo.decode.cuda_graph import CudaGraphEngine, supported
 from tda_demo.decode.eager import EagerEngine, bytes_per_step
+from tda_demo.decode.gpu import runners
+from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
 from tda_demo.feedforward import find_blocks
-from tda_demo.kernels.gpu import Tiles
-from tda_demo.kernels.gpu_choice import Choice, Way
+from tda_demo.kernels.gpu.blocks import Tiles
+from tda_demo.kernels.gpu.choice import Choice, Way
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.models import LoadedModel
 from tda_demo.race import Finished, RaceSettings, race

@@ -21,10 +21,10 @@ from torch import nn
 from transformers import Gemma3Config, GPTNeoXConfig, OPTConfig, Phi3Config
 
 from tda_demo.decode.arm import Prefill
-from tda_demo.decode.fast_linears import CompiledLinear, FastLinearsEngine
+from tda_demo.decode.cpu.fast_linears import CompiledLinear, FastLinearsEngine
+from tda_demo.kernels.cpu.linear import NeuronMajor, RowMajor
+from tda_demo.kernels.cpu.threads import cores
 from tda_demo.kernels.formats import FORMATS, encode, encode_by_neuron
-from tda_demo.kernels.linear import NeuronMajor, RowMajor
-from tda_demo.kernels.threads import cores
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.models import LoadedModel
 from tda_demo.race import RaceSettings, race
@@ -191,7 +191,7 @@ def test_the_shared_model_stays_as_it_was() -> None:
 
 
 def test_the_matrices_are_made_once_a_model_and_go_with_it() -> None:
-    from tda_demo.decode import fast_linears
+    from tda_demo.decode.cpu import fast_linears
 
     lm = tiny("opt")
     linears = FastLinearsEngine(lm).linears
@@ -239,7 +239,7 @@ def test_starting_the_kernels_leaves_torch_its_threads() -> None:
     """In a process of its own, where nothing has started numba's threads yet."""
     code = """
 import torch
-from tda_demo.kernels.threads import cores
+from tda_demo.kernels.cpu.threads import cores
 torch.set_num_threads(1)
 with cores(64):
     pass

@@ -13,11 +13,11 @@ from test_gpu_kernels import random_matrices, reference
 from tiny import tiny
 
 from tda_demo.decode.arm import engine_for
-from tda_demo.decode.cuda_graph import CudaGraphEngine
+from tda_demo.decode.gpu.graph import CudaGraphEngine
 from tda_demo.kernels.activations import SILU
-from tda_demo.kernels.gpu import ActiveBuffer, Scratch, Tiles, feed_forward
-from tda_demo.kernels.gpu_choice import choose_float, float_stages, graph_ms, nf4_stages
-from tda_demo.kernels.gpu_nf4 import Nf4Matrices, quantised
+from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, feed_forward
+from tda_demo.kernels.gpu.choice import choose_float, float_stages, graph_ms, nf4_stages
+from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantised
 from tda_demo.methods import TDA
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="needs a CUDA device")]

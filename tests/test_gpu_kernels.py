@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny
 
-from tda_demo.kernels import gpu_choice
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU, activation_of
-from tda_demo.kernels.gpu import ActiveBuffer, Matrices, Scratch, Tiles, by_neuron, feed_forward
+from tda_demo.kernels.gpu import choice as gpu_choice
+from tda_demo.kernels.gpu.blocks import ActiveBuffer, Matrices, Scratch, Tiles, by_neuron, feed_forward
 
 pytestmark = [
     *ON_A_CARD,

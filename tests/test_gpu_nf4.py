@@ -16,8 +16,8 @@ from test_gpu_kernels import random_matrices, reference
 from tda_demo.errors import UserError
 from tda_demo.feedforward import FeedForward
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU
-from tda_demo.kernels.gpu import ActiveBuffer, Scratch, Tiles, feed_forward
-from tda_demo.kernels.gpu_nf4 import Nf4Matrices, quantised, requantised, rows_of
+from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, feed_forward
+from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantised, requantised, rows_of
 
 pytestmark = [*ON_A_CARD, pytest.mark.filterwarnings("ignore:overflow encountered in exp")]
 SMALL = Tiles(rows=4, columns=128, programs=3, down_rows=4, down_columns=64, splits=2)

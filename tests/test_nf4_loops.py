@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from tda_demo.kernels import nf4, nf4_loops
-from tda_demo.kernels.rows import matvec, weighted_rows
+from tda_demo.kernels import nf4
+from tda_demo.kernels.cpu import nf4_loops
+from tda_demo.kernels.cpu.rows import matvec, weighted_rows
 
 
 def case(rows: int, columns: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

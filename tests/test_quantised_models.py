@@ -13,12 +13,12 @@ from tiny import tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tda_demo import metrics
-from tda_demo.decode import runners
-from tda_demo.decode.cuda_graph import CudaGraphEngine, supported
 from tda_demo.decode.eager import EagerEngine
+from tda_demo.decode.gpu import runners
+from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
 from tda_demo.feedforward import find_blocks
-from tda_demo.kernels.gpu import Tiles
-from tda_demo.kernels.gpu_choice import Choice
+from tda_demo.kernels.gpu.blocks import Tiles
+from tda_demo.kernels.gpu.choice import Choice
 from tda_demo.methods import TDA
 from tda_demo.models import LoadedModel
 from tda_demo.precision import loading

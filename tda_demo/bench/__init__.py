@@ -19,7 +19,7 @@ import torch
 from .. import metrics
 from ..cett import score, strengths
 from ..decode.arm import engine_for
-from ..decode.cpu_step import CpuStepEngine
+from ..decode.cpu.step import CpuStepEngine
 from ..decode.eager import bytes_per_step
 from ..feedforward import FeedForward
 from ..methods.base import Selector

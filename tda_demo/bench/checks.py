@@ -8,11 +8,11 @@ import torch
 
 from .. import metrics
 from ..decode.arm import Engine
-from ..decode.block_weights import BlockWeights
 from ..decode.eager import EagerEngine
-from ..kernels.gpu import ActiveBuffer, Matrices, Scratch, feed_forward
-from ..kernels.gpu_choice import Choice, vendor
-from ..kernels.gpu_nf4 import Nf4Matrices
+from ..decode.gpu.block_weights import BlockWeights
+from ..kernels.gpu.blocks import ActiveBuffer, Matrices, Scratch, feed_forward
+from ..kernels.gpu.choice import Choice, vendor
+from ..kernels.gpu.nf4 import Nf4Matrices
 from ..methods.base import Selector
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from ..decode import runners
-from ..decode.block_weights import BlockWeights
-from ..kernels.gpu import ActiveBuffer, Matrices, Scratch, feed_forward
-from ..kernels.gpu_choice import Choice, vendor
+from ..decode.gpu import runners
+from ..decode.gpu.block_weights import BlockWeights
+from ..kernels.gpu.blocks import ActiveBuffer, Matrices, Scratch, feed_forward
+from ..kernels.gpu.choice import Choice, vendor
 from . import Contestant
 
 

@@ -20,12 +20,12 @@ import torch
 
 from .. import metrics
 from ..decode.arm import Prefill
-from ..decode.cuda_graph import CudaGraphArm, CudaGraphEngine, Decoder
 from ..decode.eager import share_weights
+from ..decode.gpu.graph import CudaGraphArm, CudaGraphEngine, Decoder
 from ..errors import UserError
 from ..feedforward import FeedForward
-from ..kernels.gpu import has_triton
-from ..kernels.gpu_choice import Choice
+from ..kernels.gpu.blocks import has_triton
+from ..kernels.gpu.choice import Choice
 from ..methods.base import Selector
 from ..progress import Progress, Report, silent
 from . import BenchSettings, Contestant, row_of

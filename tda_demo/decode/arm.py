@@ -83,11 +83,11 @@ class Engine(Protocol):
 
 def engine_for(lm: LoadedModel) -> Engine:
     """The fastest engine that can run ``lm``."""
-    from .cpu_layout import has_layout
-    from .cpu_step import CpuStepEngine
-    from .cuda_graph import CudaGraphEngine, can_decode
+    from .cpu.fast_linears import FastLinearsEngine
+    from .cpu.layout import has_layout
+    from .cpu.step import CpuStepEngine
     from .eager import EagerEngine
-    from .fast_linears import FastLinearsEngine
+    from .gpu.graph import CudaGraphEngine, can_decode
 
     if has_layout(lm):
         return CpuStepEngine(lm)

@@ -32,7 +32,7 @@ def step_bytes(lm: LoadedModel) -> StepBytes:
     """Counts the weights of ``lm`` as they are stored at its precision: on a CPU in the kernels' formats."""
     if lm.device.type != "cpu":
         return StepBytes(bytes_per_step(lm.model), tuple(_held(block) for block in lm.blocks))
-    from ..decode.fast_linears import read_by_a_step
+    from ..decode.cpu.fast_linears import read_by_a_step
 
     dense = 0
     downs = {block.down for block in lm.blocks}

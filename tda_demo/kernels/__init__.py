@@ -1,18 +1,1 @@
 """HOW a block restricted to its active neurons is computed; ``reference`` is the specification."""
-
-import hashlib
-from pathlib import Path
-
-import numba
-
-from ..files import cache_root
-
-
-def _sources() -> str:
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
-
-# Compiled kernels are kept per state of all sources here: numba itself would not see that a function another one calls
-# has changed in another file.
-numba.config.CACHE_DIR = str(cache_root() / "compiled" / _sources())  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .gpu_programs import activate, active_rows
+from .programs import activate, active_rows
 
 
 @triton.jit

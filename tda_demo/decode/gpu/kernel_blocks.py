@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..feedforward import FeedForward, find_blocks
-from ..kernels.gpu import ActiveBuffer, Scratch, Tiles, Weights, feed_forward
+from ...feedforward import FeedForward, find_blocks
+from ...kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, Weights, feed_forward
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .nf4 import BLOCK, ONE
+from ..nf4 import BLOCK, ONE
 from .nf4_loops import FAST, add_row, f32, quantise, row_times
 
 __all__ = ["FAST", "f32", "matvec", "pick", "weighted_rows"]

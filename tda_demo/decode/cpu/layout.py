@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..kernels import cpu
-from ..kernels.formats import encode, encode_by_neuron, stack
+from ...kernels.cpu import step as cpu
+from ...kernels.formats import encode, encode_by_neuron, stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..models import LoadedModel
+    from ...models import LoadedModel
 
 LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
 _ACTIVATIONS = {

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..kernels import cpu
-from ..kernels.threads import cores
-from ..methods.base import ActiveSets, Selector
-from ..progress import Progress, Report, silent
-from .arm import Judgement, Prefill
-from .cpu_layout import Layout, read_layout, rope_tables
-from .eager import EagerEngine
+from ...kernels.cpu import step as cpu
+from ...kernels.cpu.threads import cores
+from ...methods.base import ActiveSets, Selector
+from ...progress import Progress, Report, silent
+from ..arm import Judgement, Prefill
+from ..eager import EagerEngine
+from .layout import Layout, read_layout, rope_tables
 from .packing import Packer, neuron_bytes, places
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-    from ..models import LoadedModel
+    from ...models import LoadedModel
 
 _packers: weakref.WeakKeyDictionary[PreTrainedModel, Packer] = weakref.WeakKeyDictionary()
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ..feedforward import FeedForward
+from ...feedforward import FeedForward
 
 MAX_BATCH = 8
 

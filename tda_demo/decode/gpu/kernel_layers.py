@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..kernels.gpu_attention import Heads, attend, rms_norm
+from ...kernels.gpu.attention import Heads, attend, rms_norm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,7 +12,7 @@ import torch
 from numba import get_num_threads, njit, prange
 from torch import nn
 
-from .formats import ByNeuron, Rows, encode, encode_by_neuron
+from ..formats import ByNeuron, Rows, encode, encode_by_neuron
 from .rows import FAST, f32, matvec, weighted_rows
 
 _NO_BIAS = np.empty(0, np.float32)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..kernels import cpu
-from ..kernels.formats import has_scales
-from ..kernels.threads import cores
-from ..methods.base import ActiveSets
-from .cpu_layout import Layout
+from ...kernels.cpu import step as cpu
+from ...kernels.cpu.threads import cores
+from ...kernels.formats import has_scales
+from ...methods.base import ActiveSets
+from .layout import Layout
 
 _MATRICES = ("gate", "up", "down")
 _VECTORS = ("gate_scale", "up_scale", "down_scale", "gate_bias", "up_bias")

@@ -18,9 +18,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from ..feedforward import FeedForward
-from .activations import GELU_ERF, GELU_TANH, RELU, SILU
-from .gpu import ActiveBuffer, Matrices, Scratch, Tiles, Weights, feed_forward
+from ...feedforward import FeedForward
+from ..activations import GELU_ERF, GELU_TANH, RELU, SILU
+from .blocks import ActiveBuffer, Matrices, Scratch, Tiles, Weights, feed_forward
 
 Way = Literal["kernels", "vendor"]
 Timer = Callable[[Callable[[], object]], float]

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..feedforward import find_blocks
-from ..kernels.activations import activation_of
-from ..kernels.gpu import has_triton
-from ..kernels.gpu_choice import Choice
-from ..methods.base import ActiveSets, Selector
-from ..progress import Progress, Report, silent
+from ...feedforward import find_blocks
+from ...kernels.activations import activation_of
+from ...kernels.gpu.blocks import has_triton
+from ...kernels.gpu.choice import Choice
+from ...methods.base import ActiveSets, Selector
+from ...progress import Progress, Report, silent
+from ..arm import Judgement, Prefill
+from ..eager import EagerEngine, bytes_per_step, restrict, share_weights
 from . import runners
-from .arm import Judgement, Prefill
 from .block_weights import BlockWeights, read_blocks, readable
-from .eager import EagerEngine, bytes_per_step, restrict, share_weights
 from .kernel_blocks import KernelBlock, install_kernels
 from .kernel_layers import install_layers
 from .static_cache import StaticPromptCache, attention_masks
@@ -41,7 +41,7 @@ from .static_cache import StaticPromptCache, attention_masks
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-    from ..models import LoadedModel
+    from ...models import LoadedModel
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "opt", "gpt_neox")
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}  # choosing their tables waits for the device

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..feedforward import find_blocks
-from ..kernels.linear import NeuronMajor, RowMajor
-from ..kernels.threads import cores
-from ..methods.base import ActiveSets, Selector
-from ..progress import Progress, Report, silent
-from .arm import Judgement, Prefill
-from .eager import EagerArm, EagerEngine, share_weights
+from ...feedforward import find_blocks
+from ...kernels.cpu.linear import NeuronMajor, RowMajor
+from ...kernels.cpu.threads import cores
+from ...methods.base import ActiveSets, Selector
+from ...progress import Progress, Report, silent
+from ..arm import Judgement, Prefill
+from ..eager import EagerArm, EagerEngine, share_weights
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-    from ..models import LoadedModel
+    from ...models import LoadedModel
 
 _models: weakref.WeakKeyDictionary[PreTrainedModel, Linears] = weakref.WeakKeyDictionary()
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .activations import GELU_ERF, GELU_TANH, SILU
+from ..activations import GELU_ERF, GELU_TANH, SILU
 
 _SILU = tl.constexpr(SILU)
 _GELU_TANH = tl.constexpr(GELU_TANH)

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..feedforward import FeedForward
-from ..kernels.activations import activation_of
-from ..kernels.gpu import Matrices, Weights
-from ..kernels.gpu_choice import Choice, choose_float, choose_nf4
-from ..kernels.gpu_nf4 import BLOCK, Nf4Matrices, Requantisation
-from .eager import bytes_per_step
+from ...feedforward import FeedForward
+from ...kernels.activations import activation_of
+from ...kernels.gpu.blocks import Matrices, Weights
+from ...kernels.gpu.choice import Choice, choose_float, choose_nf4
+from ...kernels.gpu.nf4 import BLOCK, Nf4Matrices, Requantisation
+from ..eager import bytes_per_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..models import LoadedModel
+    from ...models import LoadedModel
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _INDEX_BYTES = 2 * 4  # an active neuron's number, read by each of the two launches

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError
-from ..feedforward import FeedForward
-from .gpu import ActiveBuffer, Matrices, Scratch, Tiles, grid, halves, triton_programs
+from ...errors import UserError
+from ...feedforward import FeedForward
+from .blocks import ActiveBuffer, Matrices, Scratch, Tiles, grid, halves, triton_programs
 
 BLOCK = 64
 

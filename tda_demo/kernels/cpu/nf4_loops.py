@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from .nf4 import BLOCK, COLUMN_OF, LEVELS, ONE
+from ..nf4 import BLOCK, COLUMN_OF, LEVELS, ONE
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 HAS_SHUFFLE = bool(binding.get_host_cpu_features().get("avx2"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .gpu import padded, triton_programs
+from .blocks import padded, triton_programs
 
 _TILE = 32
 

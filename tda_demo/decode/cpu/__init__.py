@@ -1,0 +1,1 @@
+"""Arms on a CPU: the compiled step, and compiled linears for decoders it does not cover."""
