@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tiny import tiny
 
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU, activation_of
-from tda_demo.kernels.gpu import choice as gpu_choice
+from tda_demo.kernels.gpu import choice as ways
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Matrices, Scratch, Tiles, by_neuron, feed_forward
 
 pytestmark = [
@@ -130,7 +130,7 @@ def test_blocks_are_read_through_the_view_and_keep_computing(family: str) -> Non
     else:
         gate, up = up.chunk(2, dim=1) if block.gate is None else (block.gate(x), up)
         expected = block.down(F.relu(gate) * up)
-    assert relative_error(gpu_choice.vendor(matrices, x), expected) < 1e-6
+    assert relative_error(ways.vendor(matrices, x), expected) < 1e-6
 
 
 def test_activation_names_of_transformers() -> None:
@@ -143,7 +143,7 @@ def test_the_choice_is_the_fastest_candidate(monkeypatch: pytest.MonkeyPatch) ->
         [{"rows": 2, "columns": 16}, {"rows": 4, "columns": 16}],
         [{"splits": 2, "down_columns": 16}, {"splits": 4}],
     )
-    monkeypatch.setattr(gpu_choice, "float_stages", lambda _: stages)
+    monkeypatch.setattr(ways, "float_stages", lambda _: stages)
     blocks = [random_matrices(8, 12, torch.float32, SILU, glu=True, bias=False) for _ in range(2)]
     told = iter(
         [5.0, 4.0, 3.0, 2.0, 7.0, 8.0, 1.0]
@@ -154,7 +154,7 @@ def test_the_choice_is_the_fastest_candidate(monkeypatch: pytest.MonkeyPatch) ->
         call()
         return next(told)
 
-    choice = gpu_choice.choose_float(blocks, timer)
+    choice = ways.choose_float(blocks, timer)
     assert (choice.tiles.rows, choice.tiles.splits) == (4, 4)
     assert (choice.dense, choice.sparse) == ("kernels", "vendor")
     assert choice.times_ms == {

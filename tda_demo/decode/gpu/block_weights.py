@@ -65,7 +65,7 @@ def readable(lm: LoadedModel) -> bool:
 def read_blocks(lm: LoadedModel) -> BlockWeights:
     """Views of the weights of ``lm`` where they can be read as they are; see ``by_neuron`` and ``requantised``."""
     activation = activation_of(lm.model.config)
-    assert activation is not None  # asked before: cuda_graph.supported
+    assert activation is not None  # asked before: graph.supported
     if not _is_nf4(lm.blocks[0].down):
         return BlockWeights([Matrices.of(block, activation) for block in lm.blocks], (), lm.model.dtype, lm.blocks)
     read = [Nf4Matrices.of(block, activation) for block in lm.blocks]

@@ -5,7 +5,7 @@ memory. A captured step reads whatever that memory holds, so one graph serves ev
 rewrites the cache and the lists of neurons and captures nothing. The prompt and the teacher-forced passes run in
 transformers as it is.
 
-Both arms get the fastest way of running a block on this card (``kernels.gpu_choice``); where that is the vendor's GEMV
+Both arms get the fastest way of running a block on this card (``kernels.gpu.choice``); where that is the vendor's GEMV
 on packed copies, whose shapes change with the active set, the sparse arm is captured anew for each race, outside every
 timing.
 

@@ -27,7 +27,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, added: float
     """RMSNorm over the last axis of contiguous ``x`` [..., d], times ``weight`` [d] + ``added``, in x's dtype."""
     out = torch.empty_like(x)
     width = x.shape[-1]
-    programs = triton_programs("gpu_attention_programs")
+    programs = triton_programs("attention_programs")
     programs.norm_program[(x.numel() // width,)](
         x, weight, out, epsilon, WIDTH=width, PADDED=padded(width), ADDED=added, num_warps=8 if width > 1024 else 1
     )
@@ -51,7 +51,7 @@ def attend(
         rotary: cosines and sines of the position, contiguous, as many elements as a head has rotated ones.
         keys, values: contiguous [1, kv_heads, positions, size]; one position is written, those before are read.
     """
-    programs = triton_programs("gpu_attention_programs")
+    programs = triton_programs("attention_programs")
     positions, size = keys.shape[2], heads.size
     cosine, sine = rotary
     shape = {"HEAD": size, "PADDED": padded(size), "POSITIONS": positions}

@@ -31,7 +31,7 @@ def has_triton() -> bool:
 
 @dataclass(frozen=True)
 class Tiles:
-    """How the launches are cut; powers of two. Which is fastest depends on the card and is measured (``gpu_choice``).
+    """How the launches are cut; powers of two. Which is fastest depends on the card and is measured (``choice``).
 
     ``programs`` bounds the grid of the first launch, whose programs then take several tiles each; 0 gives each tile a
     program of its own. ``splits`` is the number of partial sums, at most 1024.
@@ -203,7 +203,7 @@ class Matrices:
         )
 
     def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
-        programs = triton_programs("gpu_programs")
+        programs = triton_programs("programs")
         batch, width = x.shape
         shape: Any = {"D": width, "FF": self.d_ff, "BATCH": batch, "PADDED": padded(batch), "ALL": active is None}
         chosen, count = (None, None) if active is None else (active.chosen, active.count)
@@ -265,7 +265,7 @@ def feed_forward(
 
 def add_partials(scratch: Scratch, bias: torch.Tensor | None) -> torch.Tensor:
     """``scratch.out`` [batch, d]: the partial sums of a down projection in order, plus ``bias`` [d]."""
-    programs = triton_programs("gpu_programs")
+    programs = triton_programs("programs")
     splits, batch, width = scratch.partial.shape
     columns = 32  # few, so that enough programs share the short job
     programs.sum_program[(-(-width // columns), batch)](

@@ -115,7 +115,7 @@ class Nf4Matrices:
 
     def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
         """See ``gpu.Weights``; ``tiles.columns`` and ``down_columns`` count weights, at least 64."""
-        programs = triton_programs("gpu_nf4_programs")
+        programs = triton_programs("nf4_programs")
         batch, width = x.shape
         shape: Any = {"D": width, "FF": self.d_ff, "ALL": active is None}
         chosen, count = (None, None) if active is None else (active.chosen, active.count)
