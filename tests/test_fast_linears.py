@@ -146,7 +146,8 @@ def test_bytes_by_hand_for_opt(precision: str) -> None:
     row, output_scale = ROW[precision], 4 if precision == "int8" else 0
     neuron = row + 4 + row - output_scale  # its row of up with a bias, its column of down
     rest_of_layer = 4 * d * (row + 4) + d * (output_scale + 4) + 4 * 4 * d
-    other = layers * rest_of_layer + 2 * 4 * d + vocabulary * row + 2 * 4 * d
+    head = vocabulary * ROW["int8" if precision == "nf4" else precision]
+    other = layers * rest_of_layer + 2 * 4 * d + head + 2 * 4 * d
     assert engine.dense_arm(prefill, 1).weight_bytes == other + layers * d_ff * neuron
     assert engine.sparse_arm(prefill, 1).weight_bytes == other + (7 + 0 + 70) * neuron
 

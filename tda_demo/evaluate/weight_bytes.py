@@ -11,6 +11,7 @@ from torch import nn
 from ..decode.eager import bytes_per_step
 from ..feedforward import FeedForward
 from ..kernels.formats import encode, encode_by_neuron
+from ..precision import head_format
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -36,11 +37,12 @@ def step_bytes(lm: LoadedModel) -> StepBytes:
 
     dense = 0
     downs = {block.down for block in lm.blocks}
+    head = lm.model.get_output_embeddings()
     for _, module in read_by_a_step(lm):
         if module in downs:
             dense += _stored_down(module, lm.precision)
         elif isinstance(module, nn.Linear):
-            dense += _stored(module, lm.precision)
+            dense += _stored(module, head_format(lm.precision) if module is head else lm.precision)
         elif isinstance(module, nn.Embedding):
             dense += module.weight[0].nbytes
         else:

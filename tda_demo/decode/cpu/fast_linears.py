@@ -18,6 +18,7 @@ from ...feedforward import find_blocks
 from ...kernels.cpu.linear import NeuronMajor, RowMajor
 from ...kernels.cpu.threads import cores
 from ...methods.base import ActiveSets, Selector
+from ...precision import head_format
 from ...progress import Progress, Report, silent
 from ..arm import Judgement, Prefill
 from ..eager import EagerArm, EagerEngine, share_weights
@@ -104,12 +105,13 @@ class FastLinearsArm:
 def read_linears(lm: LoadedModel) -> Linears:
     """The compact matrices of ``lm``, whose weights are float32 values that ``lm.precision`` can hold."""
     downs = {block.down for block in lm.blocks}
+    head = lm.model.get_output_embeddings()
     matrices: dict[str, RowMajor | NeuronMajor] = {}
     other_bytes = 0
     for name, module in read_by_a_step(lm):
         if isinstance(module, nn.Linear):
             layout = NeuronMajor if module in downs else RowMajor
-            matrices[name] = layout.of(module, lm.precision)
+            matrices[name] = layout.of(module, head_format(lm.precision) if module is head else lm.precision)
         elif isinstance(module, nn.Embedding):
             other_bytes += module.weight[0].nbytes
         else:

@@ -15,6 +15,7 @@ from torch import nn
 
 from ...kernels.cpu import step as cpu
 from ...kernels.formats import encode, encode_by_neuron, stack
+from ...precision import head_format
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,7 +65,7 @@ def read_layout(lm: LoadedModel) -> Layout:
     attention = [layer.self_attn for layer in model.layers]
     qkv = stack(encode(_weight_of(each), lm.precision) for each in attention)
     out = stack(encode(each.o_proj.weight, lm.precision) for each in attention)
-    head = encode(whole.get_output_embeddings().weight, lm.precision)
+    head = encode(whole.get_output_embeddings().weight, head_format(lm.precision))
     head_dim = attention[0].head_dim
     layers = range(len(attention))
     first = np.concatenate([[0], np.cumsum([block.d_ff for block in lm.blocks])])
