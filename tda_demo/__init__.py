@@ -35,8 +35,8 @@ __all__ = [
     "CoreInfer",
     "LoadedModel",
     "Magnitude",
-    "Random",
     "RaceSettings",
+    "Random",
     "UserError",
     "load_model",
 ]

@@ -11,6 +11,7 @@ the share that is kept; of neurons with equal votes, and there are many in a sho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -37,8 +38,8 @@ class CoreInfer(Method):
 
     keep: float = setting(0.4, "share of a layer's neurons that is kept; 1 is exact", Range(0, 1))
     token_share: float = setting(0.2, "share of a layer's neurons that one token votes for", Range(0, 1))
-    exempt_first: int = setting(5, "how many layers at the start are kept dense", Range(0, 1000))
-    exempt_last: int = setting(1, "how many layers at the end are kept dense", Range(0, 1000))
+    exempt_first: int = setting(5, "how many layers at the start are kept dense", Range(0, inf))
+    exempt_last: int = setting(1, "how many layers at the end are kept dense", Range(0, inf))
 
     def bind(self, lm: LoadedModel, report: Report = silent) -> Selector:
         layers = len(lm.blocks)
