@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from tda_demo.models import LoadedModel
 
 OTHER_PROMPT = " ".join(f"w{number}" for number in (80, 81, 7, 33, 52, 21, 66))
 WIDTH = 70
+_ONE_LAYER: Any = SimpleNamespace(blocks=[None])
 
 
 def chosen(lm: LoadedModel, method: Method, prompt: str = PROMPT) -> list[list[int]]:
@@ -110,6 +112,19 @@ def test_exempt_layers_are_dense_also_where_they_are_more_than_all(
 ) -> None:
     counts = [len(each) for each in chosen(lm, CoreInfer(exempt_first=first, exempt_last=last))]
     assert counts == [WIDTH if layer in dense else 28 for layer in range(3)]
+
+
+@given(st.lists(st.lists(st.integers(-3, 3), min_size=12, max_size=12), min_size=1, max_size=9), st.floats(0, 1))
+def test_votes_where_activations_are_equal(rows: list[list[int]], share: float) -> None:
+    """bfloat16 activations often are; a token's vote then goes to the first of them."""
+    votes = [0] * 12
+    for row in rows:
+        for neuron in first_by([abs(value) for value in row], int(share * 12)):
+            votes[neuron] += row[neuron] != 0
+    block: Any = SimpleNamespace(layer=0)
+    for keep in (0.25, 0.5):
+        mask = CoreInfer(keep, share, 0, 0).bind(_ONE_LAYER).select(block, torch.tensor(rows, dtype=torch.bfloat16))
+        assert mask.nonzero().flatten().tolist() == first_by(votes, int(keep * 12))
 
 
 def test_a_neuron_that_does_not_fire_gets_no_vote() -> None:

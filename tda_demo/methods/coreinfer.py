@@ -49,7 +49,18 @@ class CoreInfer(Method):
     def _votes(self, _block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
         """How many tokens vote for each neuron: [T, d_ff] -> int64 [d_ff]."""
         magnitude = activations.abs()
-        order = magnitude.argsort(dim=1, descending=True, stable=True)
-        strongest = order[:, : int(self.token_share * activations.shape[1])]
-        voted = torch.zeros_like(magnitude, dtype=torch.bool).scatter(1, strongest, True)
+        voted = _largest(magnitude, int(self.token_share * activations.shape[1]))
         return (voted & (magnitude > 0)).sum(dim=0)
+
+
+def _largest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """The ``count`` largest of each row of ``values`` as a mask of the same shape; of equal ones the first.
+
+    A stable sort says the same and takes about three times as long, on a CPU nearly as long as reading the prompt.
+    """
+    if count == 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    smallest = values.topk(count, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    above, level = values > smallest, values == smallest
+    room = count - above.sum(dim=1, keepdim=True)
+    return above | (level & (level.cumsum(dim=1) <= room))

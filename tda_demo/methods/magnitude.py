@@ -10,9 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
-from ..feedforward import FeedForward
 from ..progress import Report, silent
 from .base import Dial, Method, Selector
 from .ranked import Ranked
@@ -32,10 +29,5 @@ class Magnitude(Method):
     keep: float = setting(0.5, "share of every layer's neurons that is kept; 1 is exact", Range(0, 1))
 
     def bind(self, lm: LoadedModel, report: Report = silent) -> Selector:
-        for block in lm.blocks:
-            _size(block)  # now, so that no race times it as part of choosing from the prompt
-        return Ranked(lambda block, _activations: _size(block), [self.keep] * len(lm.blocks))
-
-
-def _size(block: FeedForward) -> torch.Tensor:
-    return block.input_norms * block.output_norms
+        sizes = [block.input_norms * block.output_norms for block in lm.blocks]
+        return Ranked(lambda block, _activations: sizes[block.layer], [self.keep] * len(lm.blocks))
