@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .errors import UserError
-    from .methods import TDA
+    from .methods import GRIFFIN, TDA, CoreInfer, Magnitude, Random
     from .models import LoadedModel, load_model
     from .race import RaceSettings
 
@@ -19,13 +19,27 @@ if TYPE_CHECKING:
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 _HOME = {
+    "CoreInfer": "methods",
+    "GRIFFIN": "methods",
+    "Magnitude": "methods",
+    "Random": "methods",
     "TDA": "methods",
     "LoadedModel": "models",
     "RaceSettings": "race",
     "UserError": "errors",
     "load_model": "models",
 }
-__all__ = ["TDA", "LoadedModel", "RaceSettings", "UserError", "load_model"]
+__all__ = [
+    "GRIFFIN",
+    "TDA",
+    "CoreInfer",
+    "LoadedModel",
+    "Magnitude",
+    "RaceSettings",
+    "Random",
+    "UserError",
+    "load_model",
+]
 
 
 def __getattr__(name: str) -> object:

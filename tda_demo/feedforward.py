@@ -50,23 +50,34 @@ class FeedForward:
         """``||Wd[:, j]||_2`` of every neuron: float32 [d_ff]."""
         return self.output_weight().norm(dim=0)
 
+    @cached_property
+    def input_norms(self) -> torch.Tensor:
+        """``||Wg[j]||_2 ||Wu[j]||_2`` of every neuron, ``||W1[j]||_2`` in plain blocks: float32 [d_ff]."""
+        rows = torch.cat([_values(linear).norm(dim=1) for linear in self.linears[:-1]])
+        return rows.view(-1, self.d_ff).prod(dim=0)  # a fused ``up`` has both norms of a neuron too, d_ff apart
+
     def output_weight(self) -> torch.Tensor:
         """The values of ``down.weight``, float32 [d_model, d_ff], however bitsandbytes may hold them."""
-        weight: Any = self.down.weight
-        if getattr(weight, "quant_state", None) is not None:
-            from bitsandbytes.functional import dequantize_4bit
-
-            return dequantize_4bit(weight.data, weight.quant_state).float()
-        if weight.dtype == torch.int8:  # with a float32 largest magnitude a row, which the first forward pass moves
-            down: Any = self.down
-            largest = weight.SCB if getattr(weight, "SCB", None) is not None else down.state.SCB
-            return weight.data.float() * (largest / 127)[:, None]
-        return weight.detach().float()
+        return _values(self.down)
 
     @property
     def is_quantised(self) -> bool:
         """Whether its matrices are bitsandbytes', whose rows and columns cannot be taken out as they are."""
         return not all(linear.weight.is_floating_point() for linear in self.linears)
+
+
+def _values(linear: nn.Linear) -> torch.Tensor:
+    """The values of ``linear.weight``, float32 [out, in], however bitsandbytes may hold them."""
+    weight: Any = linear.weight
+    if getattr(weight, "quant_state", None) is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, weight.quant_state).float()
+    if weight.dtype == torch.int8:  # with a float32 largest magnitude a row, which the first forward pass moves
+        holder: Any = linear
+        largest = weight.SCB if getattr(weight, "SCB", None) is not None else holder.state.SCB
+        return weight.data.float() * (largest / 127)[:, None]
+    return weight.detach().float()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -14,18 +15,29 @@ from hypothesis import strategies as st
 from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
-from tda_demo.calibrate import Passages, calibrate, kept_table_path, save_table
+from tda_demo.calibrate import Passages, ThresholdTable, calibrate, kept_table_path, save_table
 from tda_demo.decode.arm import engine_for
 from tda_demo.errors import UserError
 from tda_demo.feedforward import observed
-from tda_demo.methods import METHODS, TDA, Method
+from tda_demo.methods import GRIFFIN, METHODS, TDA, CoreInfer, Magnitude, Method, Random
 from tda_demo.models import LoadedModel
 
-ZERO: dict[str, Method] = {"tda": TDA(cett=0), "tda weighted": TDA(cett=0, weighted=True)}
+ZERO: dict[str, Method] = {
+    "tda": TDA(cett=0),
+    "tda weighted": TDA(cett=0, weighted=True),
+    "griffin": GRIFFIN(keep=1),
+    "coreinfer": CoreInfer(keep=1, exempt_first=0, exempt_last=0),
+    "random": Random(keep=1),
+    "magnitude": Magnitude(keep=1),
+}
 HARD: dict[str, Method] = {
     "tda": TDA(cett=0.4),
     "tda online": TDA(cett=0.4, online=True),
     "tda weighted": TDA(cett=0.4, online=True, weighted=True),
+    "griffin": GRIFFIN(keep=0.3),
+    "coreinfer": CoreInfer(keep=0.3, exempt_first=1, exempt_last=1),
+    "random": Random(keep=0.3),
+    "magnitude": Magnitude(keep=0.3),
 }
 TEXTS = Passages("test", "0" * 64, tuple(" ".join(f"w{3 + (i * k) % 90}" for i in range(40)) for k in (3, 7, 11)))
 
@@ -36,9 +48,14 @@ def tables(own_cache: Path) -> Path:
     return own_cache
 
 
+@functools.cache
+def table(family: str) -> ThresholdTable:
+    return calibrate(tiny(family), TEXTS)
+
+
 def prepared(family: str) -> LoadedModel:
     lm = tiny(family)
-    save_table(calibrate(lm, TEXTS), kept_table_path(lm, weighted=False))
+    save_table(table(family), kept_table_path(lm, weighted=False))
     return lm
 
 
@@ -117,11 +134,35 @@ def test_active_set_is_the_brute_force_one(family: str) -> None:
         assert active.tolist() == brute_force_set(lm, layer, 0.3)
 
 
-def test_restored_after_an_exception_inside(lm: LoadedModel) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", HARD)
+def test_what_is_chosen_is_what_the_engine_computes_and_reads(family: str, name: str) -> None:
+    """Sorted sets within the width, the same again from a new selector; as many activations; the bytes, by hand."""
+    lm = prepared(family)
+    engine = engine_for(lm)
+    prefill, again = (engine.prefill(lm.prompt_ids(PROMPT), HARD[name].bind(lm)) for _ in range(2))
+    counts = prefill.active.counts()
+    assert 0 < sum(counts) < sum(prefill.active.d_ff)
+    for block, indices, same in zip(lm.blocks, prefill.active.indices, again.active.indices, strict=True):
+        assert indices.tolist() == sorted({*indices.tolist()} & {*range(block.d_ff)}) == same.tolist()
+    assert prefill.fired.shape == (prefill.tokens, len(lm.blocks))
+    assert (prefill.fired >= 0).all() and (prefill.fired <= 70).all() and prefill.fired.any()
+    arm = engine.sparse_arm(prefill, 1)
+    arm.step(40)
+    assert [each.shape for each in arm.activations()] == [(1, count) for count in counts]
+    plain = family in ("opt", "gpt_neox")
+    neuron = (2 * 32 + 1 if plain else 3 * 32) * 4  # rows of float32, and the bias of a plain block's first matrix
+    dropped = sum(prefill.active.d_ff) - sum(counts)
+    assert engine.dense_arm(prefill, 1).weight_bytes - arm.weight_bytes == dropped * neuron
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_restored_after_an_exception_inside(name: str) -> None:
+    lm = prepared("llama")
     dense = logits_after_prompt(lm)
 
     def fail_while_patched() -> None:
-        with TDA(cett=0.4, online=True)(lm):
+        with HARD[name](lm):
             logits_after_prompt(lm)
             raise ZeroDivisionError
 
@@ -227,3 +268,12 @@ def test_every_method_explains_its_settings() -> None:
         assert method.name == name
         assert method.__doc__
         assert all(field.metadata["explanation"] for field in dataclasses.fields(method))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_in_the_matrix_and_its_dial_is_a_setting(name: str) -> None:
+    assert name in ZERO and name in HARD
+    method, dial = METHODS[name], METHODS[name].dial
+    (field,) = [each for each in dataclasses.fields(method) if each.name == dial.setting]
+    assert dial.dense in field.metadata["within"] and dial.sparsest in field.metadata["within"]
+    assert getattr(ZERO[name], dial.setting) == dial.dense

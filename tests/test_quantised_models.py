@@ -19,7 +19,7 @@ from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
 from tda_demo.feedforward import find_blocks
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import Choice
-from tda_demo.methods import TDA
+from tda_demo.methods import GRIFFIN, TDA, CoreInfer, Magnitude, Random
 from tda_demo.models import LoadedModel
 from tda_demo.precision import loading
 
@@ -55,6 +55,31 @@ def test_output_weights_are_the_values_the_module_computes_with(precision: str, 
         assert values.shape == original.shape
         assert 0 < float((values - original).norm() / original.norm()) < (0.15 if precision == "nf4" else 0.02)
         quantised_lm.model(input_ids=torch.tensor([PROMPT_IDS]))
+
+
+@pytest.mark.parametrize("precision", ["nf4", "int8"])
+def test_input_norms_are_those_of_the_values_the_module_computes_with(precision: str, tmp_path: Path) -> None:
+    lm, quantised_lm = quantised(tmp_path, precision)
+    for block, original in zip(quantised_lm.blocks, lm.blocks, strict=True):
+        assert original.gate is not None and block.gate is not None
+        exact = original.gate.weight.norm(dim=1) * original.up.weight.norm(dim=1)
+        torch.testing.assert_close(original.input_norms, exact)
+        # Of what a linear without a bias makes of every unit vector: its columns.
+        norms = [linear(torch.eye(64)).norm(dim=0) for linear in (block.gate, block.up)]
+        torch.testing.assert_close(block.input_norms, norms[0] * norms[1], rtol=0.02, atol=0)
+        assert 0 < float((block.input_norms / exact - 1).abs().max()) < 0.2
+
+
+@pytest.mark.parametrize("precision", ["nf4", "int8"])
+def test_every_method_chooses_on_a_quantised_model(precision: str, tmp_path: Path) -> None:
+    _, lm = quantised(tmp_path, precision)
+    engine = EagerEngine(lm)
+    for method in (GRIFFIN(0.5), CoreInfer(0.5, exempt_first=0, exempt_last=0), Random(0.5), Magnitude(0.5)):
+        prefill = engine.prefill(PROMPT_IDS, method.bind(lm))
+        assert prefill.active.counts() == [64, 64, 64]
+        arm = engine.sparse_arm(prefill, 1)
+        assert arm.step(40).isfinite().all()
+        assert [each.shape for each in arm.activations()] == [(1, 64)] * 3
 
 
 @pytest.mark.parametrize("precision", ["nf4", "int8"])

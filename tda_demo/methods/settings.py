@@ -54,7 +54,8 @@ def parse(method: type[Method], assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise UserError(f"'{assignment}' is not a setting; write name=value, for example cett=0.2.")
+            example = f"{method.dial.setting}={getattr(method, method.dial.setting)}"
+            raise UserError(f"'{assignment}' is not a setting; write name=value, for example {example}.")
         if name not in known:
             raise UserError(f"'{method.name}' has no setting '{name}'; it has: {', '.join(known)}.")
         parsed[name] = _value(name, text, types[name])

@@ -1,0 +1,40 @@
+"""Chance, a control: what leaving out as many neurons costs when nobody has chosen them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from ..feedforward import FeedForward
+from ..progress import Report, silent
+from .base import Dial, Method, Selector
+from .ranked import Ranked
+from .settings import Range, setting
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+
+@dataclass(frozen=True)
+class Random(Method):
+    """Keep an equal share of every layer's neurons, drawn by lot: a control.
+
+    One seed draws the same neurons for every prompt and on every device.
+    """
+
+    name: ClassVar[str] = "random"
+    dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
+
+    keep: float = setting(0.5, "share of every layer's neurons that is kept; 1 is exact", Range(0, 1))
+    seed: int = setting(0, "which neurons the lot falls on", Range(0, 2**32 - 1))
+
+    def bind(self, lm: LoadedModel, report: Report = silent) -> Selector:
+        generator = torch.Generator().manual_seed(self.seed)
+        lots = [torch.rand(block.d_ff, generator=generator) for block in lm.blocks]
+
+        def lot(block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
+            return lots[block.layer].to(activations.device)
+
+        return Ranked(lot, [self.keep] * len(lm.blocks))
