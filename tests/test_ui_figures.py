@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tda_demo.ui.figures import layer_bars, neuron_map, token_map, visible
+from tda_demo.ui.race.figures import layer_bars, neuron_map, token_map, visible
 
 LAYERS, D_FF = 3, 10
 KEPT, WIDTHS = [4, 5, 10], [D_FF] * LAYERS

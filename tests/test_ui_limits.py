@@ -12,9 +12,9 @@ from tda_demo import models
 from tda_demo.errors import UserError
 from tda_demo.methods import TDA
 from tda_demo.methods.settings import check
-from tda_demo.ui.controls import DEFAULTS
 from tda_demo.ui.limits import LIMITS, RunRequest, checked, layer_list
 from tda_demo.ui.offers import AUTOMATIC, EMBEDDED, HUB_MODELS, Offers
+from tda_demo.ui.race.controls import DEFAULTS
 
 OFFERS = Offers()
 

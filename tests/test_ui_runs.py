@@ -13,7 +13,7 @@ from tda_demo.progress import Progress, Report
 from tda_demo.race import Finished, PromptRead
 from tda_demo.ui.limits import LIMITS, Limits, RunRequest
 from tda_demo.ui.loader import Loading, Models
-from tda_demo.ui.runs import TimedOut, race_job
+from tda_demo.ui.race.runs import TimedOut, race_job
 from tda_demo.ui.worker import Ticket
 
 

@@ -13,12 +13,12 @@ from tda_demo.metrics import Speedup
 from tda_demo.progress import Progress
 from tda_demo.race import Ended, Finished, Judging, PromptRead, Stepped
 from tda_demo.result import ArmResult, Quality, RaceResult
-from tda_demo.ui.frame import Frame
 from tda_demo.ui.limits import RunRequest
 from tda_demo.ui.loader import Loading
-from tda_demo.ui.runs import TimedOut
-from tda_demo.ui.stage import stage
-from tda_demo.ui.view import RaceView, Waiting
+from tda_demo.ui.race.frame import Frame
+from tda_demo.ui.race.runs import TimedOut
+from tda_demo.ui.race.stage import stage
+from tda_demo.ui.race.view import RaceView, Waiting
 from tda_demo.ui.worker import Closed, Failed
 
 LAYERS, D_FF = 2, 8

@@ -18,10 +18,21 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PLOTLY = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
 _SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "stage", "plot", "equaliser")}
 
+Outputs = dict[str, Any]  # new values by component name
+
+# Of every event that waits for the worker: it is the queue, and gradio's own must let every visitor through to it, to
+# be told their place.
+EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+
 
 def serve_scripts() -> None:
     """Lets the page's own server hand out its scripts and plotly's, so that no other host is asked."""
     gr.set_static_paths([PLOTLY, *_SCRIPTS.values()])
+
+
+def in_order(names: tuple[str, ...], outputs: Outputs) -> list[Any]:
+    """``outputs`` as a handler returns them: one for each of ``names``, nothing for what did not change."""
+    return [outputs.get(name, gr.skip()) for name in names]
 
 
 def notice(**options: Any) -> gr.HTML:
@@ -31,6 +42,11 @@ def notice(**options: Any) -> gr.HTML:
         '<div class="bar" aria-hidden="true"><i></i></div></div>'
     )
     return _scripted(template, "notice", _SCRIPTS["slots"], **options)
+
+
+def ready(model: str, precision: str) -> dict[str, Any]:
+    """The notice of a loaded model."""
+    return {"text": f"{model} ({precision}) is ready.", "tone": "quiet", "progress": None}
 
 
 def facts(**options: Any) -> gr.HTML:

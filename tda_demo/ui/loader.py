@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..progress import Progress, Report, silent
+from .worker import Ticket
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -21,6 +22,21 @@ class Loading:
     """An event: ``progress`` of getting the model ready."""
 
     progress: Progress
+
+
+class GivenUp(Exception):
+    """Breaks off a download or a calibration that its visitor has stopped waiting for."""
+
+
+def reporter(ticket: Ticket) -> Report:
+    """Tells the job's visitor of every progress as ``Loading``; raises GivenUp once the job is to stop."""
+
+    def report(progress: Progress) -> None:
+        if ticket.stop.is_set():
+            raise GivenUp
+        ticket.events.put(Loading(progress))
+
+    return report
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gradio as gr
 
 from .components import ASSETS
-from .handlers import Service
 from .layout import build
 from .offers import Offers
+from .service import Service
 from .theme import theme
 
 
@@ -24,7 +24,7 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None) ->
         server_name=host,
         server_port=port,
         theme=theme(),
-        css_paths=ASSETS / "page.css",
+        css_paths=sorted(ASSETS.glob("*.css")),
         footer_links=["api"],
         run_history=False,
         ssr_mode=False,

@@ -20,6 +20,13 @@ _MISHAP = "Something went wrong in this run; the server's log has the details. T
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """An event: ``place`` runs come before this one."""
+
+    place: int
+
+
+@dataclass(frozen=True)
 class Failed:
     """The last event of a job that could not go on; ``message`` is for the reader."""
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ..progress import Progress, Report
-from .limits import Limits, RunRequest
-from .loader import Loading, Models
-from .worker import Ticket
+from ...progress import Report
+from ..limits import Limits, RunRequest
+from ..loader import GivenUp, Models, reporter
+from ..worker import Ticket
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,6 @@ class TimedOut:
     seconds: float
 
 
-class _GivenUp(Exception):
-    """Breaks off a download or a calibration that its visitor has stopped waiting for."""
-
-
 def race_job(models: Models, request: RunRequest, limits: Limits, ticket: Ticket) -> Generator[Any]:
     """The events of a race, with ``Loading`` before them where something is loaded and ``TimedOut`` at the limit.
 
@@ -33,20 +29,15 @@ def race_job(models: Models, request: RunRequest, limits: Limits, ticket: Ticket
         UserError: the model cannot be had, or the prompt or a setting does not fit it.
     """
 
-    def report(progress: Progress) -> None:
-        if ticket.stop.is_set():
-            raise _GivenUp
-        ticket.events.put(Loading(progress))
-
-    with suppress(_GivenUp):
-        yield from _race(models, request, limits, ticket.stop, report)
+    with suppress(GivenUp):
+        yield from _race(models, request, limits, ticket.stop, reporter(ticket))
 
 
 def _race(models: Models, request: RunRequest, limits: Limits, stop: threading.Event, report: Report) -> Generator[Any]:
     lm = models.get(request.model, request.precision, report)
     # Imported here, in the worker's thread: torch must not hold up the page.
-    from ..methods.tda import TDA
-    from ..race import RaceSettings, race
+    from ...methods.tda import TDA
+    from ...race import RaceSettings, race
 
     method = TDA(
         cett=request.cett,

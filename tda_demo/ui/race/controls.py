@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from .components import ASSETS, equaliser, notice
-from .limits import Limits, RunRequest
-from .offers import AUTOMATIC, EMBEDDED, Offers
+from ..components import ASSETS, equaliser, notice
+from ..limits import Limits, RunRequest
+from ..offers import AUTOMATIC, EMBEDDED, Offers
 
 CALIBRATED, ONLINE = "calibrated offline", "from this prompt"
 PRESETS = {"exact": 0.0, "mild": 0.1, "paper": 0.2, "aggressive": 0.4}

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from . import figures, wording
-from .limits import RunRequest
+from .. import wording
+from ..components import Outputs, ready
+from ..limits import RunRequest
+from . import figures
 from .stage import stage
 from .view import RaceView
 
 if TYPE_CHECKING:
-    from ..race import PromptRead
-
-Outputs = dict[str, Any]
+    from ...race import PromptRead
 
 _PLOT_SECONDS = 0.6
 _BEFORE = ("empty", "queued", "loading", "failed")
@@ -73,10 +73,6 @@ class Frame:
 
 def notice(view: RaceView) -> Outputs:
     return {"text": view.message, "tone": _TONES.get(view.phase, "quiet"), "progress": view.progress}
-
-
-def ready(model: str, precision: str) -> Outputs:
-    return {"text": f"{model} ({precision}) is ready.", "tone": "quiet", "progress": None}
 
 
 def buttons(running: bool) -> Outputs:

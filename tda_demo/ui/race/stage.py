@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import metrics
-from . import wording
+from ... import metrics
+from .. import wording
 from .view import ARMS, RaceView
 
 NAMES = {"dense": "dense", "sparse": "TDA"}

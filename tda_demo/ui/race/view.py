@@ -7,27 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import metrics
-from . import wording
-from .loader import Loading
+from ... import metrics
+from .. import wording
+from ..loader import Loading
+from ..worker import Closed, Failed, Waiting
 from .runs import TimedOut
-from .worker import Closed, Failed
 
 if TYPE_CHECKING:
-    from ..metrics import Speedup
-    from ..race import Ended, Finished, PromptRead, Stepped
-    from ..result import RaceResult
+    from ...metrics import Speedup
+    from ...race import Ended, Finished, PromptRead, Stepped
+    from ...result import RaceResult
 
 ARMS = ("dense", "sparse")
 _SPEEDUP_EVERY = 8  # positions: the interval's bootstrap costs as much as all the rest of a frame
 _OVER = ("finished", "stopped", "failed")
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """An event: ``place`` runs come before this one."""
-
-    place: int
 
 
 @dataclass
@@ -69,7 +62,7 @@ class RaceView:
 
     def apply(self, event: Any) -> None:
         # Imported late, because torch comes with it: whoever has an event to show has already loaded a model.
-        from ..race import Ended, Finished, Judging, PromptRead, Stepped
+        from ...race import Ended, Finished, Judging, PromptRead, Stepped
 
         match event:
             case Stepped():

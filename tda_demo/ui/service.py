@@ -1,0 +1,94 @@
+"""The page's one worker and its models, which every tab uses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import Any
+
+import gradio as gr
+
+from . import wording
+from .components import Outputs, ready
+from .limits import LIMITS, Limits
+from .loader import Loading, Models
+from .offers import EMBEDDED, Offers
+from .worker import Ticket, Waiting, Worker
+
+_FRAME_SECONDS = 0.15
+_WAITING_SECONDS = 1.0  # a frame of those who wait: each one takes a little time from the race
+_STATE_SECONDS = 0.25
+
+Job = Callable[[Ticket], Generator[Any]]
+
+
+class Service:
+    """Runs the tabs' jobs one at a time and tells how far each one is."""
+
+    def __init__(self, offers: Offers, limits: Limits = LIMITS) -> None:
+        self.offers = offers
+        self.limits = limits
+        self.models = Models(limits.loaded_models)
+        self.worker = Worker(limits.waiting_runs)
+
+    def preload(self) -> None:
+        """Starts loading the default model beside the page."""
+        self.worker.submit("", self._preload)
+
+    def _preload(self, _: Ticket) -> Generator[Any]:
+        self.models.preload()
+        yield from ()
+
+    def submit(self, owner: str, job: Job) -> Ticket:
+        """A place in the line for ``job``.
+
+        Raises:
+            UserError: the line is full.
+        """
+        return self.worker.submit(owner, job)
+
+    def news(self, ticket: Ticket, begun: bool, told: bool) -> list[Any]:
+        """What happened to a job in one frame. For one that waits: its place, or how far the model is it waits for.
+
+        ``begun`` once it has had an event of its own, ``told`` once it has had any: the first news is told at once.
+        """
+        place, loading = self.worker.place(ticket), self.models.state.progress
+        if place == 0:
+            return ([] if begun else [Waiting(0)]) + ticket.drain(_FRAME_SECONDS)
+        if told:
+            place = self.worker.await_turn(ticket, _STATE_SECONDS if loading else _WAITING_SECONDS)
+        return [Loading(loading) if place == 1 and loading else Waiting(place)]
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Nobody looks at the job any more."""
+        self.worker.withdraw(ticket)
+
+    def stop(self, request: gr.Request) -> None:
+        """The visitor pressed Stop."""
+        self.worker.stop(owner(request))
+
+    def leave(self, request: gr.Request) -> None:
+        """The visitor closed the tab."""
+        self.worker.abandon(owner(request))
+
+    async def model_states(self) -> AsyncIterator[Outputs]:
+        """How far the default model is, until it is ready or has failed."""
+        while not (state := self.models.state).settled:
+            progress = state.progress
+            share = progress.done / progress.total if progress and progress.total else None
+            text = wording.loading(progress) if progress else ""
+            yield {"model_notice": {"text": text, "tone": "quiet", "progress": share}}
+            await asyncio.sleep(_STATE_SECONDS)
+        if state.failure:
+            yield {"model_notice": {"text": state.failure, "tone": "error", "progress": None}}
+        else:
+            yield {
+                "model_notice": ready(EMBEDDED, state.environment["precision"]),
+                "machine": wording.machine(state.environment),
+                "scale": [1.0] * state.layers,
+            }
+
+
+def owner(request: gr.Request) -> str:
+    """Who may stop a run: the session, which gradio gives every open page and every API client."""
+    return request.session_hash or ""
