@@ -17,14 +17,14 @@ from ..environment import describe
 from ..errors import UserError
 from ..feedforward import FeedForward
 from ..methods import METHODS
-from ..methods.base import Method, Selector
+from ..methods.base import Method
 from ..methods.settings import parse
 from ..progress import Progress, Report, silent
 from .documents import Document
 from .evaluation import EvaluationSettings, Unit, cut, grouped
 from .ledger import Ledger, digest
 from .row import Row, Texts, row
-from .scoring import Reading, Score, compare, read, sparse_logits
+from .scoring import Chooser, Reading, Score, compare, read
 from .shards import ALONE, Shard
 from .speed import Blocks, Measured, SpeedSettings, measure, measured
 
@@ -118,7 +118,7 @@ def sweep(
         for which, (method, scores) in enumerate(zip([None, *methods], by_arm, strict=True)):
             report(Progress(f"Timing, {precision}", which, len(by_arm), "rows"))
             times = _kept_speed(book, bound, which, prompts, speed) if speed else None
-            rows.append(row(bound.lm, method, scores, named, times))
+            rows.append(row(bound.lm, method, bound.choosers[which], scores, named, times))
     return rows
 
 
@@ -181,8 +181,8 @@ def follow(
     seen = [arms.read(unit) for unit in counted(units)]
     for which, method in enumerate([None, *methods]):
         scores = [score for each in counted(seen) for score in arms.scores(each, which)]
-        blocks = [measure(lm, arms.selectors[which], ids, speed) for ids in counted(prompts)]
-        yield row(lm, method, scores, named, measured(blocks))
+        blocks = [measure(lm, arms.choosers[which], ids, speed) for ids in counted(prompts)]
+        yield row(lm, method, arms.choosers[which], scores, named, measured(blocks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,13 +208,13 @@ class _Arms:
         self.reference = reference
         self.lm = lm
         self.names = ["dense", *([method.name, method.settings()] for method in methods)]
-        self.selectors: list[Selector] = [Everything(), *(method.bind(lm, report) for method in methods)]
+        self.choosers: list[Chooser] = [Everything(), *(method.bind(lm, report) for method in methods)]
         self.prompt_tokens = prompt_tokens
 
     def read(self, unit: Unit) -> _Seen:
         """One dense pass a model serves every selector."""
         ids = torch.tensor(unit.ids, device=self.lm.device)
-        reading = read(self.lm, self.selectors, ids, self.prompt_tokens)
+        reading = read(self.lm, self.choosers, ids, self.prompt_tokens)
         same = self.lm is self.reference
         expected = reading if same else read(self.reference, [], ids, self.prompt_tokens)
         return _Seen(expected.logits, reading, ids[:, self.prompt_tokens :])
@@ -223,7 +223,7 @@ class _Arms:
     def scores(self, seen: _Seen, which: int) -> list[Score]:
         """Of one selector on every text of what was read."""
         choice = seen.reading.choices[which]
-        return compare(seen.expected, sparse_logits(self.lm, seen.reading, choice), seen.targets, choice)
+        return compare(self.lm, seen.expected, seen.reading, choice, seen.targets)
 
 
 def _units(lm: LoadedModel, texts: Callable[[], Iterable[Document]], settings: EvaluationSettings) -> Iterator[Unit]:
@@ -242,7 +242,7 @@ def _kept_speed(
     lm = arms.lm
     name = digest(["times", arms.names[which], prompts, asdict(settings), describe(lm.device, lm.precision)])
     if (kept := book.get(name)) is None:
-        kept = [asdict(measure(lm, arms.selectors[which], ids, settings)) for ids in prompts]
+        kept = [asdict(measure(lm, arms.choosers[which], ids, settings)) for ids in prompts]
         book.put(name, kept)
     return measured([Blocks(**blocks) for blocks in kept])
 
