@@ -182,7 +182,7 @@ def test_a_curve_is_measured_on_calibration_text_once(
     assert len(list((own_cache / "budgets").iterdir())) == 1
 
 
-@pytest.mark.parametrize("path", budget.SHIPPED.iterdir(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(budget.SHIPPED.iterdir()), ids=lambda path: path.stem)
 def test_a_shipped_curve_is_read(path: Path) -> None:
     told = json.loads(path.read_text(encoding="utf-8"))
     curve = QualityCurve(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})

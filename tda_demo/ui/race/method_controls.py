@@ -173,7 +173,7 @@ def _dial(setting: Setting) -> gr.Slider:
 
 def _control(setting: Setting) -> Any:
     field, within = setting.field, setting.field.metadata["within"]
-    own = {"label": setting.label, "info": setting.explanation, "elem_id": setting.elem_id}
+    own: dict[str, Any] = {"label": setting.label, "info": setting.explanation, "elem_id": setting.elem_id}
     if setting.kind == Factors:
         return equaliser(setting.label, setting.explanation, elem_id=setting.elem_id)
     if setting.kind == Layers:
