@@ -59,9 +59,10 @@ def race_stage(value: dict[str, Any], **options: Any) -> gr.HTML:
     return _scripted(_template("stage"), "stage", _SCRIPTS["slots"], _SCRIPTS["stage"], value=value, **options)
 
 
-def equaliser(**options: Any) -> gr.HTML:
-    """One vertical slider per layer, 0 to 2, factors on the thresholds. Value: the factors; [] before there are any."""
-    return _scripted(_template("equaliser"), "equaliser", _SCRIPTS["equaliser"], value=[], **options)
+def equaliser(title: str, subtitle: str, **options: Any) -> gr.HTML:
+    """One vertical slider per layer, 0 to 2: a factor on each. Value: the factors; [] before there are any."""
+    template = _template("equaliser").replace("{title}", escape(title)).replace("{subtitle}", escape(subtitle))
+    return _scripted(template, "equaliser", _SCRIPTS["equaliser"], value=[], **options)
 
 
 def live_plot(
@@ -69,8 +70,8 @@ def live_plot(
 ) -> gr.HTML:
     """One plotly plot that stays in the page and is redrawn in place. Value: see ``figures``; None is the empty state.
 
-    ``ghost`` says what will be seen; ``views`` names the figures a reader can switch between; ``scale`` is the legend's
-    HTML.
+    ``ghost`` says what will be seen there; a value ``{ghost}`` says something else in its place. ``views`` names the
+    figures a reader can switch between; ``scale`` is the legend's HTML.
     """
     template = f"""
 <figure class="plot plot-{kind}" data-empty="true">
