@@ -18,7 +18,7 @@ _STANDARD = RunRequest(prompt="")
 
 def defaults() -> dict[str, Any]:
     """The value of every control, by component name; the equalisers, which follow the model's depth, are not here."""
-    own = {setting.key: setting.shown(setting.field.default) for setting in settings() if setting.kind != Factors}
+    own = {setting.key: setting.default for setting in settings() if setting.kind != Factors}
     return {
         "method": _STANDARD.method,
         "by": "setting",

@@ -59,7 +59,9 @@ class Frame:
         due = self._token_map_is_due()
         if view.kept is not None and ("layers" not in self._sent or view.over or (due and read.active is None)):
             quality = view.result.quality if view.result else None
-            values["layers"] = figures.layer_bars(view.kept, d_ff, quality.cett if quality else [], view.cett_target)
+            values["layers"] = figures.layer_bars(
+                view.kept.tolist(), d_ff, quality.cett if quality else [], view.cett_target
+            )
         if due:
             kept = read.active.counts() if read.active else None
             most = view.request.max_new_tokens if view.request else 0

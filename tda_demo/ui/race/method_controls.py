@@ -42,6 +42,11 @@ class Setting:
         return self.field.name == self.method.dial.setting
 
     @property
+    def default(self) -> Any:
+        """As its control holds it."""
+        return self.shown(self.field.default)
+
+    @property
     def elem_id(self) -> str:
         return self.key.replace(".", "-").replace("_", "-")
 
@@ -152,7 +157,7 @@ def _sentence(text: str) -> None:
 
 def _dial(setting: Setting) -> gr.Slider:
     """The slider that matters most, over its presets."""
-    dial, default = setting.method.dial, setting.field.default
+    dial, default = setting.method.dial, setting.default
     whole = setting.kind is int
     slider = gr.Slider(
         min(dial.dense, dial.sparsest),
@@ -172,14 +177,14 @@ def _dial(setting: Setting) -> gr.Slider:
 
 
 def _control(setting: Setting) -> Any:
-    field, within = setting.field, setting.field.metadata["within"]
+    within = setting.field.metadata["within"]
     own: dict[str, Any] = {"label": setting.label, "info": setting.explanation, "elem_id": setting.elem_id}
     if setting.kind == Factors:
         return equaliser(setting.label, setting.explanation, elem_id=setting.elem_id)
     if setting.kind == Layers:
-        return gr.Textbox(setting.shown(field.default), placeholder="none; for example 0, 27-29", **own)
+        return gr.Textbox(setting.default, placeholder="none; for example 0, 27-29", **own)
     if setting.kind is bool:
-        return gr.Checkbox(field.default, **own)
+        return gr.Checkbox(setting.default, **own)
     if setting.kind is float and within is not None and math.isfinite(within.high):
-        return gr.Slider(within.low, within.high, field.default, step=0.01, **own)
-    return gr.Number(field.default, precision=0 if setting.kind is int else None, **own)
+        return gr.Slider(within.low, within.high, setting.default, step=0.01, **own)
+    return gr.Number(setting.default, precision=0 if setting.kind is int else None, **own)
