@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import UserError
 from ..components import Outputs
 from ..limits import RunRequest, checked
+from ..reports import remember
 from ..service import Service
 from ..worker import Ticket
 from .frame import Frame, buttons, notice
@@ -44,6 +45,7 @@ def race(service: Service, owner: str, wishes: dict[str, Any]) -> Iterator[Outpu
             yield frame.outputs()
     finally:
         service.withdraw(ticket)
+    remember(service.visits.of(owner), request, view)
     yield buttons(running=False)
 
 
