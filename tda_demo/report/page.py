@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -15,7 +16,7 @@ def page(title: str, lead: str, sections: Iterable[str], data: Any) -> str:
     """A whole file; ``data`` is embedded as JSON in a script element that no browser runs."""
     style = _STYLE.read_text(encoding="utf-8")
     # "</" would end the script element early, whatever the JSON means by it.
-    embedded = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    embedded = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -23,6 +24,13 @@ def page(title: str, lead: str, sections: Iterable[str], data: Any) -> str:
         f"{''.join(sections)}"
         f'<script type="application/json" id="data">{embedded}</script></body></html>\n'
     )
+
+
+def finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """``row`` with None for numbers that JSON cannot say, such as the perplexity of a model that is broken."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
 
 
 def section(title: str, content: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..metrics import frontier
 from . import svg
-from .page import figure, page, section, table
+from .page import figure, finite, page, section, table
 
 Fields = Mapping[str, Any]  # of an ``evaluate.row.Row``
 
@@ -27,12 +27,13 @@ _QUALITIES: Sequence[tuple[str, Callable[[Fields], float | None], bool]] = (
 
 def sweep_report(rows: Sequence[Fields]) -> str:
     """Rows, at least one, as HTML text; whatever a field says is escaped, and nothing is fetched."""
+    rows = [finite(row) for row in rows]
     one = rows[0]
     return page(
         "Sweep: " + ", ".join(sorted({str(row["model"]) for row in rows})),
         f"{one['date']}, {one['machine']}, {one['threads']} threads; {one['text']}",
         [*(_views(rows, quality) for quality in _QUALITIES), section("Every row", table(rows))],
-        list(rows),
+        rows,
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ... import metrics
+from ...report.page import finite
 from ..components import ASSETS
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Point:
 
 def point(source: str, row: Mapping[str, Any]) -> Point:
     """From tidy fields, as ``evaluate.row.Row`` has them; the perplexities may be None."""
+    row = finite(row)
     rise = row["perplexity"] / row["perplexity_float32"] - 1 if row["perplexity"] else None
     return Point(
         source=source,
@@ -60,7 +61,7 @@ def point(source: str, row: Mapping[str, Any]) -> Point:
         megabytes=row["step_bytes"] / 1e6,
         rate=row["tokens_per_second"],
         kl=row["kl"],
-        rise=rise if rise is not None and math.isfinite(rise) else None,
+        rise=rise,
         agreement=row["agreement"],
         tokens=row["tokens_sha256"],
         machine=f"{row['machine']}, {row['threads']} threads",
