@@ -32,7 +32,8 @@ from tda_demo.ui.worker import Closed, Failed, Ticket, Waiting
 
 def fields(**own: Any) -> dict[str, Any]:
     numbers = dict.fromkeys(Row.__annotations__, 1.0)
-    texts = {"model": "m", "settings": '{"keep": 0.5}', "text": "t", "tokens_sha256": "a", "machine": "c", "torch": "2", "date": "d"}
+    names = ("model", "text", "tokens_sha256", "machine", "torch", "date")
+    texts = {**{name: name for name in names}, "settings": '{"keep": 0.5}'}
     return {**numbers, **texts, "method": "griffin", "precision": "int8", "scored_tokens": 9, "prompt_tokens": 5, **own}
 
 
@@ -53,9 +54,8 @@ def test_shipped_points_have_every_field_and_every_precision_of_dense() -> None:
     rows = shipped_rows()
     assert all(set(row) == set(Row.__annotations__) for row in rows)
     assert {row["precision"] for row in rows if row["method"] == "dense"} == {"float32", "bfloat16", "int8", "nf4"}
-    assert {row["method"] for row in rows} == {"dense", *METHODS}
-    timed = [row for row in rows if row["speedup"]]
-    assert timed and all(row["speedup_low"] <= row["speedup"] <= row["speedup_high"] for row in timed)
+    assert {row["method"] for row in rows} == {"dense", "tda", "griffin", "coreinfer", "random", "magnitude"}
+    assert all(row["speedup_low"] <= row["speedup"] <= row["speedup_high"] for row in rows)
     identities = [(row["method"], row["settings"], row["precision"]) for row in rows]
     assert len(set(identities)) == len(identities) and len({row["tokens_sha256"] for row in rows}) == 1
 
@@ -95,8 +95,11 @@ def test_the_last_race_is_a_point(lm: Any) -> None:
     steps = [event for event in events if isinstance(event, Stepped) and event.fired is not None]
     finished = events[-1]
     assert isinstance(finished, Finished)
-    trace = traced(read, [step.text for step in steps], [step.fired for step in steps if step.fired is not None])
-    record = RaceRecord("prompt", {}, finished.result, trace)
+    widths = [block.d_ff for block in lm.blocks]
+    trace = traced(
+        read, widths, [step.text for step in steps], [step.fired for step in steps if step.fired is not None]
+    )
+    record = RaceRecord("prompt", {}, finished.result, trace, metrics.mlp_share(trace.kept, widths))
     found = race_point(record)
     assert found is not None and found.source == RACE and found.rise is None
     assert found.share == pytest.approx(1 - np.mean(finished.result.sparsity))

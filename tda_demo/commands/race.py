@@ -31,6 +31,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..environment import use_threads
+    from ..evaluate.weight_bytes import step_bytes
     from ..models import load_model
     from ..race import Finished, PromptRead, RaceSettings, Stepped, race
     from ..report import race_report
@@ -56,8 +57,10 @@ def run(options: argparse.Namespace) -> None:
     assert result is not None and read is not None, "a race begins with PromptRead and ends with Finished"
     if options.report:
         seen = [(step.text, step.fired) for step in steps if step.fired is not None]
-        trace = traced(read, [text for text, _ in seen], [fired for _, fired in seen])
-        write_text(options.report, race_report(RaceRecord(options.prompt, asdict(settings), result, trace)))
+        neurons = step_bytes(lm)
+        trace = traced(read, neurons.widths, [text for text, _ in seen], [fired for _, fired in seen])
+        share = neurons.read(trace.kept, method.bind(lm)).mlp_share
+        write_text(options.report, race_report(RaceRecord(options.prompt, asdict(settings), result, trace, share)))
     if options.json is None:
         print(summary(result))
     else:

@@ -25,6 +25,7 @@ from .evaluation import cut, grouped
 from .ledger import digest
 from .result import quality
 from .scoring import Score, score
+from .weight_bytes import step_bytes
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -126,7 +127,7 @@ def measure(lm: LoadedModel, method: Method, report: Report = silent) -> Quality
     """Scores the method at every place of its dial on the calibration passages; one dense pass serves all places."""
     dial = method.dial
     values = tuple(round(dial.dense + place * (dial.sparsest - dial.dense), 6) for place in PLACES)
-    selectors = [dataclasses.replace(method, **{dial.setting: value}).bind(lm, report) for value in values]
+    choosers = [dataclasses.replace(method, **{dial.setting: value}).bind(lm, report) for value in values]
     texts = passages(held_out=False)
     scores: list[list[Score]] = [[] for _ in values]
     done = 0
@@ -134,15 +135,15 @@ def measure(lm: LoadedModel, method: Method, report: Report = silent) -> Quality
     report(Progress(stage, 0, len(texts), "passages"))
     for group in grouped(iter(texts)):
         if ids := cut(lm, group, PROMPT_TOKENS + SCORE_TOKENS).ids:
-            found = score(lm, selectors, torch.tensor(ids, device=lm.device), PROMPT_TOKENS)
+            found = score(lm, choosers, torch.tensor(ids, device=lm.device), PROMPT_TOKENS)
             for collected, each in zip(scores, found, strict=True):
                 collected.extend(each)
         done += len(group)
         report(Progress(stage, done, len(texts), "passages"))
     if not scores[0]:
         raise UserError(f"{lm.name} cuts the calibration passages into fewer than {PROMPT_TOKENS} tokens.")
-    widths = [block.d_ff for block in lm.blocks]
-    found = [quality(each, widths) for each in scores]
+    weights = step_bytes(lm)
+    found = [quality(each, weights, chooser) for each, chooser in zip(scores, choosers, strict=True)]
     return QualityCurve(
         method=method.name,
         setting=dial.setting,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ..environment import describe
 from ..methods.base import Method
-from .result import byte_bound, quality
-from .scoring import Score
+from .result import quality
+from .scoring import Chooser, Score
 from .speed import Measured
 from .weight_bytes import step_bytes
 
@@ -68,12 +68,16 @@ class Texts:
     tokens_sha256: str
 
 
-def row(lm: LoadedModel, method: Method | None, scores: Sequence[Score], texts: Texts, speed: Measured | None) -> Row:
+def row(
+    lm: LoadedModel,
+    method: Method | None,
+    chooser: Chooser,
+    scores: Sequence[Score],
+    texts: Texts,
+    speed: Measured | None,
+) -> Row:
     """The point of ``method`` (None: dense), from the scores of all texts."""
-    widths = [block.d_ff for block in lm.blocks]
-    found = quality(scores, widths)
-    read_bytes = step_bytes(lm)
-    dropped = [width - count for width, count in zip(widths, found.kept, strict=True)]
+    found = quality(scores, step_bytes(lm), chooser)
     environment = describe(lm.device, lm.precision)
     return Row(
         model=lm.name,
@@ -84,17 +88,17 @@ def row(lm: LoadedModel, method: Method | None, scores: Sequence[Score], texts: 
         agreement=found.agreement,
         perplexity=found.sparse_perplexity,
         perplexity_float32=found.dense_perplexity,
-        sparsity=sum(found.sparsity) / len(widths),
+        sparsity=sum(found.sparsity) / len(lm.blocks),
         mlp_share=found.mlp_share,
-        step_bytes=round(read_bytes.sparse(dropped)),
-        byte_bound=byte_bound(found, read_bytes, widths),
+        step_bytes=round(found.step_bytes),
+        byte_bound=found.byte_bound,
         tokens_per_second=speed.tokens_per_second if speed else None,
         speedup=speed.speedup if speed else None,
         speedup_low=speed.low if speed else None,
         speedup_high=speed.high if speed else None,
         speedup_n=speed.n if speed else None,
-        cett=sum(found.cett) / len(widths),
-        recall=sum(found.recall) / len(widths),
+        cett=sum(found.cett) / len(lm.blocks),
+        recall=sum(found.recall) / len(lm.blocks),
         documents=found.documents,
         scored_tokens=found.scored_tokens,
         prompt_tokens=texts.prompt_tokens,

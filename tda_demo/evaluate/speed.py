@@ -16,7 +16,7 @@ import numpy as np
 from .. import metrics
 from ..bench.decoders import ArmDecoder
 from ..decode.arm import engine_for
-from ..methods.base import Selector
+from .scoring import Chooser
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -58,10 +58,10 @@ class Blocks:
     sparse: list[float]
 
 
-def measure(lm: LoadedModel, selector: Selector, ids: list[int], settings: SpeedSettings) -> Blocks:
+def measure(lm: LoadedModel, chooser: Chooser, ids: list[int], settings: SpeedSettings) -> Blocks:
     """Both arms from one prompt. A selector that keeps every neuron times the dense arm against itself."""
-    engine = engine_for(lm)
-    prefill = engine.prefill(ids, selector)
+    engine = engine_for(lm, chooser)
+    prefill = engine.prefill(ids, chooser)
     steps = (settings.pairs + 1) * (settings.settle + settings.block)
     room = min(steps, lm.context_length - len(ids))
     first = int(prefill.logits.argmax())

@@ -17,14 +17,14 @@ from ..environment import describe
 from ..errors import UserError
 from ..feedforward import FeedForward
 from ..methods import METHODS
-from ..methods.base import Method, Selector
+from ..methods.base import Method
 from ..methods.settings import parse
 from ..progress import Progress, Report, silent
 from .documents import Document
 from .evaluation import EvaluationSettings, Unit, cut, grouped
 from .ledger import Ledger, digest
 from .row import Row, Texts, row
-from .scoring import Reading, Score, compare, read, sparse_logits
+from .scoring import Chooser, Reading, Score, compare, read
 from .shards import ALONE, Shard
 from .speed import Blocks, Measured, SpeedSettings, measure, measured
 
@@ -116,8 +116,8 @@ def sweep(
         bound = arms(precision)
         times = _timed(bound, texts, settings, speed, book, report) if speed else [None] * len(by_arm)
         rows += [
-            row(bound.lm, method, scores, named, time)
-            for method, scores, time in zip([None, *methods], by_arm, times, strict=True)
+            row(bound.lm, method, chooser, scores, named, time)
+            for method, chooser, scores, time in zip([None, *methods], bound.choosers, by_arm, times, strict=True)
         ]
     return rows
 
@@ -182,8 +182,8 @@ def follow(
     blocks: list[list[Blocks]] = []
     for which, method in enumerate([None, *methods]):
         scores = [score for each in counted(seen) for score in arms.scores(each, which)]
-        blocks.append([measure(lm, arms.selectors[which], ids, speed) for ids in counted(prompts)])
-        yield row(lm, method, scores, named, measured(blocks[-1], blocks))
+        blocks.append([measure(lm, arms.choosers[which], ids, speed) for ids in counted(prompts)])
+        yield row(lm, method, arms.choosers[which], scores, named, measured(blocks[-1], blocks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,13 +209,13 @@ class _Arms:
         self.reference = reference
         self.lm = lm
         self.names = ["dense", *([method.name, method.settings()] for method in methods)]
-        self.selectors: list[Selector] = [Everything(), *(method.bind(lm, report) for method in methods)]
+        self.choosers: list[Chooser] = [Everything(), *(method.bind(lm, report) for method in methods)]
         self.prompt_tokens = prompt_tokens
 
     def read(self, unit: Unit) -> _Seen:
         """One dense pass a model serves every selector."""
         ids = torch.tensor(unit.ids, device=self.lm.device)
-        reading = read(self.lm, self.selectors, ids, self.prompt_tokens)
+        reading = read(self.lm, self.choosers, ids, self.prompt_tokens)
         same = self.lm is self.reference
         expected = reading if same else read(self.reference, [], ids, self.prompt_tokens)
         return _Seen(expected.logits, reading, ids[:, self.prompt_tokens :])
@@ -224,7 +224,7 @@ class _Arms:
     def scores(self, seen: _Seen, which: int) -> list[Score]:
         """Of one selector on every text of what was read."""
         choice = seen.reading.choices[which]
-        return compare(seen.expected, sparse_logits(self.lm, seen.reading, choice), seen.targets, choice)
+        return compare(self.lm, seen.expected, seen.reading, choice, seen.targets)
 
 
 def _units(lm: LoadedModel, texts: Callable[[], Iterable[Document]], settings: EvaluationSettings) -> Iterator[Unit]:
@@ -252,7 +252,7 @@ def _timed(
         report(Progress(f"Timing, {arms.lm.precision}", which, len(arms.names), "rows"))
         name = digest(["times", told, prompts, asdict(speed), describe(arms.lm.device, arms.lm.precision)])
         if (kept := book.get(name)) is None:
-            kept = [asdict(measure(arms.lm, arms.selectors[which], ids, speed)) for ids in prompts]
+            kept = [asdict(measure(arms.lm, arms.choosers[which], ids, speed)) for ids in prompts]
             book.put(name, kept)
         rows.append([Blocks(**blocks) for blocks in kept])
     return [measured(row, rows) for row in rows]

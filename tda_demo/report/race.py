@@ -16,7 +16,7 @@ from .png import cividis
 from .record import RaceRecord, Trace
 
 _DENSE, _SPARSE, _INK = svg.COLOURS[0], svg.COLOURS[1], "currentColor"
-_ACTIVE = np.array([[0x8A, 0x8F, 0x98], [0xD0, 0x75, 0x2B]])  # of a neuron: skipped, computed
+_ACTIVE = np.array([[0xC9, 0xCC, 0xD1], [0xC4, 0x5F, 0x12]], np.uint8)  # of a neuron: skipped, computed
 _NONE = "–"
 
 
@@ -29,7 +29,7 @@ def race_report(record: RaceRecord) -> str:
         f"Race: {result.model}, {result.method}",
         f"{record.date}, {machine}, {environment['threads']} threads, weights in {result.precision}",
         [
-            numbers(_hero(result, trace)),
+            numbers(_hero(record)),
             section("Prompt", f"<pre>{escape(record.prompt)}</pre>"),
             section("Texts", _texts(result)),
             section("Step times", _times(result)),
@@ -42,7 +42,8 @@ def race_report(record: RaceRecord) -> str:
     )
 
 
-def _hero(result: RaceResult, trace: Trace) -> list[tuple[str, str, str]]:
+def _hero(record: RaceRecord) -> list[tuple[str, str, str]]:
+    result, trace = record.result, record.trace
     speed, quality = result.speedup, result.quality
     parts = (("read", trace.prefill_ms), ("choose", trace.selection_ms), ("pack", trace.packing_ms))
     parting = _NONE
@@ -54,9 +55,14 @@ def _hero(result: RaceResult, trace: Trace) -> list[tuple[str, str, str]]:
             f"{speed.median:.2f}×" if speed else _NONE,
             f"95 % interval {speed.low:.2f}–{speed.high:.2f}, n = {speed.n}" if speed else "too few steps",
         ),
-        ("byte bound", f"{result.byte_bound:.2f}×", "the most that reading fewer weight bytes allows"),
+        (
+            "byte bound",
+            f"{result.byte_bound:.2f}×" if result.byte_bound else _NONE,
+            "the most that reading fewer weight bytes allows",
+        ),
         ("efficiency", f"{result.efficiency:.0%}" if result.efficiency else _NONE, "of the byte bound"),
         ("sparsity", f"{np.mean(result.sparsity):.1%}", "of the MLP neurons, mean over layers"),
+        ("MLP bytes", f"{record.mlp_share:.1%}" if record.mlp_share else _NONE, "read by a sparse step"),
         ("prompt", f"{sum(ms for _, ms in parts):.0f} ms", " + ".join(f"{name} {ms:.0f} ms" for name, ms in parts)),
         ("agreement", f"{quality.agreement:.1%}" if quality else _NONE, "equal most likely tokens"),
         ("KL", f"{quality.kl:.3f}" if quality else _NONE, "nats per token, from dense"),
@@ -114,7 +120,7 @@ def _times(result: RaceResult) -> str:
 def _layers(result: RaceResult, trace: Trace) -> str:
     kept = _percent(trace.kept, trace.d_ff)
     notes = [
-        f"layer {at}: {own:,} of {width:,} neurons"
+        f"layer {at}: {own:,.0f} of {width:,} neurons"
         for at, (own, width) in enumerate(zip(trace.kept, trace.d_ff, strict=True))
     ]
     drawn = figure("Neurons kept", svg.bars(kept, notes, "layer", "% of the layer's neurons", _SPARSE))
@@ -126,20 +132,25 @@ def _layers(result: RaceResult, trace: Trace) -> str:
 
 def _neurons(trace: Trace) -> str:
     most = np.array(trace.d_ff)
-    steps = np.array(trace.fired).reshape(-1, len(most))
-    fired = np.concatenate([trace.prompt_fired, steps])
-    computed = np.concatenate([np.tile(most, (len(trace.prompt_fired), 1)), np.tile(trace.kept, (len(steps), 1))])
+    fired = np.concatenate([trace.prompt_fired, np.array(trace.fired, dtype=np.int64).reshape(-1, len(most))])
+    computed = np.concatenate([np.tile(most, (len(trace.prompt_fired), 1)), trace.computed()])
     divider = (len(trace.prompt_fired), "prompt", "written")
-    token_maps = "".join(
+    maps = "".join(
         figure(title, svg.heatmap(_levels(counts, most).T, cividis(), "token", "layer", divider))
         for title, counts in (("Fired, by layer and token", fired), ("Computed, by layer and token", computed))
     )
-    active = np.zeros((len(most), int(most.max())), np.uint8)
+    scale = '<p class="lead">Dark blue is none of a layer\'s neurons, yellow all of them.</p>'
+    return scale + maps + _sets(trace)
+
+
+def _sets(trace: Trace) -> str:
+    if trace.indices is None:
+        return ""
+    active = np.zeros((len(trace.d_ff), max(trace.d_ff)), np.uint8)
     for layer, own in enumerate(trace.indices):
         active[layer, own] = 1
-    scale = '<p class="lead">Dark blue is none of a layer\'s neurons, yellow all of them.</p>'
-    sets = svg.heatmap(active, _ACTIVE.astype(np.uint8), "neuron", "layer")
-    return scale + token_maps + figure("The active sets, neuron by neuron: orange is computed", sets)
+    drawn = svg.heatmap(active, _ACTIVE, "neuron", "layer")
+    return figure("The active sets, neuron by neuron: orange is computed", drawn)
 
 
 def _levels(counts: np.ndarray, most: np.ndarray) -> np.ndarray:
@@ -147,5 +158,5 @@ def _levels(counts: np.ndarray, most: np.ndarray) -> np.ndarray:
     return np.rint(255 * counts / most).clip(0, 255).astype(np.uint8)
 
 
-def _percent(kept: Sequence[int], widths: Sequence[int]) -> list[float]:
+def _percent(kept: Sequence[float], widths: Sequence[int]) -> list[float]:
     return [100 * metrics.mlp_share([own], [width]) for own, width in zip(kept, widths, strict=True)]

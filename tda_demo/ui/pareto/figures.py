@@ -104,7 +104,7 @@ def tip(point: Point) -> list[str]:
         f"{method_name(point.method)} {settings(point)}".strip() + f", {point.precision}",
         *([f"{point.source} of {point.model}"] if point.source != SHIPPED else []),
         f"KL {point.kl:.4f} nats/token{rise}, agreement {wording.percent(point.agreement, 1)}, against {against}",
-        f"{wording.percent(point.share, 1)} of the MLP bytes, {point.megabytes:.1f} MB a token",
+        f"{wording.percent(point.share, 1)} of the MLP weight bytes, {point.megabytes:.1f} MB a token",
         speed,
         text,
         f"{point.machine}, torch {fields['torch']}",

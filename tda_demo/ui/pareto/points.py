@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ... import metrics
 from ...report.page import finite
 from ..components import ASSETS
 
@@ -36,7 +35,7 @@ class Point:
     method: str
     settings: Mapping[str, Any]
     precision: str
-    share: float
+    share: float | None
     megabytes: float
     rate: float | None
     kl: float
@@ -70,9 +69,9 @@ def point(source: str, row: Mapping[str, Any]) -> Point:
 
 
 def race_point(record: RaceRecord) -> Point | None:
-    """The sparse arm of a race; None where it was too short to be judged."""
+    """The sparse arm of a race; None where it was too short to be judged or to have read anything."""
     result = record.result
-    if result.quality is None:
+    if result.quality is None or result.sparse.weight_bytes is None:
         return None
     environment = result.environment
     machine = environment.get("gpu") or environment["cpu"]
@@ -87,7 +86,7 @@ def race_point(record: RaceRecord) -> Point | None:
         "perplexity": None,
         "perplexity_float32": None,
         "sparsity": sum(result.sparsity) / len(result.sparsity),
-        "mlp_share": metrics.mlp_share(record.trace.kept, record.trace.d_ff),
+        "mlp_share": record.mlp_share,
         "step_bytes": result.sparse.weight_bytes,
         "byte_bound": result.byte_bound,
         "tokens_per_second": result.sparse.tokens_per_second,
