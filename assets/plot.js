@@ -11,6 +11,7 @@
     }
     return node;
   };
+  tda.themed = themed;
 
   const ARRAYS = { u1: Uint8Array, u2: Uint16Array };
   const decoded = ({ bdata, dtype }) => {

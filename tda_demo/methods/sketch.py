@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..feedforward import FeedForward
+from ..kernels.sketch import SketchedRows, encode, products
 from ..later import torch
 from ..progress import Report, silent
 from .base import Dial, Method
@@ -61,8 +62,8 @@ class _Predicted(TokenRule):
         """The predicted ``|a_j| n_j``, float32 [T, d_ff]."""
         gate, up = self.sketches[block.layer]
         gate_bias, up_bias = first_biases(block)
-        linear = format.products(up, x) + up_bias
-        a = self.activation(linear) if gate is None else self.activation(format.products(gate, x) + gate_bias) * linear
+        linear = products(up, x) + up_bias
+        a = self.activation(linear) if gate is None else self.activation(products(gate, x) + gate_bias) * linear
         return a.abs() * block.output_norms
 
     def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
@@ -85,6 +86,6 @@ class _Predicted(TokenRule):
         )
 
 
-def _sketch(block: FeedForward) -> tuple[format.SketchedRows | None, format.SketchedRows]:
+def _sketch(block: FeedForward) -> tuple[SketchedRows | None, SketchedRows]:
     gate, up = first_rows(block)
-    return None if gate is None else format.encode(gate), format.encode(up)
+    return None if gate is None else encode(gate), encode(up)
