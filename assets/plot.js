@@ -21,7 +21,8 @@
   const percent = (part, whole) => `${((100 * part) / whole).toFixed(1)} %`;
 
   // What the tip says of a place in each kind of plot, line by line.
-  const TIPS = {
+  const TIPS = (tda.tips ??= {});
+  Object.assign(TIPS, {
     tokens({ hover, views }, column, layer) {
       const token = hover.tokens[column];
       const total = hover.d_ff[layer];
@@ -54,7 +55,7 @@
       if (width === 1) return [`layer ${layer}, neuron ${first}`, share ? "active: computed for every token" : "not active: skipped"];
       return [`layer ${layer}, neurons ${first}–${first + width - 1}`, `${Math.round((share * width) / 100)} of ${width} active`];
     },
-  };
+  });
 
   tda.plot = (element, props, watch) => {
     const figure = element.querySelector(".plot");
@@ -63,11 +64,12 @@
     const tip = figure.querySelector(".plot-tip");
     const radios = [...figure.querySelectorAll("input[type=radio]")];
     let value = null;
+    let chosen = "";
 
     const draw = () => {
       figure.dataset.empty = !value;
       if (!value) return window.Plotly.purge(canvas);
-      const chosen = radios.find((radio) => radio.checked)?.value ?? Object.keys(value.views)[0];
+      chosen = radios.find((radio) => radio.checked)?.value ?? Object.keys(value.views)[0];
       const { data, layout } = themed(value.views[chosen], getComputedStyle(figure));
       window.Plotly.react(canvas, data, { ...layout, autosize: true }, { displayModeBar: false, responsive: true, doubleClick: false });
       if (!canvas.listening) {
@@ -77,7 +79,7 @@
       }
     };
     const showTip = ({ xvals, yvals, event }) => {
-      const lines = TIPS[value.hover.kind](value, Math.round(xvals[0]), Math.round(yvals[0]));
+      const lines = TIPS[value.hover.kind](value, Math.round(xvals[0]), Math.round(yvals[0]), chosen);
       tip.hidden = !lines;
       if (!lines) return;
       tip.replaceChildren(

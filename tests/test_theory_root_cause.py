@@ -15,9 +15,9 @@ from torch import nn
 from tda_demo.errors import UserError
 from tda_demo.feedforward import find_blocks
 from tda_demo.models import LoadedModel
-from tda_demo.theory import RootCauseSettings, root_cause
 from tda_demo.theory.gradients import Signals, signals, stack, tally
-from tda_demo.theory.root_cause import conclude
+from tda_demo.theory.root_cause import conclude, root_cause
+from tda_demo.theory.settings import RootCauseSettings
 
 IDS = torch.tensor([[5, 9, 17, 30, 31, 44]])
 TEXTS = [" ".join(f"w{3 + (start + 7 * step) % 90}" for step in range(9)) for start in range(6)]

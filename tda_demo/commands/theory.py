@@ -12,7 +12,7 @@ from .shared import Commands, add_json, add_model, add_threads, write_json
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
-    from ..theory import Finding
+    from ..theory.findings import Finding
 
 Experiment = Callable[[argparse.Namespace, Report], "Finding"]
 
@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..environment import use_threads
-    from ..theory import summary
+    from ..theory.findings import summary
 
     use_threads(options.threads)
     with terminal_bar() as report:
@@ -55,7 +55,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _root_cause(options: argparse.Namespace, report: Report) -> Finding:
-    from ..theory import RootCauseSettings, root_cause
+    from ..theory.root_cause import root_cause
+    from ..theory.settings import RootCauseSettings
 
     settings = RootCauseSettings(**_given(options, "passages", "tokens", "twin_layers", "seed"))
     texts = _texts(options)
@@ -63,14 +64,16 @@ def _root_cause(options: argparse.Namespace, report: Report) -> Finding:
 
 
 def _uncertainty(options: argparse.Namespace, report: Report) -> Finding:
-    from ..theory import UncertaintySettings, uncertainty
+    from ..theory.settings import UncertaintySettings
+    from ..theory.uncertainty import uncertainty
 
     settings = UncertaintySettings(**_given(options, "sentences", "history", "keep", "seed"))
     return uncertainty(_model(options, report), settings, report)
 
 
 def _inertia(options: argparse.Namespace, report: Report) -> Finding:
-    from ..theory import InertiaSettings, inertia
+    from ..theory.inertia import inertia
+    from ..theory.settings import InertiaSettings
 
     settings = InertiaSettings(**_given(options, "sequences", "length", "prompts", "tokens", "keep", "seed"))
     texts = _texts(options)
@@ -78,7 +81,8 @@ def _inertia(options: argparse.Namespace, report: Report) -> Finding:
 
 
 def _training(options: argparse.Namespace, report: Report) -> Finding:
-    from ..theory import TrainingSettings, training
+    from ..theory.settings import TrainingSettings
+    from ..theory.training import training
 
     return training(TrainingSettings(**_given(options, "steps", "runs", "seed")), report=report)
 
@@ -103,7 +107,8 @@ def _add_keep(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_text(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--text", type=Path, metavar="FILE", help="documents separated by lines holding only ###")
+    what = "documents separated by lines holding only ###; a single one is cut into pieces"
+    parser.add_argument("--text", type=Path, metavar="FILE", help=what)
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -111,10 +116,14 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
-def _texts(options: argparse.Namespace) -> tuple[str, ...] | None:
+def _texts(options: argparse.Namespace) -> tuple[str, ...] | str | None:
+    """The file's documents; a single one as a str, which the experiments cut into pieces."""
     from ..calibrate import read_passages
 
-    return read_passages(options.text).texts if options.text else None
+    if not options.text:
+        return None
+    texts = read_passages(options.text).texts
+    return texts[0] if len(texts) == 1 else texts
 
 
 def _model(options: argparse.Namespace, report: Report) -> LoadedModel:

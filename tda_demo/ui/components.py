@@ -16,7 +16,7 @@ import plotly
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PLOTLY = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
-_SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "stage", "plot", "equaliser")}
+_SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "stage", "plot", "equaliser", "lab")}
 
 Outputs = dict[str, Any]  # new values by component name
 
@@ -57,6 +57,15 @@ def facts(**options: Any) -> gr.HTML:
 def race_stage(value: dict[str, Any], **options: Any) -> gr.HTML:
     """The race. Value: see ``stage.stage``."""
     return _scripted(_template("stage"), "stage", _SCRIPTS["slots"], _SCRIPTS["stage"], value=value, **options)
+
+
+def finding(**options: Any) -> gr.HTML:
+    """What an experiment found, and its files. Value: see ``lab.findings.shown``; None shows nothing."""
+    template = (
+        '<section class="finding" aria-live="polite" hidden><ol class="finding-checks"></ol>'
+        '<ul class="finding-notes"></ul><div class="finding-files"><span data-slot="files"></span></div></section>'
+    )
+    return _scripted(template, "finding", _SCRIPTS["slots"], _SCRIPTS["lab"], **options)
 
 
 def equaliser(**options: Any) -> gr.HTML:
