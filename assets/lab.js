@@ -40,7 +40,7 @@
   const shares = (counts) => {
     const bar = made("span", "finding-bar");
     bar.setAttribute("aria-hidden", "true");
-    for (const [kind, count] of Object.entries(counts)) {
+    for (const [kind, count] of Object.entries(counts).filter(([, count]) => count)) {
       const part = made("i", `finding-${kind}`);
       part.style.flexGrow = count;
       bar.appendChild(part);
@@ -52,7 +52,9 @@
     const row = made("li", "finding-check");
     row.dataset.outcome = outcome;
     row.append(made("p", "finding-statement", statement), made("b", "finding-outcome", outcome));
-    row.append(shares(counts), made("p", "finding-told", told), made("p", "finding-mean", mean));
+    const numbers = made("p", "finding-numbers");
+    numbers.append(made("span", "", told), made("span", "", mean));
+    row.append(shares(counts), numbers);
     return row;
   };
 

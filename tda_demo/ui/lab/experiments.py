@@ -42,7 +42,7 @@ class Experiment:
 
 
 _SEED = Size("seed", "Seed", 0, 2**31 - 1)
-_KEEP = Size("keep", "Share of neurons that counts as active", 0.05, 0.95, 0.05)
+_KEEP = Size("keep", "Share counted as active", 0.05, 0.95, 0.05)
 EXPERIMENTS = (
     Experiment(
         "root-cause",
@@ -52,7 +52,7 @@ EXPERIMENTS = (
         (
             Size("passages", "Passages", 4, 32),
             Size("tokens", "Tokens of each", 8, 192),
-            Size("twin_layers", "Layers of the untrained models beside it", 0, 4),
+            Size("twin_layers", "Layers of untrained models", 0, 4),
             _SEED,
         ),
         "about half a minute on two cores",
@@ -65,8 +65,8 @@ EXPERIMENTS = (
         UncertaintySettings,
         (
             Size("sentences", "Sentences", 4, 16),
-            Size("history", "Tokens of history before each", 4, 64),
-            Size("predictor_layers", "Layers that get a predictor", 1, 32),
+            Size("history", "Tokens of history", 4, 64),
+            Size("predictor_layers", "Layers with a predictor", 1, 32),
             _KEEP,
             _SEED,
         ),
@@ -78,10 +78,10 @@ EXPERIMENTS = (
         INERTIA,
         InertiaSettings,
         (
-            Size("sequences", "Sequences of each kind", 8, 24, 2),
+            Size("sequences", "Sequences", 8, 24, 2),
             Size("length", "Tokens of each", 8, 96),
             Size("prompts", "Texts to go on with", 4, 8),
-            Size("tokens", "Tokens generated after each", 1, 512),
+            Size("tokens", "Tokens generated", 1, 512),
             _KEEP,
             _SEED,
         ),
@@ -95,7 +95,7 @@ EXPERIMENTS = (
         TrainingSettings,
         (
             Size("steps", "Steps of each run", 20, 600, 10),
-            Size("runs", "Runs of each activation function", 1, 4),
+            Size("runs", "Runs of each function", 1, 4),
             _SEED,
         ),
         "under two minutes on two cores",

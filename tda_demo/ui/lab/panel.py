@@ -59,7 +59,8 @@ def _sizes(experiment: Experiment) -> list[gr.Number]:
         return [
             gr.Number(
                 experiment.defaults[size.name],
-                label=size.label if size.name == "seed" else f"{size.label}, {size.low:,g} to {size.high:,g}",
+                label=size.label,
+                info=f"{size.low:,g} to {size.high:,.10g}",
                 precision=0 if size.step >= 1 else None,
                 step=size.step,
                 min_width=150,
