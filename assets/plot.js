@@ -102,6 +102,8 @@
     update();
     watch("value", update);
     radios.forEach((radio) => radio.addEventListener("change", draw));
+    // A plot drawn while its tab was hidden had no size.
+    new ResizeObserver(() => value && area.offsetWidth && window.Plotly.Plots.resize(canvas)).observe(area);
     new MutationObserver(draw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   };
 })();

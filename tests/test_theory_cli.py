@@ -61,6 +61,7 @@ def test_words_and_a_file(tmp_path: Path, texts: str, capsys: pytest.CaptureFixt
         (["uncertainty", "--keep", "nan"], "keep is nan"),
         (["inertia"], "more than the 128"),
         (["inertia", "--tokens", "8", "--length", "90", "--text", "TEXTS"], "0 texts have 89 tokens or more"),
+        (["inertia", "--sequences", "9"], "sequences is 9; it must be an even number"),
         (["training", "--steps", "0"], "steps is 0"),
         (["training", "--threads", "0"], "0 threads"),
         (["root-cause", "--seed", "-1"], "seed is -1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tiny import tiny
 from tda_demo.errors import UserError
 from tda_demo.methods import TDA
 from tda_demo.models import LoadedModel
+from tda_demo.progress import Progress
 from tda_demo.theory.drift import Drift, places, ranges
 from tda_demo.theory.inertia import inertia
 from tda_demo.theory.inertia_verdict import Measured, conclude
@@ -167,8 +169,10 @@ def test_ranges_double_and_places_fill_them() -> None:
 
 
 def test_it_measures_a_model_and_repeats(lm: LoadedModel) -> None:
-    finding = inertia(lm, SMALL, TEXTS)
+    told: list[Progress] = []
+    finding = inertia(lm, SMALL, TEXTS, told.append)
     assert finding.complete and len(finding.checks) == 5
+    assert told[-1].done == told[-1].total and all(a.done <= b.done for a, b in pairwise(told))
     assert finding.tables[-2].columns["up to token"] == [1, 2, 4, 8, 16, 20]
     assert inertia(lm, SMALL, TEXTS) == finding
     assert inertia(lm, dataclasses.replace(SMALL, seed=1), TEXTS) != finding
@@ -177,7 +181,8 @@ def test_it_measures_a_model_and_repeats(lm: LoadedModel) -> None:
 def test_stop_leaves_the_model_as_it_was(lm: LoadedModel) -> None:
     ids = torch.tensor([[5, 6, 7]])
     before = lm.model(input_ids=ids).logits
-    for at, checks in ((1, 1), (700, 2), (1_000, 4), (1_500, 4)):  # in the swaps, between the grid's ways, in the echo
+    # After the first swap, between the grid's ways, while they are fed one by one, in the echo, at the fourth prompt.
+    for at, checks in ((216, 1), (600, 2), (900, 2), (1_000, 4), (1_405, 4)):
         stop = threading.Event()
         finding = inertia(lm, SMALL, TEXTS, lambda p, at=at, stop=stop: p.done >= at and stop.set(), stop)
         assert not finding.complete and len(finding.checks) == checks
@@ -190,11 +195,20 @@ def test_stop_leaves_the_model_as_it_was(lm: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"sequences": 7}, {"length": 7}, {"prompts": 3}, {"prompts": 17}, {"tokens": 0}, {"keep": 2.0}]
+    "wrong",
+    [{"sequences": 6}, {"sequences": 9}, {"length": 7}, {"prompts": 3}, {"prompts": 17}, {"tokens": 0}, {"keep": 2.0}],
 )
 def test_settings_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         InertiaSettings(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_one_text_is_cut_into_pieces(lm: LoadedModel) -> None:
+    finding = inertia(lm, SMALL, " ".join(TEXTS[:4]))
+    assert finding.checks[0].overall.n == 4 and finding.checks[2].overall.n == 8
+    assert finding.notes[0].startswith("Measured on one text cut into 8 pieces of 12 tokens")
+    with pytest.raises(UserError, match="Your text has 24 tokens; at least 56 are needed"):
+        inertia(lm, SMALL, TEXTS[0])
 
 
 def test_what_the_model_or_the_texts_cannot_do(lm: LoadedModel) -> None:

@@ -154,6 +154,14 @@ def test_too_few_texts(lm: LoadedModel) -> None:
         root_cause(lm, SMALL, ["w3 w4", "w5 w6", "w7"])
 
 
+def test_one_text_is_cut_into_pieces(lm: LoadedModel) -> None:
+    finding = root_cause(lm, SMALL, " ".join(TEXTS))  # 54 tokens; pieces come in even numbers
+    assert {check.overall.n for check in finding.checks} == {4} and "4 pieces of 8 tokens" in finding.notes[0]
+    assert {check.overall.n for check in root_cause(lm, SMALL, TEXTS[0]).checks} == {4}
+    with pytest.raises(UserError, match="Your text has 7 tokens; at least 8 are needed"):
+        root_cause(lm, SMALL, "w3 w4 w5 w6 w7 w8 w9")
+
+
 def test_means_of_planted_layers_are_told_per_layer() -> None:
     random = torch.Generator().manual_seed(2)
     rows = [

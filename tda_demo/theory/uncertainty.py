@@ -69,6 +69,8 @@ def uncertainty(
             break
         with block_inputs([reader.blocks[layer] for layer in chosen]) as inputs:
             activations = reader.read(ids, last=ids.shape[1] - length - 1, **history_mask(ids, length, lm)).activations
+            if stop.is_set():
+                break
             read.append([inputs[layer][:, length + 1 :].float().clone() for layer in chosen])
         values = [importance(block, each) for block, each in zip(reader.blocks, activations, strict=True)]
         wanted.append([values[layer].half() for layer in chosen])
