@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import queue
 import subprocess
 import sys
 from collections.abc import Generator
@@ -61,6 +62,20 @@ def ticket() -> Ticket:
     return Ticket("a", nothing)
 
 
+def stopped_at_once() -> Ticket:
+    """A visitor who presses Stop as soon as something is measured."""
+    own = ticket()
+
+    class Events(queue.SimpleQueue[Any]):
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            super().put(item, block, timeout)
+            if isinstance(item, Measuring):
+                own.stop.set()
+
+    own.events = Events()
+    return own
+
+
 def run(name: str, lm: LoadedModel, text: str = "", own: Ticket | None = None, seconds: float = 60) -> list[Any]:
     """All events of an experiment, in order."""
     own = own or ticket()
@@ -70,9 +85,15 @@ def run(name: str, lm: LoadedModel, text: str = "", own: Ticket | None = None, s
 
 
 @pytest.fixture(scope="module")
-def findings() -> dict[str, Finding]:
+def ran() -> dict[str, list[Any]]:
+    """The events of every experiment, on the tiny model."""
     text = {"root-cause": TEXT, "inertia": TEXT}
-    return {name: run(name, tiny(), text.get(name, ""))[-1].finding for name in BY_NAME}
+    return {name: run(name, tiny(), text.get(name, "")) for name in BY_NAME}
+
+
+@pytest.fixture(scope="module")
+def findings(ran: dict[str, list[Any]]) -> dict[str, Finding]:
+    return {name: events[-1].finding for name, events in ran.items()}
 
 
 def wishes(experiment: Experiment, **own: Any) -> dict[str, Any]:
@@ -115,24 +136,23 @@ def test_text_and_model_are_taken_where_they_make_sense() -> None:
         asked("root-cause", model="no/such")
 
 
-def test_a_run_loads_measures_and_finds(lm: LoadedModel) -> None:
-    events = run("root-cause", lm, TEXT)
+def test_a_run_loads_measures_and_finds(ran: dict[str, list[Any]]) -> None:
+    events = ran["root-cause"]
     assert isinstance(events[0], Loading) and isinstance(events[-1], Found) and not events[-1].timed_out
     told = [event.progress for event in events if isinstance(event, Measuring)]
     assert told[0].done == 0 and told[-1].done == told[-1].total
     assert "4 pieces" in events[-1].finding.notes[0]
 
 
-def test_the_training_run_tells_its_curve_without_a_model() -> None:
-    points = [event.point for event in run("training", None) if isinstance(event, Point)]  # type: ignore[arg-type]
+def test_the_training_run_tells_its_curve_without_a_model(ran: dict[str, list[Any]]) -> None:
+    assert not any(isinstance(event, Loading) for event in ran["training"])
+    points = [event.point for event in ran["training"] if isinstance(event, Point)]
     assert [(point.function, point.step) for point in points] == [(f, s) for f in ("relu", "silu") for s in range(4)]
 
 
 @pytest.mark.parametrize("name", ["root-cause", "uncertainty", "inertia"])
 def test_stop_ends_it_and_leaves_the_model_unpatched(name: str, lm: LoadedModel) -> None:
-    own = ticket()
-    put = own.events.put
-    own.events.put = lambda event: (put(event), isinstance(event, Measuring) and own.stop.set())  # type: ignore
+    own = stopped_at_once()
     events = run(name, lm, TEXT, own)
     assert not events[-1].finding.complete and sum(isinstance(event, Measuring) for event in events) < 4
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules())
@@ -207,9 +227,7 @@ def test_every_plot_has_its_views_and_stays_small(name: str, findings: dict[str,
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_run_stopped_at_once_draws_nothing(name: str, lm: LoadedModel) -> None:
-    own = ticket()
-    put = own.events.put
-    own.events.put = lambda event: (put(event), isinstance(event, Measuring) and own.stop.set())  # type: ignore
+    own = stopped_at_once()
     finding = run(name, lm, TEXT, own)[-1].finding
     finding = replace(finding, checks=())
     tables = {table.name: table.columns for table in finding.tables}
@@ -243,15 +261,15 @@ def test_what_was_not_measured_is_said_in_its_view(findings: dict[str, Finding])
     assert drawn["views"]["untrained"]["layout"]["annotations"][0]["text"] == "not measured in this run"
 
 
-def test_a_frame_sends_the_plots_once_and_the_curve_as_it_grows() -> None:
+def test_a_frame_sends_the_plots_once_and_the_curve_as_it_grows(ran: dict[str, list[Any]]) -> None:
     view = LabView()
     frame = Frame(view, "training")
     assert set(frame.outputs()) == {"notice"}
-    events = run("training", None)  # type: ignore[arg-type]
-    for event in events[:-1]:
+    *before, found = ran["training"]
+    for event in before:
         view.apply(event)
     assert set(frame.outputs()) == {"notice", "loss", "sparsity"} and set(frame.outputs()) == {"notice"}
-    view.apply(events[-1])
+    view.apply(found)
     assert set(frame.outputs()) == {"notice", "finding", "loss", "sparsity"}
 
 

@@ -159,9 +159,11 @@ def heatmap(z: Sequence[Sequence[float]], x: Sequence[str], y: Sequence[str], x_
 def estimates(table: Columns, column: str, name: str, style: int, *, factor: float = 1.0, **where: Any) -> Line:
     """The column of estimates ``column`` with its interval, of the rows in which the columns ``where`` are so."""
     rows = matching(table, **where)
-    low, high = f"{column} low", f"{column} high"
-    ends = [[factor * table[end][row] for row in rows] if end in table else [] for end in (low, high)]
-    return Line(name, [factor * table[column][row] for row in rows], *ends, style)
+
+    def of(name: str) -> list[float]:
+        return [factor * table[name][row] for row in rows] if name in table else []
+
+    return Line(name, of(column), of(f"{column} low"), of(f"{column} high"), style)
 
 
 def matching(table: Columns, **where: Any) -> list[int]:
