@@ -46,8 +46,10 @@ def test_json_holds_claim_verdict_and_tables(experiment: str, texts: str, capsys
 
 
 def test_words_and_a_file(tmp_path: Path, texts: str, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "deep" / "cause.json"
-    assert main(["theory", "root-cause", *SMALL["root-cause"], "--text", texts, "--json", str(path)]) == 0
+    path, report = tmp_path / "deep" / "cause.json", tmp_path / "cause.html"
+    files = ["--json", str(path), "--report", str(report)]
+    assert main(["theory", "root-cause", *SMALL["root-cause"], "--text", texts, *files]) == 0
+    assert "E[dL/dp] &gt; 0 at positive p" in report.read_text(encoding="utf-8")
     assert json.loads(path.read_text(encoding="utf-8"))["settings"]["passages"] == 4
     told = capsys.readouterr().out
     assert "Claim: " in told and "holds in" in told and "of 3 layers" in told

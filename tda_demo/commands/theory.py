@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import write_text
 from ..progress import Report, terminal_bar
 from .shared import Commands, add_json, add_model, add_threads, write_json
 
@@ -43,6 +44,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..environment import use_threads
+    from ..report.theory import theory_report
     from ..theory.findings import summary
 
     use_threads(options.threads)
@@ -50,6 +52,8 @@ def run(options: argparse.Namespace) -> None:
         finding = options.experiment(options, report)
     if options.json is not None:
         write_json(finding.to_json(), options.json)
+    if options.report is not None:
+        write_text(options.report, theory_report(finding))
     if options.json != "-":
         print(summary(finding))
 
@@ -94,6 +98,7 @@ def _add(
     (add_model if model else add_threads)(parser)
     _add_count(parser, "seed", "the same seed gives the same numbers")
     add_json(parser)
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write it there as self-contained HTML too")
     parser.set_defaults(run=run, experiment=experiment)
     return parser
 

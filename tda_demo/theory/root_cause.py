@@ -72,6 +72,8 @@ def root_cause(
     measured: dict[str, dict[str, Tally]] = {}
     report(Progress("Root cause", 0, total, "passages"))
     for index, name in enumerate(names):
+        if stop.is_set():  # a twin takes a second to make
+            break
         model = share_weights(lm.model) if index == 0 else _twin(lm.model, TWINS[index - 1], settings)
         tallies: dict[str, list[Tally]] = {}
         for passage, ids in enumerate(rows):
