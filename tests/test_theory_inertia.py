@@ -16,10 +16,11 @@ from tda_demo.methods import TDA
 from tda_demo.models import LoadedModel
 from tda_demo.progress import Progress
 from tda_demo.theory.drift import Drift, places, ranges
+from tda_demo.theory.gradients import signals
 from tda_demo.theory.inertia import inertia
 from tda_demo.theory.inertia_verdict import Measured, conclude
 from tda_demo.theory.probes import Grid, Swap, echo, grid, swap
-from tda_demo.theory.reading import Reader, active, importance
+from tda_demo.theory.reading import Reader, Stopped, active, importance
 from tda_demo.theory.settings import InertiaSettings
 from tda_demo.theory.statistics import regression
 
@@ -192,6 +193,24 @@ def test_stop_leaves_the_model_as_it_was(lm: LoadedModel) -> None:
     assert torch.equal(lm.model(input_ids=ids).logits, before)
     with TDA(cett=0)(lm):
         assert torch.equal(lm.model(input_ids=ids).logits, before)
+
+
+def test_a_reading_breaks_off_between_layers(lm: LoadedModel) -> None:
+    stop = threading.Event()
+    reader, seen = Reader(lm, stop), []
+
+    def after_the_first(_module: object, _inputs: object) -> None:
+        seen.append(stop.set())
+
+    reader.blocks[0].up.register_forward_pre_hook(after_the_first)
+    for call in (lambda: reader.read(rows(2, 6)), lambda: signals(reader.model, rows(1, 6), stop)):
+        with pytest.raises(Stopped):
+            call()
+        assert len(seen) == 1  # the second layer was not reached, nor the backward pass
+        seen.clear()
+        stop.clear()
+        assert not any(module._forward_hooks for module in reader.model.modules())
+        assert sum(len(module._forward_pre_hooks) for module in reader.model.modules()) == 1
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ from .drift import drift
 from .findings import Finding
 from .inertia_verdict import Measured, conclude
 from .probes import echo, grid, swap
-from .reading import Reader, cut_to, first_token, pieces, pieces_note, random_ids
+from .reading import Reader, Stopped, cut_to, first_token, pieces, pieces_note, random_ids
 from .settings import SHORTEST, InertiaSettings
 from .statistics import LEAST_CLUSTERS
 from .texts import english_passages
@@ -68,7 +69,7 @@ def inertia(
     natural, noise = (_opened(lm, each) for each in (natural, random_ids(lm, tuple(natural.shape), random)))
     place = natural.shape[1] // 3
     inserted = _insertions(natural, random)
-    reader = Reader(lm)
+    reader = Reader(lm, stop)
     rows, length = natural.shape
     prompts = min(settings.prompts, rows)
     swaps, ways, echoes = rows * (length // 2 + length + 3), 2 * rows * length, rows * (3 * length + 2)
@@ -82,9 +83,9 @@ def inertia(
     report(Progress("Inertia", 0, total, "tokens"))
     measured = Measured(place=place)
     keep = settings.keep
-    measured.natural_swap = swap(reader, natural, keep, stop, tick)
-    measured.random_swap = swap(reader, noise, keep, stop, tick)
-    if not stop.is_set():
+    with suppress(Stopped):
+        measured.natural_swap = swap(reader, natural, keep, stop, tick)
+        measured.random_swap = swap(reader, noise, keep, stop, tick)
         measured.grid = grid(reader, natural, noise, keep, stop, tick)
         measured.echo = echo(reader, natural, inserted, place, keep, stop, tick)
     if not stop.is_set():

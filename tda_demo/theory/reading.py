@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +27,15 @@ class Reading:
     logits: torch.Tensor
 
 
+class Stopped(Exception):
+    """Breaks off, between two layers, a reading that nobody waits for any more."""
+
+
 class Reader:
     """A second module tree over the weights of ``lm``: hooks put into it are never seen by whoever else runs ``lm``."""
 
-    def __init__(self, lm: LoadedModel) -> None:
+    def __init__(self, lm: LoadedModel, stop: threading.Event | None = None) -> None:
+        self.stop = stop or threading.Event()
         self.model = share_weights(lm.model)
         self.blocks = find_blocks(self.model)
         self.device = lm.device
@@ -41,10 +47,15 @@ class Reader:
         Args:
             last: keep the activations of the last so many tokens only.
             inputs: handed to the model: a mask, positions, a cache.
+
+        Raises:
+            Stopped: ``stop`` was set.
         """
         kept: list[torch.Tensor] = []
 
         def see(_block: FeedForward, activations: torch.Tensor) -> None:
+            if self.stop.is_set():
+                raise Stopped
             whole = activations.reshape(*ids.shape, -1)
             kept.append(whole[:, -(last or 0) :].float().clone())
 

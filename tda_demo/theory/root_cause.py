@@ -39,7 +39,7 @@ from ..progress import Progress, Report, silent
 from .claims import ROOT_CAUSE
 from .findings import Check, Finding, Table, columns
 from .gradients import BINS, NEAR, REACH, Tally, activation_key, activation_name, gradient_scale, signals, stack, tally
-from .reading import pieces, pieces_note, plain_ids
+from .reading import Stopped, pieces, pieces_note, plain_ids
 from .settings import RootCauseSettings
 from .statistics import LEAST_CLUSTERS, Estimate, mean, ratios
 from .texts import english_passages
@@ -81,7 +81,11 @@ def root_cause(
                 break
             if index:
                 _draw_blocks(model, settings.seed + passage)
-            for tensor, layers in signals(model, ids.to(lm.device)).items():
+            try:
+                found = signals(model, ids.to(lm.device), stop)
+            except Stopped:
+                break
+            for tensor, layers in found.items():
                 tallies.setdefault(tensor, []).append(stack([tally(layer) for layer in layers]))
             done += 1
             report(Progress("Root cause", done, total, "passages"))

@@ -34,7 +34,7 @@ import torch
 from ..cett import score, strengths
 from ..progress import Progress, Report, silent
 from .findings import Finding
-from .reading import Reader, active, block_inputs, first_token, importance, plain_ids, random_ids
+from .reading import Reader, Stopped, active, block_inputs, first_token, importance, plain_ids, random_ids
 from .settings import UncertaintySettings
 from .statistics import LEAST_CLUSTERS, correlation, jaccard, ranks
 from .texts import Histories, histories
@@ -53,7 +53,7 @@ def uncertainty(
 ) -> Finding:
     """Measures claim 2 on the project's sentences and histories."""
     settings, stop = settings or UncertaintySettings(), stop or threading.Event()
-    reader = Reader(lm)
+    reader = Reader(lm, stop)
     items = histories()[: settings.sentences]
     chosen = np.unique(np.linspace(0, len(reader.blocks) - 1, settings.predictor_layers).round().astype(int))
     rows = token_rows(lm, items, settings)
@@ -67,11 +67,13 @@ def uncertainty(
         report(Progress("Uncertainty", done, total, "steps"))
         if stop.is_set():
             break
-        with block_inputs([reader.blocks[layer] for layer in chosen]) as inputs:
-            activations = reader.read(ids, last=ids.shape[1] - length - 1, **history_mask(ids, length, lm)).activations
-            if stop.is_set():
-                break
-            read.append([inputs[layer][:, length + 1 :].float().clone() for layer in chosen])
+        try:
+            with block_inputs([reader.blocks[layer] for layer in chosen]) as inputs:
+                last, mask = ids.shape[1] - length - 1, history_mask(ids, length, lm)
+                activations = reader.read(ids, last=last, **mask).activations
+        except Stopped:
+            break
+        read.append([inputs[layer][:, length + 1 :].float().clone() for layer in chosen])
         values = [importance(block, each) for block, each in zip(reader.blocks, activations, strict=True)]
         wanted.append([values[layer].half() for layer in chosen])
         sets = [active(each, settings.keep).cpu().numpy() for each in values]
