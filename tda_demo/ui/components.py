@@ -16,7 +16,8 @@ import plotly
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PLOTLY = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
-_SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "save", "stage", "plot", "pareto", "equaliser")}
+_NAMES = ("slots", "save", "stage", "plot", "pareto", "equaliser", "lab")
+_SCRIPTS = {name: ASSETS / f"{name}.js" for name in _NAMES}
 
 Outputs = dict[str, Any]  # new values by component name
 
@@ -74,6 +75,15 @@ def pareto_plot(value: dict[str, Any] | None, **options: Any) -> gr.HTML:
 def saver(**options: Any) -> gr.HTML:
     """Nothing to see: every value ``{name, type, text}`` it is given is saved as a file by the browser."""
     return _scripted("<span hidden></span>", "saver", _SCRIPTS["save"], **options)
+
+
+def finding(**options: Any) -> gr.HTML:
+    """What an experiment found, and its files. Value: see ``lab.findings.shown``; None shows nothing."""
+    template = (
+        '<section class="finding" aria-live="polite" hidden><ol class="finding-checks"></ol>'
+        '<ul class="finding-notes"></ul><div class="finding-files"><span data-slot="files"></span></div></section>'
+    )
+    return _scripted(template, "finding", _SCRIPTS["slots"], _SCRIPTS["lab"], **options)
 
 
 def live_plot(
