@@ -50,8 +50,9 @@ def plot(points: Sequence[Point]) -> dict[str, Any] | None:
     """What ``assets/pareto.js`` draws, JSON-ready; None without a point.
 
     ``views`` by ``quality/cost``: figures whose traces name their ``method``, ``precision`` and ``source`` in ``meta``
-    and give each point's number in ``customdata``, and how many lie ``beyond`` the axis; ``legend``, what can be switched off; ``tips``, lines about each
-    point; ``table``, a header and a row a point; ``rows``, the tidy fields that are exported.
+    and give each point's number in ``customdata``, and how many points lie ``beyond`` the axis; ``legend``, what can be
+    switched off; ``tips``, lines about each point; ``table``, a header and a row a point; ``rows``, the tidy fields
+    that are exported.
     """
     if not points:
         return None
