@@ -22,7 +22,8 @@
   const percent = (part, whole) => `${((100 * part) / whole).toFixed(1)} %`;
 
   // What the tip says of a place in each kind of plot, line by line.
-  const TIPS = {
+  const TIPS = (tda.tips ??= {});
+  Object.assign(TIPS, {
     tokens({ hover, views }, column, layer) {
       const token = hover.tokens[column];
       const total = hover.d_ff[layer];
@@ -30,7 +31,7 @@
       hover.counts ??= decoded(views.fired.data[0].z);
       const fired = hover.counts[layer * hover.tokens.length + column];
       const inPrompt = column < hover.prompt;
-      const computed = inPrompt ? total : hover.kept[layer];
+      const computed = inPrompt ? total : (hover.kept?.[layer] ?? fired);
       const number = inPrompt ? column + hover.hidden + 1 : column - hover.prompt + 2;
       return [
         `layer ${layer}, ${inPrompt ? "prompt" : "written"} token ${number}: “${token}”`,
@@ -55,7 +56,7 @@
       if (width === 1) return [`layer ${layer}, neuron ${first}`, share ? "active: computed for every token" : "not active: skipped"];
       return [`layer ${layer}, neurons ${first}–${first + width - 1}`, `${Math.round((share * width) / 100)} of ${width} active`];
     },
-  };
+  });
 
   tda.plot = (element, props, watch) => {
     const figure = element.querySelector(".plot");
@@ -63,12 +64,16 @@
     const canvas = figure.querySelector(".plot-canvas");
     const tip = figure.querySelector(".plot-tip");
     const radios = [...figure.querySelectorAll("input[type=radio]")];
+    const ghost = figure.querySelector(".plot-ghost");
+    const promise = ghost.textContent;
     let value = null;
+    let chosen = "";
 
     const draw = () => {
       figure.dataset.empty = !value;
+      ghost.textContent = props.value?.ghost ?? promise;
       if (!value) return window.Plotly.purge(canvas);
-      const chosen = radios.find((radio) => radio.checked)?.value ?? Object.keys(value.views)[0];
+      chosen = radios.find((radio) => radio.checked)?.value ?? Object.keys(value.views)[0];
       const { data, layout } = themed(value.views[chosen], getComputedStyle(figure));
       window.Plotly.react(canvas, data, { ...layout, autosize: true }, { displayModeBar: false, responsive: true, doubleClick: false });
       if (!canvas.listening) {
@@ -78,7 +83,7 @@
       }
     };
     const showTip = ({ xvals, yvals, event }) => {
-      const lines = TIPS[value.hover.kind](value, Math.round(xvals[0]), Math.round(yvals[0]));
+      const lines = TIPS[value.hover.kind](value, Math.round(xvals[0]), Math.round(yvals[0]), chosen);
       tip.hidden = !lines;
       if (!lines) return;
       tip.replaceChildren(
@@ -101,6 +106,8 @@
     update();
     watch("value", update);
     radios.forEach((radio) => radio.addEventListener("change", draw));
+    // A plot drawn while its tab was hidden had no size.
+    new ResizeObserver(() => value && area.offsetWidth && window.Plotly.Plots.resize(canvas)).observe(area);
     new MutationObserver(draw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   };
 })();

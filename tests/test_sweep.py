@@ -32,6 +32,8 @@ from tda_demo.evaluate.shards import ALONE, Shard
 from tda_demo.evaluate.speed import SpeedSettings
 from tda_demo.evaluate.sweep import follow, grid, sweep
 from tda_demo.methods import TDA
+from tda_demo.methods.base import Dial
+from tda_demo.methods.settings import Range, setting
 from tda_demo.models import LoadedModel
 
 SETTINGS = EvaluationSettings(20, 9)
@@ -192,17 +194,43 @@ def test_a_table_of_unknown_kind_is_refused_before_any_work(tmp_path: Path, caps
 def test_a_budget_is_spent_and_not_exceeded(rises: list[float], most: float) -> None:
     kl = tuple(np.concatenate([[0], np.cumsum(rises)]).tolist())
     values = tuple(0.1 * step for step in range(len(kl)))
-    curve = QualityCurve("tda", "cett", values, kl, tuple(1 + each for each in kl), "float32", 1, 1)
+    curve = QualityCurve("tda", "cett", values, kl, tuple(1 + each for each in kl), (1.0,) * len(kl), "float32", 1, 1)
     found = curve.value_for_kl(most)
     assert np.interp(found, values, kl) == pytest.approx(min(most, kl[-1]), abs=1e-9)
     assert curve.value_for_perplexity(most) == pytest.approx(found, abs=1e-9)
 
 
 def test_a_budget_below_nothing_is_refused() -> None:
-    curve = QualityCurve("tda", "cett", (0.0, 0.1), (0.0, 1.0), (1.0, 2.0), "float32", 1, 1)
+    curve = QualityCurve("tda", "cett", (0.0, 0.1), (0.0, 1.0), (1.0, 2.0), (1.0, 0.5), "float32", 1, 1)
     for wrong in (-0.1, float("nan")):
         with pytest.raises(UserError, match="cannot be met"):
             curve.value_for_kl(wrong)
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=8), st.floats(0, 1), st.booleans())
+def test_a_budget_of_bytes_is_met_where_the_method_can(falls: list[float], most: float, falling_dial: bool) -> None:
+    share = (1 - np.concatenate([[0], np.cumsum(falls)]) / (2 * sum(falls))).tolist()  # from 1 to one half
+    values = [0.1 * step for step in range(len(share))][:: -1 if falling_dial else 1]
+    curve = QualityCurve(
+        "m", "dial", tuple(values), (0.0,) * len(share), (1.0,) * len(share), tuple(share), "float32", 1, 1
+    )
+    if most < 0.49:
+        with pytest.raises(UserError, match="m reads 50 % of the MLP weight bytes at its sparsest"):
+            curve.value_for_mlp_share(most)
+    elif most > 0.51:
+        assert curve.mlp_share_at(curve.value_for_mlp_share(most)) == pytest.approx(most, abs=1e-9)
+    assert curve.value_for_mlp_share(1) == values[0]
+
+
+def test_a_dial_of_whole_numbers_is_turned_towards_dense() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Every(TDA):
+        dial = Dial("n", dense=1, sparsest=8)
+        n: int = setting(2, "keep every n-th neuron", Range(1, 8))
+
+    assert budget.turned(Every(), 3.7).settings()["n"] == 3
+    Every.dial = Dial("n", dense=8, sparsest=1)
+    assert budget.turned(Every(), 3.2).settings()["n"] == 4
 
 
 def planted(*, held_out: bool) -> list[Document]:
@@ -221,15 +249,18 @@ def test_a_curve_is_measured_on_calibration_text_once(
     assert isinstance(found, TDA) and found.online and 0 < found.cett < 0.6
     monkeypatch.setattr(budget, "measure", None)
     curve = budget.quality_curve(lm, TDA(cett=0.1, online=True))  # the dial's own value does not matter
-    assert curve.kl[0] == 0 and curve.documents == 4
+    assert curve.kl[0] == 0 and curve.documents == 4 and curve.mlp_share[0] == 1 > curve.mlp_share[-1]
+    found = budget.within(lm, TDA(online=True), mlp_share=0.8)
+    assert curve.mlp_share_at(found.settings()["cett"]) == pytest.approx(0.8)
     assert len(list((own_cache / "budgets").iterdir())) == 1
 
 
-def test_the_shipped_curve_is_read(own_cache: Path) -> None:
-    (path,) = budget.SHIPPED.iterdir()
+@pytest.mark.parametrize("path", sorted(budget.SHIPPED.iterdir()), ids=lambda path: path.stem)
+def test_a_shipped_curve_is_read(path: Path) -> None:
     told = json.loads(path.read_text(encoding="utf-8"))
     curve = QualityCurve(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
     assert curve.kl[0] == 0 and curve.documents == len(passages(held_out=False))
+    assert curve.mlp_share[0] == 1 and len(curve.mlp_share) == len(curve.kl) == len(curve.values)
 
 
 def test_allocation_keeps_the_share_and_spares_the_layer_that_costs_most() -> None:

@@ -44,15 +44,21 @@ class StepBytes:
     neurons: tuple[NeuronBytes, ...]
     widths: tuple[int, ...]
 
+    @property
+    def mlp(self) -> float:
+        """Bytes of all neurons."""
+        return sum(
+            width * (each.gate + each.up + each.down) for each, width in zip(self.neurons, self.widths, strict=True)
+        )
+
     def read(self, kept: Sequence[float], chooser: Selector | TokenRule) -> Read:
         """Of a step that computes ``kept`` neurons of each layer (means over texts are welcome)."""
         full, extra = (chooser.full, chooser.extra_bytes) if isinstance(chooser, TokenRule) else (frozenset(), 0)
-        saved = everything = 0.0
+        saved = 0.0
         for each, count, width in zip(self.neurons, kept, self.widths, strict=True):
             by_matrix = asdict(each)
-            everything += width * sum(by_matrix.values())
             saved += (width - count) * sum(size for matrix, size in by_matrix.items() if matrix not in full)
-        return Read(self.dense - saved + extra, (everything - saved + extra) / everything)
+        return Read(self.dense - saved + extra, 1 - (saved - extra) / self.mlp)
 
 
 def step_bytes(lm: LoadedModel) -> StepBytes:

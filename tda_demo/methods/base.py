@@ -12,11 +12,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import torch
-
 from ..errors import UserError
 from ..feedforward import FeedForward, observed
 from ..kernels.reference import limit
+from ..later import torch
 from ..progress import Report, silent
 from .settings import check
 from .token import TokenRule

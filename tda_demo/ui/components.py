@@ -16,7 +16,8 @@ import plotly
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PLOTLY = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
-_SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "save", "stage", "plot", "pareto", "equaliser")}
+_NAMES = ("slots", "save", "stage", "plot", "pareto", "equaliser", "lab")
+_SCRIPTS = {name: ASSETS / f"{name}.js" for name in _NAMES}
 
 Outputs = dict[str, Any]  # new values by component name
 
@@ -59,9 +60,10 @@ def race_stage(value: dict[str, Any], **options: Any) -> gr.HTML:
     return _scripted(_template("stage"), "stage", _SCRIPTS["slots"], _SCRIPTS["stage"], value=value, **options)
 
 
-def equaliser(**options: Any) -> gr.HTML:
-    """One vertical slider per layer, 0 to 2, factors on the thresholds. Value: the factors; [] before there are any."""
-    return _scripted(_template("equaliser"), "equaliser", _SCRIPTS["equaliser"], value=[], **options)
+def equaliser(title: str, subtitle: str, **options: Any) -> gr.HTML:
+    """One vertical slider per layer, 0 to 2: a factor on each. Value: the factors; [] before there are any."""
+    template = _template("equaliser").replace("{title}", escape(title)).replace("{subtitle}", escape(subtitle))
+    return _scripted(template, "equaliser", _SCRIPTS["equaliser"], value=[], **options)
 
 
 def pareto_plot(value: dict[str, Any] | None, **options: Any) -> gr.HTML:
@@ -75,13 +77,22 @@ def saver(**options: Any) -> gr.HTML:
     return _scripted("<span hidden></span>", "saver", _SCRIPTS["save"], **options)
 
 
+def finding(**options: Any) -> gr.HTML:
+    """What an experiment found, and its files. Value: see ``lab.findings.shown``; None shows nothing."""
+    template = (
+        '<section class="finding" aria-live="polite" hidden><ol class="finding-checks"></ol>'
+        '<ul class="finding-notes"></ul><div class="finding-files"><span data-slot="files"></span></div></section>'
+    )
+    return _scripted(template, "finding", _SCRIPTS["slots"], _SCRIPTS["lab"], **options)
+
+
 def live_plot(
     title: str, subtitle: str, ghost: str, *, kind: str, views: tuple[str, ...] = (), scale: str = "", **options: Any
 ) -> gr.HTML:
     """One plotly plot that stays in the page and is redrawn in place. Value: see ``figures``; None is the empty state.
 
-    ``ghost`` says what will be seen; ``views`` names the figures a reader can switch between; ``scale`` is the legend's
-    HTML.
+    ``ghost`` says what will be seen there; a value ``{ghost}`` says something else in its place. ``views`` names the
+    figures a reader can switch between; ``scale`` is the legend's HTML.
     """
     template = f"""
 <figure class="plot plot-{kind}" data-empty="true">
