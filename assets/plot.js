@@ -11,6 +11,7 @@
     }
     return node;
   };
+  tda.themed = themed;
 
   const ARRAYS = { u1: Uint8Array, u2: Uint16Array };
   const decoded = ({ bdata, dtype }) => {
@@ -30,7 +31,7 @@
       hover.counts ??= decoded(views.fired.data[0].z);
       const fired = hover.counts[layer * hover.tokens.length + column];
       const inPrompt = column < hover.prompt;
-      const computed = inPrompt ? total : hover.kept[layer];
+      const computed = inPrompt ? total : (hover.kept?.[layer] ?? fired);
       const number = inPrompt ? column + hover.hidden + 1 : column - hover.prompt + 2;
       return [
         `layer ${layer}, ${inPrompt ? "prompt" : "written"} token ${number}: “${token}”`,
@@ -63,11 +64,14 @@
     const canvas = figure.querySelector(".plot-canvas");
     const tip = figure.querySelector(".plot-tip");
     const radios = [...figure.querySelectorAll("input[type=radio]")];
+    const ghost = figure.querySelector(".plot-ghost");
+    const promise = ghost.textContent;
     let value = null;
     let chosen = "";
 
     const draw = () => {
       figure.dataset.empty = !value;
+      ghost.textContent = props.value?.ghost ?? promise;
       if (!value) return window.Plotly.purge(canvas);
       chosen = radios.find((radio) => radio.checked)?.value ?? Object.keys(value.views)[0];
       const { data, layout } = themed(value.views[chosen], getComputedStyle(figure));

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from .cett import TailCurve, score, strengths, tail_curve, thresholds
 from .errors import UserError
 from .feedforward import FeedForward, observed
 from .files import cache_root, write_text
+from .later import torch
 from .progress import Progress, Report, silent
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from .feedforward import FeedForward
+from .later import torch
 
 _GROUP = 64  # neurons whose cross terms are taken at once: the exact curve for the arithmetic of two down projections
 

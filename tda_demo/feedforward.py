@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
-from torch import nn
-
 from .errors import UserError
+from .later import nn, torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

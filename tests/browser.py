@@ -64,14 +64,16 @@ def launch(playwright: Playwright) -> Browser:
 class Visitor:
     """One open tab. What goes wrong in it, and what it asks of other hosts, is kept in ``complaints``."""
 
-    def __init__(self, browser: Browser, address: str, width: int = 1280, theme: str = "light") -> None:
+    def __init__(
+        self, browser: Browser, address: str, width: int = 1280, theme: str = "light", query: str = ""
+    ) -> None:
         self.complaints: list[str] = []
         self.page: Page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)  # type: ignore[arg-type]
         self.page.set_default_timeout(30_000)
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         self.page.on("console", lambda line: line.type == "error" and self.complaints.append(f"console: {line.text}"))
         self.page.route(lambda url: urlsplit(url).hostname not in ("127.0.0.1", None), self._refuse)
-        self.page.goto(address)
+        self.page.goto(f"{address}?{query}" if query else address)
         self.page.wait_for_selector("#model-notice:has-text('ready')", timeout=120_000)
 
     def _refuse(self, route: Route) -> None:

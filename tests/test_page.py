@@ -100,12 +100,15 @@ def test_enter_starts_a_race_and_all_of_it_is_shown(visitor: Visitor) -> None:
 
 
 def test_the_threshold_moves_by_keyboard_and_zero_is_exact(visitor: Visitor) -> None:
-    slider, number = visitor.page.locator("#cett input[type=range]"), visitor.page.locator("#cett input[type=number]")
+    slider, number = (
+        visitor.page.locator("#tda-cett input[type=range]"),
+        visitor.page.locator("#tda-cett input[type=number]"),
+    )
     slider.focus()
     slider.press("ArrowRight")
     assert float(number.input_value()) == 0.21
-    visitor.page.click("#presets button:has-text('exact')")
-    visitor.page.wait_for_function("document.querySelector('#cett input[type=number]').value == '0'")
+    visitor.page.click(".presets button:has-text('exact'):visible")
+    visitor.page.wait_for_function("document.querySelector('#tda-cett input[type=number]').value == '0'")
     visitor.ask(QUESTION, new_tokens=12)
     visitor.wait_for_phase("finished")
     assert visitor.text("dense") == visitor.text("sparse")
@@ -114,7 +117,7 @@ def test_the_threshold_moves_by_keyboard_and_zero_is_exact(visitor: Visitor) -> 
 
 
 def test_the_equaliser_scales_a_layer_and_resets(visitor: Visitor) -> None:
-    visitor.page.click("#scaling button >> nth=0")
+    visitor.page.click("#method-settings button >> nth=0")
     sliders = visitor.page.locator(".sliders input")
     visitor.page.wait_for_function("document.querySelectorAll('.sliders input').length === 30")
     sliders.first.focus()
@@ -129,6 +132,46 @@ def test_the_equaliser_scales_a_layer_and_resets(visitor: Visitor) -> None:
     assert "(100.0 %)" in hover(visitor, "layer-bars", 1.2 / 30)
     visitor.page.click("#reset")
     visitor.page.wait_for_function("document.querySelectorAll('.sliders input')[1].value == '1'")
+
+
+def test_another_method_brings_its_own_controls_and_a_link_keeps_them(open_page: Callable[..., Visitor]) -> None:
+    first = open_page()
+    first.page.click("#method input")
+    first.page.click("[role=option]:has-text('CoreInfer')")
+    first.page.click(".presets button:has-text('mild'):visible")
+    first.page.click("#method-settings button >> nth=0")
+    first.page.fill("#coreinfer-exempt-first input", "3")
+    first.page.press("#coreinfer-exempt-first input", "Tab")
+    assert not first.page.is_visible("#tda-cett")
+    first.ask(QUESTION, new_tokens=4)
+    first.wait_for_phase("finished")
+    assert first.slot("lane") == "CoreInfer" and first.slot("budget") == ""
+    first.page.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }")
+    first.page.click("#copy-link")
+    first.wait_for_notice("copied")
+    link = first.page.evaluate("window.copied")
+    second = open_page(query=link.partition("/?")[2])
+    assert second.page.input_value("#prompt textarea") == QUESTION
+    second.page.wait_for_selector("#coreinfer-keep input[type=number]")
+    assert second.page.input_value("#coreinfer-keep input[type=number]") == "0.85"
+    second.page.click("#method-settings button >> nth=0")
+    assert second.page.input_value("#coreinfer-exempt-first input") == "3"
+    second.page.click("#decoding button >> nth=0")
+    assert second.page.input_value("#max-new-tokens input") == "4"
+    second.page.click("#reset")
+    second.page.wait_for_selector("#tda-cett")
+    assert open_page(query="tda.cett=9").notice.startswith("This link cannot be used. cett is 9")
+
+
+def test_a_budget_sets_the_dial_and_says_what_it_came_to(visitor: Visitor) -> None:
+    visitor.page.click("#by label:has-text('quality')")
+    visitor.ask(QUESTION, new_tokens=8)
+    visitor.wait_for_phase("finished")
+    said = re.search(r"set cett = (0\.\d+)\. KL 0\.30 .* on your prompt \d", visitor.slot("budget"))
+    assert said is not None
+    visitor.page.click("#by label:has-text('setting')")
+    visitor.page.wait_for_selector("#tda-cett")
+    assert float(visitor.page.input_value("#tda-cett input[type=number]")) == pytest.approx(float(said[1]), abs=1e-3)
 
 
 def test_shift_enter_makes_a_new_line(visitor: Visitor) -> None:
@@ -165,10 +208,11 @@ def test_bad_input_gets_a_sentence_and_the_next_run_works(visitor: Visitor) -> N
     visitor.wait_for_notice("from 1 to 512")
     visitor.ask("long " * 2000)
     visitor.wait_for_notice("at most 8,000")
-    visitor.page.fill("#exempt textarea, #exempt input", "999")
+    visitor.page.click("#method-settings button >> nth=0")
+    visitor.page.fill("#tda-exempt textarea, #tda-exempt input", "999")
     visitor.ask(QUESTION, new_tokens=4)
     visitor.wait_for_notice("layer")
-    visitor.page.fill("#exempt textarea, #exempt input", "")
+    visitor.page.fill("#tda-exempt textarea, #tda-exempt input", "")
     visitor.ask(QUESTION)
     visitor.wait_for_phase("finished")
 
@@ -254,7 +298,7 @@ def test_the_api_is_one_endpoint(client: Client) -> None:
     assert isinstance(described, dict)
     assert list(described["named_endpoints"]) == ["/race"] and not described["unnamed_endpoints"]
     names = [parameter["parameter_name"] for parameter in described["named_endpoints"]["/race"]["parameters"]]
-    expected = "prompt cett max_new_tokens model precision online temperature top_p seed"
+    expected = "prompt cett max_new_tokens model precision online temperature top_p seed method settings"
     assert names == expected.split()
 
 
@@ -268,9 +312,18 @@ def test_the_api_returns_the_documented_json(client: Client) -> None:
     assert told["arms"]["dense"]["tokens"] == 8 and len(told["arms"]["dense"]["step_ms"]) == 7
 
 
+def test_the_api_races_any_method(client: Client) -> None:
+    told = client.predict(QUESTION, method="griffin", settings={"keep": 0.75}, max_new_tokens=8, api_name="/race")
+    assert (told["method"], told["settings"]) == ("griffin", {"keep": 0.75})
+    assert told["sparsity"]["mean"] == pytest.approx(0.25)
+
+
 @pytest.mark.parametrize(
     ("wish", "says"),
     [
+        ({"method": "griffin", "cett": 0.2}, "'griffin' has no setting 'cett'"),
+        ({"method": "griffin", "settings": {"keep": 2}}, "from 0 to 1"),
+        ({"method": "no-such"}, "does not offer that method"),
         ({"prompt": " "}, "prompt is empty"),
         ({"max_new_tokens": 0}, "from 1 to 512"),
         ({"max_new_tokens": -1}, "from 1 to 512"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model_files import write_model
 from parity import stored
 from tiny import tiny
 
@@ -23,8 +27,12 @@ from tda_demo.evaluate.allocate import Sensitivity
 from tda_demo.evaluate.budget import QualityCurve
 from tda_demo.evaluate.documents import Document, passages, read_documents
 from tda_demo.evaluate.ledger import Ledger
-from tda_demo.evaluate.sweep import grid, sweep
+from tda_demo.evaluate.shards import Shard
+from tda_demo.evaluate.speed import SpeedSettings
+from tda_demo.evaluate.sweep import follow, grid, sweep
 from tda_demo.methods import TDA
+from tda_demo.methods.base import Dial
+from tda_demo.methods.settings import Range, setting
 from tda_demo.models import LoadedModel
 
 SETTINGS = EvaluationSettings(20, 9)
@@ -82,6 +90,60 @@ def test_a_sweep_that_was_killed_ends_the_same(texts: Path, tmp_path: Path) -> N
     assert rows(texts, ledger=lambda key: Killed(out, key)) == whole
 
 
+def test_times_are_of_every_row_and_kept(texts: Path, tmp_path: Path) -> None:
+    speed = SpeedSettings(prompts=2, pairs=3, block=2, settle=1)
+    out = tmp_path / "sweep.csv"
+    found = rows(texts, speed=speed, ledger=lambda key: Ledger(out, key))
+    assert all(row.speedup_n == 6 and row.speedup_low <= row.speedup <= row.speedup_high for row in found)
+    dense = {row.precision: row.tokens_per_second / row.speedup for row in found if row.method == "dense"}
+    for row in found:  # one dense rate a precision, so that rows timed at different moments compare
+        assert row.tokens_per_second / row.speedup == pytest.approx(dense[row.precision])
+    again = rows(texts, speed=speed, ledger=lambda key: Ledger(out, key))
+    assert again == found
+    with pytest.raises(UserError, match="leave out --time"):
+        rows(texts, speed=speed, shard=Shard(0, 2))
+
+
+def test_a_row_is_told_as_soon_as_it_is_measured(texts: Path) -> None:
+    speed = SpeedSettings(prompts=1, pairs=2, block=1, settle=1)
+    told: list[tuple[int, int]] = []
+    reference = load("float32")
+    read = list(read_documents(texts))
+    found = follow(
+        reference, load("int8"), METHODS, read, "texts", SETTINGS, speed, lambda at: told.append((at.done, at.total))
+    )
+    first = next(found)
+    before = len(told)
+    everything = [first, *found]
+    assert before < len(told) == told[0][1] and [done for done, _ in told] == list(range(len(told)))
+    whole = [dataclasses.asdict(row) for row in rows(texts)[3:]]
+    times = ("tokens_per_second", "speedup", "speedup_low", "speedup_high", "speedup_n")
+    assert [{**dataclasses.asdict(row), **dict.fromkeys(times)} for row in everything] == whole
+
+
+def test_two_processes_give_what_one_gives(texts: Path, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    command = ["-m", "tda_demo", "sweep", "--text", str(texts), "--model", str(model), "--threads", "1"]
+    command += ["--grid", "cett=0.2,0.5", "--grid", "online=1", "--precision", "float32", "--precision", "int8"]
+    command += ["--prompt-tokens", "20", "--score-tokens", "9", "--device", "cpu"]
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    written = []
+    for name, start in (("one", []), ("two", [*launch, "--main_process_port=0"])):
+        path = tmp_path / name / "sweep.csv"
+        done = subprocess.run(
+            [sys.executable, *start, *command, "--out", str(path)],
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert [each.name for each in path.parent.iterdir()] == ["sweep.csv"]
+        written.append(path.read_text(encoding="utf-8"))
+    assert written[0] == written[1] and written[0].count("\n") == 7
+
+
 @pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
 def test_the_command_writes_a_tidy_table(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
@@ -119,17 +181,43 @@ def test_a_table_of_unknown_kind_is_refused_before_any_work(tmp_path: Path, caps
 def test_a_budget_is_spent_and_not_exceeded(rises: list[float], most: float) -> None:
     kl = tuple(np.concatenate([[0], np.cumsum(rises)]).tolist())
     values = tuple(0.1 * step for step in range(len(kl)))
-    curve = QualityCurve("tda", "cett", values, kl, tuple(1 + each for each in kl), "float32", 1, 1)
+    curve = QualityCurve("tda", "cett", values, kl, tuple(1 + each for each in kl), (1.0,) * len(kl), "float32", 1, 1)
     found = curve.value_for_kl(most)
     assert np.interp(found, values, kl) == pytest.approx(min(most, kl[-1]), abs=1e-9)
     assert curve.value_for_perplexity(most) == pytest.approx(found, abs=1e-9)
 
 
 def test_a_budget_below_nothing_is_refused() -> None:
-    curve = QualityCurve("tda", "cett", (0.0, 0.1), (0.0, 1.0), (1.0, 2.0), "float32", 1, 1)
+    curve = QualityCurve("tda", "cett", (0.0, 0.1), (0.0, 1.0), (1.0, 2.0), (1.0, 0.5), "float32", 1, 1)
     for wrong in (-0.1, float("nan")):
         with pytest.raises(UserError, match="cannot be met"):
             curve.value_for_kl(wrong)
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=8), st.floats(0, 1), st.booleans())
+def test_a_budget_of_bytes_is_met_where_the_method_can(falls: list[float], most: float, falling_dial: bool) -> None:
+    share = (1 - np.concatenate([[0], np.cumsum(falls)]) / (2 * sum(falls))).tolist()  # from 1 to one half
+    values = [0.1 * step for step in range(len(share))][:: -1 if falling_dial else 1]
+    curve = QualityCurve(
+        "m", "dial", tuple(values), (0.0,) * len(share), (1.0,) * len(share), tuple(share), "float32", 1, 1
+    )
+    if most < 0.49:
+        with pytest.raises(UserError, match="m reads 50 % of the MLP weight bytes at its sparsest"):
+            curve.value_for_mlp_share(most)
+    elif most > 0.51:
+        assert curve.mlp_share_at(curve.value_for_mlp_share(most)) == pytest.approx(most, abs=1e-9)
+    assert curve.value_for_mlp_share(1) == values[0]
+
+
+def test_a_dial_of_whole_numbers_is_turned_towards_dense() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Every(TDA):
+        dial = Dial("n", dense=1, sparsest=8)
+        n: int = setting(2, "keep every n-th neuron", Range(1, 8))
+
+    assert budget.turned(Every(), 3.7).settings()["n"] == 3
+    Every.dial = Dial("n", dense=8, sparsest=1)
+    assert budget.turned(Every(), 3.2).settings()["n"] == 4
 
 
 def planted(*, held_out: bool) -> list[Document]:
@@ -148,15 +236,18 @@ def test_a_curve_is_measured_on_calibration_text_once(
     assert isinstance(found, TDA) and found.online and 0 < found.cett < 0.6
     monkeypatch.setattr(budget, "measure", None)
     curve = budget.quality_curve(lm, TDA(cett=0.1, online=True))  # the dial's own value does not matter
-    assert curve.kl[0] == 0 and curve.documents == 4
+    assert curve.kl[0] == 0 and curve.documents == 4 and curve.mlp_share[0] == 1 > curve.mlp_share[-1]
+    found = budget.within(lm, TDA(online=True), mlp_share=0.8)
+    assert curve.mlp_share_at(found.settings()["cett"]) == pytest.approx(0.8)
     assert len(list((own_cache / "budgets").iterdir())) == 1
 
 
-def test_the_shipped_curve_is_read(own_cache: Path) -> None:
-    (path,) = budget.SHIPPED.iterdir()
+@pytest.mark.parametrize("path", sorted(budget.SHIPPED.iterdir()), ids=lambda path: path.stem)
+def test_a_shipped_curve_is_read(path: Path) -> None:
     told = json.loads(path.read_text(encoding="utf-8"))
     curve = QualityCurve(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
     assert curve.kl[0] == 0 and curve.documents == len(passages(held_out=False))
+    assert curve.mlp_share[0] == 1 and len(curve.mlp_share) == len(curve.kl) == len(curve.values)
 
 
 def test_allocation_keeps_the_share_and_spares_the_layer_that_costs_most() -> None:

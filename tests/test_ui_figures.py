@@ -30,6 +30,7 @@ def tokens_of(prompt: int, steps: int, most: int = 100, d_ff: int = D_FF) -> dic
         [d_ff // 2] * LAYERS,
         [d_ff] * LAYERS,
         most,
+        "TT",
     )
 
 
@@ -43,10 +44,17 @@ def test_token_map_has_a_row_per_layer_and_a_column_per_token() -> None:
 
 
 def test_the_prompt_is_computed_whole_and_the_rest_as_kept() -> None:
-    value = token_map(["a", "b"], np.zeros((2, LAYERS)), ["c"], [np.zeros(LAYERS)], KEPT, WIDTHS, 8)
+    value = token_map(["a", "b"], np.zeros((2, LAYERS)), ["c"], [np.zeros(LAYERS)], KEPT, WIDTHS, 8, "TT")
     computed = value["views"]["computed"]["data"][0]
     assert array(computed["z"]).tolist() == [[10, 4], [10, 5], [10, 10]]
     assert list(computed["x"]) == [-0.5, 1.5, 2.5]
+
+
+def test_sets_chosen_anew_at_every_step_are_drawn_step_by_step() -> None:
+    value = token_map(["a"], np.zeros((1, LAYERS)), ["b", "c"], [np.full(LAYERS, 2), KEPT], None, WIDTHS, 8, "TT")
+    computed = value["views"]["computed"]["data"][0]
+    assert array(computed["z"]).tolist() == [[10, 2, 4], [10, 2, 5], [10, 2, 10]]
+    assert list(computed["x"]) == [-0.5, 0.5, 1.5, 2.5] and value["hover"]["kept"] is None
 
 
 def test_before_the_first_step_there_is_only_the_prompt() -> None:
@@ -76,6 +84,7 @@ def test_the_largest_values_stay_small() -> None:
         [800] * 30,
         [1536] * 30,
         512,
+        "TT",
     )
     widest = neuron_map([np.arange(8192)] * 30, [8192] * 30)
     assert len(json.dumps(longest)) < 100_000
@@ -88,6 +97,11 @@ def test_layer_bars_show_shares_and_after_the_race_the_errors() -> None:
     assert list(bars["y"]) == [40, 50, 100]
     assert list(dots["y"]) == [0.1, 0.9, 0.3] and not before["views"]["layers"]["data"][1]["y"]
     assert after["views"]["layers"]["layout"]["yaxis2"]["range"][1] > 0.9
+
+
+def test_a_method_that_aims_at_no_cett_has_no_line_there() -> None:
+    aimed, free = (layer_bars(KEPT, WIDTHS, [0.1] * 3, target)["views"]["layers"]["layout"] for target in (0.2, None))
+    assert len(aimed["shapes"]) == 1 and not free.get("shapes")
 
 
 def test_a_neuron_is_a_column() -> None:
@@ -111,5 +125,5 @@ def test_tokens_are_shown_with_what_cannot_be_seen(token: str, shown: str) -> No
 
 
 def test_no_text_of_a_visitor_enters_a_figure() -> None:
-    value = token_map(["<b>hostile</b>"], np.zeros((1, LAYERS)), [], [], KEPT, WIDTHS, 8)
+    value = token_map(["<b>hostile</b>"], np.zeros((1, LAYERS)), [], [], KEPT, WIDTHS, 8, "TT")
     assert "hostile" not in json.dumps(value["views"])

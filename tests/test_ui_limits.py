@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from tda_demo import models
 from tda_demo.errors import UserError
-from tda_demo.methods import TDA
-from tda_demo.methods.settings import check
-from tda_demo.ui.limits import LIMITS, RunRequest, checked, layer_list
+from tda_demo.methods import METHODS
+from tda_demo.ui.limits import LIMITS, Budget, RunRequest, checked, layer_list
 from tda_demo.ui.offers import AUTOMATIC, EMBEDDED, HUB_MODELS, Offers
-from tda_demo.ui.race.controls import DEFAULTS
+from tda_demo.ui.race.controls import defaults
+from tda_demo.ui.race.links import opened
+from tda_demo.ui.race.method_controls import settings
 
 OFFERS = Offers()
 
@@ -28,20 +28,39 @@ def test_a_prompt_alone_is_enough() -> None:
 
 
 def test_everything_arrives() -> None:
-    request = ask(
-        cett="0.3", max_new_tokens=7.0, model=HUB_MODELS[0], precision="float32", scale=[1, 0.5], exempt="0, 2-4"
-    )
-    assert (request.cett, request.max_new_tokens, request.model, request.precision) == (
-        0.3,
-        7,
-        HUB_MODELS[0],
-        "float32",
-    )
-    assert (request.scale, request.exempt) == ((1.0, 0.5), (0, 2, 3, 4))
+    own = {"cett": "0.3", "scale": [1, 0.5], "exempt": "0, 2-4", "online": True}
+    request = ask(method="tda", settings=own, max_new_tokens=7.0, model=HUB_MODELS[0], precision="float32")
+    assert (request.max_new_tokens, request.model, request.precision) == (7, HUB_MODELS[0], "float32")
+    assert request.settings == {"cett": 0.3, "scale": (1.0, 0.5), "exempt": (0, 2, 3, 4), "online": True}
 
 
 def test_factors_of_one_fit_every_model() -> None:
-    assert ask(scale=[1, 1.0, 1]).scale == ()
+    assert ask(method="tda", settings={"scale": [1, 1.0, 1]}).settings == {}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_what_its_controls_hold(method: str) -> None:
+    own = {
+        setting.field.name: setting.shown(setting.field.default)
+        for setting in settings()
+        if setting.method.name == method
+    }
+    request = ask(method=method, settings=own)
+    assert METHODS[method](**request.settings) == METHODS[method]()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_dial_goes_from_end_to_end_and_no_further(method: str) -> None:
+    dial = METHODS[method].dial
+    for end in (dial.dense, dial.sparsest):
+        assert ask(method=method, settings={dial.setting: end}).settings == {dial.setting: end}
+    with pytest.raises(UserError, match=f"{dial.setting} is"):
+        ask(method=method, settings={dial.setting: -0.01})
+
+
+def test_a_budget_is_one_of_two() -> None:
+    assert ask(by="quality", kl="0.5").budget == Budget("kl", 0.5)
+    assert ask(by="bytes", mlp_percent=60, kl="not looked at").budget == Budget("mlp_share", 0.6)
 
 
 def test_half_a_surrogate_pair_is_replaced() -> None:
@@ -62,20 +81,31 @@ def test_half_a_surrogate_pair_is_replaced() -> None:
         ({"max_new_tokens": math.nan}, "from 1 to 512"),
         ({"max_new_tokens": math.inf}, "from 1 to 512"),
         ({"max_new_tokens": None}, "from 1 to 512"),
-        ({"cett": math.nan}, "from 0 to 0.6"),
-        ({"cett": -0.01}, "from 0 to 0.6"),
-        ({"cett": 0.61}, "from 0 to 0.6"),
-        ({"cett": "much"}, "from 0 to 0.6"),
+        ({"method": "no-such"}, "does not offer that method: choose one of tda, griffin"),
+        ({"method": ["tda"]}, "does not offer that method"),
+        ({"settings": {"cett": math.nan}}, "from 0 to 0.6"),
+        ({"settings": {"cett": 0.61}}, "from 0 to 0.6"),
+        ({"settings": {"cett": "much"}}, "'much' is not a number"),
+        ({"settings": {"cett": None}}, "'' is not a number"),
+        ({"settings": {"cett": {"a": 1}}}, "is not a number"),
+        ({"settings": {"magic": 1}}, "no setting 'magic'"),
+        ({"settings": {"\ud800": 1}}, r"no setting '\?'"),
+        ({"settings": [0.2]}, "names and values"),
+        ({"settings": {"exempt": "0-9999"}}, "at most 4,000"),
+        ({"method": "griffin", "settings": {"cett": 0.2}}, "'griffin' has no setting 'cett'; it has: keep"),
+        ({"by": "magic"}, "by setting, by quality or by bytes"),
+        ({"by": "quality", "kl": "low"}, "KL budget must be a number"),
+        ({"by": "bytes", "mlp_percent": 101}, "from 0 to 100"),
         ({"temperature": -1}, "from 0 to 2"),
         ({"temperature": math.inf}, "from 0 to 2"),
         ({"top_p": 0}, "top-p is 0"),
         ({"top_p": 1.5}, "from 0 to 1"),
         ({"seed": -1}, "seed"),
-        ({"scale": [1, math.nan]}, "factor"),
-        ({"scale": [1, 3]}, "from 0 to 2"),
-        ({"scale": "0.5"}, "list of numbers"),
-        ({"exempt": "all"}, "layer numbers"),
-        ({"exempt": "1-"}, "layer numbers"),
+        ({"settings": {"scale": [1, math.nan]}}, "factor"),
+        ({"settings": {"scale": [1, 3]}}, "from 0 to 2"),
+        ({"settings": {"scale": "half"}}, "list of numbers"),
+        ({"settings": {"exempt": "all"}}, "layer numbers"),
+        ({"settings": {"exempt": "1-"}}, "layer numbers"),
         ({"model": "no/such-model"}, "does not offer that model"),
         ({"model": "../../etc/passwd"}, "does not offer that model"),
         ({"model": 7}, "does not offer that model"),
@@ -115,9 +145,23 @@ def test_the_default_choices_leave_the_choice_to_the_loader() -> None:
 def test_what_is_written_here_without_torch_agrees_with_the_core() -> None:
     assert EMBEDDED == models.EMBEDDED
     assert {*OFFERS.precisions} == {AUTOMATIC, *models.PRECISIONS}
-    for cett in LIMITS.cett:
-        check(TDA(cett=cett))
 
 
-def test_every_setting_of_a_request_can_be_wished() -> None:
-    assert {field.name for field in fields(RunRequest)} == {"prompt", "scale", *DEFAULTS}
+def test_a_link_sets_the_controls() -> None:
+    parameters = {"prompt": "Hi", "method": "coreinfer", "coreinfer.keep": "0.6", "coreinfer.exempt_last": "2"}
+    found = opened(OFFERS, LIMITS, {**parameters, "by": "bytes", "mlp_percent": "80", "__theme": "dark", "seed": "7"})
+    expected = {"prompt": "Hi", "coreinfer.keep": 0.6, "coreinfer.exempt_last": 2, "by": "bytes", "mlp_percent": 80.0}
+    assert found.items() >= expected.items() and found["seed"] == 7
+    assert found.keys() <= {"prompt", *defaults()} and "__theme" not in found
+
+
+def test_a_link_s_layers_and_factors_reach_their_controls() -> None:
+    found = opened(OFFERS, LIMITS, {"tda.exempt": "0,2-3", "tda.scale": "1,0.5", "griffin.keep": "nonsense"})
+    assert (found["tda.exempt"], found["tda.scale"]) == ("0, 2, 3", [1.0, 0.5]) and "griffin.keep" not in found
+
+
+def test_no_link_changes_nothing_and_a_wrong_one_is_refused() -> None:
+    assert opened(OFFERS, LIMITS, {"__theme": "dark"}) == {}
+    for wrong in ({"tda.cett": "9"}, {"method": "no-such"}, {"model": "/etc/passwd"}, {"max_new_tokens": "many"}):
+        with pytest.raises(UserError):
+            opened(OFFERS, LIMITS, wrong)

@@ -8,12 +8,13 @@ import pytest
 
 from tda_demo import models
 from tda_demo.errors import UserError
+from tda_demo.evaluate.budget import QualityCurve
 from tda_demo.models import LoadedModel
 from tda_demo.progress import Progress, Report
 from tda_demo.race import Finished, PromptRead
-from tda_demo.ui.limits import LIMITS, Limits, RunRequest
+from tda_demo.ui.limits import LIMITS, Budget, Limits, RunRequest
 from tda_demo.ui.loader import Loading, Models
-from tda_demo.ui.race.runs import TimedOut, race_job
+from tda_demo.ui.race.runs import Ready, SettingFound, TimedOut, race_job
 from tda_demo.ui.worker import Ticket
 
 
@@ -45,26 +46,45 @@ def run(request: RunRequest, limits: Limits = LIMITS, stopped: bool = False) -> 
 @pytest.mark.usefixtures("loads")
 class TestARun:
     def test_loads_races_and_finishes(self) -> None:
-        events = run(RunRequest("hello", max_new_tokens=4, online=True))
+        events = run(RunRequest("hello", "tda", {"online": True}, max_new_tokens=4))
         assert isinstance(events[0], Loading)
         assert any(isinstance(event, PromptRead) for event in events) and isinstance(events[-1], Finished)
 
     def test_settings_reach_the_race(self) -> None:
-        finished = run(RunRequest("hello", cett=0.3, max_new_tokens=2, online=True, exempt=(0,), weighted=True))[-1]
+        own = {"cett": 0.3, "online": True, "exempt": (0,), "weighted": True}
+        finished = run(RunRequest("hello", "tda", own, max_new_tokens=2))[-1]
         told = finished.result.settings
         assert (told["cett"], told["online"], told["weighted"], tuple(told["exempt"])) == (0.3, True, True, (0,))
         assert finished.result.dense.tokens == 2 and finished.result.sparsity[0] == 0
 
+    def test_what_the_model_holds_is_told_before_the_race(self, lm: LoadedModel) -> None:
+        events = run(RunRequest("hello", "griffin", {"keep": 0.5}, max_new_tokens=2))
+        ready = next(event for event in events if isinstance(event, Ready))
+        sets = next(event for event in events if isinstance(event, PromptRead))
+        assert sets.active is not None and ready.d_ff == sets.active.d_ff
+        result = events[-1].result
+        # Half of the neurons of every layer: half of the MLP bytes.
+        assert result.dense.weight_bytes * (1 - 1 / result.byte_bound) == pytest.approx(ready.mlp_bytes / 2)
+
+    @pytest.mark.parametrize("budget", [Budget("kl", 0.3), Budget("mlp_share", 0.75)])
+    def test_a_budget_turns_the_dial(self, budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+        curve = QualityCurve("griffin", "keep", (1.0, 0.5), (0.0, 0.6), (1.0, 2.0), (1.0, 0.5), "float32", 1, 1)
+        monkeypatch.setattr("tda_demo.evaluate.budget.quality_curve", lambda *_: curve)
+        events = run(RunRequest("hello", "griffin", {"keep": 0.9}, budget, max_new_tokens=2))
+        found = next(event for event in events if isinstance(event, SettingFound))
+        assert found == SettingFound(budget, "keep", pytest.approx(0.75), pytest.approx(0.3), pytest.approx(0.75))
+        assert events[-1].result.settings["keep"] == pytest.approx(0.75)
+
     def test_over_time_it_is_stopped_and_says_so(self) -> None:
-        events = run(RunRequest("hello", max_new_tokens=50, online=True), Limits(seconds_per_run=0))
+        events = run(RunRequest("hello", "griffin", max_new_tokens=50), Limits(seconds_per_run=0))
         assert TimedOut(0) in events and events[-1].result.dense.ended == "stopped"
 
     def test_a_run_given_up_while_loading_ends_quietly(self) -> None:
-        assert run(RunRequest("hello", online=True), stopped=True) == []
+        assert run(RunRequest("hello", "griffin"), stopped=True) == []
 
     def test_what_does_not_fit_the_model_is_said(self) -> None:
         with pytest.raises(UserError, match="layer"):
-            run(RunRequest("hello", online=True, exempt=(99,)))
+            run(RunRequest("hello", "tda", {"online": True, "exempt": (99,)}))
         with pytest.raises(UserError, match="broken"):
             run(RunRequest("hello", model="broken"))
 

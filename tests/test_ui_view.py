@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,17 @@ from tda_demo.metrics import Speedup
 from tda_demo.progress import Progress
 from tda_demo.race import Ended, Finished, Judging, PromptRead, Stepped
 from tda_demo.result import ArmResult, Quality, RaceResult
-from tda_demo.ui.limits import RunRequest
+from tda_demo.ui.limits import Budget, RunRequest
 from tda_demo.ui.loader import Loading
 from tda_demo.ui.race.frame import Frame
-from tda_demo.ui.race.runs import TimedOut
+from tda_demo.ui.race.runs import Ready, SettingFound, TimedOut
 from tda_demo.ui.race.stage import stage
 from tda_demo.ui.race.view import RaceView, Waiting
 from tda_demo.ui.worker import Closed, Failed
 
 LAYERS, D_FF = 2, 8
+READY = Ready((D_FF,) * LAYERS, mlp_bytes=600)
+REQUEST = RunRequest("p", "griffin", {"keep": 0.5}, max_new_tokens=20)
 
 
 def prompt_read() -> PromptRead:
@@ -36,11 +39,18 @@ def steps(arm: Any, texts: list[str], ms: float) -> list[Stepped]:
     ]
 
 
+def step_of(arm: Any, index: int, computed: list[int] | None, weight_bytes: int) -> Stepped:
+    """A step that says what it read."""
+    step = Stepped(arm, index, "x", ms=10.0, fired=None if computed is None else np.array(computed))
+    object.__setattr__(step, "weight_bytes", weight_bytes)
+    return step
+
+
 def result(dense: str, sparse: str, divergence_at: int | None = None, **own: Any) -> RaceResult:
-    arms = [ArmResult(text, 20, [10.0] * 19, 100.0, 100.0, 1, "length") for text in (dense, sparse)]
+    arms = [ArmResult(text, 20, [10.0] * 19, 100.0, 100.0, 1000, "length") for text in (dense, sparse)]
     divergence = None if divergence_at is None else 3
     values: dict[str, Any] = {
-        "model": "m", "device": "cpu", "precision": "int8", "engine": "e", "method": "tda", "settings": {},
+        "model": "m", "device": "cpu", "precision": "int8", "engine": "e", "method": "griffin", "settings": {},
         "prompt_tokens": 2, "dense": arms[0], "sparse": arms[1], "speedup": Speedup(1.2, 1.1, 1.3, 16),
         "byte_bound": 1.25, "efficiency": 0.96, "sparsity": [0.5, 0.75],
         "quality": Quality(0.5, 0.25, 19, divergence, divergence_at, [0.1, 0.2]), "environment": {"cpu": "c"},
@@ -48,9 +58,9 @@ def result(dense: str, sparse: str, divergence_at: int | None = None, **own: Any
     return RaceResult(**{**values, **own})
 
 
-def after(*events: Any, most: int = 20) -> RaceView:
-    view = RaceView(most)
-    for event in events:
+def after(*events: Any) -> RaceView:
+    view = RaceView(REQUEST)
+    for event in (READY, *events):
         view.apply(event)
     return view
 
@@ -60,7 +70,7 @@ def slots(view: RaceView) -> dict[str, str]:
 
 
 def test_a_whole_race_passes_through_its_phases() -> None:
-    view, phases = RaceView(20), []
+    view, phases = RaceView(REQUEST), []
     events = [
         Waiting(1), Waiting(0), Loading(Progress("Loading", 1, 4, "B")), prompt_read(), *steps("dense", ["a", "b"], 10),
         *steps("sparse", ["a", "c"], 8), Ended("dense", "eos"), Ended("sparse", "length"), Judging(),
@@ -108,7 +118,7 @@ def test_no_speed_is_shown_before_it_means_anything() -> None:
 
 def test_who_leads_is_told_at_equal_time() -> None:
     view = after(prompt_read(), *steps("dense", ["x"] * 5, 12), *steps("sparse", ["x"] * 8, 10))
-    assert slots(view)["lead"] == "Ahead by 3 tokens at equal decode time: TDA"
+    assert slots(view)["lead"] == "Ahead by 3 tokens at equal decode time: GRIFFIN"
 
 
 def test_the_place_of_the_slower_arm_is_marked_when_the_faster_ends() -> None:
@@ -118,7 +128,7 @@ def test_the_place_of_the_slower_arm_is_marked_when_the_faster_ends() -> None:
     for event in (*steps("dense", ["x"] * 20, 12)[15:], Ended("dense", "length")):
         view.apply(event)
     assert stage(view)["track"] == {"dense": {"share": 1.0, "mark": 0.75}, "sparse": {"share": 1.0, "mark": None}}
-    assert slots(view)["lead"] == "When TDA ended, at 20 tokens, dense had written 15"
+    assert slots(view)["lead"] == "When GRIFFIN ended, at 20 tokens, dense had written 15"
 
 
 def test_the_parting_is_counted_as_a_browser_counts() -> None:
@@ -169,33 +179,72 @@ def test_the_empty_page_says_what_will_be_seen() -> None:
     assert empty["phase"] == "empty" and "press Enter" in empty["slots"]["verdict"]
 
 
+def test_the_method_has_its_own_name_everywhere() -> None:
+    shown = slots(after(prompt_read()))
+    assert (shown["name"], shown["lane"], shown["chosen"]) == (
+        "GRIFFIN",
+        "GRIFFIN",
+        "neurons chosen once, from the prompt",
+    )
+    assert slots(RaceView())["lane"] == "Sparse"
+
+
+def test_a_budget_is_told_when_it_is_found_and_when_it_is_spent() -> None:
+    found = SettingFound(Budget("kl", 0.3), "keep", 0.86, 0.29, 0.86)
+    told = slots(after(found))["budget"]
+    assert "at most 0.30" in told and "keep = 0.86" in told and "your prompt" not in told
+    assert "on your prompt 0.25" in slots(after(found, prompt_read(), Finished(result("a", "a"))))["budget"]
+    bytes_found = SettingFound(Budget("mlp_share", 0.7), "keep", 0.7, 0.5, 0.7)
+    # A byte bound of 1.25 saves a fifth of 1,000 bytes, a third of the MLP's 600.
+    assert "on your prompt 67 %" in slots(after(bytes_found, prompt_read(), Finished(result("a", "a"))))["budget"]
+    assert Frame(after(found), {}).outputs()["griffin.keep"] == 0.86
+
+
+def test_sets_chosen_anew_are_counted_as_they_come() -> None:
+    read = dataclasses.replace(prompt_read(), active=None, byte_bound=None)
+    dense = [step_of("dense", index, None, 1000) for index in range(3)]
+    sparse = [step_of("sparse", index, [2, 4 * (index == 2)], 400 + 200 * index) for index in range(1, 3)]
+    view = after(read)
+    assert slots(view)["bound"] == slots(view)["sparsity"] == "–"
+    assert slots(view)["chosen"] == "neurons chosen anew at every step"
+    frame = Frame(view, {})
+    first = frame.outputs()
+    assert "no one set" in first["neurons"]["ghost"] and "GRIFFIN" in first["neurons"]["ghost"]
+    for event in (*dense, *sparse):
+        view.apply(event)
+    assert slots(view)["bound"] == "1.43×" and slots(view)["sparsity"] == "75.0 %"  # of 700 bytes, of 2 and 2 neurons
+    assert frame.outputs()["layers"]["hover"]["kept"] == [2, 2]
+
+
 def drawn(frame: Frame) -> set[str]:
     return set(frame.outputs())
 
 
 def test_only_what_changed_is_sent() -> None:
-    view = RaceView(20)
-    frame = Frame(view, RunRequest("p"))
+    view = RaceView(REQUEST)
+    frame = Frame(view, {"tda.scale": 0, "other.scale": LAYERS})
     view.apply(Waiting(1))
     assert drawn(frame) == {"notice"}  # the last race stays until this one begins
     assert drawn(frame) == set()
+    view.apply(READY)
+    assert frame.outputs() == {"tda.scale": [1.0] * LAYERS}  # the other has its sliders already
     view.apply(prompt_read())
-    assert drawn(frame) == {"notice", "stage", "tokens", "layers", "neurons", "scale"}
+    assert drawn(frame) == {"notice", "stage", "tokens", "layers", "neurons"}
     view.apply(steps("dense", ["a"], 1)[0])
     assert drawn(frame) == {"stage"}
     assert drawn(frame) == set()
 
 
 def test_a_failure_leaves_the_last_race_to_be_seen() -> None:
-    view = RaceView(20)
+    view = RaceView(REQUEST)
     view.apply(Failed("No."))
-    assert drawn(Frame(view, RunRequest("p"))) == {"notice"}
+    assert drawn(Frame(view, {})) == {"notice"}
 
 
 def test_realised_cett_and_the_machine_come_at_the_end() -> None:
     view = after(prompt_read())
-    frame = Frame(view, RunRequest("p", scale=(1.0, 0.5)))
-    assert "scale" not in frame.outputs()
+    frame = Frame(view, {})
+    frame.outputs()
     view.apply(Finished(result("a", "a")))
     last = frame.outputs()
     assert last["layers"]["hover"]["cett"] == [0.1, 0.2]

@@ -11,12 +11,12 @@ FAST, EVEN, SLOW = Speedup(1.2, 1.1, 1.3, 50), Speedup(1.01, 0.97, 1.05, 50), Sp
 
 
 def verdict(speedup: Speedup | None, sparsity: float = 0.25) -> str:
-    return wording.verdict(speedup, 1.25, sparsity, [20.0] * 20, [22.0] * 20)
+    return wording.verdict(speedup, 1.25, sparsity, [20.0] * 20, [22.0] * 20, "GRIFFIN")
 
 
 def test_faster_says_by_how_much_and_what_was_possible() -> None:
     assert verdict(FAST) == (
-        "1.20×: TDA was faster, skipping 25.0 % of the MLP neurons; the bytes it saves allow at most 1.25×."
+        "1.20×: GRIFFIN was faster, skipping 25.0 % of the MLP neurons; the bytes it saves allow at most 1.25×."
     )
 
 
@@ -32,6 +32,16 @@ def test_noise_is_called_noise() -> None:
 
 def test_exact_is_called_exact() -> None:
     assert "Every neuron was kept" in verdict(EVEN, sparsity=0)
+
+
+def test_a_budget_is_told_with_what_it_came_to() -> None:
+    assert wording.kl_budget(0.3, "cett", 0.0834, 0.3, 0.34) == (
+        "Asked for a KL of at most 0.30 nats/token: set cett = 0.0834. "
+        "KL 0.30 on the calibration passages, on your prompt 0.34."
+    )
+    assert wording.mlp_budget(0.7, "keep", 0.7, 0.698, None) == (
+        "Asked for at most 70 % of the MLP weight bytes: set keep = 0.7. It reads 70 % on the calibration passages."
+    )
 
 
 def test_too_short_is_called_too_short() -> None:

@@ -1,13 +1,14 @@
-"""A method's setting in units of quality: "at most this KL", or "at most this much more perplexity".
+"""A method's setting in other units: "at most this KL", "at most this much more perplexity", "this share of the bytes".
 
-A curve of quality over the method's dial is measured once on the calibration passages, never on held-out ones, and
-kept for the model; every budget is then a bisection on the curve, which is no work at all.
+A curve of quality and bytes over the method's dial is measured once on the calibration passages, never on held-out
+ones, and kept for the model; every budget is then read off the curve, linear between its points, which is no work.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from .evaluation import cut, grouped
 from .ledger import digest
 from .result import quality
 from .scoring import Score, score
+from .weight_bytes import step_bytes
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -39,7 +41,8 @@ PLACES = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 1)
 class QualityCurve:
     """What a method costs at ``values`` of its dial, dense first: ``kl`` nats/token, ``perplexity`` over the dense one.
 
-    The rest says what it was measured on.
+    ``mlp_share`` is the share of the dense model's MLP weight bytes that a step reads. The rest says what it was
+    measured on.
     """
 
     method: str
@@ -47,6 +50,7 @@ class QualityCurve:
     values: tuple[float, ...]
     kl: tuple[float, ...]
     perplexity: tuple[float, ...]
+    mlp_share: tuple[float, ...]
     precision: str
     documents: int
     scored_tokens: int
@@ -71,17 +75,51 @@ class QualityCurve:
             raise UserError(f"A perplexity budget of {more:+.1%} cannot be met; it must be 0 or more.")
         return _last_within(self.values, self.perplexity, 1 + more)
 
+    def value_for_mlp_share(self, most: float) -> float:
+        """The dial's densest value that reads at most the share ``most`` of the MLP weight bytes.
+
+        Raises:
+            UserError: ``most`` is not a share, or the method reads more at its sparsest.
+        """
+        if not 0 <= most <= 1:
+            raise UserError(
+                f"A budget of {most:.1%} of the MLP weight bytes cannot be met; it must be from 0 to 100 %."
+            )
+        falling = np.minimum.accumulate(self.mlp_share)
+        if falling[-1] > most:
+            raise UserError(
+                f"{self.method} reads {math.ceil(100 * falling[-1])} % of the MLP weight bytes at its sparsest: "
+                "allow that much or more."
+            )
+        return _crossing(self.values, falling, most, int(np.argmax(falling <= most)))
+
+    def kl_at(self, value: float) -> float:
+        """KL at a ``value`` of the dial, linear between measured ones."""
+        return self._at(value, self.kl)
+
+    def mlp_share_at(self, value: float) -> float:
+        """Share of the MLP weight bytes at a ``value`` of the dial, linear between measured ones."""
+        return self._at(value, self.mlp_share)
+
+    def _at(self, value: float, costs: tuple[float, ...]) -> float:
+        sign = 1 if self.values[-1] >= self.values[0] else -1  # numpy interpolates over what rises
+        return float(np.interp(sign * value, [sign * each for each in self.values], costs))
+
 
 def _last_within(values: tuple[float, ...], costs: tuple[float, ...], most: float) -> float:
     """Where the cost, linear between measured values, first passes ``most``; noise that lowers it is not followed."""
     rising = np.maximum.accumulate(costs)
     if rising[-1] <= most:
         return values[-1]
-    above = int(np.argmax(rising > most))
-    if above == 0:
+    return _crossing(values, rising, most, int(np.argmax(rising > most)))
+
+
+def _crossing(values: tuple[float, ...], costs: np.ndarray, level: float, beyond: int) -> float:
+    """Where ``costs``, linear between measured values, pass ``level``; ``beyond``: the first place on its far side."""
+    if beyond == 0:
         return values[0]
-    share = (most - rising[above - 1]) / (rising[above] - rising[above - 1])
-    return float(values[above - 1] + share * (values[above] - values[above - 1]))
+    share = (level - costs[beyond - 1]) / (costs[beyond] - costs[beyond - 1])
+    return float(values[beyond - 1] + share * (values[beyond] - values[beyond - 1]))
 
 
 def within(
@@ -90,18 +128,31 @@ def within(
     *,
     kl: float | None = None,
     perplexity: float | None = None,
+    mlp_share: float | None = None,
     report: Report = silent,
 ) -> Method:
-    """``method`` with its dial where the budget is used up on the calibration passages; give one of the two budgets.
+    """``method`` with its dial where the budget is used up on the calibration passages; give one of the three budgets.
 
     Raises:
-        UserError: the budget is negative.
+        UserError: the budget cannot be met; see ``QualityCurve``.
     """
+    given = [each for each in (kl, perplexity, mlp_share) if each is not None]
+    if len(given) != 1:
+        raise TypeError("give one of kl, perplexity and mlp_share")
     curve = quality_curve(lm, method, report)
-    if (kl is None) == (perplexity is None):
-        raise TypeError("give kl or perplexity, not both")
-    value = curve.value_for_kl(kl) if kl is not None else curve.value_for_perplexity(perplexity or 0.0)
-    return dataclasses.replace(method, **{curve.setting: value})
+    if kl is not None:
+        return turned(method, curve.value_for_kl(kl))
+    if perplexity is not None:
+        return turned(method, curve.value_for_perplexity(perplexity))
+    return turned(method, curve.value_for_mlp_share(given[0]))
+
+
+def turned(method: Method, value: float) -> Method:
+    """``method`` with its dial at ``value``; a dial of whole numbers is turned to the next one towards dense."""
+    dial = method.dial
+    if isinstance(getattr(method, dial.setting), int):
+        value = math.floor(value) if dial.sparsest > dial.dense else math.ceil(value)
+    return dataclasses.replace(method, **{dial.setting: value})
 
 
 def quality_curve(lm: LoadedModel, method: Method, report: Report = silent) -> QualityCurve:
@@ -125,8 +176,9 @@ def kept_curve_path(lm: LoadedModel, method: Method) -> Path:
 def measure(lm: LoadedModel, method: Method, report: Report = silent) -> QualityCurve:
     """Scores the method at every place of its dial on the calibration passages; one dense pass serves all places."""
     dial = method.dial
-    values = tuple(round(dial.dense + place * (dial.sparsest - dial.dense), 6) for place in PLACES)
-    selectors = [dataclasses.replace(method, **{dial.setting: value}).bind(lm, report) for value in values]
+    places = [turned(method, round(dial.dense + place * (dial.sparsest - dial.dense), 6)) for place in PLACES]
+    values = tuple(getattr(each, dial.setting) for each in places)
+    choosers = [each.bind(lm, report) for each in places]
     texts = passages(held_out=False)
     scores: list[list[Score]] = [[] for _ in values]
     done = 0
@@ -134,21 +186,22 @@ def measure(lm: LoadedModel, method: Method, report: Report = silent) -> Quality
     report(Progress(stage, 0, len(texts), "passages"))
     for group in grouped(iter(texts)):
         if ids := cut(lm, group, PROMPT_TOKENS + SCORE_TOKENS).ids:
-            found = score(lm, selectors, torch.tensor(ids, device=lm.device), PROMPT_TOKENS)
+            found = score(lm, choosers, torch.tensor(ids, device=lm.device), PROMPT_TOKENS)
             for collected, each in zip(scores, found, strict=True):
                 collected.extend(each)
         done += len(group)
         report(Progress(stage, done, len(texts), "passages"))
     if not scores[0]:
         raise UserError(f"{lm.name} cuts the calibration passages into fewer than {PROMPT_TOKENS} tokens.")
-    widths = [block.d_ff for block in lm.blocks]
-    found = [quality(each, widths) for each in scores]
+    weights = step_bytes(lm)
+    found = [quality(each, weights, chooser) for each, chooser in zip(scores, choosers, strict=True)]
     return QualityCurve(
         method=method.name,
         setting=dial.setting,
         values=values,
         kl=tuple(each.kl for each in found),
         perplexity=tuple(each.sparse_perplexity / each.dense_perplexity for each in found),
+        mlp_share=tuple(each.mlp_share for each in found),
         precision=lm.precision,
         documents=found[0].documents,
         scored_tokens=found[0].scored_tokens,

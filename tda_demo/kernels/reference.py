@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
 from ..feedforward import FeedForward
+from ..later import nn, torch
 
 
 @dataclass(frozen=True, eq=False)

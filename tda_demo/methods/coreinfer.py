@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from ..feedforward import FeedForward
+from ..later import torch
 from ..progress import Report, silent
 from .base import Dial, Method, Selector
 from .ranked import Ranked

@@ -12,10 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from ..cett import score, strengths
 from ..feedforward import FeedForward
+from ..later import torch
 from ..progress import Report, silent
 from .base import Dial, Method, Selector
 from .ranked import Ranked

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from ..feedforward import FeedForward
+from ..later import torch
 from ..progress import Report, silent
 from .base import Dial, Method, Selector
 from .ranked import Ranked

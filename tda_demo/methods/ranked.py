@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from ..cett import strengths
 from ..feedforward import FeedForward
+from ..later import torch
 from .base import Selector
-
-Score = Callable[[FeedForward, torch.Tensor], torch.Tensor]
 
 
 def highest(scores: torch.Tensor, keep: float) -> torch.Tensor:
@@ -22,7 +19,7 @@ def highest(scores: torch.Tensor, keep: float) -> torch.Tensor:
 class Ranked(Selector):
     """Keeps of layer l the share ``keep[l]`` of the neurons, those highest in ``score(block, activations)`` [d_ff]."""
 
-    def __init__(self, score: Score, keep: Sequence[float]) -> None:
+    def __init__(self, score: Callable[[FeedForward, torch.Tensor], torch.Tensor], keep: Sequence[float]) -> None:
         self.score = score
         self.keep = keep
 

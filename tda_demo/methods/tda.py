@@ -16,12 +16,12 @@ from math import inf
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 
 from ..calibrate import threshold_table
 from ..cett import score, strengths, tail_curve, thresholds
 from ..errors import UserError
 from ..feedforward import FeedForward
+from ..later import torch
 from ..progress import Report, silent
 from .base import Dial, Method, Selector
 from .settings import Range, setting

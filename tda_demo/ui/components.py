@@ -16,7 +16,7 @@ import plotly
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PLOTLY = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
-_SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "stage", "plot", "equaliser", "lab")}
+_SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "save", "stage", "plot", "pareto", "equaliser", "lab")}
 
 Outputs = dict[str, Any]  # new values by component name
 
@@ -65,12 +65,24 @@ def finding(**options: Any) -> gr.HTML:
         '<section class="finding" aria-live="polite" hidden><ol class="finding-checks"></ol>'
         '<ul class="finding-notes"></ul><div class="finding-files"><span data-slot="files"></span></div></section>'
     )
-    return _scripted(template, "finding", _SCRIPTS["slots"], _SCRIPTS["lab"], **options)
+    return _scripted(template, "finding", *(_SCRIPTS[name] for name in ("slots", "save", "lab")), **options)
 
 
-def equaliser(**options: Any) -> gr.HTML:
-    """One vertical slider per layer, 0 to 2, factors on the thresholds. Value: the factors; [] before there are any."""
-    return _scripted(_template("equaliser"), "equaliser", _SCRIPTS["equaliser"], value=[], **options)
+def equaliser(title: str, subtitle: str, **options: Any) -> gr.HTML:
+    """One vertical slider per layer, 0 to 2: a factor on each. Value: the factors; [] before there are any."""
+    template = _template("equaliser").replace("{title}", escape(title)).replace("{subtitle}", escape(subtitle))
+    return _scripted(template, "equaliser", _SCRIPTS["equaliser"], value=[], **options)
+
+
+def pareto_plot(value: dict[str, Any] | None, **options: Any) -> gr.HTML:
+    """Quality against cost. Value: see ``pareto.figures.plot``; None is the empty state."""
+    scripts = (PLOTLY, *(_SCRIPTS[name] for name in ("slots", "save", "plot", "pareto")))
+    return _scripted(_template("pareto"), "pareto", *scripts, value=value, **options)
+
+
+def saver(**options: Any) -> gr.HTML:
+    """Nothing to see: every value ``{name, type, text}`` it is given is saved as a file by the browser."""
+    return _scripted("<span hidden></span>", "saver", _SCRIPTS["save"], **options)
 
 
 def live_plot(
@@ -78,8 +90,8 @@ def live_plot(
 ) -> gr.HTML:
     """One plotly plot that stays in the page and is redrawn in place. Value: see ``figures``; None is the empty state.
 
-    ``ghost`` says what will be seen; ``views`` names the figures a reader can switch between; ``scale`` is the legend's
-    HTML.
+    ``ghost`` says what will be seen there; a value ``{ghost}`` says something else in its place. ``views`` names the
+    figures a reader can switch between; ``scale`` is the legend's HTML.
     """
     template = f"""
 <figure class="plot plot-{kind}" data-empty="true">

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
 
 from ..errors import UserError
+from ..methods import METHODS, Method
+from ..methods.settings import parse
 from .offers import Offers
 
 
@@ -21,52 +23,69 @@ class Limits:
     seconds_per_run: float = 120.0
     waiting_runs: int = 8
     loaded_models: int = 2
-    cett: tuple[float, float] = (0.0, 0.6)
+    setting_characters: int = 4_000
+    factor: tuple[float, float] = (0.0, 2.0)
+    kl: tuple[float, float] = (0.0, 2.0)
+    mlp_percent: tuple[float, float] = (0.0, 100.0)
     temperature: tuple[float, float] = (0.0, 2.0)
     top_p: tuple[float, float] = (0.0, 1.0)
-    scale: tuple[float, float] = (0.0, 2.0)
     seed: tuple[int, int] = (0, 2**31 - 1)
 
 
 LIMITS = Limits()
 
+# What settings of these types are, whatever the method: a factor on each layer, and a choice of layers.
+Factors = tuple[float, ...]
+Layers = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a method may cost: at most ``most`` nats per token of KL, or that share 0..1 of the MLP weight bytes."""
+
+    of: Literal["kl", "mlp_share"]
+    most: float
+
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A checked wish: what to race, and how. ``model`` and ``precision`` None are the defaults."""
+    """A checked wish: what to race, and how. ``model`` and ``precision`` None are the defaults.
+
+    ``settings`` are those of ``method`` that were given; a ``budget`` puts its dial where the budget is used up.
+    """
 
     prompt: str
-    cett: float = 0.2
+    method: str = next(iter(METHODS))
+    settings: dict[str, Any] = field(default_factory=dict)
+    budget: Budget | None = None
     max_new_tokens: int = 128
     model: str | None = None
     precision: str | None = None
-    online: bool = False
-    weighted: bool = False
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    scale: tuple[float, ...] = ()
-    exempt: tuple[int, ...] = ()
 
 
 def checked(
     offers: Offers,
     *,
     prompt: Any,
-    cett: Any = 0.2,
+    method: Any = RunRequest.method,
+    settings: Any = None,
+    by: Any = "setting",
+    kl: Any = 0.3,
+    mlp_percent: Any = 70,
     max_new_tokens: Any = 128,
     model: Any = None,
     precision: Any = None,
-    online: Any = False,
-    weighted: Any = False,
     temperature: Any = 0.0,
     top_p: Any = 1.0,
     seed: Any = 0,
-    scale: Any = None,
-    exempt: Any = "",
     limits: Limits = LIMITS,
 ) -> RunRequest:
-    """Whatever a browser or an API client sent, as a request within ``limits``.
+    """Whatever a browser, a link or an API client sent, as a request within ``limits``.
+
+    ``by`` says what sets the method's dial: "setting" its own value, "quality" ``kl``, "bytes" ``mlp_percent``.
 
     Raises:
         UserError: the first thing that is wrong with it, in one sentence.
@@ -74,23 +93,23 @@ def checked(
     top = _number("top-p", top_p, limits.top_p)
     if top == 0:
         raise UserError("top-p is 0, which leaves no token to choose from: use more than 0, up to 1.")
+    if not isinstance(method, str) or method not in METHODS:
+        raise UserError(f"This page does not offer that method: choose one of {', '.join(METHODS)}.")
     return RunRequest(
         prompt=_prompt(prompt, limits.prompt_characters),
-        cett=_number("The CETT target", cett, limits.cett),
+        method=method,
+        settings=_settings(METHODS[method], settings or {}, limits),
+        budget=_budget(by, kl, mlp_percent, limits),
         max_new_tokens=_whole("The number of new tokens", max_new_tokens, (1, limits.max_new_tokens)),
         model=offers.model(model),
         precision=offers.precision(precision),
-        online=bool(online),
-        weighted=bool(weighted),
         temperature=_number("The temperature", temperature, limits.temperature),
         top_p=top,
         seed=_whole("The seed", seed, limits.seed),
-        scale=_scale(scale, limits.scale),
-        exempt=layer_list(exempt),
     )
 
 
-def layer_list(text: Any) -> tuple[int, ...]:
+def layer_list(text: Any, name: str = "layers") -> tuple[int, ...]:
     """Layer numbers from ``"0, 3, 27-29"``.
 
     Raises:
@@ -100,15 +119,14 @@ def layer_list(text: Any) -> tuple[int, ...]:
     for part in filter(None, re.split(r"[\s,;]+", str(text or "").replace("–", "-"))):
         match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part, flags=re.ASCII)
         if match is None:
-            raise UserError("Layers kept dense: write layer numbers such as 0, 3, 27-29.")
+            raise UserError(f"{name}: write layer numbers such as 0, 3, 27-29.")
         first = int(match[1])
         layers.update(range(first, int(match[2] or first) + 1))
     return tuple(sorted(layers))
 
 
 def _prompt(value: Any, most: int) -> str:
-    # Half of a surrogate pair can arrive in JSON; no tokenizer takes it.
-    text = value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""
+    text = _encodable(value) if isinstance(value, str) else ""
     if not text.strip():
         raise UserError("The prompt is empty: type a question or the beginning of a text.")
     if len(text) > most:
@@ -139,11 +157,48 @@ def _whole(what: str, value: Any, bounds: tuple[int, int]) -> int:
     return whole
 
 
-def _scale(value: Any, bounds: tuple[float, float]) -> tuple[float, ...]:
-    """Factors, or () where all of them are 1: a model of any depth then takes them."""
-    if not value:
-        return ()
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise UserError("Per-layer scaling must be a list of numbers, one per layer.")
-    factors = tuple(_number("Every per-layer factor", factor, bounds) for factor in value)
-    return () if all(factor == 1 for factor in factors) else factors
+def _budget(by: Any, kl: Any, mlp_percent: Any, limits: Limits) -> Budget | None:
+    match by:
+        case "setting":
+            return None
+        case "quality":
+            return Budget("kl", _number("The KL budget", kl, limits.kl))
+        case "bytes":
+            return Budget(
+                "mlp_share",
+                _number("The budget of MLP weight bytes, in percent,", mlp_percent, limits.mlp_percent) / 100,
+            )
+    raise UserError("A method can be set by setting, by quality or by bytes.")
+
+
+def _settings(method: type[Method], wishes: Any, limits: Limits) -> dict[str, Any]:
+    """Keyword arguments of ``method`` that it accepts. One factor per layer, all 1, is no wish: it fits any model."""
+    if not isinstance(wishes, Mapping):
+        raise UserError(f'The settings must be names and values, for example {{"{method.dial.setting}": 0.2}}.')
+    kinds = get_type_hints(method)
+    assignments = [f"{name}={_text(str(name), value, kinds.get(str(name)))}" for name, value in wishes.items()]
+    if max(map(len, assignments), default=0) > limits.setting_characters:
+        raise UserError(f"A setting is too long: this page takes at most {limits.setting_characters:,} characters.")
+    given = parse(method, [_encodable(assignment) for assignment in assignments])
+    for name in [name for name in given if kinds[name] == Factors]:
+        given[name] = tuple(_number(f"Every factor of {name}", factor, limits.factor) for factor in given[name])
+        if set(given[name]) == {1}:
+            del given[name]
+    method(**given)
+    return given
+
+
+def _text(name: str, value: Any, kind: Any) -> str:
+    """A value as the command line spells it; whole numbers and layer ranges may be written as people write them."""
+    if kind == Layers and isinstance(value, str):
+        value = layer_list(value, name)
+    if isinstance(value, list | tuple):
+        return ",".join(str(each) for each in value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value is None else str(value)
+
+
+def _encodable(text: str) -> str:
+    """Half of a surrogate pair can arrive in JSON; no tokenizer takes it, and no answer can carry it."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -33,6 +33,13 @@ def duration(ms: float | None) -> str:
     return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.2f} s"
 
 
+def remaining(seconds: float) -> str:
+    """About how long, in steps a reader does not see jump."""
+    if seconds < 60:
+        return f"about {max(5, 5 * round(seconds / 5))} s"
+    return f"about {round(seconds / 60)} min"
+
+
 def rate(tokens_per_second: float | None) -> str:
     return NONE if tokens_per_second is None else f"{tokens_per_second:.1f}"
 
@@ -91,13 +98,14 @@ def machine(environment: Mapping[str, Any]) -> list[list[str]]:
 
 def verdict(
     speedup: Speedup | None,
-    byte_bound: float,
+    byte_bound: float | None,
     sparsity: float,
     dense_ms: Sequence[float],
     sparse_ms: Sequence[float],
+    name: str,
 ) -> str:
-    """What the race showed, and where TDA did not win, why not, from the race's own numbers."""
-    if speedup is None:
+    """What the race showed, and where the method ``name`` did not win, why not, from the race's own numbers."""
+    if speedup is None or byte_bound is None:
         return "Too few steps to compare the two speeds."
     if sparsity == 0:
         return (
@@ -106,13 +114,13 @@ def verdict(
         )
     if speedup.low > 1:
         return (
-            f"{times(speedup.median)}: TDA was faster, skipping {percent(sparsity, 1)} of the MLP neurons; "
+            f"{times(speedup.median)}: {name} was faster, skipping {percent(sparsity, 1)} of the MLP neurons; "
             f"the bytes it saves allow at most {times(byte_bound)}."
         )
     if speedup.high >= 1:
         return (
-            f"{times(speedup.median)}: the interval includes 1, so this race shows no difference from dense. TDA skips "
-            f"{percent(sparsity, 1)} of the MLP neurons; the bytes it saves allow at most {times(byte_bound)}."
+            f"{times(speedup.median)}: the interval includes 1, so this race shows no difference from dense. {name} "
+            f"skips {percent(sparsity, 1)} of the MLP neurons; the bytes it saves allow at most {times(byte_bound)}."
         )
     dense, sparse = (median(steps[WARM_UP_STEPS:]) for steps in (dense_ms, sparse_ms))
     return (
@@ -120,4 +128,22 @@ def verdict(
         f"{percent(1 / byte_bound)} of the weight bytes to read, which at best takes a step from {dense:.1f} ms to "
         f"{dense / byte_bound:.1f} ms; it took {sparse:.1f} ms. On this machine the step is dominated by work that "
         "sparsity does not remove: attention, norms, and the overhead of launching each operation."
+    )
+
+
+def kl_budget(asked: float, setting: str, value: float, expected: float, got: float | None) -> str:
+    """A KL budget in nats per token: what it set, what that costs on the calibration passages, and on this prompt."""
+    own = "" if got is None else f", on your prompt {got:.2f}"
+    return (
+        f"Asked for a KL of at most {asked:.2f} nats/token: set {setting} = {value:.3g}. "
+        f"KL {expected:.2f} on the calibration passages{own}."
+    )
+
+
+def mlp_budget(asked: float, setting: str, value: float, expected: float, got: float | None) -> str:
+    """A budget of MLP weight bytes, all shares 0..1; told as ``kl_budget`` is."""
+    own = "" if got is None else f", on your prompt {percent(got)}"
+    return (
+        f"Asked for at most {percent(asked)} of the MLP weight bytes: set {setting} = {value:.3g}. "
+        f"It reads {percent(expected)} on the calibration passages{own}."
     )

@@ -17,7 +17,7 @@ _PROMPT_COLUMNS = 192  # a longer prompt shows its end
 _NEURON_COLUMNS = 1_536
 _ROOM = 48  # columns held free for what will be written, doubled whenever they are full
 _CLEAR = "rgba(0,0,0,0)"
-_INK, _MUTED, _RULE, _TDA, _OFF = (f"var(--{name})" for name in ("ink", "muted", "rule", "tda", "plot-off"))
+_INK, _MUTED, _RULE, _SPARSE, _OFF = (f"var(--{name})" for name in ("ink", "muted", "rule", "tda", "plot-off"))
 
 
 def token_map(
@@ -25,21 +25,26 @@ def token_map(
     prompt_fired: np.ndarray,
     tokens: Sequence[str],
     fired: Sequence[np.ndarray],
-    kept: Sequence[int],
+    kept: Sequence[int] | None,
     d_ff: Sequence[int],
     max_new_tokens: int,
+    name: str,
 ) -> dict[str, Any]:
     """Layer x token heatmap: the last prompt tokens, then the sparse arm's steps.
 
     Two views of the same columns: ``fired``, the share of the ``d_ff`` neurons that fired there (``prompt_fired`` int
     [T, layers], ``fired`` one int [layers] per step), and ``computed``, the share that was computed (all of them for
-    the prompt, ``kept`` of them per layer after it).
+    the prompt, ``kept`` of them per layer after it). ``kept`` None is a method ``name`` that chooses anew at every
+    step: ``fired`` is then what it computed.
     """
     hidden = max(0, len(prompt_tokens) - _PROMPT_COLUMNS)
     prompt, steps = np.asarray(prompt_fired)[hidden:], len(fired)
     columns = np.concatenate([prompt, np.asarray(fired)]) if steps else prompt
     divider = len(prompt) - 0.5
-    blocks = [(-0.5, d_ff), (divider, kept)] if steps else [(-0.5, d_ff)]
+    if kept is None:
+        blocks = [(-0.5, d_ff), *((divider + step, counts) for step, counts in enumerate(fired))]
+    else:
+        blocks = [(-0.5, d_ff), (divider, kept)] if steps else [(-0.5, d_ff)]
     edges = [start for start, _ in blocks] + [len(columns) - 0.5]
     computed = np.array([counts for _, counts in blocks])
     layout = _layout(
@@ -51,7 +56,7 @@ def token_map(
             _text(
                 divider, 1, f"({hidden:,} earlier tokens not drawn) prompt " if hidden else "prompt ", "right", xref="x"
             ),
-            _text(divider, 1, " written by TDA", "left", xref="x"),
+            _text(divider, 1, f" written by {name}", "left", xref="x"),
         ],
     )
     views = {"fired": _heatmap(columns.T, max(d_ff)), "computed": _heatmap(computed.T, max(d_ff), x=edges)}
@@ -67,15 +72,21 @@ def token_map(
     }
 
 
-def layer_bars(kept: Sequence[int], d_ff: Sequence[int], cett: Sequence[float], target: float) -> dict[str, Any]:
-    """Per layer: the kept share as bars, and under them the realised CETT (``cett``, [] until known) and its target."""
+def layer_bars(
+    kept: Sequence[float], d_ff: Sequence[int], cett: Sequence[float], target: float | None
+) -> dict[str, Any]:
+    """Per layer: the kept share as bars, and under them the realised CETT (``cett``, [] until known).
+
+    ``target`` is the CETT the method aims at, None where it aims at none.
+    """
     layers = list(range(len(d_ff)))
     shares = [100 * own / width for own, width in zip(kept, d_ff, strict=True)]
-    top = max([0.4, 1.6 * target, *(1.08 * error for error in cett)])
-    caption = f"realised CETT, target {target:g} dotted" if cett else "realised CETT: known after the race"
+    top = max([0.4, 1.6 * (target or 0), *(1.08 * error for error in cett)])
+    dotted = "" if target is None else f", target {target:.3g} dotted"
+    caption = f"realised CETT{dotted}" if cett else "realised CETT: known after the race"
     figure = go.Figure(
         [
-            go.Bar(x=layers, y=shares, marker={"color": _TDA, "line": {"width": 0}}, hoverinfo="none"),
+            go.Bar(x=layers, y=shares, marker={"color": _SPARSE, "line": {"width": 0}}, hoverinfo="none"),
             go.Scatter(
                 x=layers[: len(cett)],
                 y=list(cett),
@@ -91,7 +102,9 @@ def layer_bars(kept: Sequence[int], d_ff: Sequence[int], cett: Sequence[float], 
             yaxis={"domain": [0.42, 1], "range": [0, 100], "tickvals": [0, 50, 100], "gridcolor": _RULE},
             yaxis2={"domain": [0, 0.3], "range": [0, top], "nticks": 4, "gridcolor": _RULE},
             margin={"l": 34, "r": 8, "t": 22, "b": 36},
-            shapes=[_line(x=(0, 1), xref="paper", yref="y2", y=(target, target), width=1, dash="dot")],
+            shapes=[]
+            if target is None
+            else [_line(x=(0, 1), xref="paper", yref="y2", y=(target, target), width=1, dash="dot")],
             annotations=[_text(0, 1, "neurons kept, %", "left"), _text(0, 0.3, caption, "left")],
         ),
     )
@@ -125,7 +138,7 @@ def neuron_map(indices: Sequence[np.ndarray], d_ff: Sequence[int]) -> dict[str, 
             margin={"l": 34, "r": 8, "t": 6, "b": 36},
         ),
     ).to_dict()
-    figure["data"][0]["colorscale"] = [[0, _OFF], [1, _TDA]]  # plotly's own check knows no CSS variables in a scale
+    figure["data"][0]["colorscale"] = [[0, _OFF], [1, _SPARSE]]  # plotly's own check knows no CSS variables in a scale
     return {
         "views": {"neurons": figure},
         "hover": {"kind": "neurons", "per_column": per_column, "d_ff": [int(own) for own in d_ff]},
@@ -142,8 +155,9 @@ def _room(steps: int, most: int) -> int:
     return min(most, _ROOM * 2 ** max(0, math.ceil(math.log2(max(steps, 1) / _ROOM))))
 
 
-def _counts(kept: Sequence[int], d_ff: Sequence[int]) -> dict[str, list[int]]:
-    return {"kept": [int(own) for own in kept], "d_ff": [int(own) for own in d_ff]}
+def _counts(kept: Sequence[float] | None, d_ff: Sequence[int]) -> dict[str, list[int] | None]:
+    counts = None if kept is None else [round(own) for own in kept]
+    return {"kept": counts, "d_ff": [int(own) for own in d_ff]}
 
 
 def _heatmap(z: np.ndarray, most: int, x: Sequence[float] | None = None) -> go.Heatmap:

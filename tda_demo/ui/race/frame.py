@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import gradio as gr
 
 from .. import wording
 from ..components import Outputs, ready
-from ..limits import RunRequest
 from . import figures
 from .stage import stage
 from .view import RaceView
@@ -23,11 +23,11 @@ _TONES = {"failed": "error"}
 
 
 class Frame:
-    """Draws one run's ``view`` again and again."""
+    """Draws one run's ``view`` again and again. ``shown`` is how many sliders each equaliser of the page has."""
 
-    def __init__(self, view: RaceView, request: RunRequest) -> None:
+    def __init__(self, view: RaceView, shown: dict[str, int]) -> None:
         self.view = view
-        self.request = request
+        self.shown = shown
         self._sent: Outputs = {}
         self._drawn = (0.0, -1)  # when the token map was drawn, and with how many steps
 
@@ -37,8 +37,13 @@ class Frame:
         values: Outputs = {"notice": notice(view)}
         if "stage" in self._sent or view.phase not in _BEFORE:  # the last race stays to be seen until this one begins
             values["stage"] = stage(view)
-        if view.prompt is not None:
-            values |= self._plots(view.prompt)
+        if view.ready is not None:
+            layers = len(view.ready.d_ff)
+            values |= {name: [1.0] * layers for name, count in self.shown.items() if count != layers}
+        if view.found is not None and view.request is not None:
+            values[f"{view.request.method}.{view.found.setting}"] = round(view.found.value, 3)
+        if view.prompt is not None and view.ready is not None:
+            values |= self._plots(view.prompt, view.ready.d_ff)
         if (result := view.result) is not None:
             values["model_notice"] = ready(result.model, result.precision)
             values["machine"] = wording.machine({"model": result.model, "engine": result.engine, **result.environment})
@@ -46,19 +51,22 @@ class Frame:
         self._sent |= new
         return new
 
-    def _plots(self, read: PromptRead) -> Outputs:
-        view, kept, d_ff = self.view, read.active.counts(), read.active.d_ff
+    def _plots(self, read: PromptRead, d_ff: Sequence[int]) -> Outputs:
+        view = self.view
         values: Outputs = {}
         if "neurons" not in self._sent:
-            values["neurons"] = figures.neuron_map([own.cpu().numpy() for own in read.active.indices], d_ff)
-            if len(self.request.scale) != len(d_ff):
-                values["scale"] = [1.0] * len(d_ff)
-        if "layers" not in self._sent or view.over:
+            values["neurons"] = _neurons(view.name, read, d_ff)
+        due = self._token_map_is_due()
+        if view.kept is not None and ("layers" not in self._sent or view.over or (due and read.active is None)):
             quality = view.result.quality if view.result else None
-            values["layers"] = figures.layer_bars(kept, d_ff, quality.cett if quality else [], self.request.cett)
-        if self._token_map_is_due():
+            values["layers"] = figures.layer_bars(
+                view.kept.tolist(), d_ff, quality.cett if quality else [], view.cett_target
+            )
+        if due:
+            kept = read.active.counts() if read.active else None
+            most = view.request.max_new_tokens if view.request else 0
             values["tokens"] = figures.token_map(
-                read.tokens, read.fired, view.tokens, view.fired, kept, d_ff, view.max_new_tokens
+                read.tokens, read.fired, view.tokens, view.fired, kept, d_ff, most, view.name
             )
         return values
 
@@ -69,6 +77,12 @@ class Frame:
             return False
         self._drawn = (now, count)
         return True
+
+
+def _neurons(name: str, read: PromptRead, d_ff: Sequence[int]) -> Outputs:
+    if read.active is None:
+        return {"ghost": f"{name} chooses its neurons anew at every step: there is no one set to draw."}
+    return figures.neuron_map([own.cpu().numpy() for own in read.active.indices], d_ff)
 
 
 def notice(view: RaceView) -> Outputs:

@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import UserError
 from ..components import Outputs
 from ..limits import RunRequest, checked
+from ..reports import remember
 from ..service import Service
 from ..worker import Ticket
 from .frame import Frame, buttons, notice
@@ -26,15 +27,18 @@ def submit(service: Service, owner: str, wishes: dict[str, Any]) -> tuple[RunReq
     return request, service.submit(owner, partial(race_job, service.models, request, service.limits))
 
 
-def race(service: Service, owner: str, wishes: dict[str, Any]) -> Iterator[Outputs]:
-    """A race for the page: what changed, by component name, about six times a second. Closing it ends the run."""
+def race(service: Service, owner: str, wishes: dict[str, Any], shown: dict[str, int]) -> Iterator[Outputs]:
+    """A race for the page: what changed, by component name, about six times a second. Closing it ends the run.
+
+    ``shown`` is how many layers each equaliser of the page has a slider for.
+    """
     try:
         request, ticket = submit(service, owner, wishes)
     except UserError as error:
         yield {"notice": notice(RaceView(phase="failed", message=str(error)))}
         return
-    view = RaceView(request.max_new_tokens)
-    frame = Frame(view, request)
+    view = RaceView(request)
+    frame = Frame(view, shown)
     yield buttons(running=True)
     try:
         while not view.over:
@@ -44,6 +48,7 @@ def race(service: Service, owner: str, wishes: dict[str, Any]) -> Iterator[Outpu
             yield frame.outputs()
     finally:
         service.withdraw(ticket)
+    remember(service.visits.of(owner), request, view)
     yield buttons(running=False)
 
 
@@ -54,7 +59,7 @@ def result(service: Service, owner: str, wishes: dict[str, Any]) -> dict[str, An
         UserError: whatever went wrong, in one sentence.
     """
     request, ticket = submit(service, owner, wishes)
-    view = RaceView(request.max_new_tokens)
+    view = RaceView(request)
     try:
         while not view.over:
             for event in ticket.drain(1.0):

@@ -7,12 +7,38 @@ import time
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ...methods import METHODS, Method
 from ...progress import Report
-from ..limits import Limits, RunRequest
+from ..limits import Budget, Limits, RunRequest
 from ..loader import GivenUp, Models, reporter
 from ..worker import Ticket
+
+if TYPE_CHECKING:
+    from ...models import LoadedModel
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An event: the model is there. ``d_ff`` of every layer, and the bytes of the MLP weights a dense step reads."""
+
+    d_ff: tuple[int, ...]
+    mlp_bytes: float
+
+
+@dataclass(frozen=True)
+class SettingFound:
+    """An event: a ``budget`` puts ``setting`` at ``value``.
+
+    There the calibration passages cost ``kl`` nats per token and read ``mlp_share`` 0..1 of the MLP weight bytes.
+    """
+
+    budget: Budget
+    setting: str
+    value: float
+    kl: float
+    mlp_share: float
 
 
 @dataclass(frozen=True)
@@ -23,12 +49,13 @@ class TimedOut:
 
 
 def race_job(models: Models, request: RunRequest, limits: Limits, ticket: Ticket) -> Generator[Any]:
-    """The events of a race, with ``Loading`` before them where something is loaded and ``TimedOut`` at the limit.
+    """The events of a race, after ``Loading`` where something is loaded, ``Ready``, and ``SettingFound`` for a budget.
+
+    ``TimedOut`` comes at the limit.
 
     Raises:
-        UserError: the model cannot be had, or the prompt or a setting does not fit it.
+        UserError: the model cannot be had, or the prompt, a setting or the budget does not fit it.
     """
-
     with suppress(GivenUp):
         yield from _race(models, request, limits, ticket.stop, reporter(ticket))
 
@@ -36,16 +63,14 @@ def race_job(models: Models, request: RunRequest, limits: Limits, ticket: Ticket
 def _race(models: Models, request: RunRequest, limits: Limits, stop: threading.Event, report: Report) -> Generator[Any]:
     lm = models.get(request.model, request.precision, report)
     # Imported here, in the worker's thread: torch must not hold up the page.
-    from ...methods.tda import TDA
+    from ...evaluate.weight_bytes import step_bytes
     from ...race import RaceSettings, race
 
-    method = TDA(
-        cett=request.cett,
-        scale=request.scale,
-        online=request.online,
-        exempt=request.exempt,
-        weighted=request.weighted,
-    )
+    widths = tuple(block.d_ff for block in lm.blocks)
+    yield Ready(widths, step_bytes(lm).mlp)
+    method = METHODS[request.method](**request.settings)
+    if request.budget is not None:
+        method = yield from _within(lm, method, request.budget, report)
     settings = RaceSettings(request.max_new_tokens, request.temperature, request.top_p, request.seed)
     begin = None
     for event in race(lm, method, request.prompt, settings, stop, report):
@@ -54,3 +79,14 @@ def _race(models: Models, request: RunRequest, limits: Limits, stop: threading.E
         if time.monotonic() - begin > limits.seconds_per_run and not stop.is_set():
             stop.set()
             yield TimedOut(limits.seconds_per_run)
+
+
+def _within(lm: LoadedModel, method: Method, budget: Budget, report: Report) -> Generator[SettingFound, None, Method]:
+    from ...evaluate.budget import quality_curve, turned
+
+    curve = quality_curve(lm, method, report)
+    value = curve.value_for_kl(budget.most) if budget.of == "kl" else curve.value_for_mlp_share(budget.most)
+    method = turned(method, value)
+    value = method.settings()[curve.setting]
+    yield SettingFound(budget, curve.setting, value, curve.kl_at(value), curve.mlp_share_at(value))
+    return method

@@ -10,7 +10,7 @@ from ... import metrics
 from .. import wording
 from .view import ARMS, RaceView
 
-NAMES = {"dense": "dense", "sparse": "TDA"}
+_CHOSEN = {True: "neurons chosen once, from the prompt", False: "neurons chosen anew at every step"}
 _PROMISE = (
     "Type a prompt and press Enter. The model reads it once with every neuron; then it writes twice, and here you see "
     "how much faster the second text came, where the two part, and which neurons each layer used."
@@ -23,15 +23,23 @@ def stage(view: RaceView) -> dict[str, Any]:
     """
     return {
         "phase": view.phase,
-        "slots": {**_hero(view), **_costs(view), **_quality(view), **_arms(view)},
+        "slots": {**_names(view), **_hero(view), **_costs(view), **_quality(view), **_arms(view)},
         "texts": {arm: {"text": view.arm(arm).text, "part": _part(view, arm)} for arm in ARMS},
         "track": {arm: _bar(view, arm) for arm in ARMS},
     }
 
 
+def _names(view: RaceView) -> dict[str, str]:
+    return {
+        "name": view.name,
+        "lane": view.name[0].upper() + view.name[1:],
+        "chosen": "" if view.prompt is None else _CHOSEN[view.prompt.active is not None],
+    }
+
+
 def _hero(view: RaceView) -> dict[str, str]:
     speedup = view.speedup
-    bound = view.prompt.byte_bound if view.prompt else None
+    bound = view.byte_bound
     efficiency = metrics.efficiency(speedup.median, bound) if speedup and bound else None
     return {
         "speedup": wording.times(speedup.median if speedup else None),
@@ -40,6 +48,7 @@ def _hero(view: RaceView) -> dict[str, str]:
         "efficiency": wording.percent(efficiency),
         "lead": _lead(view),
         "verdict": _verdict(view),
+        "budget": _budget(view),
     }
 
 
@@ -53,7 +62,20 @@ def _verdict(view: RaceView) -> str:
         float(np.mean(result.sparsity)),
         result.dense.step_ms,
         result.sparse.step_ms,
+        view.name,
     )
+
+
+def _budget(view: RaceView) -> str:
+    found = view.found
+    if found is None:
+        return ""
+    quality = view.result.quality if view.result else None
+    if found.budget.of == "kl":
+        return wording.kl_budget(
+            found.budget.most, found.setting, found.value, found.kl, quality.kl if quality else None
+        )
+    return wording.mlp_budget(found.budget.most, found.setting, found.value, found.mlp_share, view.mlp_share)
 
 
 def _costs(view: RaceView) -> dict[str, str]:
@@ -61,7 +83,7 @@ def _costs(view: RaceView) -> dict[str, str]:
     if read is None:
         return {"sparsity": wording.NONE, "prompt": wording.NONE, "prompt_parts": "read + choose + pack"}
     return {
-        "sparsity": wording.percent(float(np.mean(read.active.sparsity())), 1),
+        "sparsity": wording.percent(view.sparsity, 1),
         "prompt": wording.duration(read.prefill_ms + read.selection_ms + read.packing_ms),
         "prompt_parts": " + ".join(
             f"{verb} {wording.duration(ms)}"
@@ -113,16 +135,16 @@ def _lead(view: RaceView) -> str:
         behind, tokens = view.overtaken
         ahead = "sparse" if behind == "dense" else "dense"
         ended = wording.count(view.arm(ahead).tokens, "token")
-        return f"When {NAMES[ahead]} ended, at {ended}, {NAMES[behind]} had written {tokens:,}"
+        return f"When {view.arm_name(ahead)} ended, at {ended}, {view.arm_name(behind)} had written {tokens:,}"
     lead = view.sparse.tokens - view.dense.tokens
     if not view.prompt or abs(lead) <= 1:
         return "Equal decode time for both: the faster arm pulls ahead"
-    ahead = "TDA" if lead > 0 else "dense"
+    ahead = view.name if lead > 0 else "dense"
     return f"Ahead by {wording.count(abs(lead), 'token')} at equal decode time: {ahead}"
 
 
 def _bar(view: RaceView, arm: str) -> dict[str, float | None]:
-    whole = max(view.max_new_tokens, 1)
+    whole = view.request.max_new_tokens if view.request else 1
     mark = view.overtaken[1] / whole if view.overtaken and view.overtaken[0] == arm else None
     return {"share": view.arm(arm).tokens / whole, "mark": mark}
 

@@ -9,19 +9,24 @@ import gradio as gr
 
 from ...errors import UserError
 from ..components import EVENT, facts, in_order, live_plot, race_stage
+from ..limits import RunRequest
+from ..offers import AUTOMATIC, EMBEDDED
+from ..reports import race_made, report_buttons
 from ..service import Service, owner
 from . import handlers
-from .controls import DEFAULTS, ONLINE, Components, controls
+from .controls import controls, defaults, equalisers
+from .frame import notice
+from .links import opened
+from .method_controls import Components, settings
 from .stage import stage
 from .view import RaceView
 
 _SCALE = """<span class="scale"><span>0&nbsp;%</span><i aria-hidden="true"></i><span>100&nbsp;%</span>
 <span class="sr-only">Colour scale from dark blue at 0 percent to yellow at 100 percent</span></span>"""
 
-# Component names: what a run is told, what it draws, what the loading model draws.
-_WISHES = ("prompt", *DEFAULTS, "scale")
-_DRAWN = ("notice", "stage", "tokens", "layers", "neurons", "scale", "machine", "model_notice", "run", "stop")
-_MODEL = ("model_notice", "machine", "scale")
+# Components that a run draws; with the dials, which a budget turns, and the equalisers, which follow the model's depth.
+_DRAWN = ("notice", "stage", "tokens", "layers", "neurons", "machine", "model_notice", "run", "stop")
+_STANDARD = RunRequest(prompt="")
 
 
 def build(page: gr.Blocks, service: Service) -> None:
@@ -30,6 +35,7 @@ def build(page: gr.Blocks, service: Service) -> None:
     parts["stage"] = race_stage(stage(RaceView()), elem_id="stage")
     parts |= _plots()
     parts["machine"] = facts(elem_id="machine")
+    report_buttons(service, "race", race_made)
     _wire(page, service, parts)
     gr.api(_endpoint(service), api_name="race", concurrency_limit=None)
 
@@ -37,7 +43,7 @@ def build(page: gr.Blocks, service: Service) -> None:
 def _plots() -> Components:
     tokens = live_plot(
         "Neurons, layer by token",
-        "A column is a token: the prompt, then what TDA writes. A row is a layer, the first on top.",
+        "A column is a token: the prompt, then what the sparse arm writes. A row is a layer, the first on top.",
         "Every token will add a column: how many of each layer's neurons fired for it.",
         kind="tokens",
         views=("fired", "computed"),
@@ -48,8 +54,8 @@ def _plots() -> Components:
         with gr.Column(scale=2, min_width=300):
             layers = live_plot(
                 "Kept per layer",
-                "What the prompt's active sets hold, and what leaving out the rest did to each layer.",
-                "One bar per layer: the share of its neurons TDA computes.",
+                "What is computed of each layer, and what leaving out the rest did to it.",
+                "One bar per layer: the share of its neurons that is computed.",
                 kind="layers",
                 elem_id="layer-bars",
             )
@@ -65,46 +71,67 @@ def _plots() -> Components:
 
 
 def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
-    def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        wishes: dict[str, Any] = dict(zip(_WISHES, values, strict=True))
-        wishes["online"] = wishes["online"] == ONLINE
-        for outputs in handlers.race(service, owner(request), wishes):
-            yield in_order(_DRAWN, outputs)
+    own, layered = list(settings()), tuple(equalisers())
+    controlled = ("prompt", *defaults(), *layered)
+    drawn = (*_DRAWN, *(setting.key for setting in own if setting.is_dial), *layered)
+    told = (*controlled, "notice", "model_notice", "machine")
 
-    async def follow_model() -> AsyncIterator[list[Any]]:
+    def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+        known = dict(zip(controlled, values, strict=True))
+        chosen = {setting.field.name: known[setting.key] for setting in own if setting.method.name == known["method"]}
+        wishes = {name: value for name, value in known.items() if "." not in name}
+        shown = {name: len(known[name] or ()) for name in layered}
+        for outputs in handlers.race(service, owner(request), {**wishes, "settings": chosen}, shown):
+            yield in_order(drawn, outputs)
+
+    async def begin(request: gr.Request) -> AsyncIterator[list[Any]]:
+        """What the link says, then how far the model is."""
+        try:
+            linked = opened(service.offers, service.limits, dict(request.query_params))
+        except UserError as error:
+            linked = {"notice": notice(RaceView(phase="failed", message=f"This link cannot be used. {error}"))}
+        yield in_order(told, linked)
         async for outputs in service.model_states():
-            yield in_order(_MODEL, outputs)
+            if (ones := outputs.get("scale")) is not None:
+                outputs |= {name: ones for name in layered if name not in linked}
+            yield in_order(told, outputs)
 
     triggers = [parts["prompt"].submit, parts["run"].click]
-    gr.on(triggers, run, [parts[name] for name in _WISHES], [parts[name] for name in _DRAWN], **EVENT)
+    gr.on(triggers, run, [parts[name] for name in controlled], [parts[name] for name in drawn], **EVENT)
     parts["stop"].click(service.stop, queue=False, **EVENT)
-    page.load(follow_model, None, [parts[name] for name in _MODEL], **EVENT)
+    page.load(begin, None, [parts[name] for name in told], **EVENT)
 
 
 def _endpoint(service: Service) -> Callable[..., dict]:
     def race(
         prompt: str,
         request: gr.Request,
-        cett: float = DEFAULTS["cett"],
-        max_new_tokens: int = DEFAULTS["max_new_tokens"],
-        model: str = DEFAULTS["model"],
-        precision: str = DEFAULTS["precision"],
-        online: bool = False,
-        temperature: float = DEFAULTS["temperature"],
-        top_p: float = DEFAULTS["top_p"],
-        seed: int = DEFAULTS["seed"],
+        cett: float | None = None,
+        max_new_tokens: int = _STANDARD.max_new_tokens,
+        model: str = EMBEDDED,
+        precision: str = AUTOMATIC,
+        online: bool | None = None,
+        temperature: float = _STANDARD.temperature,
+        top_p: float = _STANDARD.top_p,
+        seed: int = _STANDARD.seed,
+        method: str = _STANDARD.method,
+        settings: dict | None = None,
     ) -> dict:
-        """Race the dense model against TDA on a prompt: waits its turn, then returns everything measured, as JSON."""
+        """Race the dense model against a method on a prompt: waits its turn, then returns everything measured, as JSON.
+
+        ``settings`` are the method's own, by name; ``cett`` and ``online`` are two of them.
+        """
+        shorthands = {"cett": cett, "online": online}
         wishes = {
             "prompt": prompt,
-            "cett": cett,
             "max_new_tokens": max_new_tokens,
             "model": model,
             "precision": precision,
-            "online": online,
             "temperature": temperature,
             "top_p": top_p,
             "seed": seed,
+            "method": method,
+            "settings": {name: value for name, value in shorthands.items() if value is not None} | (settings or {}),
         }
         try:
             return handlers.result(service, owner(request), wishes)

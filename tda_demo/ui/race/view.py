@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ... import metrics
+from ...methods import METHODS
 from .. import wording
+from ..limits import RunRequest
 from ..loader import Loading
 from ..worker import Closed, Failed, Waiting
-from .runs import TimedOut
+from .runs import Ready, SettingFound, TimedOut
 
 if TYPE_CHECKING:
     from ...metrics import Speedup
@@ -25,17 +28,18 @@ _OVER = ("finished", "stopped", "failed")
 
 @dataclass
 class ArmView:
-    """One arm so far. ``ended`` is empty while it writes."""
+    """One arm so far. ``step_bytes`` are the weight bytes its steps read; ``ended`` is empty while it writes."""
 
     text: str = ""
     tokens: int = 0
     step_ms: list[float] = field(default_factory=list)
+    step_bytes: list[int] = field(default_factory=list)
     ended: str = ""
 
 
 @dataclass
 class RaceView:
-    """State of one run of at most ``max_new_tokens``; ``apply`` moves it on.
+    """State of the run of ``request``; ``apply`` moves it on. Without a request it is the page before its first run.
 
     ``phase`` is one of empty, queued, loading, reading, running, judging, finished, stopped, failed; ``message`` says
     it in a sentence; ``progress`` is 0..1 where something is being loaded. ``fired`` holds one int64 [layers] per step
@@ -43,12 +47,14 @@ class RaceView:
     ended, and its tokens then.
     """
 
-    max_new_tokens: int = 0
+    request: RunRequest | None = None
     phase: str = "empty"
     message: str = ""
     progress: float | None = None
     dense: ArmView = field(default_factory=ArmView)
     sparse: ArmView = field(default_factory=ArmView)
+    ready: Ready | None = None
+    found: SettingFound | None = None
     prompt: PromptRead | None = None
     tokens: list[str] = field(default_factory=list)
     fired: list[np.ndarray] = field(default_factory=list)
@@ -59,6 +65,56 @@ class RaceView:
     @property
     def over(self) -> bool:
         return self.phase in _OVER
+
+    @property
+    def name(self) -> str:
+        """What the sparse arm is called: the method."""
+        return METHODS[self.request.method].__name__ if self.request else "sparse"
+
+    def arm_name(self, arm: str) -> str:
+        return self.name if arm == "sparse" else arm
+
+    @property
+    def byte_bound(self) -> float | None:
+        """Known from the prompt where the active sets are, else of the steps so far."""
+        if self.result is not None:
+            return self.result.byte_bound
+        if self.prompt is not None and self.prompt.byte_bound is not None:
+            return self.prompt.byte_bound
+        if not (self.dense.step_bytes and self.sparse.step_bytes):
+            return None
+        return fmean(self.dense.step_bytes) / fmean(self.sparse.step_bytes)
+
+    @property
+    def kept(self) -> np.ndarray | None:
+        """Neurons computed in each layer, float64 [layers]: the active sets', or the mean over the steps so far."""
+        if self.prompt is not None and self.prompt.active is not None:
+            return np.array(self.prompt.active.counts(), dtype=np.float64)
+        return np.mean(self.fired, axis=0) if self.fired else None
+
+    @property
+    def cett_target(self) -> float | None:
+        """The CETT the method aims at, None where it aims at none."""
+        if self.request is None:
+            return None
+        settings = METHODS[self.request.method](**self.request.settings).settings()
+        return (settings | ({self.found.setting: self.found.value} if self.found else {})).get("cett")
+
+    @property
+    def sparsity(self) -> float | None:
+        """Mean over layers, 0..1."""
+        if self.result is not None:
+            return float(np.mean(self.result.sparsity))
+        if self.kept is None or self.ready is None:
+            return None
+        return float(np.mean(1 - self.kept / np.array(self.ready.d_ff)))
+
+    @property
+    def mlp_share(self) -> float | None:
+        """Share 0..1 of the MLP weight bytes that the sparse arm read, once the race is over."""
+        if self.result is None or self.ready is None or (bound := self.result.byte_bound) is None:
+            return None
+        return 1 - (self.result.dense.weight_bytes or 0) * (1 - 1 / bound) / self.ready.mlp_bytes
 
     def apply(self, event: Any) -> None:
         # Imported late, because torch comes with it: whoever has an event to show has already loaded a model.
@@ -81,6 +137,10 @@ class RaceView:
             case Loading(progress):
                 self._say("loading", wording.loading(progress))
                 self.progress = progress.done / progress.total if progress.total else None
+            case Ready():
+                self.ready = event
+            case SettingFound():
+                self.found = event
             case TimedOut(seconds):
                 self.message = f"Stopped: the race took {seconds:g} s, the most this page gives to one."
             case Failed(message):
@@ -100,6 +160,8 @@ class RaceView:
         arm.tokens = event.index + 1
         if event.ms is not None:
             arm.step_ms.append(event.ms)
+            if (read := getattr(event, "weight_bytes", None)) is not None:
+                arm.step_bytes.append(read)
             positions = min(len(self.dense.step_ms), len(self.sparse.step_ms))
             if positions % _SPEEDUP_EVERY == metrics.WARM_UP_STEPS:
                 self.speedup = metrics.speedup(self.dense.step_ms, self.sparse.step_ms)

@@ -1,0 +1,88 @@
+"""Measured speed of one row: the dense arm and the row's own decode the same prompts in turn, some tokens at a time.
+
+Interleaved, so that whatever else the machine does falls on both; and in blocks, so that each finds its weights where
+its own last step left them, as when it runs alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import metrics
+from ..bench.decoders import ArmDecoder
+from ..decode.arm import engine_for
+from .scoring import Chooser
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+
+@dataclass(frozen=True)
+class SpeedSettings:
+    """``pairs`` of blocks a prompt, each ``block`` timed steps after ``settle`` untimed ones; ``prompts`` of the texts.
+
+    The first pair of every prompt is not counted: it maps pages and wakes threads.
+    """
+
+    prompts: int = 3
+    pairs: int = 6
+    block: int = 8
+    settle: int = 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``speedup`` over dense with its 95 % interval and the ``n`` pairs of blocks it is the median of.
+
+    ``tokens_per_second`` is the dense arm's, over every row's blocks, times the speedup: rows are timed one after the
+    other, and what the machine does meanwhile falls on both arms of a row but not on all rows alike.
+    """
+
+    tokens_per_second: float
+    speedup: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Median step times of a prompt's blocks in ms, a pair at the same place of both."""
+
+    dense: list[float]
+    sparse: list[float]
+
+
+def measure(lm: LoadedModel, chooser: Chooser, ids: list[int], settings: SpeedSettings) -> Blocks:
+    """Both arms from one prompt. A selector that keeps every neuron times the dense arm against itself."""
+    engine = engine_for(lm, chooser)
+    prefill = engine.prefill(ids, chooser)
+    steps = (settings.pairs + 1) * (settings.settle + settings.block)
+    room = min(steps, lm.context_length - len(ids))
+    first = int(prefill.logits.argmax())
+    dense, sparse = (
+        ArmDecoder(partial(make, prefill, room), first, room) for make in (engine.dense_arm, engine.sparse_arm)
+    )
+    blocks = Blocks([], [])
+    for pair in range(settings.pairs + 1):
+        for decoder, medians in ((dense, blocks.dense), (sparse, blocks.sparse)):
+            times = decoder.times_ms(settings.settle + settings.block)[settings.settle :]
+            if pair > 0:
+                medians.append(float(np.median(times)))
+    return blocks
+
+
+def measured(row: Sequence[Blocks], rows: Sequence[Sequence[Blocks]]) -> Measured:
+    """What the blocks of a row come to; each row, at least ``row`` itself, has one or more prompts' blocks."""
+    found = metrics.paired_speedup(*_joined(row))
+    dense = [ms for each in rows for ms in _joined(each)[0]]
+    return Measured(1000 / float(np.median(dense)) * found.median, found.median, found.low, found.high, found.n)
+
+
+def _joined(row: Sequence[Blocks]) -> tuple[list[float], list[float]]:
+    return [ms for blocks in row for ms in blocks.dense], [ms for blocks in row for ms in blocks.sparse]

@@ -1,0 +1,190 @@
+"""Which method, and its settings: every control is built from the fields of the methods' dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import Any, get_type_hints
+
+import gradio as gr
+
+from ...methods import METHODS, Method
+from ..browser import in_browser, setter
+from ..components import equaliser
+from ..limits import Factors, Layers, Limits
+
+BY = ("setting", "quality", "bytes")
+# Where on a dial the presets lie, 0 dense and 1 sparsest; None is the method's default, which is its paper's value.
+PRESETS = {"exact": 0.0, "mild": 1 / 6, "default": None, "aggressive": 5 / 6}
+
+Components = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of one method."""
+
+    method: type[Method]
+    field: dataclasses.Field[Any]
+    kind: Any
+
+    @property
+    def key(self) -> str:
+        """Its name among the page's components, and in a link."""
+        return f"{self.method.name}.{self.field.name}"
+
+    @property
+    def is_dial(self) -> bool:
+        return self.field.name == self.method.dial.setting
+
+    @property
+    def default(self) -> Any:
+        """As its control holds it."""
+        return self.shown(self.field.default)
+
+    @property
+    def elem_id(self) -> str:
+        return self.key.replace(".", "-").replace("_", "-")
+
+    @property
+    def label(self) -> str:
+        return self.field.name.replace("_", " ")
+
+    @property
+    def explanation(self) -> str:
+        text: str = self.field.metadata["explanation"]
+        return f"{text[0].upper()}{text[1:]}."
+
+    def shown(self, value: Any) -> Any:
+        """A value as its control holds it."""
+        if self.kind == Layers:
+            return ", ".join(map(str, value))
+        return list(value) if self.kind == Factors else value
+
+
+def settings() -> Iterator[Setting]:
+    """Every setting of every method."""
+    for method in METHODS.values():
+        kinds = get_type_hints(method)
+        for field in dataclasses.fields(method):
+            yield Setting(method, field, kinds[field.name])
+
+
+class MethodControls:
+    """The controls by component name in ``parts``, and the columns that are seen only for some choices.
+
+    ``panels`` holds, for each such column, the choices it is for: {"method": "tda", "by": "setting"}, either or both.
+    """
+
+    def __init__(self, limits: Limits, defaults: dict[str, Any]) -> None:
+        self.limits = limits
+        self.defaults = defaults
+        self.parts: Components = {}
+        self.panels: list[tuple[gr.Column, dict[str, str]]] = []
+
+    def choose(self) -> None:
+        """The method and what it may cost: its dial, or a budget."""
+        with gr.Row(elem_id="method-row"):
+            self.parts["method"] = gr.Dropdown(
+                [(kind.__name__, name) for name, kind in METHODS.items()],
+                value=self.defaults["method"],
+                label="Method",
+                elem_id="method",
+                min_width=130,
+            )
+            self.parts["by"] = gr.Radio(
+                list(BY), value=self.defaults["by"], label="Set it by", elem_id="by", min_width=250
+            )
+        for name, kind in METHODS.items():
+            with self._panel(method=name):
+                _sentence((kind.__doc__ or "").strip().splitlines()[0])
+        for setting in settings():
+            if setting.is_dial:
+                with self._panel(method=setting.method.name, by="setting"):
+                    self.parts[setting.key] = _dial(setting)
+        with self._panel(by="quality"):
+            self.parts["kl"] = gr.Slider(
+                *self.limits.kl,
+                self.defaults["kl"],
+                step=0.01,
+                label="KL at most, nats/token",
+                info="The setting is found for it on the calibration passages; 0 is exact.",
+                elem_id="kl",
+            )
+        with self._panel(by="bytes"):
+            self.parts["mlp_percent"] = gr.Slider(
+                *self.limits.mlp_percent,
+                self.defaults["mlp_percent"],
+                step=1,
+                label="MLP weight bytes at most, %",
+                info="Of what a dense step reads: the same budget for whichever method is chosen.",
+                elem_id="mlp-percent",
+            )
+
+    def more(self) -> None:
+        """What else the methods can be told."""
+        for name, kind in METHODS.items():
+            own = [setting for setting in settings() if setting.method is kind and not setting.is_dial]
+            with self._panel(method=name):
+                for setting in own:
+                    self.parts[setting.key] = _control(setting)
+                if not own:
+                    _sentence(f"{kind.__name__} has no settings but {kind.dial.setting}.")
+
+    def wire(self) -> None:
+        """Shows, in the browser alone, the panels of what is chosen."""
+        choices = [self.parts["method"], self.parts["by"]]
+        js = f"""(method, by) => {json.dumps([choice for _, choice in self.panels])}
+            .map((on) => (on.method ?? method) === method && (on.by ?? by) === by)
+            .map((fits) => ({{__type__: "update", visible: fits}}))"""
+        for choice in choices:
+            in_browser(choice.change, js, [column for column, _ in self.panels], choices)
+
+    def _panel(self, **choice: str) -> gr.Column:
+        shown = all(self.defaults[name] == value for name, value in choice.items())
+        column = gr.Column(visible=shown, elem_classes="panel", min_width=0)
+        self.panels.append((column, choice))
+        return column
+
+
+def _sentence(text: str) -> None:
+    gr.HTML(f'<p class="about-method">{escape(text)}</p>', apply_default_css=False, js_on_load=None)
+
+
+def _dial(setting: Setting) -> gr.Slider:
+    """The slider that matters most, over its presets."""
+    dial, default = setting.method.dial, setting.default
+    whole = setting.kind is int
+    slider = gr.Slider(
+        min(dial.dense, dial.sparsest),
+        max(dial.dense, dial.sparsest),
+        default,
+        step=1 if whole else 0.01,
+        label=setting.label,
+        info=setting.explanation,
+        elem_id=setting.elem_id,
+    )
+    with gr.Row(elem_classes="presets"):
+        for name, place in PRESETS.items():
+            value = default if place is None else dial.dense + place * (dial.sparsest - dial.dense)
+            value = round(value) if whole else round(value, 2)
+            setter(gr.Button(f"{name} {value:g}", size="sm", min_width=60), slider, value)
+    return slider
+
+
+def _control(setting: Setting) -> Any:
+    within = setting.field.metadata["within"]
+    own: dict[str, Any] = {"label": setting.label, "info": setting.explanation, "elem_id": setting.elem_id}
+    if setting.kind == Factors:
+        return equaliser(setting.label, setting.explanation, elem_id=setting.elem_id)
+    if setting.kind == Layers:
+        return gr.Textbox(setting.default, placeholder="none; for example 0, 27-29", **own)
+    if setting.kind is bool:
+        return gr.Checkbox(setting.default, **own)
+    if setting.kind is float and within is not None and math.isfinite(within.high):
+        return gr.Slider(within.low, within.high, setting.default, step=0.01, **own)
+    return gr.Number(setting.default, precision=0 if setting.kind is int else None, **own)
