@@ -1,11 +1,11 @@
-"""An experiment as one HTML file: the claim, the verdicts, every table, and the JSON they come from."""
+"""An experiment as HTML: the claim, the verdicts, every table."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import TYPE_CHECKING
 
-from .page import _page, _pairs, _section, _table
+from .page import page, pairs, section, table
 
 if TYPE_CHECKING:
     from ..theory.findings import Finding, Table
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 def theory_report(finding: Finding) -> str:
     """One finding as HTML text; everything is escaped, and nothing is fetched."""
-    early = "" if finding.complete else "<p>Stopped early: the figures are of what had been measured.</p>"
     verdicts = "".join(f"<li>{escape(line)}</li>" for line in (*(c.verdict for c in finding.checks), *finding.notes))
-    return _page(
-        f"The paper's theory, {finding.experiment}: {finding.model}",
+    return page(
+        f"The paper's theory: {finding.experiment}",
+        finding.model if finding.complete else f"{finding.model}; stopped early: of what had been measured",
         [
-            _section("Claim", f"<p>{escape(finding.claim)}</p>"),
-            _section("Prediction", f"<p>{escape(finding.prediction)}</p>"),
-            _section("Measured", f"{early}<ul>{verdicts}</ul>"),
-            _section("Settings", _pairs(finding.settings)),
-            *(_section(table.title, _table(_rows(table))) for table in finding.tables),
+            section("Claim", f"<p>{escape(finding.claim)}</p>"),
+            section("Prediction", f"<p>{escape(finding.prediction)}</p>"),
+            section("Measured", f"<ul>{verdicts}</ul>"),
+            section("Settings", pairs(finding.settings)),
+            *(section(each.title, table(_rows(each))) for each in finding.tables),
         ],
         finding.to_json(),
     )
 
 
-def _rows(table: Table) -> list[dict[str, object]]:
-    return [dict(zip(table.columns, row, strict=True)) for row in zip(*table.columns.values(), strict=True)]
+def _rows(each: Table) -> list[dict[str, object]]:
+    return [dict(zip(each.columns, row, strict=True)) for row in zip(*each.columns.values(), strict=True)]
