@@ -87,9 +87,10 @@ def _threshold(limits: Limits) -> Components:
 def _model(offers: Offers) -> Components:
     with gr.Row(elem_id="model-row"):
         model = gr.Dropdown(
-            list(offers.models),
+            offers.choices,
             value=DEFAULTS["model"],
             label="Model",
+            info=offers.hint,
             allow_custom_value=offers.any_model,
             elem_id="model",
             min_width=190,
