@@ -56,6 +56,7 @@ def main() -> None:
             gpu_programs.neurons_program,
             {"x": "*bf16", "gate": "*bf16", "up": "*bf16", "activations": "*fp32", **lists},
             {**shape, **absent, "gate_bias": None, "up_bias": None, "GATE_BIAS": False, "UP_BIAS": False}
+            | {"gate_scale": None, "up_scale": None, "SCALED": False}
             | {"GLU": True, "KIND": SILU, "ALL": every, "ROWS": 4, "COLUMNS": 1024},
             warps=8,
         )
@@ -71,13 +72,43 @@ def main() -> None:
     compiled(
         gpu_programs.sum_program,
         {"partial": "*fp32", "out": "*bf16"},
-        {"bias": None, "D": D, "BATCH": BATCH, "SPLITS": 128, "BIAS": False, "COLUMNS": 32},
+        {
+            "bias": None,
+            "scale": None,
+            "D": D,
+            "BATCH": BATCH,
+            "SPLITS": 128,
+            "BIAS": False,
+            "SCALED": False,
+            "COLUMNS": 32,
+        },
         warps=4,
     )
     for kernel in nf4_programs(lists={"chosen": "*i32", "count": "*i32"}):
         assert weight_loads(kernel) == {"v4.b32"}, weight_loads(kernel)
         assert stack_bytes(kernel) == 0
+    for kernel in int8_programs(lists={"chosen": "*i32", "count": "*i32"}):
+        assert weight_loads(kernel) == {"v4.b32"}, weight_loads(kernel)
+        assert stack_bytes(kernel) == 0
     attention_programs()
+
+
+def int8_programs(lists: dict[str, str]):
+    shape = {"D": D, "FF": FF, "BATCH": BATCH, "PADDED": BATCH, "ALL": False}
+    yield compiled(
+        gpu_programs.neurons_program,
+        {"x": "*bf16", "gate": "*i8", "up": "*i8", "gate_scale": "*fp32", "up_scale": "*fp32"}
+        | {"activations": "*fp32", **lists},
+        {**shape, "gate_bias": None, "up_bias": None, "GATE_BIAS": False, "UP_BIAS": False, "GLU": True, "KIND": SILU}
+        | {"SCALED": True, "ROWS": 4, "COLUMNS": 1024},
+        warps=8,
+    )
+    yield compiled(
+        gpu_programs.down_program,
+        {"activations": "*fp32", "down": "*i8", "partial": "*fp32", **lists},
+        {**shape, "ROWS": 8, "COLUMNS": 1024, "STAGES": 1},
+        warps=4,
+    )
 
 
 def nf4_programs(lists: dict[str, str]):

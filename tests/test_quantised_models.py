@@ -128,8 +128,22 @@ def test_the_captured_decoder_runs_nf4_and_judges_what_it_runs(tmp_path: Path) -
     assert engine.dense_arm(prefill, 2).weight_bytes < sum(p.nbytes for p in lm.model.parameters()) * 1.2
 
 
-def test_int8_is_left_to_transformers(tmp_path: Path) -> None:
-    assert not supported(quantised(tmp_path, "int8")[1])
+def test_the_decoder_runs_int8_and_skips(tmp_path: Path) -> None:
+    _, lm = quantised(tmp_path, "int8")
+    assert supported(lm)
+    engine = CudaGraphEngine(lm, runners.captured, lambda _: Choice(TILES, "kernels", "kernels", {}))
+    prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
+    prefill = dataclasses.replace(prefill, active=random_sets(lm, (128, 60, 40)))
+    arm, masked = engine.sparse_arm(prefill, 2), engine.eager.sparse_arm(prefill, 2)
+    assert arm.decoder.runner.name == "called eagerly"  # nothing tried to capture it
+    got = torch.stack([arm.step(token).clone() for token in (40, 41)])
+    expected = torch.stack([masked.step(token) for token in (40, 41)])
+    # The same neurons and codes; what differs is that bitsandbytes rounds activations to int8.
+    assert metrics.kl_divergence(expected.numpy(), got.numpy()) < 0.01
+    torch.testing.assert_close(engine.judge(prefill, [40, 41]).sparse_logits, got)
+    dense = engine.dense_arm(prefill, 2).weight_bytes
+    skipped = 128 + 3 * 128 - (128 + 60 + 40) - 128  # neurons; each has three rows of 64 codes and two scales
+    assert dense - arm.weight_bytes == skipped * (3 * 64 + 2 * 4) - (128 + 60 + 40) * 2 * 4
 
 
 def test_on_a_cpu_nothing_is_left_to_bitsandbytes() -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..progress import Progress, Report, silent
+from .catalogue import check_access, check_room
+from .memory import gpu_memory, main_memory
 from .worker import Ticket
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class Models:
         from ..environment import describe
         from ..models import load_model
 
+        self._check(name, precision)
         while len(self._loaded) >= self.most:  # before loading, so that both are never in memory
             self._loaded.popitem(last=False)
         lm = load_model(name, precision=precision, report=report)
@@ -100,6 +103,21 @@ class Models:
         if name is None:
             self.state = ModelState(layers=len(lm.blocks), environment=describe(lm.device, lm.precision))
         return lm
+
+    def _check(self, name: str | None, precision: str | None) -> None:
+        """Before anything is fetched, and before another model has to go.
+
+        Raises:
+            UserError: the model is too large for the memory there is, or gated and no token is set.
+        """
+        import torch
+
+        check_access(name)
+        leaving = list(self._loaded.values())[: max(0, len(self._loaded) - self.most + 1)]
+        given_back = sum(parameter.nbytes for lm in leaving for parameter in lm.model.parameters())
+        on_gpu = torch.cuda.is_available()
+        room = gpu_memory() if on_gpu else main_memory()
+        check_room(name, precision, "cuda" if on_gpu else "cpu", room.plus(given_back))
 
     def _show(self, progress: Progress) -> None:
         self.state = ModelState(progress)

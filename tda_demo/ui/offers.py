@@ -7,29 +7,43 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
+from .catalogue import CATALOGUE, EMBEDDED, Device, label
+from .memory import has_nvidia_driver
 
-EMBEDDED = "SmolLM2-135M-Instruct"
-HUB_MODELS = (
-    "HuggingFaceTB/SmolLM2-360M-Instruct",
-    "HuggingFaceTB/SmolLM2-1.7B-Instruct",
-    "Qwen/Qwen3-0.6B",
-)
+HUB_MODELS = tuple(entry.name for entry in CATALOGUE if entry.name != EMBEDDED)
 AUTOMATIC = "automatic"
 PRECISIONS = (AUTOMATIC, "nf4", "int8", "bfloat16", "float32")
 
 
 @dataclass(frozen=True)
 class Offers:
-    """``any_model``: the owner lets visitors name any hub id or local path. Never true on a Space."""
+    """``any_model``: the owner lets visitors name any hub id or local path. Never true on a Space.
+
+    ``device`` is where models are expected to run; the loader, which has torch, knows.
+    """
 
     any_model: bool = False
+    device: Device = "cpu"
     models: tuple[str, ...] = (EMBEDDED, *HUB_MODELS)
     precisions: tuple[str, ...] = PRECISIONS
 
     @classmethod
     def here(cls, allow_any_model: bool) -> Offers:
         """The offers of this process: on a Space (``SPACE_ID`` is set) only the list, whatever was asked."""
-        return cls(any_model=allow_any_model and "SPACE_ID" not in os.environ)
+        device: Device = "cuda" if has_nvidia_driver() else "cpu"
+        return cls(any_model=allow_any_model and "SPACE_ID" not in os.environ, device=device)
+
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """What the page lists: a model with its estimate of memory, and its name."""
+        return [(label(name, self.device), name) for name in self.models]
+
+    @property
+    def hint(self) -> str:
+        """One line under the list: where models run, and what the sizes are."""
+        if self.device == "cuda":
+            return "Sizes are upper estimates of GPU memory in bfloat16."
+        return "No CUDA GPU here: models run on the CPU. Sizes are upper estimates of memory in int8."
 
     def model(self, name: Any) -> str | None:
         """What ``load_model`` takes for ``name``: None for the embedded model.

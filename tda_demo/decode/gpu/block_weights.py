@@ -12,7 +12,8 @@ from torch import nn
 from ...feedforward import FeedForward
 from ...kernels.activations import activation_of
 from ...kernels.gpu.blocks import Matrices, Weights
-from ...kernels.gpu.choice import Choice, choose_float, choose_nf4
+from ...kernels.gpu.choice import Choice, choose_float, choose_int8, choose_nf4
+from ...kernels.gpu.int8 import Int8Matrices, is_int8, largest_of
 from ...kernels.gpu.nf4 import BLOCK, Nf4Matrices, Requantisation
 from ..eager import bytes_per_step
 
@@ -37,7 +38,16 @@ class BlockWeights:
     def choose(self) -> Choice:
         """The fastest way for each arm on this card, measured."""
         floats = [each for each in self.weights if isinstance(each, Matrices)]
-        return choose_float(floats) if floats else choose_nf4(self.weights, self.dtype, self.blocks)
+        if floats:
+            return choose_float(floats)
+        if self.int8:
+            return choose_int8(self.weights, self.dtype)
+        return choose_nf4(self.weights, self.dtype, self.blocks)
+
+    @property
+    def int8(self) -> bool:
+        """Whether they are LLM.int8, whose product in the prompt and in attention waits for the device."""
+        return isinstance(self.weights[0], Int8Matrices)
 
     def bytes_per_step(self, model: PreTrainedModel, counts: Sequence[int] | None) -> int:
         """Weight bytes a step of ``model`` reads with ``counts`` active neurons a block, their list included.
@@ -47,7 +57,8 @@ class BlockWeights:
         inside = [linear for block in self.blocks for linear in block.linears]
         blocks = sum(parameter.nbytes for linear in inside for parameter in linear.parameters())
         shared = bytes_per_step(model) - blocks + _scale_bytes(model, set(inside))
-        biases = sum(each.down_bias.nbytes for each in self.weights if each.down_bias is not None)
+        outputs = [vector for each in self.weights for vector in (each.down_bias, each.down_scale)]
+        biases = sum(vector.nbytes for vector in outputs if vector is not None)
         if counts is None:
             return shared + biases + sum(each.d_ff * each.neuron_bytes for each in self.weights)
         listed = zip(counts, self.weights, strict=True)
@@ -55,9 +66,11 @@ class BlockWeights:
 
 
 def readable(lm: LoadedModel) -> bool:
-    """Whether the kernels know the storage of every block of ``lm``: a float dtype, or NF4 in blocks of 64."""
+    """Whether the kernels know the storage of every block of ``lm``: a float dtype, LLM.int8, NF4 in blocks of 64."""
     linears = [linear for block in lm.blocks for linear in block.linears]
     if all(type(linear) is nn.Linear and linear.weight.dtype in _DTYPES for linear in linears):
+        return True
+    if all(is_int8(linear) for linear in linears):
         return True
     return all(_is_nf4(linear) for linear in linears) and lm.model.config.hidden_size % BLOCK == 0
 
@@ -66,6 +79,8 @@ def read_blocks(lm: LoadedModel) -> BlockWeights:
     """Views of the weights of ``lm`` where they can be read as they are; see ``by_neuron`` and ``requantised``."""
     activation = activation_of(lm.model.config)
     assert activation is not None  # asked before: graph.supported
+    if is_int8(lm.blocks[0].down):
+        return BlockWeights([Int8Matrices.of(block, activation) for block in lm.blocks], (), lm.model.dtype, lm.blocks)
     if not _is_nf4(lm.blocks[0].down):
         return BlockWeights([Matrices.of(block, activation) for block in lm.blocks], (), lm.model.dtype, lm.blocks)
     read = [Nf4Matrices.of(block, activation) for block in lm.blocks]
@@ -78,10 +93,12 @@ def _is_nf4(linear: nn.Linear) -> bool:
 
 
 def _scale_bytes(model: PreTrainedModel, inside: set[nn.Linear]) -> int:
-    """What the scales of 4-bit matrices other than ``inside`` take; they are no parameters."""
+    """What the scales of quantised matrices other than ``inside`` take; they are no parameters."""
     states = [state for module in model.modules() if module not in inside and (state := _state_of(module)) is not None]
     nested = sum(state.state2.absmax.nbytes for state in states if state.nested)
-    return nested + sum(state.absmax.nbytes for state in states)
+    outside = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in inside]
+    rows = sum(largest_of(module).nbytes for module in outside if is_int8(module))
+    return rows + nested + sum(state.absmax.nbytes for state in states)
 
 
 def _state_of(module: nn.Module) -> Any:

@@ -130,9 +130,10 @@ class CudaGraphEngine:
 
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         judgement = self.eager.judge(prefill, tokens)
-        if not self.shared.blocks.changes:
+        if not (self.shared.blocks.changes or self.shared.blocks.int8):
             return judgement
-        # Down projections were quantised again: what that costs shows only in what the sparse arm really computes.
+        # Down projections were quantised again, or bitsandbytes rounds activations where the kernels do not: that shows
+        # only in what the sparse arm really computes.
         arm = self.sparse_arm(prefill, len(tokens))
         logits = torch.stack([arm.step(token).clone() for token in tokens])
         return dataclasses.replace(judgement, sparse_logits=logits)
@@ -158,7 +159,9 @@ class CudaGraphEngine:
             kernels = install_kernels(
                 model, shared.blocks.weights, shared.choice.tiles, self.lm.model.dtype, sparse=sparse
             )
-        return self._named(Decoder(model, kernels, prompt_cache, _rounded(positions), self.make_runner))
+        # bitsandbytes' int8 product, which attention uses, waits for the device: no graph can hold it.
+        make_runner = runners.eager if shared.blocks.int8 else self.make_runner
+        return self._named(Decoder(model, kernels, prompt_cache, _rounded(positions), make_runner))
 
     def _named(self, decoder: Decoder) -> Decoder:
         self.name = f"{decoder.runner.name} ({self.shared.choice})"

@@ -108,6 +108,11 @@ class Weights(Protocol):
     def down_bias(self) -> torch.Tensor | None: ...
 
     @property
+    def down_scale(self) -> torch.Tensor | None:
+        """float32 [d], a factor of every output; None where the weights of down have theirs, or none."""
+        ...
+
+    @property
     def d_ff(self) -> int: ...
 
     @property
@@ -152,6 +157,10 @@ class Matrices:
         gate = None if block.gate is None else block.gate.weight.detach()
         gate_bias = None if block.gate is None else block.gate.bias
         return cls(gate, block.up.weight.detach(), down, gate_bias, block.up.bias, block.down.bias, activation)
+
+    @property
+    def down_scale(self) -> None:
+        return None
 
     @property
     def d_ff(self) -> int:
@@ -211,6 +220,8 @@ class Matrices:
             x,
             self.gate,
             self.up,
+            None,
+            None,
             self.gate_bias,
             self.up_bias,
             chosen,
@@ -218,6 +229,7 @@ class Matrices:
             scratch.activations,
             **shape,
             GLU=self.gate is not None,
+            SCALED=False,
             GATE_BIAS=self.gate_bias is not None,
             UP_BIAS=self.up_bias is not None,
             KIND=self.activation,
@@ -260,21 +272,23 @@ def feed_forward(
     neurons to read: equal grid, tiles and sums.
     """
     weights.launch(x, active, scratch, tiles)
-    return add_partials(scratch, weights.down_bias)
+    return add_partials(scratch, weights.down_bias, weights.down_scale)
 
 
-def add_partials(scratch: Scratch, bias: torch.Tensor | None) -> torch.Tensor:
-    """``scratch.out`` [batch, d]: the partial sums of a down projection in order, plus ``bias`` [d]."""
+def add_partials(scratch: Scratch, bias: torch.Tensor | None, scale: torch.Tensor | None = None) -> torch.Tensor:
+    """``scratch.out`` [batch, d]: the partial sums of down in order, times ``scale`` [d], plus ``bias`` [d]."""
     programs = triton_programs("programs")
     splits, batch, width = scratch.partial.shape
     columns = 32  # few, so that enough programs share the short job
     programs.sum_program[(-(-width // columns), batch)](
         scratch.partial,
+        scale,
         bias,
         scratch.out,
         D=width,
         BATCH=batch,
         SPLITS=splits,
+        SCALED=scale is not None,
         BIAS=bias is not None,
         COLUMNS=columns,
         num_warps=4,

@@ -128,6 +128,11 @@ def choose_float(blocks: Sequence[Matrices], timer: Timer | None = None) -> Choi
     return choose(trial, float_stages(blocks[0].width), rivals, timer)
 
 
+def choose_int8(weights: Sequence[Weights], dtype: torch.dtype, timer: Timer | None = None) -> Choice:
+    """``choose`` for LLM.int8, among tiles alone: bitsandbytes' product waits for the device, so no graph holds it."""
+    return choose(Trial.of(weights, dtype), float_stages(weights[0].width), {}, timer)
+
+
 def choose_nf4(
     weights: Sequence[Weights], dtype: torch.dtype, blocks: Sequence[FeedForward], timer: Timer | None = None
 ) -> Choice:

@@ -91,6 +91,10 @@ class Nf4Matrices:
         return cls(gate, rows_of(block.up), down, gate_bias, block.up.bias, block.down.bias, activation), change
 
     @property
+    def down_scale(self) -> None:
+        return None
+
+    @property
     def d_ff(self) -> int:
         return len(self.up.codes)
 

@@ -105,6 +105,8 @@ def neurons_program(
     x,
     gate,
     up,
+    gate_scale,
+    up_scale,
     gate_bias,
     up_bias,
     chosen,
@@ -115,6 +117,7 @@ def neurons_program(
     BATCH: tl.constexpr,
     PADDED: tl.constexpr,
     GLU: tl.constexpr,
+    SCALED: tl.constexpr,
     GATE_BIAS: tl.constexpr,
     UP_BIAS: tl.constexpr,
     KIND: tl.constexpr,
@@ -122,7 +125,10 @@ def neurons_program(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Activations float32 [BATCH, FF] of the active neurons, place by place; what lies beyond ``count`` stays."""
+    """Activations float32 [BATCH, FF] of the active neurons, place by place; what lies beyond ``count`` stays.
+
+    ``SCALED``: weights are int8 codes, each row with a float32 scale.
+    """
     active = FF if ALL else tl.load(count)
     batch = tl.arange(0, PADDED)
     for tile in range(tl.program_id(0), tl.cdiv(active, ROWS), tl.num_programs(0)):
@@ -133,6 +139,10 @@ def neurons_program(
         if GLU:
             opened = _summed(_products(x, gate, rows, valid, D, BATCH, PADDED, COLUMNS), BATCH)
         value = _summed(products, BATCH)
+        if SCALED:
+            value *= tl.load(up_scale + rows, mask=valid, other=0.0)[None, :]
+            if GLU:
+                opened *= tl.load(gate_scale + rows, mask=valid, other=0.0)[None, :]
         if UP_BIAS:
             value += tl.load(up_bias + rows, mask=valid, other=0.0).to(tl.float32)[None, :]
         if GLU:
@@ -201,15 +211,20 @@ def down_program(
 @triton.jit
 def sum_program(
     partial,
+    scale,
     bias,
     out,
     D: tl.constexpr,
     BATCH: tl.constexpr,
     SPLITS: tl.constexpr,
+    SCALED: tl.constexpr,
     BIAS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """out [BATCH, D] = the splits of ``partial`` added up, plus the bias; one program a row of x and some columns."""
+    """out [BATCH, D] = the splits of ``partial`` added up, times the scale, plus the bias.
+
+    One program a row of x and some columns.
+    """
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = columns < D
     row = tl.program_id(1)
@@ -218,6 +233,8 @@ def sum_program(
         partial + splits[:, None] * (BATCH * D) + row * D + columns[None, :], mask=inside[None, :], other=0.0
     )
     total = tl.sum(parts, axis=0)
+    if SCALED:
+        total *= tl.load(scale + columns, mask=inside, other=0.0)
     if BIAS:
         total += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * D + columns, total.to(out.dtype.element_ty), mask=inside)

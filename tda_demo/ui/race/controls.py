@@ -83,9 +83,10 @@ def _prompt() -> Components:
 def _model(offers: Offers, values: dict[str, Any]) -> Components:
     with gr.Row(elem_id="model-row"):
         model = gr.Dropdown(
-            list(offers.models),
+            offers.choices,
             value=values["model"],
             label="Model",
+            info=offers.hint,
             allow_custom_value=offers.any_model,
             elem_id="model",
             min_width=190,

@@ -1,0 +1,146 @@
+"""Feed-forward blocks whose weights bitsandbytes holds in LLM.int8 (arXiv 2208.07339), all neurons or an active set.
+
+A row of codes has one scale: its largest magnitude over 127. ``gate`` and ``up`` are read where they lie, a neuron a
+row. In ``down`` a neuron is a column and a scale belongs to an output, so its codes are copied by neuron as they are
+and the scales are applied to the finished sums: no weight changes.
+
+bitsandbytes' own product rounds activations to int8 row by row and takes columns of x that hold a magnitude of 6 or
+more in 16 bits. Here x is not rounded and nothing is split off: products of x in its own precision and the same codes,
+summed in float32. So results differ from bitsandbytes' by its rounding of activations, and are nearer to what the
+stored weights say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...feedforward import FeedForward
+from .blocks import ActiveBuffer, Matrices, Scratch, Tiles, grid, halves, padded, triton_programs
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Rows:
+    """``codes`` int8 [rows, columns] and ``scale`` float32 [rows]: a weight is their product."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+
+    def chunk(self) -> tuple[Int8Rows, Int8Rows]:
+        """The upper and the lower half of the rows, as views."""
+        codes, scale = self.codes.chunk(2), self.scale.chunk(2)
+        return Int8Rows(codes[0], scale[0]), Int8Rows(codes[1], scale[1])
+
+    def decoded(self) -> torch.Tensor:
+        """float32 [rows, columns]."""
+        return self.codes.float() * self.scale[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Matrices:
+    """A block by neuron: ``gate`` (None in plain blocks) and ``up``; ``down`` int8 [d_ff, d], ``down_scale`` [d]."""
+
+    gate: Int8Rows | None
+    up: Int8Rows
+    down: torch.Tensor
+    down_scale: torch.Tensor
+    gate_bias: torch.Tensor | None
+    up_bias: torch.Tensor | None
+    down_bias: torch.Tensor | None
+    activation: int
+
+    @classmethod
+    def of(cls, block: FeedForward, activation: int) -> Int8Matrices:
+        """From the Linear8bitLt modules of ``block``, which stay as they are; the codes of down are copied."""
+        down = rows_of(block.down)
+        rest = (down.codes.t().contiguous(), down.scale)
+        if block.fused:
+            gate, up = rows_of(block.up).chunk()
+            return cls(gate, up, *rest, *halves(block.up.bias), block.down.bias, activation)
+        gate = None if block.gate is None else rows_of(block.gate)
+        gate_bias = None if block.gate is None else block.gate.bias
+        return cls(gate, rows_of(block.up), *rest, gate_bias, block.up.bias, block.down.bias, activation)
+
+    @property
+    def d_ff(self) -> int:
+        return len(self.down)
+
+    @property
+    def width(self) -> int:
+        return self.down.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.down.device
+
+    @property
+    def neuron_bytes(self) -> int:
+        rows = [tensor for each in (self.gate, self.up) if each is not None for tensor in (each.codes, each.scale)]
+        biases = [each for each in (self.gate_bias, self.up_bias) if each is not None]
+        return sum(each[:1].nbytes for each in (*rows, self.down, *biases))
+
+    def decoded(self) -> Matrices:
+        """The values that are stored, in float32."""
+        gate = None if self.gate is None else self.gate.decoded()
+        biases = (self.gate_bias, self.up_bias, self.down_bias)
+        return Matrices(gate, self.up.decoded(), self.down.float() * self.down_scale, *biases, self.activation)
+
+    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
+        """See ``gpu.Weights``."""
+        programs = triton_programs("programs")
+        batch, width = x.shape
+        shape: Any = {"D": width, "FF": self.d_ff, "BATCH": batch, "PADDED": padded(batch), "ALL": active is None}
+        chosen, count = (None, None) if active is None else (active.chosen, active.count)
+        programs.neurons_program[(grid(self.d_ff, tiles),)](
+            x,
+            None if self.gate is None else self.gate.codes,
+            self.up.codes,
+            None if self.gate is None else self.gate.scale,
+            self.up.scale,
+            self.gate_bias,
+            self.up_bias,
+            chosen,
+            count,
+            scratch.activations,
+            **shape,
+            GLU=self.gate is not None,
+            SCALED=True,
+            GATE_BIAS=self.gate_bias is not None,
+            UP_BIAS=self.up_bias is not None,
+            KIND=self.activation,
+            ROWS=tiles.rows,
+            COLUMNS=tiles.columns,
+            num_warps=tiles.warps,
+        )
+        programs.down_program[(tiles.splits, -(-width // tiles.down_columns))](
+            scratch.activations,
+            self.down,
+            chosen,
+            count,
+            scratch.partial,
+            **shape,
+            ROWS=tiles.down_rows,
+            COLUMNS=tiles.down_columns,
+            STAGES=tiles.down_stages,
+            num_warps=tiles.down_warps,
+        )
+
+
+def is_int8(linear: nn.Linear) -> bool:
+    """Whether bitsandbytes holds ``linear`` in LLM.int8."""
+    return linear.weight.dtype == torch.int8
+
+
+def largest_of(linear: nn.Linear) -> torch.Tensor:
+    """float32 [rows], the largest magnitude of each row; the first forward pass moves it from the weight."""
+    holder: Any = linear
+    own = getattr(holder.weight, "SCB", None)
+    return holder.state.SCB if own is None else own
+
+
+def rows_of(linear: nn.Linear) -> Int8Rows:
+    """The codes of a Linear8bitLt, a row an output, as a view."""
+    return Int8Rows(linear.weight.data, largest_of(linear).float() / 127)
