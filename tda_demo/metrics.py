@@ -51,7 +51,7 @@ def tokens_per_second(step_ms: Sequence[float]) -> float | None:
     return 1000 / float(np.median(timed)) if len(timed) else None
 
 
-def byte_bound(dense_bytes: int, sparse_bytes: int) -> float:
+def byte_bound(dense_bytes: float, sparse_bytes: float) -> float:
     """The speedup that reading fewer weight bytes allows: bytes a dense step reads / bytes a sparse step reads."""
     return dense_bytes / sparse_bytes
 
@@ -130,18 +130,15 @@ def mask_recall(contributions: np.ndarray, active: np.ndarray) -> float:
     """Share of a token's own strongest neurons that the active set has: mean over tokens, 0..1.
 
     ``contributions`` float32 [T, d_ff], how much each neuron adds to each token's output (``|a_j| ||Wd[:, j]||``, the
-    order in which CETT drops neurons, arXiv 2402.03804); ``active`` bool [d_ff]. A token's strongest are as many as are
-    active, fewer where fewer fire at all; where none does, there is nothing to miss.
+    order in which CETT drops neurons, arXiv 2402.03804); ``active`` bool [d_ff], or [T, d_ff] where every token has a
+    set of its own. A token's strongest are as many as are active, fewer where fewer fire at all; where none does, there
+    is nothing to miss, and where none is active, everything is missed.
     """
-    kept = int(active.sum())
-    if kept in (0, len(active)):
-        return float(kept > 0)
-    least = np.partition(contributions, -kept, axis=1)[:, -kept, None]
+    sets = np.broadcast_to(active, contributions.shape)
+    kept = sets.sum(axis=1)
+    in_order = -np.sort(-contributions, axis=1)
+    least = np.take_along_axis(in_order, np.maximum(kept - 1, 0)[:, None], axis=1)
     own = (contributions >= least) & (contributions > 0)
     firing = own.sum(axis=1)
-    return float(np.where(firing > 0, own[:, active].sum(axis=1) / np.maximum(firing, 1), 1.0).mean())
-
-
-def mlp_share(kept: Sequence[float], widths: Sequence[int]) -> float:
-    """Share of the MLP weights that are read: neurons computed / all neurons, equal bytes a neuron."""
-    return sum(kept) / sum(widths)
+    shares = np.where(firing > 0, (own & sets).sum(axis=1) / np.maximum(firing, 1), 1.0)
+    return float(np.where(kept == 0, 0.0, shares).mean())

@@ -12,18 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from statistics import fmean
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
 
 from . import metrics
-from .decode.arm import Arm, Engine, Prefill, engine_for
+from .decode.arm import Arm, Engine, Prefill, TokenArm, engine_for
 from .decode.sampling import Sampler, sampler
 from .decode.text import TextStream, decode
 from .environment import describe
 from .errors import UserError
 from .methods.base import ActiveSets, Method, Selector
+from .methods.token import TokenRule
 from .progress import Report, silent
 from .result import ArmResult, Quality, RaceResult
 
@@ -57,28 +59,33 @@ class RaceSettings:
 
 @dataclass(frozen=True, eq=False)
 class PromptRead:
-    """The prompt has been read and the active sets chosen. ``fired`` int64 [prompt tokens, layers]."""
+    """The prompt has been read and the active sets chosen. ``fired`` int64 [prompt tokens, layers].
+
+    ``active`` and ``byte_bound`` are None for token-level methods: what they compute is known step by step.
+    """
 
     tokens: tuple[str, ...]
     prefill_ms: float
     selection_ms: float
     packing_ms: float
-    active: ActiveSets
+    active: ActiveSets | None
     fired: np.ndarray
-    byte_bound: float
+    byte_bound: float | None
 
 
 @dataclass(frozen=True, eq=False)
 class Stepped:
-    """Token ``index`` of an arm's text. The first comes from the prompt's own logits: no ``ms``, no ``fired``.
+    """Token ``index`` of an arm's text. The first comes from the prompt's own logits: no ``ms``, bytes or ``fired``.
 
-    ``text`` is what the token adds; ``fired`` int64 [layers], neurons that fired at the step, of the sparse arm only.
+    ``text`` is what the token adds; ``weight_bytes`` what the step read; ``fired`` int64 [layers], neurons that fired
+    at the step, of the sparse arm only: under a token-level method those it computed.
     """
 
     arm: ArmName
     index: int
     text: str
     ms: float | None
+    weight_bytes: int | None
     fired: np.ndarray | None
 
 
@@ -116,6 +123,7 @@ class Lane:
     limit_reason: EndReason
     clock: Callable[[], float] = time.perf_counter
     step_ms: list[float] = field(default_factory=list)
+    step_bytes: list[int] = field(default_factory=list)
     ended: EndReason | None = None
 
     @property
@@ -126,26 +134,35 @@ class Lane:
     def elapsed_ms(self) -> float:
         return math.fsum(self.step_ms)
 
+    @property
+    def mean_bytes(self) -> float | None:
+        """Weight bytes of a step; None where no step was taken and they depend on the token."""
+        return fmean(self.step_bytes) if self.step_bytes else self.arm.weight_bytes
+
     def start(self, prompt_logits: torch.Tensor) -> Iterator[Event]:
         """The first token, from the logits both arms share."""
-        yield from self._accept(self.choose(prompt_logits), None, None)
+        yield from self._accept(self.choose(prompt_logits), None, None, None)
 
     def advance(self, fired: Callable[[Arm], np.ndarray] | None) -> Iterator[Event]:
         """One timed step; what ``fired`` counts is looked at after the clock has stopped."""
         begin = self.clock()
         token = self.choose(self.arm.step(self.tokens[-1]))
         ms = (self.clock() - begin) * 1e3
+        read = self.arm.weight_bytes or 0
         self.step_ms.append(ms)
-        yield from self._accept(token, ms, fired(self.arm) if fired else None)
+        self.step_bytes.append(read)
+        yield from self._accept(token, ms, read, fired(self.arm) if fired else None)
 
     def end(self, reason: EndReason) -> Iterator[Event]:
         self.ended = reason
         if rest := self.stream.finish():
-            yield Stepped(self.name, len(self.tokens) - 1, rest, None, None)
+            yield Stepped(self.name, len(self.tokens) - 1, rest, None, None, None)
         yield Ended(self.name, reason)
 
-    def _accept(self, token: int, ms: float | None, fired: np.ndarray | None) -> Iterator[Event]:
-        yield Stepped(self.name, len(self.tokens), self.stream.push(token), ms, fired)
+    def _accept(
+        self, token: int, ms: float | None, weight_bytes: int | None, fired: np.ndarray | None
+    ) -> Iterator[Event]:
+        yield Stepped(self.name, len(self.tokens), self.stream.push(token), ms, weight_bytes, fired)
         if token in self.eos_ids:
             yield from self.end("eos")
         elif len(self.tokens) == self.limit:
@@ -170,10 +187,10 @@ def race(
     settings = settings or RaceSettings()
     stop = stop or threading.Event()
     ids = lm.prompt_ids(prompt)
-    selector = method.bind(lm, report)
-    engine = engine_for(lm)
+    chooser = method.bind(lm, report)
+    engine = engine_for(lm, chooser)
     engine.warm_up(report)
-    prefill = engine.prefill(ids, selector)
+    prefill = engine.prefill(ids, chooser)
     room = min(settings.max_new_tokens, lm.context_length - len(ids))
     reason: EndReason = "length" if room == settings.max_new_tokens else "context"
 
@@ -188,18 +205,25 @@ def race(
         prefill_ms=prefill.prefill_ms,
         selection_ms=prefill.selection_ms,
         packing_ms=sparse.arm.packing_ms,
-        active=prefill.active,
+        active=None if isinstance(prefill.plan, TokenRule) else prefill.plan,
         fired=prefill.fired.cpu().numpy(),
-        byte_bound=metrics.byte_bound(dense.arm.weight_bytes, sparse.arm.weight_bytes),
+        byte_bound=_bound(dense, sparse),
     )
     yield from dense.start(prefill.logits)
     yield from sparse.start(prefill.logits)
-    yield from run_lanes(dense, sparse, stop, lambda arm: _fired(lm, selector, prefill.active, arm))
+    steps: list[np.ndarray] = []
+
+    def fired(arm: Arm) -> np.ndarray:
+        steps.append(_fired(lm, chooser, prefill, arm))
+        return steps[-1]
+
+    yield from run_lanes(dense, sparse, stop, fired)
     quality = None
     if not stop.is_set():
         yield Judging()
         quality = _judge(lm, engine, prefill, dense.tokens, sparse.tokens)
-    yield Finished(_result(lm, engine, method, prefill, dense, sparse, quality))
+    sparsity = _sparsity(lm, prefill, steps)
+    yield Finished(_result(lm, engine, method, prefill, dense, sparse, sparsity, quality))
 
 
 def run_lanes(dense: Lane, sparse: Lane, stop: threading.Event, fired: Callable[[Arm], np.ndarray]) -> Iterator[Event]:
@@ -213,12 +237,28 @@ def run_lanes(dense: Lane, sparse: Lane, stop: threading.Event, fired: Callable[
         yield from lane.advance(fired if lane is sparse else None)
 
 
-def _fired(lm: LoadedModel, selector: Selector, active: ActiveSets, arm: Arm) -> np.ndarray:
+def _fired(lm: LoadedModel, chooser: Selector | TokenRule, prefill: Prefill, arm: Arm) -> np.ndarray:
+    if isinstance(chooser, TokenRule):
+        return np.array(cast(TokenArm, arm).computed())
     counts = [
-        selector.fired(block, activations, computed)
-        for block, activations, computed in zip(lm.blocks, arm.activations(), active.indices, strict=True)
+        chooser.fired(block, activations, computed)
+        for block, activations, computed in zip(lm.blocks, arm.activations(), prefill.active.indices, strict=True)
     ]
     return torch.cat(counts).cpu().numpy()
+
+
+def _sparsity(lm: LoadedModel, prefill: Prefill, fired: Sequence[np.ndarray]) -> list[float]:
+    """Per layer, of a token-level method the mean over its steps; before any step, over the prompt."""
+    if not isinstance(prefill.plan, TokenRule):
+        return prefill.plan.sparsity()
+    counts = np.mean(fired or prefill.fired.cpu().numpy(), axis=0)
+    return [1 - float(count) / block.d_ff for count, block in zip(counts, lm.blocks, strict=True)]
+
+
+def _bound(dense: Lane, sparse: Lane) -> float | None:
+    if dense.mean_bytes is None or sparse.mean_bytes is None:
+        return None
+    return metrics.byte_bound(dense.mean_bytes, sparse.mean_bytes)
 
 
 def _judge(
@@ -247,9 +287,10 @@ def _result(
     prefill: Prefill,
     dense: Lane,
     sparse: Lane,
+    sparsity: list[float],
     quality: Quality | None,
 ) -> RaceResult:
-    bound = metrics.byte_bound(dense.arm.weight_bytes, sparse.arm.weight_bytes)
+    bound = _bound(dense, sparse)
     speedup = metrics.speedup(dense.step_ms, sparse.step_ms)
     return RaceResult(
         model=lm.name,
@@ -263,8 +304,8 @@ def _result(
         sparse=_arm_result(sparse, prefill.prefill_ms + prefill.selection_ms + sparse.arm.packing_ms),
         speedup=speedup,
         byte_bound=bound,
-        efficiency=None if speedup is None else metrics.efficiency(speedup.median, bound),
-        sparsity=prefill.active.sparsity(),
+        efficiency=None if speedup is None or bound is None else metrics.efficiency(speedup.median, bound),
+        sparsity=sparsity,
         quality=quality,
         environment=describe(lm.device, lm.precision),
     )
@@ -277,6 +318,6 @@ def _arm_result(lane: Lane, prefill_ms: float) -> ArmResult:
         step_ms=lane.step_ms,
         prefill_ms=prefill_ms,
         tokens_per_second=metrics.tokens_per_second(lane.step_ms),
-        weight_bytes=lane.arm.weight_bytes,
+        weight_bytes=None if lane.mean_bytes is None else round(lane.mean_bytes),
         ended=lane.ended or "stopped",
     )

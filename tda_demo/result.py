@@ -13,6 +13,7 @@ from .metrics import Speedup
 class ArmResult:
     """One arm. ``tokens`` counts the first one, which no step made; ``step_ms`` has one entry fewer.
 
+    ``weight_bytes`` of a step, the mean where steps differ; None where they do and there was none.
     ``prefill_ms`` of the sparse arm includes choosing and packing its active sets.
     """
 
@@ -21,7 +22,7 @@ class ArmResult:
     step_ms: list[float]
     prefill_ms: float
     tokens_per_second: float | None
-    weight_bytes: int
+    weight_bytes: int | None
     ended: str
 
 
@@ -55,7 +56,7 @@ class RaceResult:
     dense: ArmResult
     sparse: ArmResult
     speedup: Speedup | None
-    byte_bound: float
+    byte_bound: float | None
     efficiency: float | None
     sparsity: list[float]
     quality: Quality | None
@@ -76,7 +77,7 @@ def summary(result: RaceResult) -> str:
         rate = "too few steps to time" if arm.tokens_per_second is None else f"{arm.tokens_per_second:.1f} tokens/s"
         lines.append(f"\n[{name}: {arm.tokens} tokens, {rate}, prompt {arm.prefill_ms:.0f} ms]\n{arm.text}")
     lines.append("")
-    if result.speedup and result.efficiency:
+    if result.speedup and result.byte_bound and result.efficiency:
         speed = result.speedup
         verdict = " (slower than dense)" if speed.median < 1 else ""
         lines.append(

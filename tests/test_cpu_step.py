@@ -80,7 +80,7 @@ def test_any_active_set_gives_the_logits_of_zeroed_neurons(counts: tuple[int, ..
     lm = stored(tiny(), precision)
     active = random_sets(lm, counts)
     engine = CpuStepEngine(lm)
-    prefill = dataclasses.replace(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), active=active)
+    prefill = dataclasses.replace(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), plan=active)
     arm = engine.sparse_arm(prefill, 1)
     expected = zeroed_logits(lm, active, 40)
     assert (arm.step(40) - expected).abs().max() < TOLERANCE[precision] * expected.abs().max()
@@ -92,10 +92,10 @@ def test_in_place_computes_what_packed_copies_do_and_may_change_at_every_step(pr
     lm = stored(tiny(), precision)
     engine = CpuStepEngine(lm)
     sets = [random_sets(lm, counts) for counts in ((7, 70, 0), (70, 70, 70), (1, 33, 69))]
-    prefill = dataclasses.replace(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), active=sets[0])
+    prefill = dataclasses.replace(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), plan=sets[0])
     arm = engine.in_place_arm(prefill, len(sets))
     for position, active in enumerate(sets):
-        packed = engine.sparse_arm(dataclasses.replace(prefill, active=active), len(sets))
+        packed = engine.sparse_arm(dataclasses.replace(prefill, plan=active), len(sets))
         packed.keys[:], packed.values[:], packed.position = arm.keys, arm.values, arm.position
         arm.activate(active)
         assert torch.equal(arm.step(40 + position), packed.step(40 + position))

@@ -86,7 +86,7 @@ def test_a_restricted_set_is_the_model_with_the_other_neurons_zeroed(family: str
     lm = on_device(tiny(family))
     counts = (70, 0, 23)
     prefill = dataclasses.replace(
-        engine_of(lm).prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), active=to_device(random_sets(lm, counts))
+        engine_of(lm).prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), plan=to_device(random_sets(lm, counts))
     )
     arm = engine_of(lm, sparse=way).sparse_arm(prefill, 1)
     logits = arm.step(40).clone()
@@ -104,7 +104,7 @@ def test_one_prepared_step_serves_changing_sets_and_prompts() -> None:
     engine.make_runner = lambda step: made.append(1) or make(step)
     for counts, prompt in [((70, 9, 23), PROMPT_IDS), ((1, 70, 0), PROMPT_IDS[:5])]:
         prefill = engine.prefill(prompt, TDA(cett=0).bind(lm))
-        prefill = dataclasses.replace(prefill, active=to_device(random_sets(lm, counts)))
+        prefill = dataclasses.replace(prefill, plan=to_device(random_sets(lm, counts)))
         arm, reference = engine.sparse_arm(prefill, 3), EagerEngine(lm).sparse_arm(prefill, 3)
         for token in (40, 41):
             torch.testing.assert_close(arm.step(token), reference.step(token), rtol=1e-4, atol=1e-4)
@@ -141,7 +141,7 @@ def test_bytes_are_all_weights_and_the_lists() -> None:
     everything = bytes_per_step(lm.model)
     prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
     assert engine.dense_arm(prefill, 1).weight_bytes == everything
-    prefill = dataclasses.replace(prefill, active=to_device(random_sets(lm, (70, 0, 23))))
+    prefill = dataclasses.replace(prefill, plan=to_device(random_sets(lm, (70, 0, 23))))
     neuron = 3 * 32 * 4
     dropped = (70 + 70 - 23) * neuron
     assert engine.sparse_arm(prefill, 1).weight_bytes == everything - dropped + 93 * 2 * 4

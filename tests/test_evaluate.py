@@ -26,6 +26,7 @@ from tda_demo.decode.arm import Prefill, engine_for
 from tda_demo.errors import UserError
 from tda_demo.evaluate import EvaluationSettings, evaluate, evaluation, scoring
 from tda_demo.evaluate.generation import compare
+from tda_demo.evaluate.sweep import Everything
 from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.feedforward import FeedForward
 from tda_demo.methods import TDA
@@ -122,11 +123,10 @@ def test_bytes_are_the_engines(family: str, precision: str) -> None:
     engine = engine_for(lm)
     active = random_sets(lm, tuple(3 + block.layer for block in lm.blocks))
     prefill: Any = engine.prefill([5, 6, 7], TDA(cett=0).bind(lm))
-    sparse = engine.sparse_arm(Prefill(**{**vars(prefill), "active": active}), 1)
+    sparse = engine.sparse_arm(Prefill(**{**vars(prefill), "plan": active}), 1)
     read = step_bytes(lm)
-    dropped = [block.d_ff - count for block, count in zip(lm.blocks, active.counts(), strict=True)]
     assert read.dense == engine.dense_arm(prefill, 1).weight_bytes
-    assert read.sparse(dropped) == pytest.approx(sparse.weight_bytes)
+    assert read.read(active.counts(), Everything()).bytes == pytest.approx(sparse.weight_bytes)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def tied_gpt_neox() -> LoadedModel:
 
 def prefilled(lm: LoadedModel, active: ActiveSets) -> tuple[FastLinearsEngine, Prefill]:
     engine = FastLinearsEngine(lm)
-    return engine, dataclasses.replace(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), active=active)
+    return engine, dataclasses.replace(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), plan=active)
 
 
 @pytest.mark.parametrize("precision", FORMATS)

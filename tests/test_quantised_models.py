@@ -88,7 +88,7 @@ def test_a_limited_block_is_the_block_without_the_other_neurons(precision: str, 
     engine = EagerEngine(lm)
     prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
     active = random_sets(lm, (128, 0, 40))
-    arm = engine.sparse_arm(dataclasses.replace(prefill, active=active), 1)
+    arm = engine.sparse_arm(dataclasses.replace(prefill, plan=active), 1)
     seen = []
     find_blocks(arm.model)[2].down.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten()))
     arm.step(40)
@@ -116,7 +116,7 @@ def test_the_captured_decoder_runs_nf4_and_judges_what_it_runs(tmp_path: Path) -
     assert supported(lm)
     engine = CudaGraphEngine(lm, runners.eager, lambda _: Choice(TILES, "kernels", "kernels", {}))
     prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
-    prefill = dataclasses.replace(prefill, active=random_sets(lm, (128, 60, 40)))
+    prefill = dataclasses.replace(prefill, plan=random_sets(lm, (128, 60, 40)))
     arm, masked = engine.sparse_arm(prefill, 2), engine.eager.sparse_arm(prefill, 2)
     got = torch.stack([arm.step(token).clone() for token in (40, 41)])
     expected = torch.stack([masked.step(token) for token in (40, 41)])

@@ -13,7 +13,7 @@ from tiny import PROMPT, tiny
 
 import tda_demo.models
 from tda_demo.__main__ import main
-from tda_demo.evaluate.sweep import Row
+from tda_demo.evaluate.row import Row
 from tda_demo.report import sweep_report
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'

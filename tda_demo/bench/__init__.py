@@ -171,11 +171,11 @@ def _arms(lm: LoadedModel, ids: list[int], report: Report) -> Iterator[Contestan
         arm = make()
         decoder = ArmDecoder(make, int(prefill.logits.argmax()), _ROOM)
         engine_name, method = ("dense", "dense") if keep == 1 else ("sparse", "tda")
-        yield Contestant(engine_name, lm.precision, method, keep, arm.weight_bytes, decoder)
+        yield Contestant(engine_name, lm.precision, method, keep, arm.weight_bytes or 0, decoder)
     if isinstance(engine, CpuStepEngine):
         prefill = engine.prefill(ids, _TopShare(_IN_PLACE_KEEP))
         decoder = ArmDecoder(partial(engine.in_place_arm, prefill, _ROOM), int(prefill.logits.argmax()), _ROOM)
-        bytes_read = engine.in_place_arm(prefill, 1).weight_bytes
+        bytes_read = engine.in_place_arm(prefill, 1).weight_bytes or 0
         yield Contestant("in place", lm.precision, "tda", _IN_PLACE_KEEP, bytes_read, decoder)
 
 

@@ -1,4 +1,4 @@
-"""``sweep``: methods, settings and precisions as one table of quality beside bytes."""
+"""``sweep``: methods, settings and precisions as one table of quality beside bytes and measured speed."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def add(commands: Commands) -> None:
     sweep.add_argument("--prompt-tokens", type=int, default=128, metavar="N", help="default 128")
     sweep.add_argument("--score-tokens", type=int, default=64, metavar="N", help="default 64")
     sweep.add_argument("--documents", type=int, metavar="N", help="take the first N; default: all")
+    sweep.add_argument("--time", action="store_true", help="measure every row's tokens/s too, interleaved with dense")
     sweep.add_argument("--out", type=Path, required=True, metavar="FILE", help=".csv, .parquet or .json")
     sweep.add_argument("--report", type=Path, metavar="FILE", help="write the rows there as self-contained HTML too")
     add_threads(sweep)
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace) -> None:
     from ..evaluate.evaluation import EvaluationSettings
     from ..evaluate.ledger import Ledger
     from ..evaluate.shards import shard
+    from ..evaluate.speed import SpeedSettings
     from ..evaluate.sweep import grid, sweep
     from ..evaluate.table import check_format, write_table
     from ..models import load_model
@@ -60,6 +62,7 @@ def run(options: argparse.Namespace) -> None:
             (lambda: read_documents(options.text)) if options.text else (lambda: iter(passages(held_out=True))),
             options.text.name if options.text else "the project's held-out passages",
             settings,
+            speed=SpeedSettings() if options.time else None,
             ledger=lambda key: Ledger(options.out, key, mine.rank),
             shard=mine,
             report=report,

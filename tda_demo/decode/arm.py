@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from ..methods.base import ActiveSets, Selector
+from ..methods.base import ActiveSets, Plan, Selector
+from ..methods.token import TokenRule
 from ..progress import Report, silent
 
 if TYPE_CHECKING:
@@ -19,27 +20,39 @@ class Prefill:
     """What reading the prompt left behind, shared by both arms.
 
     ``logits`` float32 [vocabulary] of the last prompt token; ``fired`` int64 [T, layers]; ``cache`` is the engine's own
-    and is copied, never written, by what starts from it. ``prefill_ms`` leaves out ``selection_ms``.
+    and is copied, never written, by what starts from it. ``plan`` is what the sparse arm decodes under. ``prefill_ms``
+    leaves out ``selection_ms``.
     """
 
     tokens: int
     logits: torch.Tensor
     cache: Any
-    active: ActiveSets
+    plan: Plan
     fired: torch.Tensor
     prefill_ms: float
     selection_ms: float
+
+    @property
+    def active(self) -> ActiveSets:
+        """The plan of a sequence-level method; an engine that runs no others asks for it."""
+        if isinstance(self.plan, TokenRule):
+            raise TypeError("this engine runs sequence-level methods only")
+        return self.plan
 
 
 class Arm(Protocol):
     """One decoder.
 
-    ``weight_bytes`` is what a step reads of weights, everything counted; ``packing_ms`` is what making the copies of
-    the active neurons took, 0 where none were made.
+    ``weight_bytes`` is what the last step read of weights, everything counted; before the first step what every step
+    will, None where that depends on the token. ``packing_ms`` is what making the copies of the active neurons took, 0
+    where none were made.
     """
 
-    weight_bytes: int
-    packing_ms: float
+    @property
+    def weight_bytes(self) -> int | None: ...
+
+    @property
+    def packing_ms(self) -> float: ...
 
     def step(self, token: int) -> torch.Tensor:
         """Feeds one token; float32 [vocabulary] logits of the next, ready when the call returns."""
@@ -47,6 +60,14 @@ class Arm(Protocol):
 
     def activations(self) -> list[torch.Tensor]:
         """The last step's activations of the neurons computed, [1, k] per layer."""
+        ...
+
+
+class TokenArm(Arm, Protocol):
+    """An arm that may decode under a token-level method."""
+
+    def computed(self) -> list[int]:
+        """How many neurons the last step computed, per layer."""
         ...
 
 
@@ -68,29 +89,32 @@ class Engine(Protocol):
         """Runs what is slow only once (thread pools, compilation), so that it falls outside every timing."""
         ...
 
-    def prefill(self, ids: list[int], selector: Selector) -> Prefill: ...
+    def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill: ...
 
     def dense_arm(self, prefill: Prefill, room: int) -> Arm:
         """An arm that has read the prompt and may take ``room`` steps."""
         ...
 
-    def sparse_arm(self, prefill: Prefill, room: int) -> Arm: ...
+    def sparse_arm(self, prefill: Prefill, room: int) -> Arm:
+        """The same under the prefill's plan; a ``TokenArm`` where that is a token-level method's."""
+        ...
 
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         """Both models on ``tokens``, which follow the prompt, in one pass each."""
         ...
 
 
-def engine_for(lm: LoadedModel) -> Engine:
-    """The fastest engine that can run ``lm``."""
+def engine_for(lm: LoadedModel, chooser: Selector | TokenRule | None = None) -> Engine:
+    """The fastest engine that can run ``lm`` under ``chooser``; None stands for any sequence-level method."""
     from .cpu.fast_linears import FastLinearsEngine
     from .cpu.layout import has_layout
     from .cpu.step import CpuStepEngine
     from .eager import EagerEngine
     from .gpu.graph import CudaGraphEngine, can_decode
 
-    if has_layout(lm):
+    by_token = isinstance(chooser, TokenRule)
+    if has_layout(lm) and not (by_token and chooser.kernel is None):
         return CpuStepEngine(lm)
-    if can_decode(lm):
+    if can_decode(lm) and not by_token:
         return CudaGraphEngine(lm)
     return FastLinearsEngine(lm) if lm.device.type == "cpu" else EagerEngine(lm)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import time
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ..feedforward import FeedForward, find_blocks, observed
+from ..feedforward import FeedForward, find_blocks
 from ..kernels.reference import limit
-from ..methods.base import ActiveSets, Selector
+from ..methods.base import ActiveSets, Plan, Selector
+from ..methods.token import TokenRule, between
 from ..progress import Report, silent
 from .arm import Judgement, Prefill
 
@@ -37,39 +40,26 @@ class EagerEngine:
             _forward(self.lm.model, DynamicCache(config=self.lm.model.config), [token] * 8, self.lm.device)
 
     @torch.inference_mode()
-    def prefill(self, ids: list[int], selector: Selector) -> Prefill:
+    def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill:
         from transformers import DynamicCache
 
         model = share_weights(self.lm.model)
-        masks: list[torch.Tensor] = []
-        fired: list[torch.Tensor] = []
-        selection = diagnostics = 0.0
-
-        def see(block: FeedForward, activations: torch.Tensor) -> None:
-            nonlocal selection, diagnostics
-            begin = _now(self.lm.device)
-            masks.append(selector.select(block, activations))
-            middle = _now(self.lm.device)
-            fired.append(selector.fired(block, activations))
-            selection += middle - begin
-            diagnostics += _now(self.lm.device) - middle
-
+        watch = _Watch(chooser, self.lm.device)
         cache = DynamicCache()  # without a config, so that sliding-window layers keep every position too
-        begin = _now(self.lm.device)
-        with observed(find_blocks(model), see):
+        with ExitStack() as hooks:
+            for block in find_blocks(model):
+                hooks.callback(between(block, partial(watch.see, block)))
+            begin = _now(self.lm.device)
             logits = _forward(model, cache, ids, self.lm.device, last_only=True)[0]
-        total = _now(self.lm.device) - begin
-        active = ActiveSets(
-            tuple(mask.nonzero().squeeze(1) for mask in masks), tuple(block.d_ff for block in self.lm.blocks)
-        )
+            total = _now(self.lm.device) - begin
         return Prefill(
             tokens=len(ids),
             logits=logits,
             cache=cache,
-            active=active,
-            fired=torch.stack(fired, dim=1),
-            prefill_ms=total - selection - diagnostics,
-            selection_ms=selection,
+            plan=chooser if isinstance(chooser, TokenRule) else ActiveSets.of(watch.masks),
+            fired=torch.stack(watch.fired, dim=1),
+            prefill_ms=total - watch.selection_ms - watch.diagnostics_ms,
+            selection_ms=watch.selection_ms,
         )
 
     def dense_arm(self, prefill: Prefill, room: int) -> EagerArm:
@@ -77,30 +67,69 @@ class EagerEngine:
 
     def sparse_arm(self, prefill: Prefill, room: int) -> EagerArm:
         model = share_weights(self.lm.model)
+        if isinstance(prefill.plan, TokenRule):
+            return EagerArm(model, self.lm, prefill.cache, rule=prefill.plan)
         begin = _now(self.lm.device)
-        restrict(model, prefill.active)
+        restrict(model, prefill.plan)
         packing_ms = _now(self.lm.device) - begin
-        masked = prefill.active.indices if any(block.is_quantised for block in self.lm.blocks) else None
+        masked = prefill.plan.indices if any(block.is_quantised for block in self.lm.blocks) else None
         return EagerArm(model, self.lm, prefill.cache, packing_ms, masked)
 
     @torch.inference_mode()
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         errors: list[float] = []
+        plan = prefill.plan
 
-        def see(block: FeedForward, activations: torch.Tensor) -> None:
-            errors.append(_output_error(block, activations, prefill.active.indices[block.layer]))
+        def see(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
+            flat = activations.reshape(len(x), -1)
+            errors.append(_output_error(block, flat, _kept(plan, block, x, flat)))
 
-        dense = share_weights(self.lm.model)
-        with observed(find_blocks(dense), see):
+        dense, sparse = share_weights(self.lm.model), share_weights(self.lm.model)
+        with ExitStack() as hooks:
+            for block in find_blocks(dense):
+                hooks.callback(between(block, partial(see, block)))
             dense_logits = _forward(dense, copy.deepcopy(prefill.cache), tokens, self.lm.device)
-        sparse = share_weights(self.lm.model)
-        restrict(sparse, prefill.active)
-        sparse_logits = _forward(sparse, copy.deepcopy(prefill.cache), tokens, self.lm.device)
+        with plan.on(find_blocks(sparse)):
+            sparse_logits = _forward(sparse, copy.deepcopy(prefill.cache), tokens, self.lm.device)
         return Judgement(dense_logits, sparse_logits, errors)
 
 
+class _Watch:
+    """What a chooser makes of a prompt, layer by layer, and how long that takes, in ms."""
+
+    def __init__(self, chooser: Selector | TokenRule, device: torch.device) -> None:
+        self.chooser = chooser
+        self.device = device
+        self.masks: list[torch.Tensor] = []
+        self.fired: list[torch.Tensor] = []
+        self.selection_ms = self.diagnostics_ms = 0.0
+
+    def see(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
+        flat, begin = activations.reshape(len(x), -1), _now(self.device)
+        if isinstance(self.chooser, TokenRule):
+            self.fired.append(self.chooser.fire(block, x, flat).sum(dim=1))
+            self.diagnostics_ms += _now(self.device) - begin
+            return
+        self.masks.append(self.chooser.select(block, flat))
+        middle = _now(self.device)
+        self.fired.append(self.chooser.fired(block, flat))
+        self.selection_ms += middle - begin
+        self.diagnostics_ms += _now(self.device) - middle
+
+
+def _kept(plan: Plan, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    """Which neurons of ``block`` the plan computes: bool [T, d_ff], or [1, d_ff] for all tokens."""
+    if isinstance(plan, TokenRule):
+        return plan.fire(block, x, activations)
+    kept = torch.zeros(1, block.d_ff, dtype=torch.bool, device=activations.device)
+    return kept.index_fill_(1, plan.indices[block.layer], True)
+
+
 class EagerArm:
-    """A transformers model with a DynamicCache of its own; ``masked`` where its blocks compute all, using some."""
+    """A transformers model with a DynamicCache of its own; ``masked`` where its blocks compute all, using some.
+
+    Under a ``rule`` too its blocks compute all, so a step reads what a dense one does and the rule's own bytes.
+    """
 
     def __init__(
         self,
@@ -109,22 +138,31 @@ class EagerArm:
         prompt_cache: Cache,
         packing_ms: float = 0.0,
         masked: tuple[torch.Tensor, ...] | None = None,
+        rule: TokenRule | None = None,
     ) -> None:
         self.model = model
         self.device = lm.device
         self.cache = copy.deepcopy(prompt_cache)
-        self.weight_bytes = bytes_per_step(model)
+        self.weight_bytes = bytes_per_step(model) + (rule.extra_bytes if rule else 0)
         self.packing_ms = packing_ms
         self.masked = masked
         self._seen: list[torch.Tensor] = []
+        self._fired: list[torch.Tensor] = []
         # Both arms carry these hooks, so the time they take falls on both alike.
-        seen = self._seen  # not self: a cycle would keep the arm's copies until the garbage collector runs
-        for block in find_blocks(model):
+        seen, fired = (
+            self._seen,
+            self._fired,
+        )  # not self: a cycle would outlive the arm
+        blocks = find_blocks(model)
+        if rule is not None:
+            rule.install(blocks, lambda _block, mask: fired.append(mask))
+        for block in blocks:
             block.down.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
 
     @torch.inference_mode()
     def step(self, token: int) -> torch.Tensor:
         self._seen.clear()
+        self._fired.clear()
         logits = _forward(self.model, self.cache, [token], self.device)[0]
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -135,6 +173,9 @@ class EagerArm:
         if self.masked is None:
             return activations
         return [each.index_select(1, indices) for each, indices in zip(activations, self.masked, strict=True)]
+
+    def computed(self) -> list[int]:
+        return [int(fired.sum()) for fired in self._fired] or [each.shape[1] for each in self.activations()]
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -179,10 +220,10 @@ def _forward(
     return output.logits[0].float()
 
 
-def _output_error(block: FeedForward, activations: torch.Tensor, active: torch.Tensor) -> float:
-    """Mean over tokens of ``||y - y_active|| / ||y||`` on given activations [T, d_ff], without the output bias."""
+def _output_error(block: FeedForward, activations: torch.Tensor, kept: torch.Tensor) -> float:
+    """Mean over tokens of ``||y - y_kept|| / ||y||`` on given activations [T, d_ff], without the output bias."""
     weight = block.output_weight()
-    tail = activations.float().index_fill(1, active, 0)
+    tail = activations.float().masked_fill(kept, 0)
     output = (activations.float() @ weight.T).norm(dim=1)
     error = (tail @ weight.T).norm(dim=1)
     return float(torch.where(output > 0, error / output.clamp_min(1e-30), 0.0).mean())

@@ -10,7 +10,7 @@ that price, and the price is found by bisection.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from ..methods.tda import TDA
 from ..progress import Progress, Report, silent
 from .documents import passages
 from .evaluation import cut, grouped
-from .scoring import Choice, compare, read, sparse_logits
+from .scoring import BatchSets, Choice, compare, read
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -86,7 +86,7 @@ def sensitivity(lm: LoadedModel, *, weighted: bool = False, most: int = 24, repo
         tokens += targets.numel()
         for layer in range(len(lm.blocks)):
             alone = _only(choice, layer)
-            scores = compare(reading.logits, sparse_logits(lm, reading, alone), targets, alone)
+            scores = compare(lm, reading.logits, reading, alone, targets)
             total[layer] += sum(score.kl for score in scores)
     report(Progress("Measuring the layers", len(texts), len(texts), "passages"))
     if not tokens:
@@ -96,8 +96,9 @@ def sensitivity(lm: LoadedModel, *, weighted: bool = False, most: int = 24, repo
 
 def _only(choice: Choice, layer: int) -> Choice:
     """``choice`` in one layer, every neuron in the others."""
-    masks = tuple(mask if index == layer else torch.ones_like(mask) for index, mask in enumerate(choice.masks))
-    return replace(choice, masks=masks)
+    masks = cast(BatchSets, choice.plan).masks
+    alone = tuple(mask if index == layer else torch.ones_like(mask) for index, mask in enumerate(masks))
+    return replace(choice, plan=BatchSets(alone))
 
 
 def uniform(found: Sensitivity, share: float) -> float:

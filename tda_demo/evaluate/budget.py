@@ -26,6 +26,7 @@ from .evaluation import cut, grouped
 from .ledger import digest
 from .result import quality
 from .scoring import Score, score
+from .weight_bytes import step_bytes
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -177,7 +178,7 @@ def measure(lm: LoadedModel, method: Method, report: Report = silent) -> Quality
     dial = method.dial
     places = [turned(method, round(dial.dense + place * (dial.sparsest - dial.dense), 6)) for place in PLACES]
     values = tuple(getattr(each, dial.setting) for each in places)
-    selectors = [each.bind(lm, report) for each in places]
+    choosers = [each.bind(lm, report) for each in places]
     texts = passages(held_out=False)
     scores: list[list[Score]] = [[] for _ in values]
     done = 0
@@ -185,15 +186,15 @@ def measure(lm: LoadedModel, method: Method, report: Report = silent) -> Quality
     report(Progress(stage, 0, len(texts), "passages"))
     for group in grouped(iter(texts)):
         if ids := cut(lm, group, PROMPT_TOKENS + SCORE_TOKENS).ids:
-            found = score(lm, selectors, torch.tensor(ids, device=lm.device), PROMPT_TOKENS)
+            found = score(lm, choosers, torch.tensor(ids, device=lm.device), PROMPT_TOKENS)
             for collected, each in zip(scores, found, strict=True):
                 collected.extend(each)
         done += len(group)
         report(Progress(stage, done, len(texts), "passages"))
     if not scores[0]:
         raise UserError(f"{lm.name} cuts the calibration passages into fewer than {PROMPT_TOKENS} tokens.")
-    widths = [block.d_ff for block in lm.blocks]
-    found = [quality(each, widths) for each in scores]
+    weights = step_bytes(lm)
+    found = [quality(each, weights, chooser) for each, chooser in zip(scores, choosers, strict=True)]
     return QualityCurve(
         method=method.name,
         setting=dial.setting,

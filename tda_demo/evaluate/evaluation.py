@@ -12,13 +12,13 @@ import torch
 
 from ..environment import describe
 from ..errors import UserError
-from ..methods.base import Method, Selector
+from ..methods.base import Method
 from ..progress import Progress, Report, silent
 from .documents import Document, count_documents, read_documents
 from .generation import compare, write
 from .ledger import Ledger, digest
-from .result import Evaluation, byte_bound, quality
-from .scoring import Score, score
+from .result import Evaluation, quality
+from .scoring import Chooser, Score, score
 from .shards import ALONE, Shard
 from .weight_bytes import step_bytes
 
@@ -90,7 +90,7 @@ def evaluate(
             f"{lm.name} takes {lm.context_length}: lower one of them."
         )
     documents = count_documents(path, settings.documents)
-    selector = method.bind(lm, report)
+    chooser = method.bind(lm, report)
     ledger = open_ledger(lm, method, settings, result, shard)
     records = []
     report(Progress("Evaluating", 0, documents, "documents"))
@@ -98,10 +98,10 @@ def evaluate(
     for index, group in enumerate(grouped(texts)):
         if shard.mine(index):
             unit = cut(lm, group, needed)
-            records.append((index, _record(lm, selector, unit, settings, ledger)))
+            records.append((index, _record(lm, chooser, unit, settings, ledger)))
         report(Progress("Evaluating", min((index + 1) * BATCH, documents), documents, "documents"))
     everything = [record for _, record in sorted(shard.gather(records), key=lambda item: item[0])]
-    return _evaluation(lm, method, path, settings, everything)
+    return _evaluation(lm, method, chooser, path, settings, everything)
 
 
 def open_ledger(
@@ -158,21 +158,26 @@ def _growing(size: int, whole: int) -> Iterator[int]:
 
 
 def _record(
-    lm: LoadedModel, selector: Selector, unit: Unit, settings: EvaluationSettings, ledger: Ledger
+    lm: LoadedModel, chooser: Chooser, unit: Unit, settings: EvaluationSettings, ledger: Ledger
 ) -> dict[str, Any]:
     name = digest([unit.ids, unit.prompts])
     found = ledger.get(name)
     if found is None:
         ids = torch.tensor(unit.ids, device=lm.device)
-        scores = score(lm, [selector], ids, settings.prompt_tokens)[0] if unit.ids else []
-        texts = [write(lm, selector, prompt, settings.max_new_tokens) for prompt in unit.prompts]
+        scores = score(lm, [chooser], ids, settings.prompt_tokens)[0] if unit.ids else []
+        texts = [write(lm, chooser, prompt, settings.max_new_tokens) for prompt in unit.prompts]
         found = {"scores": [asdict(each) for each in scores], "texts": texts}
         ledger.put(name, found)
     return {**found, "name": name, "references": unit.references, "short": unit.short, "longest": unit.longest}
 
 
 def _evaluation(
-    lm: LoadedModel, method: Method, path: Path, settings: EvaluationSettings, records: list[dict[str, Any]]
+    lm: LoadedModel,
+    method: Method,
+    chooser: Chooser,
+    path: Path,
+    settings: EvaluationSettings,
+    records: list[dict[str, Any]],
 ) -> Evaluation:
     scores = [Score(**each) for record in records for each in record["scores"]]
     texts = [tuple(each) for record in records for each in record["texts"]]
@@ -183,8 +188,7 @@ def _evaluation(
             f"No text of {path} is as long as {settings.prompt_tokens} prompt and {settings.score_tokens} scored "
             f"tokens: the longest, from line {-line}, has {length}."
         )
-    widths = [block.d_ff for block in lm.blocks]
-    found = quality(scores, widths) if scores else None
+    found = quality(scores, step_bytes(lm), chooser) if scores else None
     return Evaluation(
         model=lm.name,
         device=str(lm.device),
@@ -197,7 +201,7 @@ def _evaluation(
         score_tokens=settings.score_tokens,
         short=sum(record["short"] for record in records),
         quality=found,
-        byte_bound=byte_bound(found, step_bytes(lm), widths) if found else None,
+        byte_bound=found.byte_bound if found else None,
         generation=compare(texts, references, settings.max_new_tokens) if texts else None,
         environment=describe(lm.device, lm.precision),
     )

@@ -13,8 +13,8 @@ from ..decode.arm import Arm, engine_for
 from ..decode.sampling import Sampler, sampler
 from ..decode.text import decode
 from ..errors import UserError
-from ..methods.base import Selector
 from .result import Generation
+from .scoring import Chooser
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -23,15 +23,15 @@ ARMS = ("dense", "sparse")
 GREEDY = sampler(0.0, 1.0, 0)
 
 
-def write(lm: LoadedModel, selector: Selector, prompt: str, max_new_tokens: int) -> tuple[str, str]:
+def write(lm: LoadedModel, chooser: Chooser, prompt: str, max_new_tokens: int) -> tuple[str, str]:
     """The greedy answers of the dense and of the sparse arm to ``prompt``, each as the race would write it.
 
     Raises:
         UserError: see ``LoadedModel.prompt_ids``.
     """
-    engine = engine_for(lm)
+    engine = engine_for(lm, chooser)
     ids = lm.prompt_ids(prompt)
-    prefill = engine.prefill(ids, selector)
+    prefill = engine.prefill(ids, chooser)
     room = min(max_new_tokens, lm.context_length - len(ids))
     dense, sparse = (
         decode(lm.tokenizer, list(islice(tokens(arm, prefill.logits, lm.eos_ids), room)))

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from .. import metrics
-from .scoring import Score
+from .scoring import Chooser, Score
 from .weight_bytes import StepBytes
 
 
@@ -16,8 +16,8 @@ from .weight_bytes import StepBytes
 class Quality:
     """Sums of scores as the numbers of the house; per-layer numbers are means over texts.
 
-    ``kl`` in nats per token, ``agreement``, ``sparsity`` and ``mlp_share`` 0..1; ``cett`` and ``recall``
-    of every layer.
+    ``kl`` in nats per token, ``agreement``, ``sparsity`` and ``mlp_share`` (of the MLP's bytes, what a method adds
+    included) 0..1; ``step_bytes`` and ``byte_bound`` of the mean active set; ``cett`` and ``recall`` of every layer.
     """
 
     documents: int
@@ -29,14 +29,17 @@ class Quality:
     kept: tuple[float, ...]
     sparsity: tuple[float, ...]
     mlp_share: float
+    step_bytes: float
+    byte_bound: float
     cett: tuple[float, ...]
     recall: tuple[float, ...]
 
 
-def quality(scores: Sequence[Score], widths: Sequence[int]) -> Quality:
-    """Adds up ``scores``, at least one; ``widths`` is d_ff of every layer."""
+def quality(scores: Sequence[Score], weights: StepBytes, chooser: Chooser) -> Quality:
+    """Adds up the ``scores``, at least one, that ``chooser`` got on a model whose weights are ``weights``."""
     tokens = sum(score.tokens for score in scores)
     kept = _by_layer([score.kept for score in scores])
+    read = weights.read(kept, chooser)
     return Quality(
         documents=len(scores),
         scored_tokens=tokens,
@@ -45,8 +48,10 @@ def quality(scores: Sequence[Score], widths: Sequence[int]) -> Quality:
         kl=sum(score.kl for score in scores) / tokens,
         agreement=sum(score.agreeing for score in scores) / tokens,
         kept=kept,
-        sparsity=tuple(1 - count / width for count, width in zip(kept, widths, strict=True)),
-        mlp_share=metrics.mlp_share(kept, widths),
+        sparsity=tuple(1 - count / width for count, width in zip(kept, weights.widths, strict=True)),
+        mlp_share=read.mlp_share,
+        step_bytes=read.bytes,
+        byte_bound=metrics.byte_bound(weights.dense, read.bytes),
         cett=_by_layer([score.cett for score in scores]),
         recall=_by_layer([score.recall for score in scores]),
     )
@@ -54,12 +59,6 @@ def quality(scores: Sequence[Score], widths: Sequence[int]) -> Quality:
 
 def _by_layer(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(fmean(layer) for layer in zip(*rows, strict=True))
-
-
-def byte_bound(quality: Quality, read: StepBytes, widths: Sequence[int]) -> float:
-    """The byte bound of the mean active set."""
-    dropped = [width - count for width, count in zip(widths, quality.kept, strict=True)]
-    return read.dense / read.sparse(dropped)
 
 
 @dataclass(frozen=True)

@@ -8,31 +8,89 @@ again with them, because the first scored token is predicted there: so every sco
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from .. import metrics
 from ..feedforward import FeedForward
 from ..methods.base import Selector
+from ..methods.token import TokenRule, between
 
 if TYPE_CHECKING:
     from transformers import Cache
 
     from ..models import LoadedModel
 
+Chooser = Selector | TokenRule
+
+
+class BatchPlan(Protocol):
+    """What a method makes of a batch of prompts."""
+
+    def on(self, lm: LoadedModel) -> AbstractContextManager[None]:
+        """Within the context, what runs is computed by the method."""
+        ...
+
+    def kept(self) -> list[torch.Tensor]:
+        """Neurons computed for a token of each text, float64 [batch] per layer: the mean over what last ran."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class BatchSets(BatchPlan):
+    """Of a sequence-level method: an active set for every text, ``masks`` bool [batch, d_ff] per layer."""
+
+    masks: tuple[torch.Tensor, ...]
+
+    @contextmanager
+    def on(self, lm: LoadedModel) -> Iterator[None]:
+        """Zeroing a neuron's activation is leaving it out: nothing else depends on it. For scoring that is as good as a
+        packed block, takes no copies, and lets every text have a set of its own.
+        """
+        with ExitStack() as hooks:
+            for block, mask in zip(lm.blocks, self.masks, strict=True):
+                if not mask.all():
+                    hooks.callback(block.down.register_forward_pre_hook(_keeping(mask)).remove)
+            yield
+
+    def kept(self) -> list[torch.Tensor]:
+        return [mask.sum(dim=1).double() for mask in self.masks]
+
+
+class BatchRule(BatchPlan):
+    """Of a token-level method."""
+
+    def __init__(self, rule: TokenRule, batch: int) -> None:
+        self.rule = rule
+        self.batch = batch
+        self._kept: list[torch.Tensor] = []
+
+    @contextmanager
+    def on(self, lm: LoadedModel) -> Iterator[None]:
+        self._kept.clear()
+        with self.rule.on(lm.blocks, self._see):
+            yield
+
+    def kept(self) -> list[torch.Tensor]:
+        return self._kept
+
+    def _see(self, _block: FeedForward, fired: torch.Tensor) -> None:
+        self._kept.append(fired.view(self.batch, -1, fired.shape[-1]).sum(dim=2).double().mean(dim=1))
+
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What one method chose for a batch, and what the choice leaves out of the scored tokens.
+    """What one method makes of a batch, and what that leaves out of the scored tokens.
 
-    ``masks`` bool [batch, d_ff], ``cett`` and ``recall`` float64 [batch] (``metrics.mask_recall``), one each a layer.
-    The two diagnostics look at the dense model's activations, as a race's do.
+    ``cett`` and ``recall`` (``metrics.mask_recall``) float64 [batch] per layer; they look at the dense model's
+    activations, as a race's do.
     """
 
-    masks: tuple[torch.Tensor, ...]
+    plan: BatchPlan
     cett: tuple[torch.Tensor, ...]
     recall: tuple[torch.Tensor, ...]
 
@@ -54,8 +112,8 @@ class Reading:
 class Score:
     """One text under one method; sums over its scored ``tokens``, so that texts can be added up.
 
-    ``dense_loss``, ``sparse_loss`` and ``kl`` in nats; ``agreeing`` tokens; ``kept`` neurons, ``cett`` and ``recall``
-    of every layer.
+    ``dense_loss``, ``sparse_loss`` and ``kl`` in nats; ``agreeing`` tokens; of every layer ``kept`` neurons (mean over
+    tokens), ``cett`` and ``recall``.
     """
 
     tokens: int
@@ -63,80 +121,68 @@ class Score:
     sparse_loss: float
     kl: float
     agreeing: int
-    kept: tuple[int, ...]
+    kept: tuple[float, ...]
     cett: tuple[float, ...]
     recall: tuple[float, ...]
 
 
 @torch.inference_mode()
-def score(lm: LoadedModel, selectors: Sequence[Selector], ids: torch.Tensor, prompt_tokens: int) -> list[list[Score]]:
-    """Scores of every selector (outer) on every text (inner), against the dense model; ``ids`` int64 [batch, T]."""
-    reading = read(lm, selectors, ids, prompt_tokens)
+def score(lm: LoadedModel, choosers: Sequence[Chooser], ids: torch.Tensor, prompt_tokens: int) -> list[list[Score]]:
+    """Scores of every chooser (outer) on every text (inner), against the dense model; ``ids`` int64 [batch, T]."""
+    reading = read(lm, choosers, ids, prompt_tokens)
     targets = ids[:, prompt_tokens:]
-    return [compare(reading.logits, sparse_logits(lm, reading, choice), targets, choice) for choice in reading.choices]
+    return [compare(lm, reading.logits, reading, choice, targets) for choice in reading.choices]
 
 
 @torch.inference_mode()
-def read(lm: LoadedModel, selectors: Sequence[Selector], ids: torch.Tensor, prompt_tokens: int) -> Reading:
+def read(lm: LoadedModel, choosers: Sequence[Chooser], ids: torch.Tensor, prompt_tokens: int) -> Reading:
     """The dense pass over ``ids`` int64 [batch, T] less their last token, which nothing is predicted from."""
     from transformers import DynamicCache
 
     batch, length = ids.shape
     scored = length - prompt_tokens
-    layers: list[list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = [[] for _ in selectors]
+    layers: list[list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = [[] for _ in choosers]
 
-    def see(block: FeedForward, activations: torch.Tensor, output: torch.Tensor) -> None:
+    def see(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
         a = activations.reshape(batch, length - 1, -1)
-        y = output.reshape(batch, length - 1, -1)[:, -scored:]
-        y = y if block.down.bias is None else y - block.down.bias
-        for layer, selector in zip(layers, selectors, strict=True):
-            masks = [selector.select(block, each[:prompt_tokens]) for each in a]
-            left_out = [_left_out(block, *each) for each in zip(a[:, -scored:], y, masks, strict=True)]
+        weight = block.output_weight()
+        output = (a[:, -scored:].float() @ weight.T).norm(dim=2)
+        for layer, chooser in zip(layers, choosers, strict=True):
+            masks = _masks(chooser, block, x.view(batch, length - 1, -1), a, prompt_tokens)
+            left_out = [_left_out(block, weight, *each) for each in zip(a[:, -scored:], output, masks, strict=True)]
             cett, recall = (torch.tensor(part, dtype=torch.float64) for part in zip(*left_out, strict=True))
-            layer.append((torch.stack(masks), cett, recall))
+            layer.append((masks, cett, recall))
 
     cache = DynamicCache()  # without a config, so that sliding-window layers keep every position too
-    with _watched(lm, see):
+    with ExitStack() as hooks:
+        for block in lm.blocks:
+            hooks.callback(between(block, partial(see, block)))
         logits = lm.model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True, logits_to_keep=scored).logits
     cache.crop(-scored)
-    choices = tuple(Choice(*(tuple(part) for part in zip(*layer, strict=True))) for layer in layers)
-    return Reading(ids[:, -scored - 1 : -1], logits, cache, choices)
+    choices = []
+    for chooser, layer in zip(choosers, layers, strict=True):
+        masks, cett, recall = (tuple(part) for part in zip(*layer, strict=True))
+        plan = BatchRule(chooser, batch) if isinstance(chooser, TokenRule) else BatchSets(masks)
+        choices.append(Choice(plan, cett, recall))
+    return Reading(ids[:, -scored - 1 : -1], logits, cache, tuple(choices))
+
+
+def _masks(chooser: Chooser, block: FeedForward, x: torch.Tensor, a: torch.Tensor, prompt_tokens: int) -> torch.Tensor:
+    """Bool [batch, d_ff] chosen from the prompts, of a rule [batch, scored, d_ff]; ``x`` and ``a`` [batch, T, ...]."""
+    if not isinstance(chooser, TokenRule):
+        return torch.stack([chooser.select(block, each[:prompt_tokens]) for each in a])
+    scored_x, scored_a = x[:, prompt_tokens - 1 :], a[:, prompt_tokens - 1 :]
+    fired = chooser.fire(block, scored_x.flatten(0, 1), scored_a.flatten(0, 1))
+    return fired.view(scored_a.shape)
 
 
 @torch.inference_mode()
-def sparse_logits(lm: LoadedModel, reading: Reading, choice: Choice) -> torch.Tensor:
-    """Logits [batch, scored, vocabulary] of the scored tokens with only the chosen neurons.
-
-    A text whose neurons are all active gets the dense pass's own logits.
-    """
-    full = torch.stack([mask.all(dim=1) for mask in choice.masks]).all(dim=0)
-    if full.all():
-        return reading.logits
-    logits = follow(lm, reading.cache, reading.inputs, choice.masks)
-    return torch.where(full[:, None, None], reading.logits, logits) if full.any() else logits
-
-
-@torch.inference_mode()
-def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, masks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Logits [batch, tokens, vocabulary] of ``inputs`` int64 [batch, tokens] under ``masks``; ``cache`` as it was."""
-    with applied(lm, masks):
+def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: BatchPlan) -> torch.Tensor:
+    """Logits [batch, tokens, vocabulary] of ``inputs`` int64 [batch, tokens] under ``plan``; ``cache`` as it was."""
+    with plan.on(lm):
         logits = lm.model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
     cache.crop(-inputs.shape[1])
     return logits
-
-
-@contextmanager
-def applied(lm: LoadedModel, masks: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Within the context, text b of a batch runs with the neurons ``masks[layer][b]`` (bool [batch, d_ff]) only.
-
-    Zeroing a neuron's activation is leaving it out: nothing else depends on it. For scoring that is as good as a packed
-    block, takes no copies, and lets every text of a batch have a set of its own.
-    """
-    with ExitStack() as hooks:
-        for block, mask in zip(lm.blocks, masks, strict=True):
-            if not mask.all():
-                hooks.callback(block.down.register_forward_pre_hook(_keeping(mask)).remove)
-        yield
 
 
 def _keeping(mask: torch.Tensor) -> Any:
@@ -148,21 +194,33 @@ def _keeping(mask: torch.Tensor) -> Any:
     return hook
 
 
+@torch.inference_mode()
 def compare(
-    dense_logits: torch.Tensor, sparse_logits: torch.Tensor, targets: torch.Tensor, choice: Choice
+    lm: LoadedModel, expected: torch.Tensor, reading: Reading, choice: Choice, targets: torch.Tensor
 ) -> list[Score]:
-    """One score a text; logits [batch, scored, vocabulary], ``targets`` int64 [batch, scored]."""
+    """One score a text against the dense model's ``expected`` [batch, scored, vocabulary] on ``targets``.
+
+    A text whose neurons are all active gets the reading's own logits: ``targets`` int64 [batch, scored].
+    """
+    everything = torch.tensor([block.d_ff for block in lm.blocks])
+    plan = choice.plan
+    if isinstance(plan, BatchSets) and all(mask.all() for mask in plan.masks):
+        logits = reading.logits
+    else:
+        logits = follow(lm, reading.cache, reading.inputs, plan)
+    kept = torch.stack(plan.kept()).T.cpu()  # [batch, layers]
+    exact = (kept == everything).all(dim=1)
     scores = []
-    for b, (dense, sparse, expected) in enumerate(zip(dense_logits, sparse_logits, targets, strict=True)):
-        forced = metrics.forced(dense, sparse, expected)
+    for b, full in enumerate(exact):
+        forced = metrics.forced(expected[b], reading.logits[b] if full else logits[b], targets[b])
         scores.append(
             Score(
-                tokens=len(expected),
+                tokens=len(targets[b]),
                 dense_loss=float(forced.dense_loss.double().sum()),
                 sparse_loss=float(forced.sparse_loss.double().sum()),
                 kl=float(forced.kl.double().sum()),
                 agreeing=int(forced.agrees.sum()),
-                kept=tuple(int(mask[b].sum()) for mask in choice.masks),
+                kept=tuple(kept[b].tolist()),
                 cett=tuple(float(layer[b]) for layer in choice.cett),
                 recall=tuple(float(layer[b]) for layer in choice.recall),
             )
@@ -170,25 +228,17 @@ def compare(
     return scores
 
 
-@contextmanager
-def _watched(lm: LoadedModel, see: Any) -> Iterator[None]:
-    """Within the context, ``see`` gets every block that runs, what goes into its down projection and what comes out."""
-    with ExitStack() as hooks:
-        for block in lm.blocks:
-            handle = block.down.register_forward_hook(
-                lambda _module, inputs, output, block=block: see(block, inputs[0], output)
-            )
-            hooks.callback(handle.remove)
-        yield
+def _left_out(
+    block: FeedForward, weight: torch.Tensor, a: torch.Tensor, output: torch.Tensor, mask: torch.Tensor
+) -> tuple[float, float]:
+    """Realised CETT and mask recall of one text's scored tokens.
 
-
-def _left_out(block: FeedForward, a: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> tuple[float, float]:
-    """Realised CETT and mask recall of one text's scored tokens, ``a`` [scored, d_ff] and ``y`` [scored, d]."""
+    ``weight`` is float32 down, ``a`` [scored, d_ff], ``output`` float32 [scored] norms, ``mask`` bool [d_ff] or
+    [scored, d_ff].
+    """
     if mask.all():
         return 0.0, 1.0
-    dropped = (~mask).nonzero().squeeze(1)
-    tail = a[:, dropped].float() @ block.down.weight[:, dropped].float().T
-    output = y.float().norm(dim=1)
-    cett = torch.where(output > 0, tail.norm(dim=1) / output.clamp_min(torch.finfo(torch.float32).tiny), 0.0).mean()
+    error = (a.float().masked_fill(mask, 0) @ weight.T).norm(dim=1)
+    cett = torch.where(output > 0, error / output.clamp_min(torch.finfo(torch.float32).tiny), 0.0).mean()
     contributions = a.float().abs() * block.output_norms
     return float(cett), metrics.mask_recall(contributions.cpu().numpy(), mask.cpu().numpy())

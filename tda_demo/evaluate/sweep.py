@@ -1,4 +1,4 @@
-"""A grid of methods, settings and precisions as one tidy table: quality beside bytes.
+"""A grid of methods, settings and precisions as one tidy table: quality beside bytes, and beside measured speed.
 
 Every row is measured against the same thing, the dense float32 model, on the same tokens; so the dense rows of other
 precisions say what rounding costs, which is what one would do instead of leaving neurons out.
@@ -7,10 +7,9 @@ precisions say what rounding costs, which is what one would do instead of leavin
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -24,48 +23,17 @@ from ..progress import Progress, Report, silent
 from .documents import Document
 from .evaluation import EvaluationSettings, Unit, cut, grouped
 from .ledger import Ledger, digest
-from .result import byte_bound, quality
-from .scoring import Score, compare, read, sparse_logits
+from .row import Row, Texts, row
+from .scoring import Chooser, Reading, Score, compare, read
 from .shards import ALONE, Shard
-from .weight_bytes import step_bytes
+from .speed import Blocks, Measured, SpeedSettings, measure, measured
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
 
 Load = Callable[[str], "LoadedModel"]  # the model in a precision
 _FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Row:
-    """One point. ``kl`` (nats/token), ``agreement`` and the perplexities are against the dense float32 model.
-
-    ``mlp_share`` and ``byte_bound`` are against the dense model of the row's own precision; ``step_bytes`` are all
-    weight bytes a step reads. ``cett`` and ``recall`` are means over layers. ``settings`` is JSON.
-    """
-
-    model: str
-    method: str
-    settings: str
-    precision: str
-    kl: float
-    agreement: float
-    perplexity: float
-    perplexity_float32: float
-    sparsity: float
-    mlp_share: float
-    step_bytes: int
-    byte_bound: float
-    cett: float
-    recall: float
-    documents: int
-    scored_tokens: int
-    prompt_tokens: int
-    text: str
-    tokens_sha256: str
-    machine: str
-    threads: int
-    torch: str
+_Part = TypeVar("_Part")
 
 
 class Everything:
@@ -111,118 +79,176 @@ def sweep(
     text_name: str,
     settings: EvaluationSettings,
     *,
+    speed: SpeedSettings | None = None,
     ledger: Callable[[str], Ledger] = lambda key: Ledger(None, key),
     shard: Shard = ALONE,
     report: Report = silent,
 ) -> list[Row]:
     """The dense model and every method, at every precision. ``texts`` gives the documents anew for each precision.
 
+    With ``speed``, times are taken once all quality is known, so that they stand close together.
+
     Raises:
-        UserError: no text is long enough for the settings.
+        UserError: no text is long enough for the settings; or times are asked of several processes.
     """
+    if speed and shard.world > 1:
+        raise UserError("Several processes would spoil each other's times: leave out --time, or start one process.")
     reference = load("float32")
     book = ledger(digest([_FORMAT, reference.fingerprint, asdict(settings)])[:16])
-    rows: list[Row] = []
-    for precision in precisions:
+
+    def arms(precision: str) -> _Arms:
         lm = reference if precision == "float32" else load(precision)
-        scorer = _Scorer(reference, lm, methods, settings, report)
-        needed = settings.prompt_tokens + settings.score_tokens
-        parts: list[tuple[int, list[list[dict[str, Any]]], str]] = []
-        stage = f"Sweeping, {precision}"
-        for index, group in enumerate(grouped(itertools.islice(texts(), settings.documents))):
-            report(Progress(stage, index, 0, "batches"))
-            unit = cut(lm, group, needed)
-            if not shard.mine(index) or not unit.ids:
-                continue
-            name = digest([unit.ids, precision, [(method.name, method.settings()) for method in methods]])
-            if (found := book.get(name)) is None:
-                found = scorer.scores(unit)
-                book.put(name, found)
-            parts.append((index, found, digest(unit.ids)))
-        everything = sorted(shard.gather(parts), key=lambda part: part[0])
+        return _Arms(reference, lm, methods, settings.prompt_tokens, report)
+
+    found: list[tuple[list[list[Score]], Texts]] = []
+    for precision in precisions:
+        everything = shard.gather(_scored(arms(precision), texts, settings, book, shard, report))
         if not everything:
-            raise UserError(
-                f"No text of {text_name} is as long as {settings.prompt_tokens} prompt and "
-                f"{settings.score_tokens} scored tokens."
-            )
-        by_method = [
+            raise _too_short(text_name, settings)
+        everything.sort(key=lambda part: part[0])
+        by_arm = [
             [Score(**score) for part in everything for score in part[1][which]] for which in range(len(methods) + 1)
         ]
         tokens = digest([part[2] for part in everything])
-        rows += [
-            _row(lm, method, scores, settings, text_name, tokens)
-            for method, scores in zip([None, *methods], by_method, strict=True)
-        ]
+        found.append((by_arm, Texts(text_name, settings.prompt_tokens, tokens)))
+    rows: list[Row] = []
+    for precision, (by_arm, named) in zip(precisions, found, strict=True):
+        bound = arms(precision)
+        prompts = _prompts(_units(bound.lm, texts, settings), settings, speed) if speed else []
+        for which, (method, scores) in enumerate(zip([None, *methods], by_arm, strict=True)):
+            report(Progress(f"Timing, {precision}", which, len(by_arm), "rows"))
+            times = _kept_speed(book, bound, which, prompts, speed) if speed else None
+            rows.append(row(bound.lm, method, bound.choosers[which], scores, named, times))
     return rows
 
 
-class _Scorer:
-    """The selectors of one precision, bound once."""
+def _scored(
+    arms: _Arms,
+    texts: Callable[[], Iterable[Document]],
+    settings: EvaluationSettings,
+    book: Ledger,
+    shard: Shard,
+    report: Report,
+) -> list[tuple[int, list[list[dict[str, Any]]], str]]:
+    """This process's units: their number, the scores of every arm (outer) on every text, and an id of their tokens."""
+    parts = []
+    for index, unit in enumerate(_units(arms.lm, texts, settings)):
+        report(Progress(f"Sweeping, {arms.lm.precision}", index, 0, "batches"))
+        if not shard.mine(index) or not unit.ids:
+            continue
+        name = digest([unit.ids, arms.lm.precision, arms.names[1:]])
+        if (scores := book.get(name)) is None:
+            seen = arms.read(unit)
+            scores = [[asdict(each) for each in arms.scores(seen, which)] for which in range(len(arms.names))]
+            book.put(name, scores)
+        parts.append((index, scores, digest(unit.ids)))
+    return parts
+
+
+def follow(
+    reference: LoadedModel,
+    lm: LoadedModel,
+    methods: Sequence[Method],
+    texts: Sequence[Document],
+    text_name: str,
+    settings: EvaluationSettings,
+    speed: SpeedSettings,
+    report: Report = silent,
+) -> Iterator[Row]:
+    """The same rows at one precision, each as soon as it is measured: dense first, then ``methods`` in order.
+
+    For a few texts: what reading them left behind is held in memory.
+
+    Raises:
+        UserError: no text is long enough for the settings.
+    """
+    arms = _Arms(reference, lm, methods, settings.prompt_tokens, report)
+    units = [unit for unit in _units(lm, lambda: texts, settings) if unit.ids]
+    if not units:
+        raise _too_short(text_name, settings)
+    prompts = _prompts(iter(units), settings, speed)
+    named = Texts(text_name, settings.prompt_tokens, digest([digest(unit.ids) for unit in units]))
+    arm_steps = len(units) + len(prompts)
+    done, total = 0, len(units) + (1 + len(methods)) * arm_steps
+
+    def counted(parts: Iterable[_Part]) -> Iterator[_Part]:
+        nonlocal done
+        for part in parts:
+            report(Progress("Sweeping", done, total, "steps"))
+            done += 1
+            yield part
+
+    seen = [arms.read(unit) for unit in counted(units)]
+    for which, method in enumerate([None, *methods]):
+        scores = [score for each in counted(seen) for score in arms.scores(each, which)]
+        blocks = [measure(lm, arms.choosers[which], ids, speed) for ids in counted(prompts)]
+        yield row(lm, method, arms.choosers[which], scores, named, measured(blocks))
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What reading a unit left behind: the float32 model's logits, and the reading of the model that is judged."""
+
+    expected: torch.Tensor
+    reading: Reading
+    targets: torch.Tensor
+
+
+class _Arms:
+    """The dense model and every method at one precision, bound once; ``which`` 0 is dense."""
 
     def __init__(
         self,
         reference: LoadedModel,
         lm: LoadedModel,
         methods: Sequence[Method],
-        settings: EvaluationSettings,
+        prompt_tokens: int,
         report: Report,
     ) -> None:
         self.reference = reference
         self.lm = lm
-        self.selectors = [Everything(), *(method.bind(lm, report) for method in methods)]
-        self.prompt_tokens = settings.prompt_tokens
+        self.names = ["dense", *([method.name, method.settings()] for method in methods)]
+        self.choosers: list[Chooser] = [Everything(), *(method.bind(lm, report) for method in methods)]
+        self.prompt_tokens = prompt_tokens
 
-    @torch.inference_mode()
-    def scores(self, unit: Unit) -> list[list[dict[str, Any]]]:
-        """Of every selector (outer) on every text; one dense pass a model serves them all."""
+    def read(self, unit: Unit) -> _Seen:
+        """One dense pass a model serves every selector."""
         ids = torch.tensor(unit.ids, device=self.lm.device)
-        reading = read(self.lm, self.selectors, ids, self.prompt_tokens)
+        reading = read(self.lm, self.choosers, ids, self.prompt_tokens)
         same = self.lm is self.reference
         expected = reading if same else read(self.reference, [], ids, self.prompt_tokens)
-        targets = ids[:, self.prompt_tokens :]
-        return [
-            [
-                asdict(score)
-                for score in compare(expected.logits, sparse_logits(self.lm, reading, choice), targets, choice)
-            ]
-            for choice in reading.choices
-        ]
+        return _Seen(expected.logits, reading, ids[:, self.prompt_tokens :])
+
+    @torch.inference_mode()
+    def scores(self, seen: _Seen, which: int) -> list[Score]:
+        """Of one selector on every text of what was read."""
+        choice = seen.reading.choices[which]
+        return compare(self.lm, seen.expected, seen.reading, choice, seen.targets)
 
 
-def _row(
-    lm: LoadedModel,
-    method: Method | None,
-    scores: list[Score],
-    settings: EvaluationSettings,
-    text_name: str,
-    tokens: str,
-) -> Row:
-    widths = [block.d_ff for block in lm.blocks]
-    found = quality(scores, widths)
-    read_bytes = step_bytes(lm)
-    dropped = [width - count for width, count in zip(widths, found.kept, strict=True)]
-    environment = describe(lm.device, lm.precision)
-    return Row(
-        model=lm.name,
-        method=method.name if method else "dense",
-        settings=json.dumps(method.settings() if method else {}),
-        precision=lm.precision,
-        kl=found.kl,
-        agreement=found.agreement,
-        perplexity=found.sparse_perplexity,
-        perplexity_float32=found.dense_perplexity,
-        sparsity=sum(found.sparsity) / len(widths),
-        mlp_share=found.mlp_share,
-        step_bytes=round(read_bytes.sparse(dropped)),
-        byte_bound=byte_bound(found, read_bytes, widths),
-        cett=sum(found.cett) / len(widths),
-        recall=sum(found.recall) / len(widths),
-        documents=found.documents,
-        scored_tokens=found.scored_tokens,
-        prompt_tokens=settings.prompt_tokens,
-        text=text_name,
-        tokens_sha256=tokens,
-        machine=environment.get("gpu") or environment["cpu"],
-        threads=environment["threads"],
-        torch=environment["torch"],
+def _units(lm: LoadedModel, texts: Callable[[], Iterable[Document]], settings: EvaluationSettings) -> Iterator[Unit]:
+    needed = settings.prompt_tokens + settings.score_tokens
+    return (cut(lm, group, needed) for group in grouped(itertools.islice(texts(), settings.documents)))
+
+
+def _prompts(units: Iterator[Unit], settings: EvaluationSettings, speed: SpeedSettings) -> list[list[int]]:
+    ids = itertools.chain.from_iterable(unit.ids for unit in units)
+    return [each[: settings.prompt_tokens] for each in itertools.islice(ids, speed.prompts)]
+
+
+def _kept_speed(
+    book: Ledger, arms: _Arms, which: int, prompts: Sequence[list[int]], settings: SpeedSettings
+) -> Measured:
+    lm = arms.lm
+    name = digest(["times", arms.names[which], prompts, asdict(settings), describe(lm.device, lm.precision)])
+    if (kept := book.get(name)) is None:
+        kept = [asdict(measure(lm, arms.choosers[which], ids, settings)) for ids in prompts]
+        book.put(name, kept)
+    return measured([Blocks(**blocks) for blocks in kept])
+
+
+def _too_short(text_name: str, settings: EvaluationSettings) -> UserError:
+    return UserError(
+        f"No text of {text_name} is as long as {settings.prompt_tokens} prompt and "
+        f"{settings.score_tokens} scored tokens."
     )

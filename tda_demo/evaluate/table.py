@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import write_bytes
-from .sweep import Row
+from .row import Row
 
 FORMATS = (".csv", ".parquet", ".json")
 

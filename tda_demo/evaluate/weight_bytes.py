@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
 
 from torch import nn
@@ -11,6 +11,8 @@ from torch import nn
 from ..decode.eager import bytes_per_step
 from ..feedforward import FeedForward
 from ..kernels.formats import encode, encode_by_neuron
+from ..methods.base import Selector
+from ..methods.token import TokenRule
 from ..precision import head_format
 
 if TYPE_CHECKING:
@@ -18,21 +20,49 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class NeuronBytes:
+    """What one neuron of a layer takes in each matrix; ``gate`` is 0 in plain blocks."""
+
+    gate: float
+    up: float
+    down: float
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a step reads: weight ``bytes``, everything counted; share of the MLP's, what a method adds included."""
+
+    bytes: float
+    mlp_share: float
+
+
+@dataclass(frozen=True)
 class StepBytes:
-    """Bytes a dense step reads, and how many of them each neuron of each layer accounts for."""
+    """Bytes a dense step reads, and how many of them each of the ``widths[l]`` neurons of layer l accounts for."""
 
     dense: int
-    neuron: tuple[float, ...]
+    neurons: tuple[NeuronBytes, ...]
+    widths: tuple[int, ...]
 
-    def sparse(self, dropped: Sequence[float]) -> float:
-        """Bytes of a step that computes all but ``dropped`` neurons of each layer (means over texts are welcome)."""
-        return self.dense - sum(bytes_each * count for bytes_each, count in zip(self.neuron, dropped, strict=True))
+    @property
+    def mlp(self) -> float:
+        """Bytes of all neurons."""
+        return sum(width * sum(asdict(each).values()) for each, width in zip(self.neurons, self.widths, strict=True))
+
+    def read(self, kept: Sequence[float], chooser: Selector | TokenRule) -> Read:
+        """Of a step that computes ``kept`` neurons of each layer (means over texts are welcome)."""
+        full, extra = (chooser.full, chooser.extra_bytes) if isinstance(chooser, TokenRule) else (frozenset(), 0)
+        saved = sum(
+            (width - count) * sum(size for matrix, size in asdict(each).items() if matrix not in full)
+            for each, count, width in zip(self.neurons, kept, self.widths, strict=True)
+        )
+        return Read(self.dense - saved + extra, (self.mlp - saved + extra) / self.mlp)
 
 
 def step_bytes(lm: LoadedModel) -> StepBytes:
     """Counts the weights of ``lm`` as they are stored at its precision: on a CPU in the kernels' formats."""
     if lm.device.type != "cpu":
-        return StepBytes(bytes_per_step(lm.model), tuple(_held(block) for block in lm.blocks))
+        return StepBytes(bytes_per_step(lm.model), tuple(_held(block) for block in lm.blocks), _widths(lm))
     from ..decode.cpu.fast_linears import read_by_a_step
 
     dense = 0
@@ -47,13 +77,27 @@ def step_bytes(lm: LoadedModel) -> StepBytes:
             dense += module.weight[0].nbytes
         else:
             dense += sum(parameter.nbytes for parameter in module.parameters(recurse=False))
-    return StepBytes(dense, tuple(_stored_neuron(block, lm.precision) for block in lm.blocks))
+    return StepBytes(dense, tuple(_stored_neuron(block, lm.precision) for block in lm.blocks), _widths(lm))
 
 
-def _held(block: FeedForward) -> float:
-    """Bytes of a neuron where weights are read as torch holds them; of ``down`` its column, no bias."""
-    first = sum(part.nbytes for linear in block.linears[:-1] for part in linear.parameters(recurse=False))
-    return (first + block.down.weight.nbytes) / block.d_ff
+def _widths(lm: LoadedModel) -> tuple[int, ...]:
+    return tuple(block.d_ff for block in lm.blocks)
+
+
+def _neuron(block: FeedForward, rows: Callable[[nn.Linear], float], column: float) -> NeuronBytes:
+    """``rows`` gives the bytes of a first matrix and its bias; a fused one holds gate and up in equal parts."""
+    first = [rows(linear) / block.d_ff for linear in block.linears[:-1]]
+    gate, up = [first[0] / 2] * 2 if block.fused else [0.0, *first][-2:]
+    return NeuronBytes(gate, up, column)
+
+
+def _held(block: FeedForward) -> NeuronBytes:
+    """Where weights are read as torch holds them; of ``down`` its column, no bias."""
+
+    def rows(linear: nn.Linear) -> float:
+        return sum(part.nbytes for part in linear.parameters(recurse=False))
+
+    return _neuron(block, rows, block.down.weight.nbytes / block.d_ff)
 
 
 def _stored(linear: nn.Linear, precision: str) -> int:
@@ -67,10 +111,9 @@ def _stored_down(linear: nn.Module, precision: str) -> int:
     return _column(down, precision) * down.in_features + _output_scales(down, precision) + _bias(down)
 
 
-def _stored_neuron(block: FeedForward, precision: str) -> float:
-    """Bytes of a neuron in the kernels' formats: its rows, and its column of ``down``."""
-    rows = sum(_stored(linear, precision) for linear in block.linears[:-1])
-    return rows / block.d_ff + _column(block.down, precision)
+def _stored_neuron(block: FeedForward, precision: str) -> NeuronBytes:
+    """In the kernels' formats: its rows, and its column of ``down``."""
+    return _neuron(block, lambda linear: _stored(linear, precision), _column(block.down, precision))
 
 
 def _column(down: nn.Linear, precision: str) -> int:

@@ -1,4 +1,4 @@
-"""The activation functions that the GPU kernels know, by the names of transformers' configurations."""
+"""The activation functions that the kernels know, by the names of transformers' configurations."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """The contract of a method: WHICH neurons fire. A method is one file and one dataclass of settings.
 
 A sequence-level method looks at the activations of the prompt, which runs dense, and answers with one active set per
-layer for the whole generation.
+layer for the whole generation. A token-level method answers anew at every token (``token``).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -18,6 +18,7 @@ from ..kernels.reference import limit
 from ..later import torch
 from ..progress import Report, silent
 from .settings import check
+from .token import TokenRule
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -30,6 +31,11 @@ class ActiveSets:
     indices: tuple[torch.Tensor, ...]
     d_ff: tuple[int, ...]
 
+    @classmethod
+    def of(cls, masks: Sequence[torch.Tensor]) -> ActiveSets:
+        """The neurons that bool ``masks`` [d_ff] mark, one mask per layer."""
+        return cls(tuple(mask.nonzero().squeeze(1) for mask in masks), tuple(len(mask) for mask in masks))
+
     def counts(self) -> list[int]:
         return [len(chosen) for chosen in self.indices]
 
@@ -37,9 +43,22 @@ class ActiveSets:
         """``1 - |active set| / d_ff`` per layer, 0..1."""
         return [1 - count / width for count, width in zip(self.counts(), self.d_ff, strict=True)]
 
+    @contextmanager
+    def on(self, blocks: Iterable[FeedForward]) -> Iterator[None]:
+        """Within the context the blocks compute these neurons only."""
+        with ExitStack() as restorations:
+            for block, indices in zip(blocks, self.indices, strict=True):
+                if len(indices) < block.d_ff:
+                    restorations.callback(limit(block, indices))
+            yield
+
+
+Plan = ActiveSets | TokenRule
+"""What a sparse arm decodes under once the prompt has been read."""
+
 
 class Selector(Protocol):
-    """A method bound to one model: everything it needs to choose."""
+    """A sequence-level method bound to one model: everything it needs to choose."""
 
     def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
         """The active set as bool [d_ff], from the prompt's ``activations`` [T, d_ff]."""
@@ -76,8 +95,8 @@ class Method(ABC):
         check(self)
 
     @abstractmethod
-    def bind(self, lm: LoadedModel, report: Report = silent) -> Selector:
-        """A selector for ``lm``; may calibrate on first use, telling ``report`` how far it is.
+    def bind(self, lm: LoadedModel, report: Report = silent) -> Selector | TokenRule:
+        """A selector or, of a token-level method, a rule for ``lm``; may calibrate on first use, telling ``report``.
 
         Raises:
             UserError: a setting is out of its range or does not fit the model.
@@ -94,25 +113,27 @@ class Method(ABC):
 
 
 @contextmanager
-def _patched(lm: LoadedModel, selector: Selector) -> Iterator[None]:
-    with ExitStack() as restorations:
-        chosen: list[torch.Tensor] = []
+def _patched(lm: LoadedModel, chooser: Selector | TokenRule) -> Iterator[None]:
+    with ExitStack() as installed:
+        masks: list[torch.Tensor] | None = None  # chosen so far of the prompt that is being read
 
         def before(_model: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-            if _is_prompt(args, kwargs):
-                restorations.close()
-                chosen.clear()
-                restorations.enter_context(
-                    observed(lm.blocks, lambda block, a: chosen.append(selector.select(block, a)))
-                )
+            nonlocal masks
+            if not _is_prompt(args, kwargs):
+                return
+            installed.close()
+            chosen = masks = []
+            if not isinstance(chooser, TokenRule):
+                select = chooser.select
+                installed.enter_context(observed(lm.blocks, lambda block, a: chosen.append(select(block, a))))
 
         def after(*_: object) -> None:
-            if chosen:
-                restorations.close()
-                for block, mask in zip(lm.blocks, chosen, strict=True):
-                    if not mask.all():
-                        restorations.callback(limit(block, mask.nonzero().squeeze(1)))
-                chosen.clear()
+            nonlocal masks
+            if masks is not None:
+                installed.close()
+                plan = chooser if isinstance(chooser, TokenRule) else ActiveSets.of(masks)
+                installed.enter_context(plan.on(lm.blocks))
+                masks = None
 
         hooks = [
             lm.model.register_forward_pre_hook(before, with_kwargs=True),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .svg import Series, plot
 
 if TYPE_CHECKING:
-    from ..evaluate.sweep import Row
+    from ..evaluate.row import Row
     from ..result import RaceResult
 
 _STYLE = """

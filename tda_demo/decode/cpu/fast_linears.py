@@ -18,6 +18,7 @@ from ...feedforward import find_blocks
 from ...kernels.cpu.linear import NeuronMajor, RowMajor
 from ...kernels.cpu.threads import cores
 from ...methods.base import ActiveSets, Selector
+from ...methods.token import TokenRule
 from ...precision import head_format
 from ...progress import Progress, Report, silent
 from ..arm import Judgement, Prefill
@@ -66,16 +67,18 @@ class FastLinearsEngine:
         report(Progress("Preparing the compiled linears", 0, 0, "steps"))
         FastLinearsArm(self.lm, self.linears, DynamicCache()).step(0)
 
-    def prefill(self, ids: list[int], selector: Selector) -> Prefill:
-        return self.eager.prefill(ids, selector)
+    def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill:
+        return self.eager.prefill(ids, chooser)
 
     def dense_arm(self, prefill: Prefill, room: int) -> FastLinearsArm:
         return FastLinearsArm(self.lm, self.linears, prefill.cache)
 
     def sparse_arm(self, prefill: Prefill, room: int) -> FastLinearsArm:
         linears = self.linears
+        if isinstance(prefill.plan, TokenRule):
+            return FastLinearsArm(self.lm, linears, prefill.cache, rule=prefill.plan)
         begin = time.perf_counter()
-        packed = pack(linears, self.lm.model, prefill.active)
+        packed = pack(linears, self.lm.model, prefill.plan)
         packing_ms = (time.perf_counter() - begin) * 1e3
         return FastLinearsArm(self.lm, packed, prefill.cache, packing_ms)
 
@@ -86,12 +89,19 @@ class FastLinearsEngine:
 class FastLinearsArm:
     """A transformers model of its own over the shared weights, its linears replaced, with a KV cache of its own."""
 
-    def __init__(self, lm: LoadedModel, linears: Linears, prompt_cache: Cache, packing_ms: float = 0.0) -> None:
+    def __init__(
+        self,
+        lm: LoadedModel,
+        linears: Linears,
+        prompt_cache: Cache,
+        packing_ms: float = 0.0,
+        rule: TokenRule | None = None,
+    ) -> None:
         model = share_weights(lm.model)
         install(linears, model)
-        self.eager = EagerArm(model, lm, prompt_cache)
+        self.eager = EagerArm(model, lm, prompt_cache, rule=rule)
         self.threads = torch.get_num_threads()
-        self.weight_bytes = linears.nbytes
+        self.weight_bytes = linears.nbytes + (rule.extra_bytes if rule else 0)
         self.packing_ms = packing_ms
 
     def step(self, token: int) -> torch.Tensor:
@@ -100,6 +110,9 @@ class FastLinearsArm:
 
     def activations(self) -> list[torch.Tensor]:
         return self.eager.activations()
+
+    def computed(self) -> list[int]:
+        return self.eager.computed()
 
 
 def read_linears(lm: LoadedModel) -> Linears:

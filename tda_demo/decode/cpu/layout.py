@@ -7,13 +7,15 @@ qwen2, qwen3, gemma2, gemma3 and phi3.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
+from ...kernels.activations import activation_of
 from ...kernels.cpu import step as cpu
+from ...kernels.cpu.mlp import Neurons
 from ...kernels.formats import encode, encode_by_neuron, stack
 from ...precision import head_format
 
@@ -23,13 +25,6 @@ if TYPE_CHECKING:
     from ...models import LoadedModel
 
 LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
-_ACTIVATIONS = {
-    "silu": cpu.SILU,
-    "swish": cpu.SILU,
-    "gelu_pytorch_tanh": cpu.GELU_TANH,
-    "gelu": cpu.GELU_ERF,
-    "relu": cpu.RELU,
-}
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}  # their tables change with the length of the text
 
 
@@ -42,7 +37,7 @@ class Layout:
 
     shape: cpu.Shape
     shared: cpu.Shared
-    neurons: cpu.Neurons
+    neurons: Neurons
     first: np.ndarray  # int64 [layers + 1]
     shared_bytes: int
 
@@ -50,7 +45,7 @@ class Layout:
 def has_layout(lm: LoadedModel) -> bool:
     """Whether the compiled step can run ``lm``."""
     config: Any = lm.model.config
-    if lm.device.type != "cpu" or config.model_type not in LAYOUTS:
+    if lm.device.type != "cpu" or config.model_type not in LAYOUTS or activation_of(config) is None:
         return False
     parameters = config.rope_parameters
     kinds = parameters.values() if "rope_type" not in parameters else (parameters,)
@@ -92,7 +87,7 @@ def read_layout(lm: LoadedModel) -> Layout:
         kv_heads=config.num_key_value_heads,
         head_dim=head_dim,
         rotary=rope_tables(lm.model, 1)[0].shape[2],
-        activation=_ACTIVATIONS[getattr(config, "hidden_activation", None) or config.hidden_act],
+        activation=cast(int, activation_of(config)),
         epsilon=config.rms_norm_eps,
         attention_scale=attention[0].scaling,
         attention_cap=getattr(config, "attn_logit_softcapping", None) or 0.0,
@@ -175,7 +170,7 @@ def _head_norms(attention: Any, head_dim: int) -> np.ndarray:
     return np.stack([_norm_weight(attention.q_norm), _norm_weight(attention.k_norm)])
 
 
-def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[cpu.Neurons, np.ndarray]:
+def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[Neurons, np.ndarray]:
     """Every neuron of every layer, and the scales [layers, d] of their outputs.
 
     Written layer by layer into place: these are the largest arrays there are.
@@ -198,4 +193,4 @@ def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[cpu.Neurons, np.ndarra
         output_scale[block.layer] = down_columns.output_scales
         if block.gate is not None:
             gate_bias[here], up_bias[here] = _bias(block.gate), _bias(block.up)
-    return cpu.Neurons(gate, up, down, gate_scale, up_scale, down_scale, gate_bias, up_bias), output_scale
+    return Neurons(gate, up, down, gate_scale, up_scale, down_scale, gate_bias, up_bias), output_scale

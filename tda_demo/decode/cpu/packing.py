@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from ...kernels.cpu import step as cpu
+from ...kernels.cpu.mlp import Neurons
 from ...kernels.cpu.threads import cores
 from ...kernels.formats import has_scales
 from ...methods.base import ActiveSets
+from ...methods.token import TokenRule
 from .layout import Layout
 
 _MATRICES = ("gate", "up", "down")
@@ -21,7 +23,7 @@ _VECTORS = ("gate_scale", "up_scale", "down_scale", "gate_bias", "up_bias")
 class Packed:
     """Active neurons side by side, their matrices in ``pages``; None where they are the model's own, all of them."""
 
-    neurons: cpu.Neurons
+    neurons: Neurons
     active: cpu.Active
     pages: tuple[np.ndarray, ...] | None
 
@@ -64,7 +66,7 @@ class Packer:
             for name, copy in matrices.items():
                 cpu.gather(getattr(neurons, name), chosen, threads, copy)
         vectors = {name: getattr(neurons, name)[chosen] for name in _VECTORS}
-        return Packed(cpu.Neurons(**matrices, **vectors), cpu.Active(_bounds(active), None), pages)
+        return Packed(Neurons(**matrices, **vectors), cpu.Active(_bounds(active), None), pages)
 
     def take_back(self, packed: Packed) -> None:
         """For when nothing reads ``packed`` any more."""
@@ -78,10 +80,27 @@ class Packer:
         return tuple(np.empty((neurons, like.shape[1]), like.dtype) for _ in _MATRICES)
 
 
-def neuron_bytes(neurons: cpu.Neurons, active: cpu.Active) -> int:
-    """What a step reads of ``active``; scales and biases only where the format and the model have them."""
-    read = [getattr(neurons, name) for name in _MATRICES]
-    read += [neurons.down_scale, *(bias for bias in (neurons.gate_bias, neurons.up_bias) if bias.any())]
-    if has_scales(neurons.gate):
-        read += [neurons.gate_scale, neurons.up_scale]
-    return sum(array[0].nbytes for array in read if len(array)) * int(active.first[-1])
+def neuron_bytes(neurons: Neurons, active: cpu.Active) -> int:
+    """What a step reads of ``active``."""
+    return sum(_bytes_each(neurons).values()) * int(active.first[-1])
+
+
+def rule_bytes(neurons: Neurons, rule: TokenRule, computed: int) -> int:
+    """What a step reads of the neurons, and of the rule's own arrays, where ``computed`` of all neurons were."""
+    each = _bytes_each(neurons)
+    everything = len(neurons.gate)
+    return rule.extra_bytes + sum(
+        each[name] * (everything if name in rule.full else int(computed)) for name in _MATRICES
+    )
+
+
+def _bytes_each(neurons: Neurons) -> dict[str, int]:
+    """Bytes of one neuron by matrix; scales and biases only where the format and the model have them."""
+    beside = {"gate": [], "up": [], "down": [neurons.down_scale]}
+    for name in ("gate", "up"):
+        bias, scale = getattr(neurons, f"{name}_bias"), getattr(neurons, f"{name}_scale")
+        beside[name] += [bias] * bool(bias.any()) + [scale] * has_scales(neurons.gate)
+    return {
+        name: sum(array[0].nbytes for array in (getattr(neurons, name), *rest) if len(array))
+        for name, rest in beside.items()
+    }

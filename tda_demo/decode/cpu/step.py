@@ -11,13 +11,15 @@ import numpy as np
 import torch
 
 from ...kernels.cpu import step as cpu
+from ...kernels.cpu.mlp import Neurons
 from ...kernels.cpu.threads import cores
 from ...methods.base import ActiveSets, Selector
+from ...methods.token import TokenRule
 from ...progress import Progress, Report, silent
 from ..arm import Judgement, Prefill
 from ..eager import EagerEngine
 from .layout import Layout, read_layout, rope_tables
-from .packing import Packer, neuron_bytes, places
+from .packing import Packer, neuron_bytes, places, rule_bytes
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -55,16 +57,18 @@ class CpuStepEngine:
         one = torch.zeros(1, dtype=torch.int64)
         self.packer.pack(ActiveSets((one,) * len(self.lm.blocks), tuple(block.d_ff for block in self.lm.blocks)))
 
-    def prefill(self, ids: list[int], selector: Selector) -> Prefill:
-        return self.eager.prefill(ids, selector)
+    def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill:
+        return self.eager.prefill(ids, chooser)
 
     def dense_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
         everything = cpu.Active(self.layout.first, None)
         return CpuStepArm(self.lm, self.layout, self.layout.neurons, everything, prefill.tokens + room, prefill.cache)
 
     def sparse_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
+        if isinstance(prefill.plan, TokenRule):
+            return RuleArm(self.lm, self.layout, prefill.plan, prefill.tokens + room, prefill.cache)
         begin = time.perf_counter()
-        packed = self.packer.pack(prefill.active)
+        packed = self.packer.pack(prefill.plan)
         packing_ms = (time.perf_counter() - begin) * 1e3
         positions = prefill.tokens + room
         arm = CpuStepArm(self.lm, self.layout, packed.neurons, packed.active, positions, prefill.cache, packing_ms)
@@ -87,20 +91,23 @@ class CpuStepArm:
         self,
         lm: LoadedModel,
         layout: Layout,
-        neurons: cpu.Neurons,
+        neurons: Neurons,
         active: cpu.Active,
         positions: int,
         prompt_cache: Cache | None = None,
         packing_ms: float = 0.0,
+        rule: Any = None,
     ) -> None:
         self.layout = layout
         self.neurons = neurons
         self.packing_ms = packing_ms
+        self.rule = rule
         self._use(active)
         table: Any = lm.model.get_input_embeddings()
         self.embeddings = table.weight.numpy()
         self.embedding_scale = np.float32(getattr(table, "embed_scale", 1.0))  # Gemma's
         self.threads = torch.get_num_threads()
+        self._computed = np.zeros((len(lm.blocks), self.threads), np.int64)
         self.cosines, self.sines = rope_tables(lm.model, positions)
         shape, layers = layout.shape, len(layout.shared.window)
         self.keys = np.zeros((layers, shape.kv_heads, positions, shape.head_dim), np.float32)
@@ -108,13 +115,16 @@ class CpuStepArm:
         self.position = 0 if prompt_cache is None else self._fill(prompt_cache)
         self.logits = np.empty(len(layout.shared.head_scale), np.float32)
 
+    @property
+    def weight_bytes(self) -> int | None:
+        return self.layout.shared_bytes + neuron_bytes(self.neurons, self.active)
+
     def activate(self, sets: ActiveSets) -> None:
         """From the next step on the arm computes ``sets``; no copies are made. Only of an arm in place."""
         self._use(places(self.layout, sets))
 
     def _use(self, active: cpu.Active) -> None:
         self.active = active
-        self.weight_bytes = self.layout.shared_bytes + neuron_bytes(self.neurons, active)
         self.fired = np.empty(active.first[-1], np.float32)
 
     def step(self, token: int) -> torch.Tensor:
@@ -130,11 +140,13 @@ class CpuStepArm:
                 self.layout.shared,
                 self.neurons,
                 self.active,
+                self.rule,
                 self.cosines,
                 self.sines,
                 self.keys,
                 self.values,
                 self.fired,
+                self._computed,
                 self.logits,
             )
         self.position += 1
@@ -144,6 +156,9 @@ class CpuStepArm:
         fired = torch.from_numpy(self.fired)
         return [fired[None, begin:end] for begin, end in pairwise(self.active.first.tolist())]
 
+    def computed(self) -> list[int]:
+        return self._computed.sum(axis=1).tolist()
+
     def _fill(self, prompt_cache: Cache) -> int:
         """Copies the prompt's keys and values [1, kv_heads, T, head_dim] of every layer; returns T."""
         layers: Any = prompt_cache.layers
@@ -152,3 +167,20 @@ class CpuStepArm:
             self.keys[layer, :, :tokens] = cached.keys[0].numpy()
             self.values[layer, :, :tokens] = cached.values[0].numpy()
         return prompt_cache.get_seq_length()
+
+
+class RuleArm(CpuStepArm):
+    """An arm whose kernel decides by ``plan`` which neurons to compute, and writes them down."""
+
+    def __init__(self, lm: LoadedModel, layout: Layout, plan: TokenRule, positions: int, prompt_cache: Cache) -> None:
+        scratch = np.zeros(layout.first[-1], np.int64)
+        active = cpu.Active(layout.first, scratch)
+        super().__init__(lm, layout, layout.neurons, active, positions, prompt_cache, rule=plan.kernel)
+        self.plan = plan
+        self._began = self.position
+
+    @property
+    def weight_bytes(self) -> int | None:
+        if self.position == self._began:
+            return None
+        return self.layout.shared_bytes + rule_bytes(self.neurons, self.plan, self._computed.sum())

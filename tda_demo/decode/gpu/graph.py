@@ -29,6 +29,7 @@ from ...kernels.activations import activation_of
 from ...kernels.gpu.blocks import has_triton
 from ...kernels.gpu.choice import Choice
 from ...methods.base import ActiveSets, Selector
+from ...methods.token import TokenRule
 from ...progress import Progress, Report, silent
 from ..arm import Judgement, Prefill
 from ..eager import EagerEngine, bytes_per_step, restrict, share_weights
@@ -106,8 +107,8 @@ class CudaGraphEngine:
         for sparse in (False, True):
             self._give_back(sparse, self._decoder(sparse, cache, _ROOM))
 
-    def prefill(self, ids: list[int], selector: Selector) -> Prefill:
-        return self.eager.prefill(ids, selector)
+    def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill:
+        return self.eager.prefill(ids, chooser)
 
     def dense_arm(self, prefill: Prefill, room: int) -> CudaGraphArm:
         return self._arm(self._decoder(False, prefill.cache, prefill.tokens + room), prefill, sparse=False)

@@ -7,15 +7,14 @@ active set is all neurons.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
 
-from .rows import FAST, f32, matvec, pick, weighted_rows
-
-SILU, GELU_TANH, GELU_ERF, RELU = range(4)
+from .elementwise import exp, tanh
+from .mlp import mlp
+from .rows import FAST, f32, matvec, weighted_rows
 
 
 class Shape(NamedTuple):
@@ -54,19 +53,6 @@ class Shared(NamedTuple):
     rope: np.ndarray  # int64 [layers], which of the cosine tables a layer uses
 
 
-class Neurons(NamedTuple):
-    """Neurons of all layers, one layer's after the other's."""
-
-    gate: np.ndarray  # codes [neurons, ...] of rows of gate
-    up: np.ndarray  # codes [neurons, ...] of rows of up
-    down: np.ndarray  # codes [neurons, ...] of columns of down
-    gate_scale: np.ndarray  # float32 [neurons, ...], as ``formats.Rows.scales``
-    up_scale: np.ndarray  # float32 [neurons, ...]
-    down_scale: np.ndarray  # float32 [neurons, blocks], as ``formats.ByNeuron.block_scales``
-    gate_bias: np.ndarray  # float32 [neurons]
-    up_bias: np.ndarray  # float32 [neurons]
-
-
 class Active(NamedTuple):
     """The neurons a step computes: those of layer l at the places ``first[l] : first[l + 1]``.
 
@@ -79,38 +65,6 @@ class Active(NamedTuple):
     chosen: np.ndarray | None  # int64 [places], ascending within a layer
 
 
-@njit(fastmath=FAST, nogil=True, inline="always")
-def _exp(x):
-    """exp in float32 to about 1e-7, of plain arithmetic, so that loops over it vectorise."""
-    scaled = min(max(x, f32(-87.0)), f32(88.0)) * f32(1.4426950408889634)
-    whole = np.floor(scaled + f32(0.5))
-    part = scaled - whole
-    power = f32(1.5403530e-4)
-    power = power * part + f32(1.3333558e-3)
-    power = power * part + f32(9.6181291e-3)
-    power = power * part + f32(5.5504109e-2)
-    power = power * part + f32(2.4022651e-1)
-    power = power * part + f32(6.9314718e-1)
-    power = power * part + f32(1.0)
-    return power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
-
-
-@njit(fastmath=FAST, nogil=True, inline="always")
-def _tanh(x):
-    return f32(1) - f32(2) / (_exp(f32(2) * x) + f32(1))
-
-
-@njit(fastmath=FAST, nogil=True, inline="always")
-def _activate(x, activation):
-    if activation == SILU:
-        return x / (f32(1) + _exp(-x))
-    if activation == GELU_TANH:
-        return f32(0.5) * x * (f32(1) + _tanh(f32(0.7978845608) * (x + f32(0.044715) * x * x * x)))
-    if activation == GELU_ERF:
-        return f32(0.5) * x * (f32(1) + f32(math.erf(x * f32(0.7071067812))))
-    return max(x, f32(0))
-
-
 @njit(fastmath=FAST, nogil=True)
 def _rms_norm(x, weight, epsilon, out):
     total = f32(0)
@@ -119,18 +73,6 @@ def _rms_norm(x, weight, epsilon, out):
     factor = f32(1) / np.sqrt(total / f32(x.shape[0]) + f32(epsilon))
     for j in range(x.shape[0]):
         out[j] = x[j] * factor * weight[j]
-
-
-@njit(fastmath=FAST, nogil=True)
-def _mlp(neurons, chosen, x, first, last, activation, up, activations, out):
-    """What the places first to last give, down's output scales aside, in ``out`` [d]; ``up`` [places] is scratch."""
-    matvec(neurons.gate, neurons.gate_scale, x, chosen, first, last, activations)
-    matvec(neurons.up, neurons.up_scale, x, chosen, first, last, up)
-    for i in range(first, last):
-        neuron = pick(chosen, i)
-        gate = activations[i] + neurons.gate_bias[neuron]
-        activations[i] = _activate(gate, activation) * (up[i] + neurons.up_bias[neuron])
-    weighted_rows(neurons.down, neurons.down_scale, activations, chosen, first, last, out)
 
 
 @njit(fastmath=FAST, nogil=True)
@@ -152,13 +94,13 @@ def _attend(query, keys, values, begin, end, scale, cap, weights, out):
     matvec(keys, scale, query, None, begin, end, weights)
     if cap > 0:
         for p in range(begin, end):
-            weights[p] = f32(cap) * _tanh(weights[p] / f32(cap))
+            weights[p] = f32(cap) * tanh(weights[p] / f32(cap))
     highest = weights[begin]
     for p in range(begin + 1, end):
         highest = max(highest, weights[p])
     total = f32(0)
     for p in range(begin, end):
-        weights[p] = _exp(weights[p] - highest)
+        weights[p] = exp(weights[p] - highest)
         total += weights[p]
     weighted_rows(values, scale, weights, None, begin, end, out)
     for j in range(out.shape[0]):
@@ -175,15 +117,34 @@ def _add(x, update, weight, epsilon, normalise):
 
 
 @njit(parallel=True, fastmath=FAST, nogil=True, cache=True)
-def step(x, position, threads, shape, shared, neurons, active, cosines, sines, keys, values, activations, logits):
+def step(
+    x,
+    position,
+    threads,
+    shape,
+    shared,
+    neurons,
+    active,
+    rule,
+    cosines,
+    sines,
+    keys,
+    values,
+    activations,
+    computed,
+    logits,
+):
     """One decode step.
 
     Args:
         x: float32 [d], the token's embedding; overwritten.
         position: how many tokens came before.
+        rule: a token-level method's arrays (``mlp``), which writes the neurons it computes into ``active.chosen``; None
+            where the active set is what it is.
         cosines, sines: float32 [tables, positions, rotary].
         keys, values: float32 [layers, kv_heads, positions, head_dim]; position's row is written.
         activations: float32 [places], written; the active neurons' activations.
+        computed: int64 [layers, threads], written; how many neurons each thread computed.
         logits: float32 [vocabulary], written.
     """
     heads, kv_heads, head_dim, epsilon = shape.heads, shape.kv_heads, shape.head_dim, shape.epsilon
@@ -251,7 +212,9 @@ def step(x, position, threads, shape, shared, neurons, active, cosines, sines, k
         _rms_norm(x, shared.norms[layer, 2], epsilon, normed)
         start, count = active.first[layer], active.first[layer + 1] - active.first[layer]
         for t in prange(threads):
-            _mlp(
+            computed[layer, t] = mlp(
+                rule,
+                layer,
                 neurons,
                 active.chosen,
                 normed,
@@ -276,7 +239,7 @@ def step(x, position, threads, shape, shared, neurons, active, cosines, sines, k
         matvec(shared.head, shared.head_scale, normed, None, begin, last, logits)
         if shape.final_cap > 0:
             for i in range(begin, last):
-                logits[i] = f32(shape.final_cap) * _tanh(logits[i] / f32(shape.final_cap))
+                logits[i] = f32(shape.final_cap) * tanh(logits[i] / f32(shape.final_cap))
 
 
 @njit(parallel=True, nogil=True, cache=True)

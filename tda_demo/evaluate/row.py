@@ -1,0 +1,108 @@
+"""One point of a sweep, with all that is needed to read it alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..environment import describe
+from ..methods.base import Method
+from .result import quality
+from .scoring import Chooser, Score
+from .speed import Measured
+from .weight_bytes import step_bytes
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+
+@dataclass(frozen=True)
+class Row:
+    """One point. ``kl`` (nats/token), ``agreement`` and the perplexities are against the dense float32 model.
+
+    ``mlp_share`` and ``byte_bound`` are against the dense model of the row's own precision; ``step_bytes`` are all
+    weight bytes a step reads. ``cett`` and ``recall`` are means over layers. ``settings`` is JSON. ``speedup`` is over
+    the dense model of the row's precision, ``speedup_n`` the pairs of blocks it is the median of; a dense row's is that
+    of two equal arms. None where no times were taken.
+    """
+
+    model: str
+    method: str
+    settings: str
+    precision: str
+    kl: float
+    agreement: float
+    perplexity: float
+    perplexity_float32: float
+    sparsity: float
+    mlp_share: float
+    step_bytes: int
+    byte_bound: float
+    tokens_per_second: float | None
+    speedup: float | None
+    speedup_low: float | None
+    speedup_high: float | None
+    speedup_n: int | None
+    cett: float
+    recall: float
+    documents: int
+    scored_tokens: int
+    prompt_tokens: int
+    text: str
+    tokens_sha256: str
+    machine: str
+    threads: int
+    torch: str
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What was scored: a name for a reader, the length of its prompts, and a hex id of all its token ids."""
+
+    name: str
+    prompt_tokens: int
+    tokens_sha256: str
+
+
+def row(
+    lm: LoadedModel,
+    method: Method | None,
+    chooser: Chooser,
+    scores: Sequence[Score],
+    texts: Texts,
+    speed: Measured | None,
+) -> Row:
+    """The point of ``method`` (None: dense), from the scores of all texts."""
+    found = quality(scores, step_bytes(lm), chooser)
+    environment = describe(lm.device, lm.precision)
+    return Row(
+        model=lm.name,
+        method=method.name if method else "dense",
+        settings=json.dumps(method.settings() if method else {}),
+        precision=lm.precision,
+        kl=found.kl,
+        agreement=found.agreement,
+        perplexity=found.sparse_perplexity,
+        perplexity_float32=found.dense_perplexity,
+        sparsity=sum(found.sparsity) / len(lm.blocks),
+        mlp_share=found.mlp_share,
+        step_bytes=round(found.step_bytes),
+        byte_bound=found.byte_bound,
+        tokens_per_second=speed.tokens_per_second if speed else None,
+        speedup=speed.speedup if speed else None,
+        speedup_low=speed.low if speed else None,
+        speedup_high=speed.high if speed else None,
+        speedup_n=speed.n if speed else None,
+        cett=sum(found.cett) / len(lm.blocks),
+        recall=sum(found.recall) / len(lm.blocks),
+        documents=found.documents,
+        scored_tokens=found.scored_tokens,
+        prompt_tokens=texts.prompt_tokens,
+        text=texts.name,
+        tokens_sha256=texts.tokens_sha256,
+        machine=environment.get("gpu") or environment["cpu"],
+        threads=environment["threads"],
+        torch=environment["torch"],
+    )

@@ -1,0 +1,71 @@
+"""The feed-forward block inside the compiled step: one thread's share of a layer's neurons.
+
+A token-level method has a named tuple of arrays, its *rule*, and an overload of ``mlp`` for that type in a file of its
+own (``token``), which decides what to read as it goes. Without a rule, all neurons at hand are computed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from .elementwise import activate
+from .rows import FAST, matvec, pick, weighted_rows
+
+
+class Neurons(NamedTuple):
+    """Neurons of all layers, one layer's after the other's."""
+
+    gate: np.ndarray  # codes [neurons, ...] of rows of gate
+    up: np.ndarray  # codes [neurons, ...] of rows of up
+    down: np.ndarray  # codes [neurons, ...] of columns of down
+    gate_scale: np.ndarray  # float32 [neurons, ...], as ``formats.Rows.scales``
+    up_scale: np.ndarray  # float32 [neurons, ...]
+    down_scale: np.ndarray  # float32 [neurons, blocks], as ``formats.ByNeuron.block_scales``
+    gate_bias: np.ndarray  # float32 [neurons]
+    up_bias: np.ndarray  # float32 [neurons]
+
+
+def mlp(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+    """What the places first to last give, down's output scales aside, in ``out`` [d]; returns how many it computed.
+
+    ``x`` float32 [d] is the block's input, ``activations`` float32 [places] and ``up`` [places] are written. A rule
+    writes the neurons it computes into ``chosen`` int64 [places], from ``first`` on, and reads nothing else there.
+    """
+    raise NotImplementedError("only inside compiled code")
+
+
+_OPTIONS: Any = {"fastmath": FAST, "nogil": True}
+
+
+def kernel(rule_type):
+    """Makes the decorated function ``mlp`` for rules of the named tuple ``rule_type``."""
+
+    def register(function):
+        @overload(mlp, jit_options=_OPTIONS)
+        def for_rule(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+            ours = isinstance(rule, types.NamedTuple) and rule.instance_class is rule_type
+            return function if ours else None
+
+        return function
+
+    return register
+
+
+@overload(mlp, jit_options=_OPTIONS)
+def _without_rule(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+    return _all_at_hand if rule in (None, types.none) else None
+
+
+def _all_at_hand(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+    matvec(neurons.gate, neurons.gate_scale, x, chosen, first, last, activations)
+    matvec(neurons.up, neurons.up_scale, x, chosen, first, last, up)
+    for i in range(first, last):
+        neuron = pick(chosen, i)
+        gate = activations[i] + neurons.gate_bias[neuron]
+        activations[i] = activate(gate, activation) * (up[i] + neurons.up_bias[neuron])
+    weighted_rows(neurons.down, neurons.down_scale, activations, chosen, first, last, out)
+    return last - first

@@ -1,0 +1,56 @@
+"""Token-level kernels that compute a part of the block in full and compare it with a threshold: TT and CATS."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..elementwise import activate
+from ..mlp import kernel
+from ..rows import matvec, weighted_rows
+
+
+class Truncation(NamedTuple):
+    """TT: a neuron's column of down is read where its activation reaches its limit."""
+
+    limits: np.ndarray  # float32 [neurons], of |a_j|
+
+
+class GateThreshold(NamedTuple):
+    """CATS: a neuron's row of up and column of down are read where its activated gate exceeds the layer's limit."""
+
+    limits: np.ndarray  # float32 [layers], of |act(g_j)|
+
+
+@kernel(Truncation)
+def _truncated(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+    matvec(neurons.gate, neurons.gate_scale, x, None, first, last, activations)
+    matvec(neurons.up, neurons.up_scale, x, None, first, last, up)
+    end = first
+    for i in range(first, last):
+        a = activate(activations[i] + neurons.gate_bias[i], activation) * (up[i] + neurons.up_bias[i])
+        if abs(a) >= rule.limits[i]:
+            chosen[end] = i
+            activations[end] = a
+            end += 1
+    weighted_rows(neurons.down, neurons.down_scale, activations, chosen, first, end, out)
+    return end - first
+
+
+@kernel(GateThreshold)
+def _gated(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+    matvec(neurons.gate, neurons.gate_scale, x, None, first, last, activations)
+    limit = rule.limits[layer]
+    end = first
+    for i in range(first, last):
+        gate = activate(activations[i] + neurons.gate_bias[i], activation)
+        if abs(gate) > limit:
+            chosen[end] = i
+            activations[end] = gate
+            end += 1
+    matvec(neurons.up, neurons.up_scale, x, chosen, first, end, up)
+    for i in range(first, end):
+        activations[i] *= up[i] + neurons.up_bias[chosen[i]]
+    weighted_rows(neurons.down, neurons.down_scale, activations, chosen, first, end, out)
+    return end - first

@@ -1,0 +1,85 @@
+"""The contract of a token-level method: which neurons fire is decided anew at every token.
+
+The prompt runs dense; from then on every block asks the rule, which may look at the block's input alone (what a kernel
+can do before it reads any weight) or at what part of the block has already computed. Here a block computes everything
+and the rest is zeroed, which is the specification; a compiled kernel skips it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..feedforward import FeedForward
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    See = Callable[[FeedForward, torch.Tensor], None]
+    Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None]
+
+
+class TokenRule(ABC):
+    """A token-level method bound to one model.
+
+    ``full`` names the matrices that are read whatever fires, of ``gate`` and ``up``; a computed neuron's row or column
+    of the others is read too. ``extra_bytes`` is what a step reads besides the model's weights: predictors, sketches.
+    ``kernel`` holds the arrays of the compiled CPU kernel, a type of ``kernels.cpu.rules``; None where there is none.
+    """
+
+    full: ClassVar[frozenset[str]] = frozenset()
+    extra_bytes: int = 0
+    kernel: Any = None
+
+    @abstractmethod
+    def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        """The neurons to compute, bool [T, d_ff], of a block with input ``x`` [T, d] and ``activations`` [T, d_ff]."""
+
+    def install(self, blocks: Iterable[FeedForward], see: See | None = None) -> Callable[[], None]:
+        """Makes every block use the neurons that fire only; ``see(block, fired)`` gets them. The result undoes it."""
+        with ExitStack() as hooks:
+            for block in blocks:
+                hooks.callback(between(block, self._fired_only(block, see)))
+            return hooks.pop_all().close
+
+    @contextmanager
+    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> Iterator[None]:
+        """``install`` for the time of a context."""
+        undo = self.install(blocks, see)
+        try:
+            yield
+        finally:
+            undo()
+
+    def _fired_only(self, block: FeedForward, see: See | None) -> Change:
+        def change(x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+            fired = self.fire(block, x, activations.reshape(len(x), -1))
+            if see is not None:
+                see(block, fired)
+            return activations * fired.view_as(activations)
+
+        return change
+
+
+def between(block: FeedForward, change: Change) -> Callable[[], None]:
+    """``change(x, a)`` gets the block's input ``x`` [tokens, d] and its activations ``a`` [..., d_ff] whenever it runs;
+    what it returns, if anything, takes the activations' place. The result undoes it.
+    """
+    inputs: list[torch.Tensor] = []
+
+    def before(_module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        inputs[:] = [arguments[0].reshape(-1, arguments[0].shape[-1])]
+
+    def after(_module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
+        return change(inputs.pop(), arguments[0])
+
+    handles = [block.linears[0].register_forward_pre_hook(before), block.down.register_forward_pre_hook(after)]
+
+    def undo() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return undo
