@@ -34,10 +34,9 @@ def prompt_read() -> PromptRead:
 
 def steps(arm: Any, texts: list[str], ms: float) -> list[Stepped]:
     fired = np.ones(LAYERS, dtype=np.int64) if arm == "sparse" else None
-    return [
-        Stepped(arm, index, text, ms if index else None, None, fired if index else None)
-        for index, text in enumerate(texts)
-    ]
+    first, *rest = texts
+    later = [Stepped(arm, index, text, ms, 1000, fired) for index, text in enumerate(rest, start=1)]
+    return [Stepped(arm, 0, first, None, None, None), *later]
 
 
 def step_of(arm: Any, index: int, computed: list[int] | None, weight_bytes: int) -> Stepped:
