@@ -11,6 +11,7 @@
     }
     return node;
   };
+  tda.themed = themed;
 
   const ARRAYS = { u1: Uint8Array, u2: Uint16Array };
   const decoded = ({ bdata, dtype }) => {
@@ -21,7 +22,8 @@
   const percent = (part, whole) => `${((100 * part) / whole).toFixed(1)} %`;
 
   // What the tip says of a place in each kind of plot, line by line.
-  const TIPS = {
+  const TIPS = (tda.tips ??= {});
+  Object.assign(TIPS, {
     tokens({ hover, views }, column, layer) {
       const token = hover.tokens[column];
       const total = hover.d_ff[layer];
@@ -54,7 +56,7 @@
       if (width === 1) return [`layer ${layer}, neuron ${first}`, share ? "active: computed for every token" : "not active: skipped"];
       return [`layer ${layer}, neurons ${first}–${first + width - 1}`, `${Math.round((share * width) / 100)} of ${width} active`];
     },
-  };
+  });
 
   tda.plot = (element, props, watch) => {
     const figure = element.querySelector(".plot");
@@ -65,12 +67,13 @@
     const ghost = figure.querySelector(".plot-ghost");
     const promise = ghost.textContent;
     let value = null;
+    let chosen = "";
 
     const draw = () => {
       figure.dataset.empty = !value;
       ghost.textContent = props.value?.ghost ?? promise;
       if (!value) return window.Plotly.purge(canvas);
-      const chosen = radios.find((radio) => radio.checked)?.value ?? Object.keys(value.views)[0];
+      chosen = radios.find((radio) => radio.checked)?.value ?? Object.keys(value.views)[0];
       const { data, layout } = themed(value.views[chosen], getComputedStyle(figure));
       window.Plotly.react(canvas, data, { ...layout, autosize: true }, { displayModeBar: false, responsive: true, doubleClick: false });
       if (!canvas.listening) {
@@ -80,7 +83,7 @@
       }
     };
     const showTip = ({ xvals, yvals, event }) => {
-      const lines = TIPS[value.hover.kind](value, Math.round(xvals[0]), Math.round(yvals[0]));
+      const lines = TIPS[value.hover.kind](value, Math.round(xvals[0]), Math.round(yvals[0]), chosen);
       tip.hidden = !lines;
       if (!lines) return;
       tip.replaceChildren(
@@ -103,6 +106,8 @@
     update();
     watch("value", update);
     radios.forEach((radio) => radio.addEventListener("change", draw));
+    // A plot drawn while its tab was hidden had no size.
+    new ResizeObserver(() => value && area.offsetWidth && window.Plotly.Plots.resize(canvas)).observe(area);
     new MutationObserver(draw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   };
 })();

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .errors import UserError
-    from .methods import GRIFFIN, TDA, CoreInfer, Magnitude, Random
+    from .methods import CATS, GRIFFIN, TDA, TT, CoreInfer, Magnitude, Random, Sketch
     from .models import LoadedModel, load_model
     from .race import RaceSettings
 
@@ -19,24 +19,30 @@ if TYPE_CHECKING:
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 _HOME = {
+    "CATS": "methods",
     "CoreInfer": "methods",
     "GRIFFIN": "methods",
     "Magnitude": "methods",
     "Random": "methods",
+    "Sketch": "methods",
     "TDA": "methods",
+    "TT": "methods",
     "LoadedModel": "models",
     "RaceSettings": "race",
     "UserError": "errors",
     "load_model": "models",
 }
 __all__ = [
+    "CATS",
     "GRIFFIN",
     "TDA",
+    "TT",
     "CoreInfer",
     "LoadedModel",
     "Magnitude",
     "RaceSettings",
     "Random",
+    "Sketch",
     "UserError",
     "load_model",
 ]

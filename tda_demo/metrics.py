@@ -142,3 +142,20 @@ def mask_recall(contributions: np.ndarray, active: np.ndarray) -> float:
     firing = own.sum(axis=1)
     shares = np.where(firing > 0, (own & sets).sum(axis=1) / np.maximum(firing, 1), 1.0)
     return float(np.where(kept == 0, 0.0, shares).mean())
+
+
+def mlp_share(kept: Sequence[float], widths: Sequence[int]) -> float:
+    """Share of the MLP weights that are read: neurons computed / all neurons, equal bytes a neuron."""
+    return sum(kept) / sum(widths)
+
+
+def frontier(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
+    """Indices of the points that no other beats, by rising cost: none costs less, or as little, at a lower loss.
+
+    Both are to be small. Of equal points the first is kept.
+    """
+    best: list[int] = []
+    for index in sorted(range(len(costs)), key=lambda index: (costs[index], losses[index])):
+        if not best or losses[index] < losses[best[-1]]:
+            best.append(index)
+    return best

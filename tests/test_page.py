@@ -348,3 +348,39 @@ def test_only_the_page_s_own_scripts_are_served(address: str) -> None:
     assert httpx.get(f"{address}gradio_api/file={ROOT / 'assets' / 'plot.js'}").status_code == 200
     for secret in (ROOT / "app.py", ROOT / "assets" / "passages.jsonl", "/etc/passwd"):
         assert httpx.get(f"{address}gradio_api/file={secret}").status_code == 403
+
+
+def test_the_lab_trains_draws_and_saves(visitor: Visitor) -> None:
+    page = visitor.page
+    page.click("#tabs button[role=tab]:has-text('Lab')")
+    page.wait_for_selector("#root-cause-run")
+    page.click("#claims button[role=tab]:has-text('Training')")
+    page.fill("#training-runs input", "9")
+    page.click("#training-run")
+    page.wait_for_selector("#training-notice:has-text('from 1 to 4')")
+    page.fill("#training-runs input", "1")
+    page.fill("#training-steps input", "20")
+    page.click("#training-run")
+    page.click("#claims button[role=tab]:has-text('Inertia')")  # what is drawn meanwhile must fit when it is seen
+    page.click("#claims button[role=tab]:has-text('Training')")
+    page.wait_for_selector("#training-notice:has-text('Finished')")
+    assert page.locator("#training-finding .finding-check").count() == 5
+    area = page.locator("#training-sparsity .plot-area").bounding_box()
+    page.wait_for_function(
+        "width => Math.abs(document.querySelector('#training-sparsity .main-svg').clientWidth - width) < 2",
+        arg=area["width"] if area else 0,
+    )
+    assert "step" in hover(visitor, "training-sparsity", 0.5)
+    with page.expect_download() as saved:
+        page.click("#training-finding button:has-text('JSON')")
+    assert '"experiment": "training"' in saved.value.path().read_text(encoding="utf-8")
+
+
+def test_the_lab_stops_within_two_seconds(visitor: Visitor) -> None:
+    page = visitor.page
+    page.click("#tabs button[role=tab]:has-text('Lab')")
+    page.click("#root-cause-run")
+    page.wait_for_selector("#root-cause-notice:has-text('Measuring: 1 of')")
+    page.click("#root-cause-stop")
+    page.wait_for_selector("#root-cause-notice:has-text('Stopped before enough')", timeout=2000)
+    assert page.is_enabled("#root-cause-run") and page.is_disabled("#root-cause-stop")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from tiny import PROMPT, tiny
 
 import tda_demo.models
 from tda_demo.__main__ import main
 from tda_demo.evaluate.row import Row
 from tda_demo.report import sweep_report
+from tda_demo.report.png import cividis, data_uri
+from tda_demo.report.race import _parted
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
 
@@ -46,7 +52,9 @@ def data(page: str) -> Any:
 def check_harmless(page: str) -> Tags:
     seen = Tags(page)
     assert seen.tags.count("script") == 1 and not {"img", "iframe", "link", "object"} & set(seen.tags)
-    assert not [name for name, _ in seen.attributes if name.startswith("on") or name in ("src", "href")]
+    for name, value in seen.attributes:
+        assert not name.startswith("on") and name != "src"
+        assert name != "href" or str(value).startswith("data:image/png;base64,")
     return seen
 
 
@@ -58,14 +66,33 @@ def test_a_race_is_told_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert main(["race", prompt, *options]) == 0
     page = report.read_text(encoding="utf-8")
     seen = check_harmless(page)
-    assert HOSTILE in seen.text and seen.tags.count("svg") == 2
-    assert data(page) == {"prompt": prompt, **json.loads(told.read_text(encoding="utf-8"))}
-    assert data(page)["arms"]["sparse"]["text"] in seen.text
+    assert HOSTILE in seen.text and seen.tags.count("image") == 3
+    result = json.loads(told.read_text(encoding="utf-8"))
+    known = data(page)
+    assert known["prompt"] == prompt and known.items() >= result.items() and known["decoding"]["max_new_tokens"] == 8
+    assert len(known["trace"]["fired"]) == result["arms"]["sparse"]["tokens"] - 1
+    assert len(known["trace"]["prompt_fired"]) == result["prompt_tokens"]
+    kept = [1 - len(own) / width for own, width in zip(known["trace"]["active"], known["trace"]["d_ff"], strict=True)]
+    assert kept == pytest.approx(result["sparsity"]["per_layer"])
+    for figure in ("byte bound", "efficiency", "agreement", "KL", "tokens/s", f"{result['byte_bound']:.2f}×"):
+        assert figure in seen.text
+
+
+def test_texts_are_parted_where_they_part() -> None:
+    assert _parted("a<b", None) == "a&lt;b"
+    assert re.sub("<b.*?</b>", "|", _parted("a<bc", 2)) == "a&lt;|bc"
 
 
 def test_a_sweep_is_told_whole() -> None:
     numbers = dict.fromkeys(Row.__annotations__, 0.25)
-    row = Row(**{**numbers, "model": HOSTILE, "method": "tda", "settings": HOSTILE, "precision": "int8"})  # type: ignore[arg-type]
-    page = sweep_report([row])
-    assert check_harmless(page).tags.count("circle") == 1
-    assert data(page)[0]["model"] == HOSTILE
+    row = {**numbers, "model": HOSTILE, "method": "tda", "settings": HOSTILE, "precision": HOSTILE, "date": "today"}
+    page = sweep_report([row, {**row, "tokens_per_second": None}])
+    seen = check_harmless(page)
+    assert seen.tags.count("title") == 1 + 3 * (2 + 2 + 1)  # a note a point; the second has no times
+    assert data(page)[0]["model"] == HOSTILE and seen.text.count(HOSTILE) > 9
+
+
+def test_a_picture_holds_what_was_drawn() -> None:
+    values = np.random.default_rng(0).integers(0, 256, (7, 50)).astype(np.uint8)
+    found = Image.open(io.BytesIO(base64.b64decode(data_uri(values, cividis()).partition(",")[2])))
+    assert np.array_equal(np.asarray(found.convert("RGB")), cividis()[values])

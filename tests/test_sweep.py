@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model_files import write_model
 from parity import stored
 from tiny import tiny
 
@@ -23,7 +27,9 @@ from tda_demo.evaluate.allocate import Sensitivity
 from tda_demo.evaluate.budget import QualityCurve
 from tda_demo.evaluate.documents import Document, passages, read_documents
 from tda_demo.evaluate.ledger import Ledger
-from tda_demo.evaluate.sweep import grid, sweep
+from tda_demo.evaluate.shards import Shard
+from tda_demo.evaluate.speed import SpeedSettings
+from tda_demo.evaluate.sweep import follow, grid, sweep
 from tda_demo.methods import TDA
 from tda_demo.methods.base import Dial
 from tda_demo.methods.settings import Range, setting
@@ -82,6 +88,60 @@ def test_a_sweep_that_was_killed_ends_the_same(texts: Path, tmp_path: Path) -> N
         rows(texts, ledger=lambda key: Killed(out, key))
     kept[:] = [0, 0]  # one unit is left
     assert rows(texts, ledger=lambda key: Killed(out, key)) == whole
+
+
+def test_times_are_of_every_row_and_kept(texts: Path, tmp_path: Path) -> None:
+    speed = SpeedSettings(prompts=2, pairs=3, block=2, settle=1)
+    out = tmp_path / "sweep.csv"
+    found = rows(texts, speed=speed, ledger=lambda key: Ledger(out, key))
+    assert all(row.speedup_n == 6 and row.speedup_low <= row.speedup <= row.speedup_high for row in found)
+    dense = {row.precision: row.tokens_per_second / row.speedup for row in found if row.method == "dense"}
+    for row in found:  # one dense rate a precision, so that rows timed at different moments compare
+        assert row.tokens_per_second / row.speedup == pytest.approx(dense[row.precision])
+    again = rows(texts, speed=speed, ledger=lambda key: Ledger(out, key))
+    assert again == found
+    with pytest.raises(UserError, match="leave out --time"):
+        rows(texts, speed=speed, shard=Shard(0, 2))
+
+
+def test_a_row_is_told_as_soon_as_it_is_measured(texts: Path) -> None:
+    speed = SpeedSettings(prompts=1, pairs=2, block=1, settle=1)
+    told: list[tuple[int, int]] = []
+    reference = load("float32")
+    read = list(read_documents(texts))
+    found = follow(
+        reference, load("int8"), METHODS, read, "texts", SETTINGS, speed, lambda at: told.append((at.done, at.total))
+    )
+    first = next(found)
+    before = len(told)
+    everything = [first, *found]
+    assert before < len(told) == told[0][1] and [done for done, _ in told] == list(range(len(told)))
+    whole = [dataclasses.asdict(row) for row in rows(texts)[3:]]
+    times = ("tokens_per_second", "speedup", "speedup_low", "speedup_high", "speedup_n")
+    assert [{**dataclasses.asdict(row), **dict.fromkeys(times)} for row in everything] == whole
+
+
+def test_two_processes_give_what_one_gives(texts: Path, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    command = ["-m", "tda_demo", "sweep", "--text", str(texts), "--model", str(model), "--threads", "1"]
+    command += ["--grid", "cett=0.2,0.5", "--grid", "online=1", "--precision", "float32", "--precision", "int8"]
+    command += ["--prompt-tokens", "20", "--score-tokens", "9", "--device", "cpu"]
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    written = []
+    for name, start in (("one", []), ("two", [*launch, "--main_process_port=0"])):
+        path = tmp_path / name / "sweep.csv"
+        done = subprocess.run(
+            [sys.executable, *start, *command, "--out", str(path)],
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert [each.name for each in path.parent.iterdir()] == ["sweep.csv"]
+        written.append(path.read_text(encoding="utf-8"))
+    assert written[0] == written[1] and written[0].count("\n") == 7
 
 
 @pytest.mark.parametrize("ending", ["csv", "json", "parquet"])

@@ -46,8 +46,10 @@ def test_json_holds_claim_verdict_and_tables(experiment: str, texts: str, capsys
 
 
 def test_words_and_a_file(tmp_path: Path, texts: str, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "deep" / "cause.json"
-    assert main(["theory", "root-cause", *SMALL["root-cause"], "--text", texts, "--json", str(path)]) == 0
+    path, report = tmp_path / "deep" / "cause.json", tmp_path / "cause.html"
+    files = ["--json", str(path), "--report", str(report)]
+    assert main(["theory", "root-cause", *SMALL["root-cause"], "--text", texts, *files]) == 0
+    assert "E[dL/dp] &gt; 0 at positive p" in report.read_text(encoding="utf-8")
     assert json.loads(path.read_text(encoding="utf-8"))["settings"]["passages"] == 4
     told = capsys.readouterr().out
     assert "Claim: " in told and "holds in" in told and "of 3 layers" in told
@@ -61,6 +63,7 @@ def test_words_and_a_file(tmp_path: Path, texts: str, capsys: pytest.CaptureFixt
         (["uncertainty", "--keep", "nan"], "keep is nan"),
         (["inertia"], "more than the 128"),
         (["inertia", "--tokens", "8", "--length", "90", "--text", "TEXTS"], "0 texts have 89 tokens or more"),
+        (["inertia", "--sequences", "9"], "sequences is 9; it must be an even number"),
         (["training", "--steps", "0"], "steps is 0"),
         (["training", "--threads", "0"], "0 threads"),
         (["root-cause", "--seed", "-1"], "seed is -1"),

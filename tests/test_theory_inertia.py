@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ from tiny import tiny
 from tda_demo.errors import UserError
 from tda_demo.methods import TDA
 from tda_demo.models import LoadedModel
-from tda_demo.theory import InertiaSettings, inertia
+from tda_demo.progress import Progress
 from tda_demo.theory.drift import Drift, places, ranges
+from tda_demo.theory.gradients import signals
+from tda_demo.theory.inertia import inertia
 from tda_demo.theory.inertia_verdict import Measured, conclude
 from tda_demo.theory.probes import Grid, Swap, echo, grid, swap
-from tda_demo.theory.reading import Reader, active, importance
+from tda_demo.theory.reading import Reader, Stopped, active, importance
+from tda_demo.theory.settings import InertiaSettings
 from tda_demo.theory.statistics import regression
 
 TEXTS = [" ".join(f"w{3 + (start * 5 + step * (start + 2)) % 90}" for step in range(24)) for start in range(12)]
@@ -50,14 +54,14 @@ def without_meaning() -> LoadedModel:
 
 def test_a_model_without_memory_follows_the_token_alone() -> None:
     reader = Reader(without_memory())
-    found = swap(reader, rows(8, 12), 0.3, GO, lambda: None)
+    found = swap(reader, rows(8, 12), 0.3, GO, lambda _: None)
     assert found is not None and found.overlap.shape == (4, 3, 3)
     np.testing.assert_array_equal(found.overlap[:, 1], 1)
     np.testing.assert_array_equal(found.overlap[:, 0], found.overlap[:, 2])
     assert found.overlap[:, 0].max() < 0.9
     (check,) = conclude(Measured(4, natural_swap=found), "planted", {}).checks
     assert (check.outcome, check.opposite) == ("contradicted", 3)
-    changed = echo(reader, rows(8, 12), rows(2, 9)[:, 1:], 4, 0.3, GO, lambda: None)
+    changed = echo(reader, rows(8, 12), rows(2, 9)[:, 1:], 4, 0.3, GO, lambda _: None)
     assert changed is not None and changed.shape == (8, 2, 8, 3)
     np.testing.assert_array_equal(changed, 0)
 
@@ -66,20 +70,20 @@ def test_a_model_without_meaning_shows_no_effect() -> None:
     """Every set equals every other: neither prefix nor token decides anything, and nothing echoes."""
     reader = Reader(without_meaning())
     natural, noise = rows(8, 12), rows(8, 12, seed=1)
-    found = swap(reader, natural, 0.3, GO, lambda: None)
-    nearby = grid(reader, natural, noise, 0.3, GO)
+    found = swap(reader, natural, 0.3, GO, lambda _: None)
+    nearby = grid(reader, natural, noise, 0.3, GO, lambda _: None)
     checks = conclude(Measured(4, natural_swap=found, grid=nearby), "planted", {}).checks
     assert [check.outcome for check in checks] == ["no effect"] * 3
 
 
 def test_an_insertion_echoes_in_a_model_with_memory(lm: LoadedModel) -> None:
-    changed = echo(Reader(lm), rows(8, 12), rows(2, 9)[:, 1:], 4, 0.3, GO, lambda: None)
+    changed = echo(Reader(lm), rows(8, 12), rows(2, 9)[:, 1:], 4, 0.3, GO, lambda _: None)
     assert changed is not None and (changed.mean(axis=(0, 1)) > 0).all()
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "opt", "gpt_neox"])
 def test_parallel_and_one_by_one_are_one_computation(family: str) -> None:
-    found = grid(Reader(tiny(family)), rows(3, 20), rows(3, 20, seed=1), 0.3, GO)
+    found = grid(Reader(tiny(family)), rows(3, 20), rows(3, 20, seed=1), 0.3, GO, lambda _: None)
     assert found is not None and found.sets.shape == (3, 2, 2, 3) and found.apart.shape == (3, 2, 3)
     assert found.difference.max() < 1e-4 and found.changed.max() < 0.01
     np.testing.assert_allclose(found.cosine[:, :, 0], found.cosine[:, :, 1], atol=1e-4)
@@ -88,7 +92,7 @@ def test_parallel_and_one_by_one_are_one_computation(family: str) -> None:
 def test_swap_against_reading_the_endings_one_at_a_time(lm: LoadedModel) -> None:
     ids = rows(2, 11)
     ids[1, 10] = ids[0, 10]  # equal last tokens: the ones before them are swapped instead
-    found = swap(Reader(lm), ids, 0.3, GO, lambda: None)
+    found = swap(Reader(lm), ids, 0.3, GO, lambda _: None)
     assert found is not None
 
     def members(prefix: torch.Tensor, token: torch.Tensor, layer: int) -> set[int]:
@@ -166,8 +170,10 @@ def test_ranges_double_and_places_fill_them() -> None:
 
 
 def test_it_measures_a_model_and_repeats(lm: LoadedModel) -> None:
-    finding = inertia(lm, SMALL, TEXTS)
+    told: list[Progress] = []
+    finding = inertia(lm, SMALL, TEXTS, told.append)
     assert finding.complete and len(finding.checks) == 5
+    assert told[-1].done == told[-1].total and all(a.done <= b.done for a, b in pairwise(told))
     assert finding.tables[-2].columns["up to token"] == [1, 2, 4, 8, 16, 20]
     assert inertia(lm, SMALL, TEXTS) == finding
     assert inertia(lm, dataclasses.replace(SMALL, seed=1), TEXTS) != finding
@@ -176,10 +182,11 @@ def test_it_measures_a_model_and_repeats(lm: LoadedModel) -> None:
 def test_stop_leaves_the_model_as_it_was(lm: LoadedModel) -> None:
     ids = torch.tensor([[5, 6, 7]])
     before = lm.model(input_ids=ids).logits
-    for at in (2, 6, 30, 8 + 3 * SMALL.tokens):
+    # After the first swap, while the grid is fed one by one, in the echo, at the fourth prompt.
+    for at, checks in ((216, 1), (900, 2), (1_000, 4), (1_405, 4)):
         stop = threading.Event()
-        finding = inertia(lm, SMALL, TEXTS, lambda p, at=at, stop=stop: p.done == at and stop.set(), stop)
-        assert not finding.complete and len(finding.checks) == (1 if at == 2 else 4)
+        finding = inertia(lm, SMALL, TEXTS, lambda p, at=at, stop=stop: p.done >= at and stop.set(), stop)
+        assert not finding.complete and len(finding.checks) == checks
     stop.set()
     assert inertia(lm, SMALL, TEXTS, stop=stop).checks == ()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules())
@@ -188,12 +195,39 @@ def test_stop_leaves_the_model_as_it_was(lm: LoadedModel) -> None:
         assert torch.equal(lm.model(input_ids=ids).logits, before)
 
 
+def test_a_reading_breaks_off_between_layers(lm: LoadedModel) -> None:
+    stop = threading.Event()
+    reader, seen = Reader(lm, stop), []
+
+    def after_the_first(_module: object, _inputs: object) -> None:
+        seen.append(stop.set())
+
+    reader.blocks[0].up.register_forward_pre_hook(after_the_first)
+    for call in (lambda: reader.read(rows(2, 6)), lambda: signals(reader.model, rows(1, 6), stop)):
+        with pytest.raises(Stopped):
+            call()
+        assert len(seen) == 1  # the second layer was not reached, nor the backward pass
+        seen.clear()
+        stop.clear()
+        assert not any(module._forward_hooks for module in reader.model.modules())
+        assert sum(len(module._forward_pre_hooks) for module in reader.model.modules()) == 1
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"sequences": 7}, {"length": 7}, {"prompts": 3}, {"prompts": 17}, {"tokens": 0}, {"keep": 2.0}]
+    "wrong",
+    [{"sequences": 6}, {"sequences": 9}, {"length": 7}, {"prompts": 3}, {"prompts": 17}, {"tokens": 0}, {"keep": 2.0}],
 )
 def test_settings_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         InertiaSettings(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_one_text_is_cut_into_pieces(lm: LoadedModel) -> None:
+    finding = inertia(lm, SMALL, " ".join(TEXTS[:4]))
+    assert finding.checks[0].overall.n == 4 and finding.checks[2].overall.n == 8
+    assert finding.notes[0].startswith("Measured on one text cut into 8 pieces of 12 tokens")
+    with pytest.raises(UserError, match="Your text has 24 tokens; at least 56 are needed"):
+        inertia(lm, SMALL, TEXTS[0])
 
 
 def test_what_the_model_or_the_texts_cannot_do(lm: LoadedModel) -> None:

@@ -15,9 +15,9 @@ from torch import nn
 from tda_demo.errors import UserError
 from tda_demo.feedforward import find_blocks
 from tda_demo.models import LoadedModel
-from tda_demo.theory import RootCauseSettings, root_cause
 from tda_demo.theory.gradients import Signals, signals, stack, tally
-from tda_demo.theory.root_cause import conclude
+from tda_demo.theory.root_cause import conclude, root_cause
+from tda_demo.theory.settings import RootCauseSettings
 
 IDS = torch.tensor([[5, 9, 17, 30, 31, 44]])
 TEXTS = [" ".join(f"w{3 + (start + 7 * step) % 90}" for step in range(9)) for start in range(6)]
@@ -152,6 +152,14 @@ def test_settings_out_of_range(wrong: dict[str, int]) -> None:
 def test_too_few_texts(lm: LoadedModel) -> None:
     with pytest.raises(UserError, match="2 texts have two tokens"):
         root_cause(lm, SMALL, ["w3 w4", "w5 w6", "w7"])
+
+
+def test_one_text_is_cut_into_pieces(lm: LoadedModel) -> None:
+    finding = root_cause(lm, SMALL, " ".join(TEXTS))  # 54 tokens; pieces come in even numbers
+    assert {check.overall.n for check in finding.checks} == {4} and "4 pieces of 8 tokens" in finding.notes[0]
+    assert {check.overall.n for check in root_cause(lm, SMALL, TEXTS[0]).checks} == {4}
+    with pytest.raises(UserError, match="Your text has 7 tokens; at least 8 are needed"):
+        root_cause(lm, SMALL, "w3 w4 w5 w6 w7 w8 w9")
 
 
 def test_means_of_planted_layers_are_told_per_layer() -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tda_demo.errors import UserError
-from tda_demo.theory import TrainingPoint, TrainingSettings, training
 from tda_demo.theory.grammar import VOCABULARY, passages
-from tda_demo.theory.training import conclude
+from tda_demo.theory.settings import TrainingSettings
+from tda_demo.theory.training import TrainingPoint, conclude, training
 
 SHORT = TrainingSettings(steps=12, runs=1)
 

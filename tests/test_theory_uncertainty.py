@@ -13,11 +13,11 @@ from tiny import tiny
 
 from tda_demo.errors import UserError
 from tda_demo.models import LoadedModel
-from tda_demo.theory import UncertaintySettings, uncertainty
 from tda_demo.theory.reading import Reader
+from tda_demo.theory.settings import UncertaintySettings
 from tda_demo.theory.texts import histories
 from tda_demo.theory.transfer import recalls
-from tda_demo.theory.uncertainty import history_mask, token_rows
+from tda_demo.theory.uncertainty import history_mask, token_rows, uncertainty
 from tda_demo.theory.uncertainty_verdict import CEILING, CHANGED, KINDS, REFERENCE, Movement, Transfer, conclude
 
 SMALL = UncertaintySettings(sentences=5, history=6, predictor_layers=2)

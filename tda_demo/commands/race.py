@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,27 +31,36 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..environment import use_threads
+    from ..evaluate.weight_bytes import step_bytes
     from ..models import load_model
-    from ..race import Finished, RaceSettings, Stepped, race
+    from ..race import Finished, PromptRead, RaceSettings, Stepped, race
     from ..report import race_report
+    from ..report.record import RaceRecord, traced
     from ..result import summary
 
     method = chosen_method(options.method, options.set)
     settings = RaceSettings(options.max_new_tokens, options.temperature, options.top_p, options.seed)
     result: RaceResult | None = None
-    stepped = 0
+    read: PromptRead | None = None
+    steps: list[Stepped] = []
     use_threads(options.threads)
     with terminal_bar() as report:
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
         for event in race(lm, method, options.prompt, settings, report=report):
-            if isinstance(event, Stepped):
-                stepped += 1
-                report(Progress("Racing", stepped, 2 * settings.max_new_tokens, "tokens"))
+            if isinstance(event, PromptRead):
+                read = event
+            elif isinstance(event, Stepped):
+                steps.append(event)
+                report(Progress("Racing", len(steps), 2 * settings.max_new_tokens, "tokens"))
             elif isinstance(event, Finished):
                 result = event.result
-    assert result is not None, "a race ends with Finished"
+    assert result is not None and read is not None, "a race begins with PromptRead and ends with Finished"
     if options.report:
-        write_text(options.report, race_report(result, options.prompt))
+        seen = [(step.text, step.fired) for step in steps if step.fired is not None]
+        neurons = step_bytes(lm)
+        trace = traced(read, neurons.widths, [text for text, _ in seen], [fired for _, fired in seen])
+        share = neurons.read(trace.kept, method.bind(lm)).mlp_share
+        write_text(options.report, race_report(RaceRecord(options.prompt, asdict(settings), result, trace, share)))
     if options.json is None:
         print(summary(result))
     else:

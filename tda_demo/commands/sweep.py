@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from ..files import write_text
@@ -71,6 +72,6 @@ def run(options: argparse.Namespace) -> None:
             return
     write_table(rows, options.out)
     if options.report:
-        write_text(options.report, sweep_report(rows))
+        write_text(options.report, sweep_report([asdict(row) for row in rows]))
     Ledger(options.out, "").discard()
     print(f"{options.out}: {len(rows)} rows")

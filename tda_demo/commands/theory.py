@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import write_text
 from ..progress import Report, terminal_bar
 from .shared import Commands, add_json, add_model, add_threads, write_json
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
-    from ..theory import Finding
+    from ..theory.findings import Finding
 
 Experiment = Callable[[argparse.Namespace, Report], "Finding"]
 
@@ -43,19 +44,23 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..environment import use_threads
-    from ..theory import summary
+    from ..report.theory import theory_report
+    from ..theory.findings import summary
 
     use_threads(options.threads)
     with terminal_bar() as report:
         finding = options.experiment(options, report)
     if options.json is not None:
         write_json(finding.to_json(), options.json)
+    if options.report is not None:
+        write_text(options.report, theory_report(finding))
     if options.json != "-":
         print(summary(finding))
 
 
 def _root_cause(options: argparse.Namespace, report: Report) -> Finding:
-    from ..theory import RootCauseSettings, root_cause
+    from ..theory.root_cause import root_cause
+    from ..theory.settings import RootCauseSettings
 
     settings = RootCauseSettings(**_given(options, "passages", "tokens", "twin_layers", "seed"))
     texts = _texts(options)
@@ -63,14 +68,16 @@ def _root_cause(options: argparse.Namespace, report: Report) -> Finding:
 
 
 def _uncertainty(options: argparse.Namespace, report: Report) -> Finding:
-    from ..theory import UncertaintySettings, uncertainty
+    from ..theory.settings import UncertaintySettings
+    from ..theory.uncertainty import uncertainty
 
     settings = UncertaintySettings(**_given(options, "sentences", "history", "keep", "seed"))
     return uncertainty(_model(options, report), settings, report)
 
 
 def _inertia(options: argparse.Namespace, report: Report) -> Finding:
-    from ..theory import InertiaSettings, inertia
+    from ..theory.inertia import inertia
+    from ..theory.settings import InertiaSettings
 
     settings = InertiaSettings(**_given(options, "sequences", "length", "prompts", "tokens", "keep", "seed"))
     texts = _texts(options)
@@ -78,7 +85,8 @@ def _inertia(options: argparse.Namespace, report: Report) -> Finding:
 
 
 def _training(options: argparse.Namespace, report: Report) -> Finding:
-    from ..theory import TrainingSettings, training
+    from ..theory.settings import TrainingSettings
+    from ..theory.training import training
 
     return training(TrainingSettings(**_given(options, "steps", "runs", "seed")), report=report)
 
@@ -90,6 +98,7 @@ def _add(
     (add_model if model else add_threads)(parser)
     _add_count(parser, "seed", "the same seed gives the same numbers")
     add_json(parser)
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write it there as self-contained HTML too")
     parser.set_defaults(run=run, experiment=experiment)
     return parser
 
@@ -103,7 +112,8 @@ def _add_keep(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_text(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--text", type=Path, metavar="FILE", help="documents separated by lines holding only ###")
+    what = "documents separated by lines holding only ###; a single one is cut into pieces"
+    parser.add_argument("--text", type=Path, metavar="FILE", help=what)
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -111,10 +121,14 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
-def _texts(options: argparse.Namespace) -> tuple[str, ...] | None:
+def _texts(options: argparse.Namespace) -> tuple[str, ...] | str | None:
+    """The file's documents; a single one as a str, which the experiments cut into pieces."""
     from ..calibrate import read_passages
 
-    return read_passages(options.text).texts if options.text else None
+    if not options.text:
+        return None
+    texts = read_passages(options.text).texts
+    return texts[0] if len(texts) == 1 else texts
 
 
 def _model(options: argparse.Namespace, report: Report) -> LoadedModel:

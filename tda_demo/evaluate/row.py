@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ..environment import describe
@@ -25,7 +26,7 @@ class Row:
     ``mlp_share`` and ``byte_bound`` are against the dense model of the row's own precision; ``step_bytes`` are all
     weight bytes a step reads. ``cett`` and ``recall`` are means over layers. ``settings`` is JSON. ``speedup`` is over
     the dense model of the row's precision, ``speedup_n`` the pairs of blocks it is the median of; a dense row's is that
-    of two equal arms. None where no times were taken.
+    of two equal arms. None where no times were taken. ``date`` is the day, UTC.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Row:
     machine: str
     threads: int
     torch: str
+    date: str
 
 
 @dataclass(frozen=True)
@@ -105,4 +107,5 @@ def row(
         machine=environment.get("gpu") or environment["cpu"],
         threads=environment["threads"],
         torch=environment["torch"],
+        date=datetime.now(UTC).date().isoformat(),
     )

@@ -37,7 +37,11 @@ class SpeedSettings:
 
 @dataclass(frozen=True)
 class Measured:
-    """``tokens_per_second`` of the row's own arm; ``speedup`` over dense with its 95 % interval and ``n`` pairs."""
+    """``speedup`` over dense with its 95 % interval and the ``n`` pairs of blocks it is the median of.
+
+    ``tokens_per_second`` is the dense arm's, over every row's blocks, times the speedup: rows are timed one after the
+    other, and what the machine does meanwhile falls on both arms of a row but not on all rows alike.
+    """
 
     tokens_per_second: float
     speedup: float
@@ -73,9 +77,12 @@ def measure(lm: LoadedModel, chooser: Chooser, ids: list[int], settings: SpeedSe
     return blocks
 
 
-def measured(prompts: Sequence[Blocks]) -> Measured:
-    """What the blocks of all prompts, at least one, come to."""
-    dense = [ms for blocks in prompts for ms in blocks.dense]
-    sparse = [ms for blocks in prompts for ms in blocks.sparse]
-    found = metrics.paired_speedup(dense, sparse)
-    return Measured(1000 / float(np.median(sparse)), found.median, found.low, found.high, found.n)
+def measured(row: Sequence[Blocks], rows: Sequence[Sequence[Blocks]]) -> Measured:
+    """What the blocks of a row come to; each row, at least ``row`` itself, has one or more prompts' blocks."""
+    found = metrics.paired_speedup(*_joined(row))
+    dense = [ms for each in rows for ms in _joined(each)[0]]
+    return Measured(1000 / float(np.median(dense)) * found.median, found.median, found.low, found.high, found.n)
+
+
+def _joined(row: Sequence[Blocks]) -> tuple[list[float], list[float]]:
+    return [ms for blocks in row for ms in blocks.dense], [ms for blocks in row for ms in blocks.sparse]

@@ -114,11 +114,11 @@ def sweep(
     rows: list[Row] = []
     for precision, (by_arm, named) in zip(precisions, found, strict=True):
         bound = arms(precision)
-        prompts = _prompts(_units(bound.lm, texts, settings), settings, speed) if speed else []
-        for which, (method, scores) in enumerate(zip([None, *methods], by_arm, strict=True)):
-            report(Progress(f"Timing, {precision}", which, len(by_arm), "rows"))
-            times = _kept_speed(book, bound, which, prompts, speed) if speed else None
-            rows.append(row(bound.lm, method, bound.choosers[which], scores, named, times))
+        times = _timed(bound, texts, settings, speed, book, report) if speed else [None] * len(by_arm)
+        rows += [
+            row(bound.lm, method, chooser, scores, named, time)
+            for method, chooser, scores, time in zip([None, *methods], bound.choosers, by_arm, times, strict=True)
+        ]
     return rows
 
 
@@ -179,10 +179,11 @@ def follow(
             yield part
 
     seen = [arms.read(unit) for unit in counted(units)]
+    blocks: list[list[Blocks]] = []
     for which, method in enumerate([None, *methods]):
         scores = [score for each in counted(seen) for score in arms.scores(each, which)]
-        blocks = [measure(lm, arms.choosers[which], ids, speed) for ids in counted(prompts)]
-        yield row(lm, method, arms.choosers[which], scores, named, measured(blocks))
+        blocks.append([measure(lm, arms.choosers[which], ids, speed) for ids in counted(prompts)])
+        yield row(lm, method, arms.choosers[which], scores, named, measured(blocks[-1], blocks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,15 +237,25 @@ def _prompts(units: Iterator[Unit], settings: EvaluationSettings, speed: SpeedSe
     return [each[: settings.prompt_tokens] for each in itertools.islice(ids, speed.prompts)]
 
 
-def _kept_speed(
-    book: Ledger, arms: _Arms, which: int, prompts: Sequence[list[int]], settings: SpeedSettings
-) -> Measured:
-    lm = arms.lm
-    name = digest(["times", arms.names[which], prompts, asdict(settings), describe(lm.device, lm.precision)])
-    if (kept := book.get(name)) is None:
-        kept = [asdict(measure(lm, arms.choosers[which], ids, settings)) for ids in prompts]
-        book.put(name, kept)
-    return measured([Blocks(**blocks) for blocks in kept])
+def _timed(
+    arms: _Arms,
+    texts: Callable[[], Iterable[Document]],
+    settings: EvaluationSettings,
+    speed: SpeedSettings,
+    book: Ledger,
+    report: Report,
+) -> list[Measured]:
+    """The speed of every arm."""
+    prompts = _prompts(_units(arms.lm, texts, settings), settings, speed)
+    rows: list[list[Blocks]] = []
+    for which, told in enumerate(arms.names):
+        report(Progress(f"Timing, {arms.lm.precision}", which, len(arms.names), "rows"))
+        name = digest(["times", told, prompts, asdict(speed), describe(arms.lm.device, arms.lm.precision)])
+        if (kept := book.get(name)) is None:
+            kept = [asdict(measure(arms.lm, arms.choosers[which], ids, speed)) for ids in prompts]
+            book.put(name, kept)
+        rows.append([Blocks(**blocks) for blocks in kept])
+    return [measured(row, rows) for row in rows]
 
 
 def _too_short(text_name: str, settings: EvaluationSettings) -> UserError:

@@ -47,16 +47,18 @@ class StepBytes:
     @property
     def mlp(self) -> float:
         """Bytes of all neurons."""
-        return sum(width * sum(asdict(each).values()) for each, width in zip(self.neurons, self.widths, strict=True))
+        return sum(
+            width * (each.gate + each.up + each.down) for each, width in zip(self.neurons, self.widths, strict=True)
+        )
 
     def read(self, kept: Sequence[float], chooser: Selector | TokenRule) -> Read:
         """Of a step that computes ``kept`` neurons of each layer (means over texts are welcome)."""
         full, extra = (chooser.full, chooser.extra_bytes) if isinstance(chooser, TokenRule) else (frozenset(), 0)
-        saved = sum(
-            (width - count) * sum(size for matrix, size in asdict(each).items() if matrix not in full)
-            for each, count, width in zip(self.neurons, kept, self.widths, strict=True)
-        )
-        return Read(self.dense - saved + extra, (self.mlp - saved + extra) / self.mlp)
+        saved = 0.0
+        for each, count, width in zip(self.neurons, kept, self.widths, strict=True):
+            by_matrix = asdict(each)
+            saved += (width - count) * sum(size for matrix, size in by_matrix.items() if matrix not in full)
+        return Read(self.dense - saved + extra, 1 - (saved - extra) / self.mlp)
 
 
 def step_bytes(lm: LoadedModel) -> StepBytes:

@@ -1,22 +1,32 @@
-"""WHICH neurons fire. One method, one file, one dataclass; ``base`` holds the contract."""
+"""WHICH neurons fire. One method, one file, one dataclass; ``base`` and ``token`` hold the contracts."""
 
-from .base import ActiveSets, Method, Selector
+from .base import ActiveSets, Method, Plan, Selector
+from .cats import CATS
 from .coreinfer import CoreInfer
 from .griffin import GRIFFIN
 from .magnitude import Magnitude
 from .random import Random
+from .sketch import Sketch
 from .tda import TDA
+from .token import TokenRule
+from .tt import TT
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (TDA, GRIFFIN, CoreInfer, Random, Magnitude)}
+_ALL: tuple[type[Method], ...] = (TDA, Sketch, GRIFFIN, CoreInfer, CATS, TT, Random, Magnitude)
+METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
 __all__ = [
+    "CATS",
     "GRIFFIN",
     "METHODS",
     "TDA",
+    "TT",
     "ActiveSets",
     "CoreInfer",
     "Magnitude",
     "Method",
+    "Plan",
     "Random",
     "Selector",
+    "Sketch",
+    "TokenRule",
 ]

@@ -10,16 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from ..feedforward import FeedForward
+from ..later import nn, torch
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    See = Callable[[FeedForward, torch.Tensor], None]
-    Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor | None]
+See = Callable[[FeedForward, "torch.Tensor"], None]
+Change = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor | None"]
 
 
 class TokenRule(ABC):
@@ -30,9 +27,12 @@ class TokenRule(ABC):
     ``kernel`` holds the arrays of the compiled CPU kernel, a type of ``kernels.cpu.rules``; None where there is none.
     """
 
-    full: ClassVar[frozenset[str]] = frozenset()
+    full: frozenset[str] = frozenset()
     extra_bytes: int = 0
-    kernel: Any = None
+
+    @property
+    def kernel(self) -> Any:
+        return None
 
     @abstractmethod
     def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:

@@ -6,27 +6,46 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 720, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 16, 44
-COLOURS = ("#4269d0", "#d9822b", "#3a9a5b", "#a463b8", "#c0392b", "#6b7280")
+import numpy as np
+
+from .png import data_uri
+
+WIDTH, HEIGHT = 720, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 22, 44
+COLOURS = ("#4a78b8", "#d0752b", "#2f9a86", "#a463b8", "#8a8f98", "#c24a72", "#7c8b1d", "#b0472f")
+_SHAPES = {
+    "circle": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
+    "square": "M-3.5-3.5h7v7h-7z",
+    "diamond": "M0-5l5 5-5 5-5-5z",
+    "triangle": "M0-5l5 8.5h-10z",
+}
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) of one name; ``notes`` are what a pointer resting on a point is told."""
+    """Points (x, y) of one name; ``notes`` are what a pointer resting on a point is told, ``shape`` '' shows none."""
 
     name: str
     points: Sequence[tuple[float, float]]
+    colour: str = COLOURS[0]
     notes: Sequence[str] = ()
+    shape: str = "circle"
+    joined: bool = True
 
 
-def plot(series: Sequence[Series], x_label: str, y_label: str, *, lines: bool) -> str:
-    """A plot with both axes, four ticks each, and a legend; ``lines`` joins the points. Empty without a point."""
+def legend(series: Sequence[Series]) -> str:
+    """What each series looks like, as a list."""
+    entries = "".join(f"<li>{_sample(each)}{escape(each.name)}</li>" for each in series)
+    return f'<ul class="legend">{entries}</ul>'
+
+
+def plot(series: Sequence[Series], x_label: str, y_label: str, zero: bool = True) -> str:
+    """A plot with both axes, five ticks each; ``zero`` lets y begin there. Empty without a point."""
     points = [point for each in series for point in each.points]
     if not points:
         return ""
     x_low, x_high = _range([x for x, _ in points])
-    y_low, y_high = _range([0.0, *(y for _, y in points)])
+    y_low, y_high = _range([*([0.0] if zero else []), *(y for _, y in points)])
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low) * (WIDTH - _LEFT - _RIGHT)
@@ -37,27 +56,85 @@ def plot(series: Sequence[Series], x_label: str, y_label: str, *, lines: bool) -
     for step in range(5):
         x, y = x_low + (x_high - x_low) * step / 4, y_low + (y_high - y_low) * step / 4
         (at_x, bottom), (left, at_y) = place(x, y_low), place(x_low, y)
-        parts.append(f'<text x="{at_x}" y="{bottom + 16}" text-anchor="middle">{x:.4g}</text>')
+        anchor = "end" if step == 4 else "middle"
+        parts.append(f'<text x="{at_x}" y="{bottom + 16}" text-anchor="{anchor}">{x:.4g}</text>')
         parts.append(f'<text x="{left - 6}" y="{at_y + 4}" text-anchor="end">{y:.3g}</text>')
         parts.append(f'<line x1="{left}" x2="{WIDTH - _RIGHT}" y1="{at_y}" y2="{at_y}" class="grid"/>')
-    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
-    parts.append(f'<text x="{_LEFT}" y="11">{escape(y_label)}</text>')
-    for index, each in enumerate(series):
-        colour = COLOURS[index % len(COLOURS)]
+    parts.append(_titles(x_label, y_label))
+    for each in series:
         placed = [place(*point) for point in each.points]
-        if lines:
+        if each.joined:
             path = " ".join(f"{x},{y}" for x, y in placed)
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-        notes = each.notes or [f"{x:.4g}, {y:.4g}" for x, y in each.points]
-        parts += [
-            f'<circle cx="{x}" cy="{y}" r="{2 if lines else 4}" fill="{colour}"><title>{escape(note)}</title></circle>'
-            for (x, y), note in zip(placed, notes, strict=True)
-        ]
-        parts.append(
-            f'<text x="{WIDTH - _RIGHT}" y="{_TOP + 14 * (index + 1)}" text-anchor="end" fill="{colour}">'
-            f"{escape(each.name)}</text>"
-        )
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{each.colour}" stroke-width="1.5"/>')
+        if each.shape:
+            notes = each.notes or [f"{each.name}: {x:.4g}, {y:.4g}" for x, y in each.points]
+            parts += [
+                f'<path d="{_SHAPES[each.shape]}" transform="translate({x} {y})" fill="{each.colour}">'
+                f"<title>{escape(note)}</title></path>"
+                for (x, y), note in zip(placed, notes, strict=True)
+            ]
     return "".join([*parts, "</svg>"])
+
+
+def bars(values: Sequence[float], notes: Sequence[str], x_label: str, y_label: str, colour: str) -> str:
+    """A bar each of ``values``, 0..100, at 0, 1, 2 and so on."""
+    step = (WIDTH - _LEFT - _RIGHT) / len(values)
+    floor, tall = HEIGHT - _BOTTOM, HEIGHT - _TOP - _BOTTOM
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_label)} by {escape(x_label)}">']
+    for mark in (0, 25, 50, 75, 100):
+        y = floor - tall * mark / 100
+        parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}" class="grid"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{mark}</text>')
+    for index, (value, note) in enumerate(zip(values, notes, strict=True)):
+        x, height = _LEFT + step * index, tall * value / 100
+        parts.append(
+            f'<rect x="{x + 0.12 * step:.1f}" y="{floor - height:.1f}" width="{0.76 * step:.1f}" '
+            f'height="{height:.1f}" fill="{colour}"><title>{escape(note)}</title></rect>'
+        )
+        if index % max(1, len(values) // 10) == 0:
+            parts.append(f'<text x="{x + step / 2:.1f}" y="{floor + 16}" text-anchor="middle">{index}</text>')
+    return "".join([*parts, _titles(x_label, y_label), "</svg>"])
+
+
+def heatmap(
+    values: np.ndarray, palette: np.ndarray, x_label: str, y_label: str, divider: tuple[int, str, str] | None = None
+) -> str:
+    """``values`` uint8 [rows, columns], indices into ``palette`` uint8 [colours, 3], row 0 on top.
+
+    ``divider`` is a column before which a line is drawn, and what stands left and right of it.
+    """
+    rows, columns = values.shape
+    wide, tall = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_label)} by {escape(x_label)}">'
+        f'<image x="{_LEFT}" y="{_TOP}" width="{wide}" height="{tall}" preserveAspectRatio="none" '
+        f'style="image-rendering:pixelated" href="{data_uri(values, palette)}"/>'
+    ]
+    parts += [
+        f'<text x="{_LEFT - 6}" y="{_TOP + tall * (row + 0.5) / rows + 4:.1f}" text-anchor="end">{row}</text>'
+        for row in range(0, rows, max(1, (rows + 3) // 5))
+    ]
+    if divider:
+        column, left, right = divider
+        x = _LEFT + wide * column / columns
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 14}" y2="{_TOP + tall}" stroke="currentColor"/>')
+        parts.append(f'<text x="{x - 5:.1f}" y="{_TOP - 5}" text-anchor="end">{escape(left)}</text>')
+        parts.append(f'<text x="{x + 5:.1f}" y="{_TOP - 5}">{escape(right)}</text>')
+        y_label = ""
+    return "".join([*parts, _titles(x_label, y_label), "</svg>"])
+
+
+def _titles(x_label: str, y_label: str) -> str:
+    return (
+        f'<text x="{(WIDTH + _LEFT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text x="{_LEFT - 40}" y="13">{escape(y_label)}</text>'
+    )
+
+
+def _sample(series: Series) -> str:
+    line = f'<line x1="-7" x2="7" y1="0" y2="0" stroke="{series.colour}" stroke-width="2"/>' if series.joined else ""
+    mark = f'<path d="{_SHAPES[series.shape]}" fill="{series.colour}"/>' if series.shape else ""
+    return f'<svg viewBox="-7 -7 14 14" aria-hidden="true">{line}{mark}</svg>'
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

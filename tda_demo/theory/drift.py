@@ -53,7 +53,7 @@ def drift(
     keep: float,
     seed: int,
     stop: threading.Event,
-    tick: Callable[[], None],
+    tick: Callable[[int], None],
 ) -> Drift | None:
     """Generates ``tokens`` tokens after every prompt, int64 [prompts, length], on the engine races use.
 
@@ -86,7 +86,7 @@ def drift(
                 sets = active(torch.cat(arm.activations()).float().abs() * norms, keep)
                 both = torch.stack([(sets & masks[prompt]).sum(dim=-1) for prompt in (index, index - 1)])
                 covered.append((both / sets.sum(dim=-1).clamp_min(1)).cpu().numpy())
-            tick()
+            tick(1)
         found.append(np.stack(covered, axis=1))
     return _drift(looked_at, found)
 

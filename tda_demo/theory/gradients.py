@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from ..feedforward import FeedForward, find_blocks
+from .reading import Stopped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,16 +47,19 @@ class Tally:
     histogram: np.ndarray  # [passages, layers, bins]
 
 
-def signals(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, list[Signals]]:
+def signals(model: PreTrainedModel, ids: torch.Tensor, stop: threading.Event | None = None) -> dict[str, list[Signals]]:
     """Activations and gradients of every layer on one passage ``ids`` int64 [1, T], by the tensor's name.
 
     ``a`` is the input of the down projection; in GLU blocks ``act(g)`` is the activation function's output. The last
     token predicts nothing, so T - 1 tokens are kept.
+
+    Raises:
+        Stopped: ``stop`` was set.
     """
     blocks = find_blocks(model)
     activation = _activation_function(model)
     inputs: dict[tuple[int, str], torch.Tensor] = {}
-    handles = list(_taps(blocks, inputs))
+    handles = list(_taps(blocks, inputs, stop or threading.Event()))
     try:
         with torch.enable_grad():
             embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
@@ -127,12 +132,17 @@ def _activation_function(model: PreTrainedModel) -> nn.Module:
 
 
 def _taps(
-    blocks: Sequence[FeedForward], seen: dict[tuple[int, str], torch.Tensor]
+    blocks: Sequence[FeedForward], seen: dict[tuple[int, str], torch.Tensor], stop: threading.Event
 ) -> Iterator[torch.utils.hooks.RemovableHandle]:
     """Hooks that keep ``a`` with its graph, and ``gate`` and ``up`` of GLU blocks without."""
 
     def take_input(layer: int) -> Hook:
-        return lambda _module, inputs: seen.__setitem__((layer, "a"), inputs[0])
+        def take(_module: nn.Module, inputs: tuple) -> None:
+            if stop.is_set():
+                raise Stopped
+            seen[layer, "a"] = inputs[0]
+
+        return take
 
     def take_output(layer: int, part: str) -> Hook:
         return lambda _module, _inputs, output: seen.__setitem__((layer, part), output.detach())

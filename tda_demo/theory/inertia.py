@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,7 +37,8 @@ from .drift import drift
 from .findings import Finding
 from .inertia_verdict import Measured, conclude
 from .probes import echo, grid, swap
-from .reading import Reader, check_seed, cut_to, first_token, random_ids
+from .reading import Reader, Stopped, cut_to, first_token, pieces, pieces_note, random_ids
+from .settings import SHORTEST, InertiaSettings
 from .statistics import LEAST_CLUSTERS
 from .texts import english_passages
 
@@ -44,41 +46,14 @@ if TYPE_CHECKING:
     from ..models import LoadedModel
 
 
-@dataclass(frozen=True)
-class InertiaSettings:
-    """``sequences`` texts of ``length`` tokens of each kind (natural, random); ``tokens`` generated after each of
-    ``prompts`` prompts; ``keep``, the share of neurons in an active set."""
-
-    sequences: int = 16
-    length: int = 40
-    prompts: int = 4
-    tokens: int = 512
-    keep: float = 0.3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        if self.sequences < 2 * LEAST_CLUSTERS:
-            raise UserError(f"sequences is {self.sequences}; pairs of them need at least {2 * LEAST_CLUSTERS}.")
-        if self.length < 8:
-            raise UserError(f"length is {self.length}; it must be at least 8 tokens.")
-        if not LEAST_CLUSTERS <= self.prompts <= self.sequences:
-            raise UserError(f"prompts is {self.prompts}; it must be from {LEAST_CLUSTERS} to sequences.")
-        if self.tokens < 1:
-            raise UserError(f"tokens is {self.tokens}; it must be at least 1.")
-        if not 0 < self.keep < 1:
-            raise UserError(f"keep is {self.keep}; it must be a share between 0 and 1.")
-        check_seed(self.seed)
-
-
 def inertia(
     lm: LoadedModel,
     settings: InertiaSettings | None = None,
-    texts: Sequence[str] | None = None,
+    texts: Sequence[str] | str | None = None,
     report: Report = silent,
     stop: threading.Event | None = None,
 ) -> Finding:
-    """Measures claim 3 on ``texts`` (default: the project's own passages).
+    """Measures claim 3 on ``texts`` (default: the project's own passages), or on one text, cut into pieces.
 
     Raises:
         UserError: too few texts are long enough, or the model's context is shorter than what is asked for.
@@ -89,32 +64,45 @@ def inertia(
             f"{settings.length + 1} tokens of prompt and {settings.tokens} generated ones are more than the "
             f"{lm.context_length:,} that {lm.name} takes: lower tokens or length."
         )
-    body = settings.length - 1
-    natural = cut_to(lm, texts or english_passages(), body, settings.sequences)[: settings.sequences]
+    natural, notes = _natural(lm, settings, texts)
     random = torch.Generator().manual_seed(settings.seed)
     natural, noise = (_opened(lm, each) for each in (natural, random_ids(lm, tuple(natural.shape), random)))
-    place = settings.length // 3
+    place = natural.shape[1] // 3
     inserted = _insertions(natural, random)
-    reader = Reader(lm)
-    done, total = 0, 1 + 4 + 3 + settings.prompts * settings.tokens
+    reader = Reader(lm, stop)
+    rows, length = natural.shape
+    prompts = min(settings.prompts, rows)
+    swaps, ways, echoes = rows * (length // 2 + length + 3), 2 * rows * length, rows * (3 * length + 2)
+    done, total = 0, 2 * swaps + 2 * ways + echoes + prompts * settings.tokens
 
-    def tick() -> None:
+    def tick(tokens: int) -> None:
         nonlocal done
-        done += 1
-        report(Progress("Inertia", done, total, "passes"))
+        done += tokens
+        report(Progress("Inertia", done, total, "tokens"))
 
-    report(Progress("Inertia", 0, total, "passes"))
+    report(Progress("Inertia", 0, total, "tokens"))
     measured = Measured(place=place)
     keep = settings.keep
-    measured.natural_swap = swap(reader, natural, keep, stop, tick)
-    measured.random_swap = swap(reader, noise, keep, stop, tick)
-    if not stop.is_set():
-        measured.grid = grid(reader, natural, noise, keep, stop)
-        tick()
+    with suppress(Stopped):
+        measured.natural_swap = swap(reader, natural, keep, stop, tick)
+        measured.random_swap = swap(reader, noise, keep, stop, tick)
+        measured.grid = grid(reader, natural, noise, keep, stop, tick)
         measured.echo = echo(reader, natural, inserted, place, keep, stop, tick)
     if not stop.is_set():
-        measured.drift = drift(lm, natural[: settings.prompts], settings.tokens, keep, settings.seed, stop, tick)
-    return conclude(measured, lm.name, asdict(settings), complete=not stop.is_set())
+        measured.drift = drift(lm, natural[:prompts], settings.tokens, keep, settings.seed, stop, tick)
+    finding = conclude(measured, lm.name, asdict(settings), complete=not stop.is_set())
+    return replace(finding, notes=(*notes, *finding.notes))
+
+
+def _natural(
+    lm: LoadedModel, settings: InertiaSettings, texts: Sequence[str] | str | None
+) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """The natural sequences without their first token, int64 [sequences, tokens], and what is to be said of them."""
+    body = settings.length - 1
+    if isinstance(texts, str):
+        cut = pieces(lm, texts, settings.sequences, body, 2 * LEAST_CLUSTERS, shortest=SHORTEST - 1)
+        return torch.tensor(cut), (pieces_note(len(cut), len(cut[0])),)
+    return cut_to(lm, texts or english_passages(), body, settings.sequences)[: settings.sequences], ()
 
 
 def _opened(lm: LoadedModel, ids: torch.Tensor) -> torch.Tensor:

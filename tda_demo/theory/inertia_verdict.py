@@ -8,19 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from .claims import INERTIA
 from .drift import Drift, ranges
 from .findings import Check, Finding, Table, columns
 from .probes import Grid, Swap
 from .statistics import LEAST_CLUSTERS, Estimate, mean, means, regression
 
-CLAIM = (
-    "Which neurons fire for a token is driven by the previous activations of the sequence. The token's own meaning "
-    "matters less, so that activity goes on by inertia."
-)
-PREDICTION = (
-    "Active sets follow a shared prefix more than a shared token, neighbours in random sequences are alike, and a "
-    "prompt's active set keeps covering what is generated after it."
-)
 _KINDS = ("natural", "random")
 _WAYS = ("parallel", "one by one")
 
@@ -62,8 +55,8 @@ def conclude(measured: Measured, model: str, settings: Mapping[str, Any], *, com
         tables += _drift_tables(measured.drift, bins)
     return Finding(
         experiment="inertia",
-        claim=CLAIM,
-        prediction=PREDICTION,
+        claim=INERTIA.statement,
+        prediction=INERTIA.prediction,
         model=model,
         settings=settings,
         checks=tuple(checks),

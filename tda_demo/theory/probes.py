@@ -14,7 +14,7 @@ from torch import nn
 from .reading import Reader, active, importance
 from .statistics import jaccard
 
-Tick = Callable[[], None]
+Tick = Callable[[int], None]  # told how many tokens were read
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,21 +34,32 @@ class Grid:
     changed: np.ndarray
 
 
-def grid(reader: Reader, natural: torch.Tensor, noise: torch.Tensor, keep: float, stop: threading.Event) -> Grid | None:
+def grid(
+    reader: Reader, natural: torch.Tensor, noise: torch.Tensor, keep: float, stop: threading.Event, tick: Tick
+) -> Grid | None:
     """Reads ``natural`` and ``noise``, int64 [sequences, tokens] each, both ways; the first token is left out."""
     from transformers import DynamicCache
 
     count = len(natural)
+    halves = []
+    for kind in (natural, noise):  # twice half as many are read in half the time: fewer new pages of memory
+        if stop.is_set():
+            return None
+        halves.append(reader.read(kind).activations)
+        tick(kind.numel())
+    parallel = [torch.cat(layer) for layer in zip(*halves, strict=True)]
     ids = torch.cat([natural, noise])
-    parallel = reader.read(ids).activations
     cache = DynamicCache()
     steps: list[list[torch.Tensor]] = []
     for position in range(ids.shape[1]):
         if stop.is_set():
             return None
         steps.append(reader.read(ids[:, position : position + 1], past_key_values=cache).activations)
+        tick(len(ids))
     layers: list[tuple[np.ndarray, ...]] = []
     for layer, block in enumerate(reader.blocks):
+        if stop.is_set():
+            return None
         ways = [parallel[layer][:, 1:], torch.cat([step[layer] for step in steps], dim=1)[:, 1:]]
         sets = [active(importance(block, each), keep).cpu().numpy() for each in ways]
         cosine = [torch.cosine_similarity(each[:, 1:], each[:, :-1], dim=-1).mean(dim=1).cpu().numpy() for each in ways]
@@ -84,7 +95,12 @@ _PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))  # of the endings Pv, 
 
 
 def swap(reader: Reader, ids: torch.Tensor, keep: float, stop: threading.Event, tick: Tick) -> Swap | None:
-    """Swaps tokens between neighbouring rows of ``ids`` int64 [2 pairs, tokens], halfway and at the end."""
+    """Swaps tokens between neighbouring rows of ``ids`` int64 [2 pairs, tokens], halfway and at the end.
+
+    A prefix is read once and goes on with either token.
+    """
+    from transformers import DynamicCache
+
     embeddings = cast(nn.Embedding, reader.model.get_input_embeddings()).weight.detach().float()
     table = embeddings - embeddings.mean(dim=0)
     first, second = ids[0::2], ids[1::2]
@@ -93,12 +109,18 @@ def swap(reader: Reader, ids: torch.Tensor, keep: float, stop: threading.Event, 
         if stop.is_set():
             return None
         v, w = _last_tokens(first, second, length)
-        endings = [torch.cat([p[:, :length], t[:, None]], dim=1) for p in (first, second) for t in (v, w)]
-        read = [reader.read(each, last=1).activations for each in endings]
-        tick()
+        prefixes = torch.cat([first[:, :length], second[:, :length]])
+        cache = DynamicCache()
+        reader.read(prefixes, last=1, past_key_values=cache)
+        read = []
+        for token in (v, w):
+            read.append(reader.read(torch.cat([token, token])[:, None], past_key_values=cache).activations)
+            cache.crop(-1)
+        tick(prefixes.numel() + 2 * len(prefixes))
         overlaps = []
         for layer, block in enumerate(reader.blocks):
-            sets = [active(importance(block, each[layer][:, 0]), keep).cpu().numpy() for each in read]
+            after_v, after_w = (active(importance(block, each[layer][:, 0]), keep).cpu().numpy() for each in read)
+            sets = [each[half : half + len(first)] for half in (0, len(first)) for each in (after_v, after_w)]
             overlaps.append(np.stack([jaccard(sets[a], sets[b]) for a, b in _PAIRS], axis=1))
         responses.append(np.stack(overlaps, axis=2))
         alike = torch.cosine_similarity(table[v.to(table.device)], table[w.to(table.device)], dim=-1).cpu().numpy()
@@ -136,7 +158,7 @@ def echo(
     """
     after = ids.shape[1] - place
     plain = reader.read(ids, last=after).activations
-    tick()
+    tick(ids.numel())
     sets = [active(importance(block, a), keep).cpu().numpy() for block, a in zip(reader.blocks, plain, strict=True)]
     kinds = []
     for tokens in inserted:
@@ -144,7 +166,7 @@ def echo(
             return None
         longer = torch.cat([ids[:, :place], tokens[:, None], ids[:, place:]], dim=1)
         changed = reader.read(longer, last=after).activations
-        tick()
+        tick(longer.numel())
         overlap = [
             jaccard(own, active(importance(block, a), keep).cpu().numpy())
             for own, block, a in zip(sets, reader.blocks, changed, strict=True)

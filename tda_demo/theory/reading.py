@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +27,15 @@ class Reading:
     logits: torch.Tensor
 
 
+class Stopped(Exception):
+    """Breaks off, between two layers, a reading that nobody waits for any more."""
+
+
 class Reader:
     """A second module tree over the weights of ``lm``: hooks put into it are never seen by whoever else runs ``lm``."""
 
-    def __init__(self, lm: LoadedModel) -> None:
+    def __init__(self, lm: LoadedModel, stop: threading.Event | None = None) -> None:
+        self.stop = stop or threading.Event()
         self.model = share_weights(lm.model)
         self.blocks = find_blocks(self.model)
         self.device = lm.device
@@ -41,10 +47,15 @@ class Reader:
         Args:
             last: keep the activations of the last so many tokens only.
             inputs: handed to the model: a mask, positions, a cache.
+
+        Raises:
+            Stopped: ``stop`` was set.
         """
         kept: list[torch.Tensor] = []
 
         def see(_block: FeedForward, activations: torch.Tensor) -> None:
+            if self.stop.is_set():
+                raise Stopped
             whole = activations.reshape(*ids.shape, -1)
             kept.append(whole[:, -(last or 0) :].float().clone())
 
@@ -78,7 +89,7 @@ def importance(block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
 def active(values: torch.Tensor, keep: float) -> torch.Tensor:
     """The share ``keep`` of the neurons with the largest importance, bool [..., d_ff]; none whose importance is 0."""
     count = max(1, round(keep * values.shape[-1]))
-    top = values.topk(count, dim=-1).indices
+    top = values.topk(count, dim=-1, sorted=False).indices
     return torch.zeros_like(values, dtype=torch.bool).scatter(-1, top, True) & (values > 0)
 
 
@@ -101,6 +112,32 @@ def random_ids(lm: LoadedModel, shape: tuple[int, ...], random: torch.Generator)
     return words[torch.randint(len(words), shape, generator=random)]
 
 
+def pieces(lm: LoadedModel, text: str, most: int, length: int, least: int, shortest: int) -> list[list[int]]:
+    """``text`` cut into equal pieces that follow one another: an even number of them, at most ``most``, of at most
+    ``length`` tokens each. A short text gives ``least`` (even too) pieces, as long as they can be.
+
+    Raises:
+        UserError: the pieces would be shorter than ``shortest`` tokens.
+    """
+    ids = plain_ids(lm, text)
+    count = max(least, min(most, len(ids) // length) // 2 * 2)
+    each = min(length, len(ids) // count)
+    if each < shortest:
+        raise UserError(
+            f"Your text has {len(ids)} tokens; at least {least * shortest} are needed, {least} pieces of {shortest}: "
+            "give a longer text."
+        )
+    return [ids[start : start + each] for start in range(0, count * each, each)]
+
+
+def pieces_note(count: int, length: int) -> str:
+    """What an interval over pieces of one text says, and what not."""
+    return (
+        f"Measured on one text cut into {count} pieces of {length} tokens: the intervals say how far its parts differ, "
+        "not how far texts do"
+    )
+
+
 def cut_to(lm: LoadedModel, texts: Sequence[str], length: int, least: int) -> torch.Tensor:
     """The first ``length`` tokens of every text that has as many: int64 [texts, length].
 
@@ -114,9 +151,3 @@ def cut_to(lm: LoadedModel, texts: Sequence[str], length: int, least: int) -> to
             "for fewer tokens."
         )
     return torch.tensor(rows)
-
-
-def check_seed(seed: int) -> None:
-    """Raises UserError where torch would not take ``seed``."""
-    if not 0 <= seed < 2**62:
-        raise UserError(f"seed is {seed}; it must be a whole number from 0 to 2^62 - 1.")

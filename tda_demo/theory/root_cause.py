@@ -26,7 +26,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,9 +36,11 @@ from ..decode.eager import share_weights
 from ..errors import UserError
 from ..feedforward import find_blocks
 from ..progress import Progress, Report, silent
+from .claims import ROOT_CAUSE
 from .findings import Check, Finding, Table, columns
 from .gradients import BINS, NEAR, REACH, Tally, activation_key, activation_name, gradient_scale, signals, stack, tally
-from .reading import check_seed, plain_ids
+from .reading import Stopped, pieces, pieces_note, plain_ids
+from .settings import RootCauseSettings
 from .statistics import LEAST_CLUSTERS, Estimate, mean, ratios
 from .texts import english_passages
 
@@ -47,58 +49,31 @@ if TYPE_CHECKING:
 
     from ..models import LoadedModel
 
-CLAIM = (
-    "Training makes activations sparse because the loss gradient at a positive activation is positive on average, "
-    "E[dL/dp] > 0. Gradient descent so lowers positive activations: with ReLU they end at zero, with SiLU or GELU near "
-    "it."
-)
-PREDICTION = "The mean of dL/dp over positive activations lies above zero in most layers."
 TWINS = ("silu", "gelu", "relu")
-
-
-@dataclass(frozen=True)
-class RootCauseSettings:
-    """``passages`` texts of at most ``tokens`` tokens; ``twin_layers`` layers in each untrained twin, 0 for none."""
-
-    passages: int = 16
-    tokens: int = 96
-    twin_layers: int = 2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        if self.passages < LEAST_CLUSTERS:
-            raise UserError(f"passages is {self.passages}; an interval needs at least {LEAST_CLUSTERS}.")
-        if self.tokens < 2:
-            raise UserError(f"tokens is {self.tokens}; a token and the next one, 2, are the least.")
-        if self.twin_layers < 0:
-            raise UserError(f"twin_layers is {self.twin_layers}; it must be 0 or more.")
-        check_seed(self.seed)
 
 
 def root_cause(
     lm: LoadedModel,
     settings: RootCauseSettings | None = None,
-    texts: Sequence[str] | None = None,
+    texts: Sequence[str] | str | None = None,
     report: Report = silent,
     stop: threading.Event | None = None,
 ) -> Finding:
-    """Measures claim 1 on ``texts`` (default: the project's own passages).
+    """Measures claim 1 on ``texts`` (default: the project's own passages), or on one text, cut into pieces.
 
     Raises:
-        UserError: there are fewer than 4 texts with two tokens or more.
+        UserError: there are fewer than 4 texts with two tokens or more, or the one text is too short.
     """
     settings, stop = settings or RootCauseSettings(), stop or threading.Event()
-    encoded = [plain_ids(lm, text)[: settings.tokens] for text in texts or english_passages()]
-    rows = [torch.tensor([ids]) for ids in encoded if len(ids) > 1][: settings.passages]
-    if len(rows) < LEAST_CLUSTERS:
-        raise UserError(f"{len(rows)} texts have two tokens or more; at least {LEAST_CLUSTERS} are needed.")
+    rows, notes = _rows(lm, settings, texts)
     names = [f"{activation_name(lm.model)}, as loaded"]
     names += [f"{name}, untrained" for name in TWINS] if settings.twin_layers else []
     total, done = len(rows) * len(names), 0
     measured: dict[str, dict[str, Tally]] = {}
     report(Progress("Root cause", 0, total, "passages"))
     for index, name in enumerate(names):
+        if stop.is_set():  # a twin takes a second to make
+            break
         model = share_weights(lm.model) if index == 0 else _twin(lm.model, TWINS[index - 1], settings)
         tallies: dict[str, list[Tally]] = {}
         for passage, ids in enumerate(rows):
@@ -106,13 +81,32 @@ def root_cause(
                 break
             if index:
                 _draw_blocks(model, settings.seed + passage)
-            for tensor, layers in signals(model, ids.to(lm.device)).items():
+            try:
+                found = signals(model, ids.to(lm.device), stop)
+            except Stopped:
+                break
+            for tensor, layers in found.items():
                 tallies.setdefault(tensor, []).append(stack([tally(layer) for layer in layers]))
             done += 1
             report(Progress("Root cause", done, total, "passages"))
         measured[name] = {tensor: stack(each) for tensor, each in tallies.items()}
     enough = {name: each for name, each in measured.items() if each and len(each["a"].entries) >= LEAST_CLUSTERS}
-    return conclude(enough, lm.name, settings, complete=not stop.is_set())
+    finding = conclude(enough, lm.name, settings, complete=not stop.is_set())
+    return replace(finding, notes=(*notes, *finding.notes))
+
+
+def _rows(
+    lm: LoadedModel, settings: RootCauseSettings, texts: Sequence[str] | str | None
+) -> tuple[list[torch.Tensor], tuple[str, ...]]:
+    """The passages, int64 [1, T] each, and what is to be said of them."""
+    if isinstance(texts, str):
+        cut = pieces(lm, texts, settings.passages, settings.tokens, LEAST_CLUSTERS, shortest=2)
+        return [torch.tensor([ids]) for ids in cut], (pieces_note(len(cut), len(cut[0])),)
+    encoded = [plain_ids(lm, text)[: settings.tokens] for text in texts or english_passages()]
+    rows = [torch.tensor([ids]) for ids in encoded if len(ids) > 1][: settings.passages]
+    if len(rows) < LEAST_CLUSTERS:
+        raise UserError(f"{len(rows)} texts have two tokens or more; at least {LEAST_CLUSTERS} are needed.")
+    return rows, ()
 
 
 def conclude(
@@ -127,8 +121,8 @@ def conclude(
     notes = [_note(name, tensors["a"]) for name, tensors in measured.items()]
     return Finding(
         experiment="root-cause",
-        claim=CLAIM,
-        prediction=PREDICTION,
+        claim=ROOT_CAUSE.statement,
+        prediction=ROOT_CAUSE.prediction,
         model=model,
         settings=asdict(settings),
         checks=tuple(checks),

@@ -22,45 +22,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import UserError
 from ..progress import Progress, Report, silent
+from .claims import TRAINING
 from .findings import Check, Finding, Table
 from .gradients import Tally, gradient_scale, signals, stack, tally
 from .grammar import VOCABULARY, passages
-from .reading import check_seed
-from .root_cause import CLAIM
+from .settings import TrainingSettings
 from .statistics import mean, means
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PREDICTION = (
-    "While the loss falls, exact zeros become more frequent with ReLU and activations near zero with SiLU, and the "
-    "mean of dL/dp over positive activations is above zero."
-)
 FUNCTIONS = ("relu", "silu")
 LAYERS, WIDTH, D_FF, LENGTH, BATCH = 3, 96, 384, 48, 32
 _HELD_OUT = 16  # passages a model is measured on
 _POINTS = 12  # measurements of a run, beside the one before it starts
 _RATE = 2e-3
 _WARM_UP = 20  # steps
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """``runs`` runs of ``steps`` steps for each activation function; run r of both begins from the same draw."""
-
-    steps: int = 300
-    runs: int = 2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        if self.steps < 1:
-            raise UserError(f"steps is {self.steps}; it must be at least 1.")
-        if self.runs < 1:
-            raise UserError(f"runs is {self.runs}; it must be at least 1.")
-        check_seed(self.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,13 +143,13 @@ def conclude(points: Sequence[TrainingPoint], settings: TrainingSettings, *, com
         checks.append(_check(f"E[dL/dp] > 0 at positive p during training, {function}, {n}", pushes))
     return Finding(
         experiment="training",
-        claim=CLAIM,
-        prediction=PREDICTION,
+        claim=TRAINING.statement,
+        prediction=TRAINING.prediction,
         model=f"{LAYERS} layers of {D_FF} neurons, trained here",
         settings=asdict(settings),
         checks=tuple(checks),
         notes=tuple(_note(function, run, each) for (function, run), each in runs.items()),
-        tables=(_table(points),),
+        tables=(curve(points),),
         complete=complete,
     )
 
@@ -193,7 +171,8 @@ def _note(function: str, run: int, each: list[TrainingPoint]) -> str:
     )
 
 
-def _table(points: Sequence[TrainingPoint]) -> Table:
+def curve(points: Sequence[TrainingPoint]) -> Table:
+    """A row for every measurement and layer, means over the passages."""
     rows = [(point, layer) for point in points for layer in range(point.zeros.shape[1])]
     return Table(
         "curve",

@@ -25,17 +25,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..cett import score, strengths
-from ..errors import UserError
 from ..progress import Progress, Report, silent
 from .findings import Finding
-from .reading import Reader, active, block_inputs, check_seed, first_token, importance, plain_ids, random_ids
+from .reading import Reader, Stopped, active, block_inputs, first_token, importance, plain_ids, random_ids
+from .settings import UncertaintySettings
 from .statistics import LEAST_CLUSTERS, correlation, jaccard, ranks
 from .texts import Histories, histories
 from .transfer import recalls
@@ -43,31 +43,6 @@ from .uncertainty_verdict import KINDS, REFERENCE, Movement, Transfer, conclude
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
-
-
-@dataclass(frozen=True)
-class UncertaintySettings:
-    """``history`` tokens at most before each sentence; ``keep``, the share of neurons in an active set;
-    ``predictor_layers`` layers, evenly spread, get a predictor."""
-
-    sentences: int = 16
-    history: int = 36
-    keep: float = 0.3
-    predictor_layers: int = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        most = len(histories())
-        if not LEAST_CLUSTERS <= self.sentences <= most:
-            raise UserError(f"sentences is {self.sentences}; it must be from {LEAST_CLUSTERS} to {most}.")
-        if self.history < 1:
-            raise UserError(f"history is {self.history}; it must be at least 1.")
-        if not 0 < self.keep < 1:
-            raise UserError(f"keep is {self.keep}; it must be a share between 0 and 1.")
-        if self.predictor_layers < 1:
-            raise UserError(f"predictor_layers is {self.predictor_layers}; it must be at least 1.")
-        check_seed(self.seed)
 
 
 def uncertainty(
@@ -78,7 +53,7 @@ def uncertainty(
 ) -> Finding:
     """Measures claim 2 on the project's sentences and histories."""
     settings, stop = settings or UncertaintySettings(), stop or threading.Event()
-    reader = Reader(lm)
+    reader = Reader(lm, stop)
     items = histories()[: settings.sentences]
     chosen = np.unique(np.linspace(0, len(reader.blocks) - 1, settings.predictor_layers).round().astype(int))
     rows = token_rows(lm, items, settings)
@@ -92,9 +67,13 @@ def uncertainty(
         report(Progress("Uncertainty", done, total, "steps"))
         if stop.is_set():
             break
-        with block_inputs([reader.blocks[layer] for layer in chosen]) as inputs:
-            activations = reader.read(ids, last=ids.shape[1] - length - 1, **history_mask(ids, length, lm)).activations
-            read.append([inputs[layer][:, length + 1 :].float().clone() for layer in chosen])
+        try:
+            with block_inputs([reader.blocks[layer] for layer in chosen]) as inputs:
+                last, mask = ids.shape[1] - length - 1, history_mask(ids, length, lm)
+                activations = reader.read(ids, last=last, **mask).activations
+        except Stopped:
+            break
+        read.append([inputs[layer][:, length + 1 :].float().clone() for layer in chosen])
         values = [importance(block, each) for block, each in zip(reader.blocks, activations, strict=True)]
         wanted.append([values[layer].half() for layer in chosen])
         sets = [active(each, settings.keep).cpu().numpy() for each in values]

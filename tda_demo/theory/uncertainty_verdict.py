@@ -8,18 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .claims import UNCERTAINTY
 from .findings import Check, Finding, Table, columns
 from .statistics import chance_jaccard, mean, means
 
-CLAIM = (
-    "Which neurons matter depends on what was read before, because weight importance accumulates over the history. A "
-    "predictor trained on past inputs therefore cannot tell which neurons matter for this one, unless the model uses "
-    "ReLU."
-)
-PREDICTION = (
-    "The active sets of the same sentence overlap less after a changed history than after a paraphrased one, and a "
-    "predictor trained under one kind of history loses recall under another."
-)
 KINDS = ("same topic", "paraphrase", "none", "other topic", "other language", "random tokens")
 REFERENCE, CEILING = KINDS.index("same topic"), KINDS.index("paraphrase")
 CHANGED = tuple(KINDS.index(kind) for kind in ("other topic", "other language", "random tokens"))
@@ -83,8 +75,8 @@ def conclude(
         tables.append(_transfer_table(transfer))
     return Finding(
         experiment="uncertainty",
-        claim=CLAIM,
-        prediction=PREDICTION,
+        claim=UNCERTAINTY.statement,
+        prediction=UNCERTAINTY.prediction,
         model=model,
         settings=settings,
         checks=tuple(checks),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from . import race
+from . import lab, pareto, race
 from .components import serve_scripts
 from .service import Service
 
@@ -20,7 +20,7 @@ def build(service: Service) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(_HEADER, apply_default_css=False, js_on_load=None)
         with gr.Tabs(elem_id="tabs"):
-            for tab in (race,):
+            for tab in (race, pareto, lab):
                 with gr.Tab(tab.TITLE, id=tab.ID, elem_id=f"tab-{tab.ID}"):
                     tab.build(page, service)
         page.unload(service.leave)

@@ -13,6 +13,7 @@ from .components import Outputs, ready
 from .limits import LIMITS, Limits
 from .loader import Loading, Models
 from .offers import EMBEDDED, Offers
+from .visits import Visits
 from .worker import Ticket, Waiting, Worker
 
 _FRAME_SECONDS = 0.15
@@ -30,6 +31,7 @@ class Service:
         self.limits = limits
         self.models = Models(limits.loaded_models)
         self.worker = Worker(limits.waiting_runs)
+        self.visits = Visits()
 
     def preload(self) -> None:
         """Starts loading the default model beside the page."""
@@ -70,6 +72,7 @@ class Service:
     def leave(self, request: gr.Request) -> None:
         """The visitor closed the tab."""
         self.worker.abandon(owner(request))
+        self.visits.forget(owner(request))
 
     async def model_states(self) -> AsyncIterator[Outputs]:
         """How far the default model is, until it is ready or has failed."""

@@ -33,6 +33,13 @@ def duration(ms: float | None) -> str:
     return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.2f} s"
 
 
+def remaining(seconds: float) -> str:
+    """About how long, in steps a reader does not see jump."""
+    if seconds < 60:
+        return f"about {max(5, 5 * round(seconds / 5))} s"
+    return f"about {round(seconds / 60)} min"
+
+
 def rate(tokens_per_second: float | None) -> str:
     return NONE if tokens_per_second is None else f"{tokens_per_second:.1f}"
 

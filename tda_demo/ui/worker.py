@@ -98,6 +98,11 @@ class Worker:
             self._changed.wait_for(lambda: self._place(ticket) != before, timeout=seconds)
             return self._place(ticket)
 
+    def busy(self, owner: str) -> bool:
+        """Whether a job of the owner runs or waits."""
+        with self._changed:
+            return any(ticket.owner == owner for ticket in (self._running, *self._line) if ticket is not None)
+
     def _place(self, ticket: Ticket) -> int:
         return self._line.index(ticket) + (self._running is not None) if ticket in self._line else 0
 

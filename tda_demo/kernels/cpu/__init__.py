@@ -10,7 +10,7 @@ from ...files import cache_root
 
 def _sources() -> str:
     here = Path(__file__).parent
-    files = [*sorted(here.glob("*.py")), here.parent / "nf4.py"]
+    files = [*sorted(here.rglob("*.py")), here.parent / "nf4.py"]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

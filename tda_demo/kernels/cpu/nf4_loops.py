@@ -12,10 +12,25 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from ..nf4 import BLOCK, COLUMN_OF, LEVELS, ONE
+from .vectors import (
+    Bytes,
+    Floats,
+    Ints,
+    Shorts,
+    constant,
+    external,
+    float32,
+    int8,
+    int16,
+    int32,
+    load,
+    need_contiguous,
+    pointer,
+    vector,
+)
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 HAS_SHUFFLE = bool(binding.get_host_cpu_features().get("avx2"))
@@ -24,9 +39,6 @@ f32 = np.float32
 _X_ONE = 2**13 - 1  # of a quantised vector's largest; a block's sum stays below 2^31 with it: 8 a lane, 14 and 13 bits
 _UNIT, _X_UNIT = f32(1 / ONE), f32(_X_ONE)
 
-_byte, _short, _int, _long, _float = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_Bytes, _Shorts, _Ints = ir.VectorType(_byte, 32), ir.VectorType(_short, 16), ir.VectorType(_int, 8)
-_Floats = ir.VectorType(_float, 8)
 _LOOSE = ("contract", "reassoc")
 
 
@@ -74,53 +86,53 @@ def _plain_add_row(codes, scales, i, weight, out):
 
 @intrinsic
 def _shuffled_row_times(_context, codes, scales, i, x, units):
-    _need_contiguous(codes, scales, x, units)
+    need_contiguous(codes, scales, x, units)
     signature = types.float32(codes, scales, i, x, units)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         row, row_scales, blocks = _row_pointers(context, builder, signature, values)
-        vector, vector_units = (_pointer(context, builder, signature.args[k], values[k]) for k in (3, 4))
-        nothing = ir.Constant(_Floats, [0.0] * 8)
+        vector, vector_units = (pointer(context, builder, signature.args[k], values[k]) for k in (3, 4))
+        nothing = ir.Constant(Floats, [0.0] * 8)
         total = cgutils.alloca_once_value(builder, nothing)
         builder.store(nothing, total)  # alloca_once_value sets it at the function's entry, not at each call's
-        multiply_add = _external(builder, "llvm.x86.avx2.pmadd.wd", _Ints, _Shorts, _Shorts)
+        multiply_add = external(builder, "llvm.x86.avx2.pmadd.wd", Ints, Shorts, Shorts)
         with cgutils.for_range(builder, blocks) as loop:
-            levels = _levels(builder, builder.gep(row, [builder.mul(loop.index, _constant(32))]))
-            here = builder.gep(vector, [builder.mul(loop.index, _constant(BLOCK))])
+            levels = _levels(builder, builder.gep(row, [builder.mul(loop.index, constant(32))]))
+            here = builder.gep(vector, [builder.mul(loop.index, constant(BLOCK))])
             products = [
-                builder.call(multiply_add, [level, _load(builder, here, _Shorts, 16 * k)])
+                builder.call(multiply_add, [level, load(builder, here, Shorts, 16 * k)])
                 for k, level in enumerate(levels)
             ]
             whole = builder.add(builder.add(*products[:2]), builder.add(*products[2:]))
             scale = builder.fmul(
                 *(builder.load(builder.gep(each, [loop.index])) for each in (row_scales, vector_units))
             )
-            scaled = builder.fmul(_splat(builder, scale), builder.sitofp(whole, _Floats), flags=_LOOSE)
+            scaled = builder.fmul(_splat(builder, scale), builder.sitofp(whole, Floats), flags=_LOOSE)
             builder.store(builder.fadd(builder.load(total), scaled, flags=_LOOSE), total)
-        add_up = _external(builder, "llvm.vector.reduce.fadd.v8f32", _float, _float, _Floats)
-        return builder.call(add_up, [ir.Constant(_float, -0.0), builder.load(total)], fastmath=("reassoc",))
+        add_up = external(builder, "llvm.vector.reduce.fadd.v8f32", float32, float32, Floats)
+        return builder.call(add_up, [ir.Constant(float32, -0.0), builder.load(total)], fastmath=("reassoc",))
 
     return signature, generate
 
 
 @intrinsic
 def _shuffled_add_row(_context, codes, scales, i, weight, out):
-    _need_contiguous(codes, scales, out)
+    need_contiguous(codes, scales, out)
     signature = types.void(codes, scales, i, weight, out)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         row, row_scales, blocks = _row_pointers(context, builder, signature, values)
-        out = _pointer(context, builder, signature.args[4], values[4])
+        out = pointer(context, builder, signature.args[4], values[4])
         with cgutils.for_range(builder, blocks) as loop:
             factor = builder.fmul(values[3], builder.load(builder.gep(row_scales, [loop.index])))
             factors = _splat(builder, factor)
-            levels = _levels(builder, builder.gep(row, [builder.mul(loop.index, _constant(32))]))
-            here = builder.gep(out, [builder.mul(loop.index, _constant(BLOCK))])
+            levels = _levels(builder, builder.gep(row, [builder.mul(loop.index, constant(32))]))
+            here = builder.gep(out, [builder.mul(loop.index, constant(BLOCK))])
             for k in range(8):
                 half = [8 * (k % 2) + lane for lane in range(8)]
-                level = builder.shuffle_vector(levels[k // 2], ir.Constant(_Shorts, ir.Undefined), _vector(half, _int))
-                value = builder.fmul(factors, builder.sitofp(builder.sext(level, _Ints), _Floats), flags=_LOOSE)
-                place = builder.bitcast(builder.gep(here, [_constant(8 * k)]), _Floats.as_pointer())
+                level = builder.shuffle_vector(levels[k // 2], ir.Constant(Shorts, ir.Undefined), vector(half, int32))
+                value = builder.fmul(factors, builder.sitofp(builder.sext(level, Ints), Floats), flags=_LOOSE)
+                place = builder.bitcast(builder.gep(here, [constant(8 * k)]), Floats.as_pointer())
                 builder.store(builder.fadd(builder.load(place, align=4), value, flags=_LOOSE), place, align=4)
         return context.get_dummy_value()
 
@@ -135,25 +147,20 @@ add_row: Any
 row_times, add_row = (_shuffled_row_times, _shuffled_add_row) if HAS_SHUFFLE else PLAIN
 
 
-def _need_contiguous(*arrays: Any) -> None:
-    if any(array.layout != "C" for array in arrays):
-        raise TypingError("rows must lie one after the other")
-
-
 def _levels(builder: Any, block: Any) -> list[Any]:
     """The 64 levels of the 32 bytes at ``block``, in the order of their columns, as four vectors of 16 shorts."""
-    shuffle = _external(builder, "llvm.x86.avx2.pshuf.b", _Bytes, _Bytes, _Bytes)
-    pairs = _load(builder, block, _Bytes, 0)
-    fifteen = _vector([15] * 32, _byte)
-    shifted = builder.lshr(builder.bitcast(pairs, _Shorts), _vector([4] * 16, _short))
-    nibbles = [builder.and_(pairs, fifteen), builder.and_(builder.bitcast(shifted, _Bytes), fifteen)]
-    tables = [_vector(list(half) * 2, _byte) for half in LEVELS.view(np.uint8).reshape(16, 2).T]
+    shuffle = external(builder, "llvm.x86.avx2.pshuf.b", Bytes, Bytes, Bytes)
+    pairs = load(builder, block, Bytes, 0)
+    fifteen = vector([15] * 32, int8)
+    shifted = builder.lshr(builder.bitcast(pairs, Shorts), vector([4] * 16, int16))
+    nibbles = [builder.and_(pairs, fifteen), builder.and_(builder.bitcast(shifted, Bytes), fifteen)]
+    tables = [vector(list(half) * 2, int8) for half in LEVELS.view(np.uint8).reshape(16, 2).T]
     found = []
     for each in nibbles:
         low, high = (builder.call(shuffle, [table, each]) for table in tables)
         for start in (0, 8):  # of a 16-byte lane: where its bytes and those of the other half are interleaved from
             order = [lane + start + k + part for lane in (0, 16) for k in range(8) for part in (0, 32)]
-            found.append(builder.bitcast(builder.shuffle_vector(low, high, _vector(order, _int)), _Shorts))
+            found.append(builder.bitcast(builder.shuffle_vector(low, high, vector(order, int32)), Shorts))
     return found
 
 
@@ -162,34 +169,11 @@ def _row_pointers(context: Any, builder: Any, signature: Any, values: Any) -> tu
     codes, scales = (context.make_array(signature.args[k])(context, builder, values[k]) for k in (0, 1))
     blocks = builder.extract_value(scales.shape, 1)
     first_scale = builder.mul(values[2], blocks)
-    first_code = builder.mul(first_scale, _constant(32))
+    first_code = builder.mul(first_scale, constant(32))
     return builder.gep(codes.data, [first_code]), builder.gep(scales.data, [first_scale]), blocks
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
-    return context.make_array(array_type)(context, builder, array).data
-
-
-def _load(builder: Any, pointer: Any, kind: Any, offset: int) -> Any:
-    """A vector from an address of any alignment, ``offset`` elements of the pointer's type on."""
-    moved = builder.gep(pointer, [_constant(offset)])
-    return builder.load(builder.bitcast(moved, kind.as_pointer()), align=1)
-
-
 def _splat(builder: Any, value: Any) -> Any:
-    undefined = ir.Constant(_Floats, ir.Undefined)
-    first = builder.insert_element(undefined, value, ir.Constant(_int, 0))
-    return builder.shuffle_vector(first, undefined, _vector([0] * 8, _int))
-
-
-def _constant(value: int) -> Any:
-    return ir.Constant(_long, value)
-
-
-def _vector(values: list[Any], kind: Any) -> Any:
-    return ir.Constant(ir.VectorType(kind, len(values)), [ir.Constant(kind, int(value)) for value in values])
-
-
-def _external(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
-    known = builder.module.globals.get(name)
-    return known or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+    undefined = ir.Constant(Floats, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(int32, 0))
+    return builder.shuffle_vector(first, undefined, vector([0] * 8, int32))

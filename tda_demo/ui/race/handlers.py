@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import UserError
 from ..components import Outputs
 from ..limits import RunRequest, checked
+from ..reports import remember
 from ..service import Service
 from ..worker import Ticket
 from .frame import Frame, buttons, notice
@@ -47,6 +48,7 @@ def race(service: Service, owner: str, wishes: dict[str, Any], shown: dict[str, 
             yield frame.outputs()
     finally:
         service.withdraw(ticket)
+    remember(service.visits.of(owner), request, view)
     yield buttons(running=False)
 
 

@@ -66,8 +66,8 @@ def _race(models: Models, request: RunRequest, limits: Limits, stop: threading.E
     from ...evaluate.weight_bytes import step_bytes
     from ...race import RaceSettings, race
 
-    weights = step_bytes(lm)
-    yield Ready(weights.widths, weights.mlp)
+    widths = tuple(block.d_ff for block in lm.blocks)
+    yield Ready(widths, step_bytes(lm).mlp)
     method = METHODS[request.method](**request.settings)
     if request.budget is not None:
         method = yield from _within(lm, method, request.budget, report)

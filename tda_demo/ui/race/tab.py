@@ -11,6 +11,7 @@ from ...errors import UserError
 from ..components import EVENT, facts, in_order, live_plot, race_stage
 from ..limits import RunRequest
 from ..offers import AUTOMATIC, EMBEDDED
+from ..reports import race_made, report_buttons
 from ..service import Service, owner
 from . import handlers
 from .controls import controls, defaults, equalisers
@@ -34,6 +35,7 @@ def build(page: gr.Blocks, service: Service) -> None:
     parts["stage"] = race_stage(stage(RaceView()), elem_id="stage")
     parts |= _plots()
     parts["machine"] = facts(elem_id="machine")
+    report_buttons(service, "race", race_made)
     _wire(page, service, parts)
     gr.api(_endpoint(service), api_name="race", concurrency_limit=None)
 

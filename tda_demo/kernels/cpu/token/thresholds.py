@@ -12,9 +12,10 @@ from ..rows import matvec, weighted_rows
 
 
 class Truncation(NamedTuple):
-    """TT: a neuron's column of down is read where its activation reaches its limit."""
+    """TT: a neuron's column of down is read where ``|a_j| n_j`` reaches the layer's limit."""
 
-    limits: np.ndarray  # float32 [neurons], of |a_j|
+    norms: np.ndarray  # float32 [neurons], of the columns of down
+    limits: np.ndarray  # float32 [layers]
 
 
 class GateThreshold(NamedTuple):
@@ -27,10 +28,11 @@ class GateThreshold(NamedTuple):
 def _truncated(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
     matvec(neurons.gate, neurons.gate_scale, x, None, first, last, activations)
     matvec(neurons.up, neurons.up_scale, x, None, first, last, up)
+    limit = rule.limits[layer]
     end = first
     for i in range(first, last):
         a = activate(activations[i] + neurons.gate_bias[i], activation) * (up[i] + neurons.up_bias[i])
-        if abs(a) >= rule.limits[i]:
+        if abs(a) * rule.norms[i] >= limit:
             chosen[end] = i
             activations[end] = a
             end += 1

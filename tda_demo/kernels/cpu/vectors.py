@@ -1,0 +1,40 @@
+"""LLVM vectors of an AVX2 processor, for the loops that no compiler finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core.errors import TypingError
+
+int8, int16, int32, int64, float32 = (*(ir.IntType(bits) for bits in (8, 16, 32, 64)), ir.FloatType())
+Bytes, Shorts, Ints = ir.VectorType(int8, 32), ir.VectorType(int16, 16), ir.VectorType(int32, 8)
+Floats = ir.VectorType(float32, 8)
+
+
+def need_contiguous(*arrays: Any) -> None:
+    if any(array.layout != "C" for array in arrays):
+        raise TypingError("rows must lie one after the other")
+
+
+def pointer(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
+    return context.make_array(array_type)(context, builder, array).data
+
+
+def load(builder: Any, pointer: Any, kind: Any, offset: int) -> Any:
+    """A vector from an address of any alignment, ``offset`` elements of the pointer's type on."""
+    moved = builder.gep(pointer, [constant(offset)])
+    return builder.load(builder.bitcast(moved, kind.as_pointer()), align=1)
+
+
+def constant(value: int) -> Any:
+    return ir.Constant(int64, value)
+
+
+def vector(values: list[Any], kind: Any) -> Any:
+    return ir.Constant(ir.VectorType(kind, len(values)), [ir.Constant(kind, int(value)) for value in values])
+
+
+def external(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    known = builder.module.globals.get(name)
+    return known or ir.Function(builder.module, ir.FunctionType(result, arguments), name)

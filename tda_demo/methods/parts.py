@@ -1,0 +1,47 @@
+"""Parts of a block's computation that token-level methods look at, whatever the family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..feedforward import FeedForward
+from ..later import torch
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+Activation = Callable[["torch.Tensor"], "torch.Tensor"]
+
+
+def activation_function(lm: LoadedModel) -> Activation:
+    """The function between a block's matrices, as the model's configuration names it."""
+    from transformers.activations import ACT2FN
+
+    config: Any = lm.model.config
+    text = getattr(config, "text_config", config)
+    fields = ("hidden_activation", "hidden_act", "activation_function")
+    return ACT2FN[next(name for field in fields if (name := getattr(text, field, None)))]
+
+
+def gate_of(block: FeedForward, x: torch.Tensor) -> torch.Tensor:
+    """What goes into the activation function, [T, d_ff] for ``x`` [T, d]; hooks on the modules do not see this."""
+    first = block.linears[0].forward(x)
+    return first[..., : block.d_ff]
+
+
+def first_rows(block: FeedForward) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Weights of gate (None in plain blocks) and up, float [d_ff, d], a fused matrix taken apart."""
+    if block.fused:
+        gate, up = block.up.weight.detach().split(block.d_ff)
+        return gate, up
+    return None if block.gate is None else block.gate.weight.detach(), block.up.weight.detach()
+
+
+def first_biases(block: FeedForward) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+    """Biases of gate and up, [d_ff], 0 where there are none."""
+    if block.fused:
+        both = torch.zeros(2 * block.d_ff) if block.up.bias is None else block.up.bias.detach()
+        return both[: block.d_ff], both[block.d_ff :]
+    gate = 0.0 if block.gate is None or block.gate.bias is None else block.gate.bias.detach()
+    return gate, 0.0 if block.up.bias is None else block.up.bias.detach()

@@ -1,0 +1,92 @@
+"""Thresholds of token-level methods: quantiles of a score over the calibration passages, layer by layer.
+
+With the threshold for a share of the neurons, that share of them fires on average; a token may have more or fewer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..calibrate import SHIPPED, shipped_passages
+from ..feedforward import FeedForward
+from ..files import cache_root, write_text
+from ..later import torch
+from ..progress import Progress, Report, silent
+from .token import between
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+Score = Callable[[FeedForward, "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+
+SHARES = np.linspace(0, 1, 101)  # of neurons that stay below
+_TOKENS = 1024  # in all, spread over the passages
+_LONGEST = 256  # tokens of a passage that are read
+
+
+def limits(lm: LoadedModel, name: str, score: Score, keep: float, report: Report = silent) -> np.ndarray:
+    """Float64 [layers]: the ``score(block, x, a)`` [T, d_ff] that the share ``keep`` of a layer's neurons reaches.
+
+    ``name`` tells scores apart. Quantiles are kept for the model, shipped for the embedded one, or measured now. A
+    ``keep`` of 1 gives minus infinity, so that every neuron reaches it, and 0 infinity.
+    """
+    if keep in (0, 1):
+        return np.full(len(lm.blocks), -np.inf if keep else np.inf)
+    table = _table(lm, name, score, report)
+    return np.array([np.interp(1 - keep, SHARES, layer) for layer in table])
+
+
+def _table(lm: LoadedModel, name: str, score: Score, report: Report) -> np.ndarray:
+    model = re.sub(r"[^A-Za-z0-9.-]+", "-", lm.name).strip("-.")[-60:]
+    kept = cache_root() / "thresholds" / f"{model}-{lm.fingerprint[:12]}-{lm.precision}-{name}.json"
+    for path in (kept, SHIPPED / kept.name):
+        if (table := _load(path, len(lm.blocks))) is not None:
+            return table
+    table = measure(lm, score, report)
+    rows = ",\n".join(json.dumps([float(f"{value:.5g}") for value in layer]) for layer in table)
+    write_text(kept, f"[\n{rows}\n]\n")
+    return table
+
+
+def _load(path: Path, layers: int) -> np.ndarray | None:
+    """The table at ``path``; None where there is none or it is damaged, so that it is made anew."""
+    try:
+        table = np.array(json.loads(path.read_text(encoding="utf-8")), dtype=np.float64)
+    except (OSError, ValueError, TypeError):
+        return None
+    return table if table.shape == (layers, len(SHARES)) else None
+
+
+def measure(lm: LoadedModel, score: Score, report: Report = silent) -> np.ndarray:
+    """Quantiles of ``score`` at ``SHARES``, float64 [layers, shares], over tokens of the calibration passages."""
+    texts = shipped_passages().texts
+    each = -(-_TOKENS // len(texts))
+    seen: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in lm.blocks]
+
+    def see(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
+        chosen = torch.linspace(0, len(x) - 1, min(each, len(x)), device=x.device).long()
+        seen[block.layer].append((x[chosen], activations.reshape(len(x), -1)[chosen]))
+
+    with torch.inference_mode(), ExitStack() as hooks:
+        for block in lm.blocks:
+            hooks.callback(between(block, partial(see, block)))
+        for done, text in enumerate(texts):
+            report(Progress("Calibrating thresholds", done, len(texts), "passages"))
+            ids = lm.tokenizer(text, return_tensors="pt", truncation=True, max_length=_LONGEST)["input_ids"]
+            lm.model(input_ids=ids.to(lm.device), use_cache=False, logits_to_keep=1)
+    table = []
+    for block, tokens in zip(lm.blocks, seen, strict=True):
+        report(Progress("Calibrating thresholds", block.layer, len(lm.blocks), "layers"))
+        found = score(block, *(torch.cat(part) for part in zip(*tokens, strict=True)))
+        in_order = found.flatten().float().sort().values.cpu().numpy()
+        table.append(in_order[np.rint(SHARES * (len(in_order) - 1)).astype(int)])
+    report(Progress("Calibrating thresholds", len(lm.blocks), len(lm.blocks), "layers"))
+    return np.array(table, dtype=np.float64)

@@ -1,0 +1,162 @@
+"""A race as HTML: what the page showed of it, figure by figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from itertools import accumulate
+
+import numpy as np
+
+from .. import metrics
+from ..result import ArmResult, RaceResult
+from . import svg
+from .page import figure, numbers, page, pairs, section
+from .png import cividis
+from .record import RaceRecord, Trace
+
+_DENSE, _SPARSE, _INK = svg.COLOURS[0], svg.COLOURS[1], "currentColor"
+_ACTIVE = np.array([[0xC9, 0xCC, 0xD1], [0xC4, 0x5F, 0x12]], np.uint8)  # of a neuron: skipped, computed
+_NONE = "–"
+
+
+def race_report(record: RaceRecord) -> str:
+    """One race as HTML text; model and user text is escaped, and nothing is fetched."""
+    result, trace = record.result, record.trace
+    environment = result.environment
+    machine = environment.get("gpu") or environment["cpu"]
+    return page(
+        f"Race: {result.model}, {result.method}",
+        f"{record.date}, {machine}, {environment['threads']} threads, weights in {result.precision}",
+        [
+            numbers(_hero(record)),
+            section("Prompt", f"<pre>{escape(record.prompt)}</pre>"),
+            section("Texts", _texts(result)),
+            section("Step times", _times(result)),
+            section("Layers", _layers(result, trace)),
+            section("Neurons", _neurons(trace)),
+            section("Settings", pairs({"method": result.method, **result.settings, **record.decoding})),
+            section("Environment", pairs({"engine": result.engine, "device": result.device, **environment})),
+        ],
+        record.to_json(),
+    )
+
+
+def _hero(record: RaceRecord) -> list[tuple[str, str, str]]:
+    result, trace = record.result, record.trace
+    speed, quality = result.speedup, result.quality
+    parts = (("read", trace.prefill_ms), ("choose", trace.selection_ms), ("pack", trace.packing_ms))
+    parting = _NONE
+    if quality:
+        parting = "never" if quality.divergence is None else f"token {quality.divergence + 1}"
+    return [
+        (
+            "speedup",
+            f"{speed.median:.2f}×" if speed else _NONE,
+            f"95 % interval {speed.low:.2f}–{speed.high:.2f}, n = {speed.n}" if speed else "too few steps",
+        ),
+        (
+            "byte bound",
+            f"{result.byte_bound:.2f}×" if result.byte_bound else _NONE,
+            "the most that reading fewer weight bytes allows",
+        ),
+        ("efficiency", f"{result.efficiency:.0%}" if result.efficiency else _NONE, "of the byte bound"),
+        ("sparsity", f"{np.mean(result.sparsity):.1%}", "of the MLP neurons, mean over layers"),
+        ("MLP bytes", f"{record.mlp_share:.1%}" if record.mlp_share else _NONE, "read by a sparse step"),
+        ("prompt", f"{sum(ms for _, ms in parts):.0f} ms", " + ".join(f"{name} {ms:.0f} ms" for name, ms in parts)),
+        ("agreement", f"{quality.agreement:.1%}" if quality else _NONE, "equal most likely tokens"),
+        ("KL", f"{quality.kl:.3f}" if quality else _NONE, "nats per token, from dense"),
+        ("texts part", parting, f"{result.prompt_tokens:,} tokens of prompt"),
+        *(
+            (f"{name}, tokens/s", _rate(arm), f"{arm.tokens:,} tokens in {sum(arm.step_ms) / 1000:.2f} s; {arm.ended}")
+            for name, arm in _arms(result)
+        ),
+        *_lead(result),
+    ]
+
+
+def _lead(result: RaceResult) -> list[tuple[str, str, str]]:
+    """Who was ahead at equal decode time: what the other had written when the first one ended."""
+    (behind, slow), (ahead, fast) = sorted(_arms(result), key=lambda named: -sum(named[1].step_ms))
+    if not fast.step_ms:
+        return []
+    written = 1 + sum(elapsed <= sum(fast.step_ms) for elapsed in accumulate(slow.step_ms))
+    return [
+        ("at equal decode time", f"{fast.tokens} : {written}", f"tokens of {ahead} and {behind} when {ahead} ended")
+    ]
+
+
+def _arms(result: RaceResult) -> tuple[tuple[str, ArmResult], tuple[str, ArmResult]]:
+    return ("dense", result.dense), (result.method, result.sparse)
+
+
+def _rate(arm: ArmResult) -> str:
+    return _NONE if arm.tokens_per_second is None else f"{arm.tokens_per_second:.1f}"
+
+
+def _texts(result: RaceResult) -> str:
+    part = result.quality.divergence_at if result.quality else None
+    return '<div class="two">' + "".join(
+        f"<div><h3>{escape(name)}</h3><pre>{_parted(arm.text, part)}</pre></div>" for name, arm in _arms(result)
+    ) + "</div>"  # fmt: skip
+
+
+def _parted(text: str, part: int | None) -> str:
+    if part is None:
+        return escape(text)
+    return f'{escape(text[:part])}<b class="part">≠ texts part here</b>{escape(text[part:])}'
+
+
+def _times(result: RaceResult) -> str:
+    colours = (_DENSE, _SPARSE)
+    series = [
+        svg.Series(name, list(enumerate(arm.step_ms, start=2)), colour, shape="")
+        for (name, arm), colour in zip(_arms(result), colours, strict=True)
+    ]
+    drawn = svg.plot(series, "token", "ms a step")
+    return figure("Time of every step", svg.legend(series) + drawn) if drawn else ""
+
+
+def _layers(result: RaceResult, trace: Trace) -> str:
+    kept = _percent(trace.kept, trace.d_ff)
+    notes = [
+        f"layer {at}: {own:,.0f} of {width:,} neurons"
+        for at, (own, width) in enumerate(zip(trace.kept, trace.d_ff, strict=True))
+    ]
+    drawn = figure("Neurons kept", svg.bars(kept, notes, "layer", "% of the layer's neurons", _SPARSE))
+    if result.quality:
+        errors = svg.Series("realised CETT", list(enumerate(result.quality.cett)), _INK, shape="diamond", joined=False)
+        drawn += figure("Realised CETT", svg.plot([errors], "layer", "relative output error"))
+    return f'<div class="two">{drawn}</div>'
+
+
+def _neurons(trace: Trace) -> str:
+    most = np.array(trace.d_ff)
+    fired = np.concatenate([trace.prompt_fired, np.array(trace.fired, dtype=np.int64).reshape(-1, len(most))])
+    computed = np.concatenate([np.tile(most, (len(trace.prompt_fired), 1)), trace.computed()])
+    divider = (len(trace.prompt_fired), "prompt", "written")
+    maps = "".join(
+        figure(title, svg.heatmap(_levels(counts, most).T, cividis(), "token", "layer", divider))
+        for title, counts in (("Fired, by layer and token", fired), ("Computed, by layer and token", computed))
+    )
+    scale = '<p class="lead">Dark blue is none of a layer\'s neurons, yellow all of them.</p>'
+    return scale + maps + _sets(trace)
+
+
+def _sets(trace: Trace) -> str:
+    if trace.indices is None:
+        return ""
+    active = np.zeros((len(trace.d_ff), max(trace.d_ff)), np.uint8)
+    for layer, own in enumerate(trace.indices):
+        active[layer, own] = 1
+    drawn = svg.heatmap(active, _ACTIVE, "neuron", "layer")
+    return figure("The active sets, neuron by neuron: orange is computed", drawn)
+
+
+def _levels(counts: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Shares of all neurons as colours, uint8 0..255."""
+    return np.rint(255 * counts / most).clip(0, 255).astype(np.uint8)
+
+
+def _percent(kept: Sequence[float], widths: Sequence[int]) -> list[float]:
+    return [100 * metrics.mlp_share([own], [width]) for own, width in zip(kept, widths, strict=True)]

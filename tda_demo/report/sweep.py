@@ -1,0 +1,82 @@
+"""A sweep as HTML: quality against cost in every view, and every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..metrics import frontier
+from . import svg
+from .page import figure, finite, page, section, table
+
+Fields = Mapping[str, Any]  # of an ``evaluate.row.Row``
+
+_SHAPES = {"float32": "circle", "bfloat16": "square", "int8": "diamond", "nf4": "triangle"}
+# Title, value of a row (None where it has none), whether more is better.
+_COSTS: Sequence[tuple[str, Callable[[Fields], float | None], bool]] = (
+    ("MB a step reads", lambda row: row["step_bytes"] / 1e6, False),
+    ("share of the MLP bytes, %", lambda row: 100 * row["mlp_share"], False),
+    ("measured tokens/s", lambda row: row["tokens_per_second"], True),
+)
+_QUALITIES: Sequence[tuple[str, Callable[[Fields], float | None], bool]] = (
+    ("KL, nats/token", lambda row: row["kl"], False),
+    ("perplexity above float32, %", lambda row: _rise(row), False),
+    ("agreement, %", lambda row: 100 * row["agreement"], True),
+)
+
+
+def sweep_report(rows: Sequence[Fields]) -> str:
+    """Rows, at least one, as HTML text; whatever a field says is escaped, and nothing is fetched."""
+    rows = [finite(row) for row in rows]
+    one = rows[0]
+    return page(
+        "Sweep: " + ", ".join(sorted({str(row["model"]) for row in rows})),
+        f"{one['date']}, {one['machine']}, {one['threads']} threads; {one['text']}",
+        [*(_views(rows, quality) for quality in _QUALITIES), section("Every row", table(rows))],
+        rows,
+    )
+
+
+def _views(rows: Sequence[Fields], quality: Any) -> str:
+    drawn = "".join(_view(rows, quality, cost) for cost in _COSTS)
+    return section(quality[0].split(",")[0], f'<div class="two">{drawn}</div>')
+
+
+def _view(rows: Sequence[Fields], quality: Any, cost: Any) -> str:
+    (y_label, y_of, y_more), (x_label, x_of, x_more) = quality, cost
+    shown = [(row, x, y) for row in rows if (x := x_of(row)) is not None and (y := y_of(row)) is not None]
+    if not shown:
+        return ""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    groups: dict[tuple[str, str], list[tuple[Fields, float, float]]] = {}
+    for each in sorted(shown, key=lambda each: each[1]):
+        groups.setdefault((each[0]["method"], each[0]["precision"]), []).append(each)
+    series = [
+        svg.Series(
+            f"{method}, {precision}",
+            [(x, y) for _, x, y in group],
+            svg.COLOURS[methods.index(method) % len(svg.COLOURS)],
+            [f"{method} {row['settings']}, {precision}: {x:.4g}, {y:.4g}" for row, x, y in group],
+            _SHAPES.get(precision, "circle"),
+            joined=method != "dense",
+        )
+        for (method, precision), group in groups.items()
+    ]
+    return figure(
+        f"Against {x_label}", svg.legend(series) + svg.plot([*series, _best(shown, x_more, y_more)], x_label, y_label)
+    )
+
+
+def _best(shown: Sequence[tuple[Fields, float, float]], x_more: bool, y_more: bool) -> svg.Series:
+    """The points no other beats, of those scored on the first row's text by its machine."""
+    alike = [(x, y) for row, x, y in shown if _comparable(row) == _comparable(shown[0][0])]
+    best = frontier([-x if x_more else x for x, _ in alike], [-y if y_more else y for _, y in alike])
+    return svg.Series("frontier", [alike[index] for index in best], "currentColor", shape="")
+
+
+def _comparable(row: Fields) -> tuple[Any, ...]:
+    return row["model"], row["tokens_sha256"], row["machine"]
+
+
+def _rise(row: Fields) -> float | None:
+    return 100 * (row["perplexity"] / row["perplexity_float32"] - 1) if row["perplexity"] else None

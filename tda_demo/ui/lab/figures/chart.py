@@ -1,0 +1,232 @@
+"""Lines with intervals, and heatmaps, as plotly figures in CSS variables: the browser fills in the theme's colours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+COLOURS = tuple(f"var(--lab-{number})" for number in range(1, 7))
+_INK, _MUTED, _RULE, _OFF = (f"var(--{name})" for name in ("ink", "muted", "rule", "plot-off"))
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_CLEAR = "rgba(0,0,0,0)"
+
+Columns = Mapping[str, Sequence[Any]]
+Views = dict[str, "View | None"]  # None where there is nothing to show of it
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One place for a plot: what stands there, and ``draw``, which makes its views from a finding's tables."""
+
+    name: str
+    title: str
+    subtitle: str
+    ghost: str
+    views: tuple[str, ...]
+    draw: Callable[[Mapping[str, Columns]], Views]
+
+
+@dataclass(frozen=True)
+class Line:
+    """``low`` and ``high``, where there are any, are the ends of the 95 % intervals; ``style`` numbers colour and
+    dash."""
+
+    name: str
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    style: int = 0
+
+
+@dataclass(frozen=True)
+class View:
+    """A figure, and the names of its places along ``x`` and, of a heatmap, ``y``, for the tip."""
+
+    figure: dict[str, Any]
+    x: list[str]
+    y: list[str]
+
+
+def value(views: Views) -> dict[str, Any] | None:
+    """What ``components.live_plot`` draws; None where no view has anything."""
+    if not any(views.values()):
+        return None
+    shown = {name: view or _nothing() for name, view in views.items()}
+    return {
+        "views": {name: view.figure for name, view in shown.items()},
+        "hover": {
+            "kind": "series",
+            "x": {name: view.x for name, view in shown.items()},
+            "y": {name: view.y for name, view in shown.items()},
+        },
+    }
+
+
+def lines(
+    series: Iterable[Line],
+    places: Sequence[str],
+    x_title: str,
+    y_title: str,
+    *,
+    marks: Sequence[str] = (),
+    y_range: tuple[float, float] | None = None,
+    zero: bool = False,
+    markers: bool = True,
+) -> View | None:
+    """Lines over ``places``, evenly spread; intervals are bands.
+
+    Args:
+        marks: what is written along the axis, one for each place, "" for none; left out, some of ``places``.
+        zero: the zero line is drawn.
+    """
+    drawn = [line for line in series if len(line.y)]
+    if not drawn:
+        return None
+    traces: list[go.Scatter] = []
+    for line in drawn:
+        colour, x = COLOURS[line.style % len(COLOURS)], list(range(len(line.y)))
+        ends = [list(pair) for pair in zip(_rounded(line.low), _rounded(line.high), strict=True)]
+        if ends:
+            band = [_rounded(line.high), _rounded(line.low)]
+            traces.append(
+                go.Scatter(
+                    x=x + x[::-1],
+                    y=band[0] + band[1][::-1],
+                    fill="toself",
+                    fillcolor=colour,
+                    opacity=0.18,
+                    line={"width": 0},
+                    mode="lines",
+                    hoverinfo="skip",
+                    showlegend=False,
+                )
+            )
+        traces.append(
+            go.Scatter(
+                x=x,
+                y=_rounded(line.y),
+                customdata=ends or None,
+                name=line.name,
+                mode="lines+markers" if markers else "lines",
+                line={"color": colour, "width": 2, "dash": _DASHES[line.style % len(_DASHES)]},
+                marker={"size": 5, "color": colour},
+                hoverinfo="none",
+            )
+        )
+    texts = list(marks) or _some(places)
+    shown = [index for index, text in enumerate(texts) if text]
+    layout = _layout(
+        hovermode="x",
+        hoverdistance=-1,
+        xaxis={
+            **_axis(x_title),
+            "range": [-0.5, len(places) - 0.5],
+            "tickvals": shown,
+            "ticktext": [texts[index] for index in shown],
+        },
+        yaxis={**_axis(y_title), "gridcolor": _RULE, "showgrid": True, "nticks": 5, "range": y_range},
+        shapes=[_zero_line()] if zero else [],
+    )
+    return View(go.Figure(traces, layout).to_dict(), list(places), [])
+
+
+def heatmap(z: Sequence[Sequence[float]], x: Sequence[str], y: Sequence[str], x_title: str, y_title: str) -> View:
+    """Values as colours from the least to the largest, which the scale beside it names."""
+    figure = go.Figure(
+        go.Heatmap(
+            z=[_rounded(row) for row in z],
+            colorscale="Cividis",
+            hoverinfo="none",
+            colorbar={"thickness": 10, "outlinewidth": 0, "nticks": 4},
+        ),
+        _layout(
+            xaxis={**_axis(x_title), "tickvals": list(range(len(x))), "ticktext": _some(x, most=8)},
+            yaxis={
+                **_axis(y_title),
+                "tickvals": list(range(len(y))),
+                "ticktext": _some(y, most=8),
+                "autorange": "reversed",
+            },
+        ),
+    )
+    return View(figure.to_dict(), list(x), list(y))
+
+
+def estimates(table: Columns, column: str, name: str, style: int, *, factor: float = 1.0, **where: Any) -> Line:
+    """The column of estimates ``column`` with its interval, of the rows in which the columns ``where`` are so."""
+    rows = matching(table, **where)
+
+    def of(name: str) -> list[float]:
+        return [factor * table[name][row] for row in rows] if name in table else []
+
+    return Line(name, of(column), of(f"{column} low"), of(f"{column} high"), style)
+
+
+def matching(table: Columns, **where: Any) -> list[int]:
+    """The rows of ``table`` in which every named column has the value given; names are written with _ for a space."""
+    wanted = {name.replace("_", " "): value for name, value in where.items()}
+    length = len(next(iter(table.values()), ()))
+    return [row for row in range(length) if all(table[name][row] == value for name, value in wanted.items())]
+
+
+def layers(count: int) -> list[str]:
+    return [f"layer {layer}" for layer in range(count)]
+
+
+def numbers(count: int) -> list[str]:
+    """Marks of an axis of layers."""
+    step = max(1, math.ceil((count - 1) / 6))
+    return [str(layer) if layer % step == 0 else "" for layer in range(count)]
+
+
+def distinct(values: Iterable[Any]) -> list[Any]:
+    """Each value once, in the order they come."""
+    return list(dict.fromkeys(values))
+
+
+def _some(texts: Sequence[str], most: int = 10) -> list[str]:
+    step = math.ceil(len(texts) / most) or 1
+    return [text if index % step == 0 else "" for index, text in enumerate(texts)]
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [float(f"{number:.4g}") for number in values]
+
+
+def _layout(**own: Any) -> dict[str, Any]:
+    return {
+        "template": "none",
+        "showlegend": True,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"color": _INK, "size": 12}},
+        "paper_bgcolor": _CLEAR,
+        "plot_bgcolor": _CLEAR,
+        "font": {"family": "var(--plot-font)", "size": 11, "color": _MUTED},
+        "margin": {"l": 58, "r": 8, "t": 8, "b": 40},
+        "dragmode": False,
+        **own,
+    }
+
+
+def _axis(title: str) -> dict[str, Any]:
+    return {"title": {"text": title}, "showgrid": False, "zeroline": False, "automargin": True, "fixedrange": True}
+
+
+def _nothing() -> View:
+    text = {
+        "text": "not measured in this run",
+        "showarrow": False,
+        "xref": "paper",
+        "yref": "paper",
+        "x": 0.5,
+        "y": 0.5,
+    }
+    hidden = {"visible": False}
+    return View(go.Figure([], _layout(annotations=[text], xaxis=hidden, yaxis=hidden)).to_dict(), [], [])
+
+
+def _zero_line() -> dict[str, Any]:
+    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"color": _INK, "width": 1}}

@@ -1,0 +1,108 @@
+"""Claim 1: the gradient at positive activations, layer by layer, and where the activations lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .chart import Columns, Line, Plot, View, Views, distinct, estimates, layers, lines, matching, numbers
+
+_MEAN, _SHARE = "the same / rms", "share of p > 0 with dL/dp > 0"
+_SHARES = {"near zero": "share near zero", "exact zeros": "share of exact zeros"}
+
+
+def gradient(tables: Mapping[str, Columns]) -> Views:
+    table = tables["layers"]
+    if not table:
+        return {}
+    loaded, *untrained = distinct(table["model"])
+    tensors = distinct(table["tensor"])
+    depth = len(matching(table, model=loaded, tensor=tensors[0]))
+    shallow = len(matching(table, model=untrained[0], tensor="a")) if untrained else 0
+
+    def of_loaded(column: str, factor: float = 1.0) -> list[Line]:
+        return [
+            estimates(table, column, f"at {tensor}", style, factor=factor, model=loaded, tensor=tensor)
+            for style, tensor in enumerate(tensors)
+        ]
+
+    return {
+        "mean": lines(of_loaded(_MEAN), layers(depth), "layer", "mean dL/dp / rms", marks=numbers(depth), zero=True),
+        "share": lines(of_loaded(_SHARE, 100), layers(depth), "layer", "p > 0 with dL/dp > 0, %", marks=numbers(depth)),
+        "untrained": lines(
+            [estimates(table, _MEAN, name, style, model=name, tensor="a") for style, name in enumerate(untrained)],
+            layers(shallow),
+            "layer",
+            "mean dL/dp / rms",
+            marks=numbers(shallow),
+            zero=True,
+        ),
+    }
+
+
+def values(tables: Mapping[str, Columns]) -> Views:
+    table = tables["histogram"]
+    if not tables["layers"]:
+        return {}
+    centres = table["activation / rms"]
+    places = [f"{centre:.2f} of the layer's rms" for centre in centres]
+    marks = ["" if (index - 5) % 10 else f"{centre - 0.05:.1f}" for index, centre in enumerate(centres)]
+    names = [name for name in table if name != "activation / rms"]
+
+    def drawn(chosen: list[str]) -> View | None:
+        series = [Line(name, [100 * share for share in table[name]], style=style) for style, name in enumerate(chosen)]
+        title = "activation / root mean square of its layer"
+        return lines(series, places, title, "activations, %", marks=marks, markers=False)
+
+    loaded = [name for name in names if "untrained" not in name]
+    return {
+        "as loaded": drawn(loaded),
+        "untrained": drawn([name for name in names if name.startswith("a, ") and name not in loaded]),
+    }
+
+
+def zeros(tables: Mapping[str, Columns]) -> Views:
+    table = tables["layers"]
+    if not table:
+        return {}
+    loaded, *untrained = distinct(table["model"])
+
+    def drawn(names: list[str]) -> View | None:
+        series = [
+            estimates(table, column, f"{label}, {name}", 2 * place + kind, factor=100, model=name, tensor="a")
+            for place, name in enumerate(names)
+            for kind, (label, column) in enumerate(_SHARES.items())
+        ]
+        depth = max((len(line.y) for line in series), default=0)
+        return lines(
+            series, layers(depth), "layer", "activations, %", marks=numbers(depth), y_range=(0, 100), markers=False
+        )
+
+    return {"as loaded": drawn([loaded]), "untrained": drawn(untrained)}
+
+
+PLOTS = (
+    Plot(
+        "gradient",
+        "The gradient at positive activations",
+        "In units of the layer's root mean square gradient; above zero is what the claim says. Bands: 95 % intervals.",
+        "A line over the layers: is the mean gradient at positive activations above zero?",
+        ("mean", "share", "untrained"),
+        gradient,
+    ),
+    Plot(
+        "values",
+        "Where the activations lie",
+        "Over all layers, 60 bins of 0.1; what lies beyond 3 is in the last bins.",
+        "A histogram of the activations.",
+        ("as loaded", "untrained"),
+        values,
+    ),
+    Plot(
+        "zeros",
+        "Zeros and near-zeros",
+        "Near zero: below a tenth of the layer's root mean square, exact zeros among them.",
+        "The share of activations at zero and near it, layer by layer.",
+        ("as loaded", "untrained"),
+        zeros,
+    ),
+)

@@ -1,0 +1,255 @@
+"""The plot and its table: every point as plotly traces, one a method and precision, for each pair of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from ...metrics import frontier
+from .. import wording
+from .points import OWN, RACE, SHIPPED, SOURCES, Point
+
+_INK, _MUTED, _RULE, _SHEET = "var(--ink)", "var(--muted)", "var(--rule)", "var(--paper)"
+_CLEAR = "rgba(0,0,0,0)"
+_SERIES = 6  # colours beside those of dense and TDA: --series-0 and so on in pareto.css
+_SYMBOLS = {"float32": "circle", "bfloat16": "square", "int8": "diamond", "nf4": "triangle-up"}
+_NAMES = {"tda": "TDA", "griffin": "GRIFFIN", "coreinfer": "CoreInfer"}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A quantity to plot: its value of a point in ``unit``, and whether more of it is better."""
+
+    label: str
+    title: str
+    value: Callable[[Point], float | None]
+    more_is_better: bool = False
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+COSTS = {
+    "bytes": Axis("bytes a token", "weight bytes read a token, MB", lambda point: point.megabytes),
+    "share": Axis("MLP share", "share of the MLP weight bytes read, %", lambda point: _percent(point.share)),
+    "rate": Axis("tokens/s", "measured tokens/s", lambda point: point.rate, more_is_better=True),
+}
+QUALITIES = {
+    "kl": Axis("KL", "KL to float32, nats/token", lambda point: point.kl),
+    "perplexity": Axis("perplexity", "perplexity above float32, %", lambda point: _percent(point.rise)),
+    "agreement": Axis(
+        "agreement", "agreement with float32, %", lambda point: _percent(point.agreement), more_is_better=True
+    ),
+}
+
+
+def plot(points: Sequence[Point]) -> dict[str, Any] | None:
+    """What ``assets/pareto.js`` draws, JSON-ready; None without a point.
+
+    ``views`` by ``quality/cost``: figures whose traces name their ``method``, ``precision`` and ``source`` in ``meta``
+    and give each point's number in ``customdata``; ``legend``, what can be switched off; ``tips``, lines about each
+    point; ``table``, a header and a row a point; ``rows``, the tidy fields that are exported.
+    """
+    if not points:
+        return None
+    colours = _colours(points)
+    return {
+        "views": {
+            f"{quality}/{cost}": _figure(points, QUALITIES[quality], COSTS[cost], colours)
+            for quality in QUALITIES
+            for cost in COSTS
+        },
+        "legend": {
+            "method": [
+                {"key": method, "label": method_name(method), "colour": colour} for method, colour in colours.items()
+            ],
+            "precision": [
+                {"key": precision, "label": precision, "symbol": _SYMBOLS.get(precision, "circle")}
+                for precision in dict.fromkeys(point.precision for point in points)
+            ],
+            "source": [
+                {"key": source, "label": source}
+                for source in SOURCES
+                if any(point.source == source for point in points)
+            ],
+        },
+        "tips": [tip(point) for point in points],
+        "table": {"head": list(_COLUMNS), "body": [[cell(point) for cell in _COLUMNS.values()] for point in points]},
+        "rows": [{"source": point.source, **point.fields} for point in points],
+    }
+
+
+def method_name(method: str) -> str:
+    return _NAMES.get(method, method)
+
+
+def tip(point: Point) -> list[str]:
+    """All that is known of a point, for whoever rests on it."""
+    fields = point.fields
+    text = f"{fields['scored_tokens']:,} tokens of {fields['text']}, after {fields['prompt_tokens']} of prompt"
+    speed = "no times were taken"
+    if point.rate is not None:
+        speed = f"{wording.rate(point.rate)} tokens/s"
+        if fields["speedup"] is not None:
+            speed += (
+                f", {wording.times(fields['speedup'])} dense ({fields['speedup_low']:.2f}–{fields['speedup_high']:.2f},"
+                f" n = {fields['speedup_n']})"
+            )
+    against = "the dense arm" if point.source == RACE else "float32"
+    rise = "" if point.rise is None else f", perplexity {100 * point.rise:+.1f} %"
+    return [
+        f"{method_name(point.method)} {settings(point)}".strip() + f", {point.precision}",
+        *([f"{point.source} of {point.model}"] if point.source != SHIPPED else []),
+        f"KL {point.kl:.4f} nats/token{rise}, agreement {wording.percent(point.agreement, 1)}, against {against}",
+        f"{wording.percent(point.share, 1)} of the MLP weight bytes, {point.megabytes:.1f} MB a token",
+        speed,
+        text,
+        f"{point.machine}, torch {fields['torch']}",
+    ]
+
+
+def settings(point: Point) -> str:
+    """``cett 0.2, online``: every setting that says something."""
+    told = {name: value for name, value in point.settings.items() if value not in (False, None, "", (), [])}
+    return ", ".join(name if value is True else f"{name} {_shown(value)}" for name, value in told.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_shown(each) for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _interval(point: Point) -> str:
+    low, high = point.fields["speedup_low"], point.fields["speedup_high"]
+    return wording.NONE if low is None else f"{low:.2f}–{high:.2f}"
+
+
+_COLUMNS: Mapping[str, Callable[[Point], str]] = {
+    "from": lambda point: point.source,
+    "method": lambda point: method_name(point.method),
+    "settings": settings,
+    "precision": lambda point: point.precision,
+    "KL, nats/token": lambda point: f"{point.kl:.4f}",
+    "perplexity": lambda point: wording.NONE if point.rise is None else f"{100 * point.rise:+.1f} %",
+    "agreement": lambda point: wording.percent(point.agreement, 1),
+    "MLP share": lambda point: wording.percent(point.share, 1),
+    "MB a token": lambda point: f"{point.megabytes:.1f}",
+    "tokens/s": lambda point: wording.rate(point.rate),
+    "speedup": lambda point: wording.times(point.fields["speedup"]),
+    "95 %": _interval,
+    "scored tokens": lambda point: f"{point.fields['scored_tokens']:,}",
+}
+
+
+def _colours(points: Sequence[Point]) -> dict[str, str]:
+    """A colour for every method, the same whatever is switched off."""
+    own = {"dense": "var(--dense)", "tda": "var(--tda)"}
+    others = [method for method in dict.fromkeys(point.method for point in points) if method not in own]
+    own |= {method: f"var(--series-{index % _SERIES})" for index, method in enumerate(others)}
+    return {method: own[method] for method in dict.fromkeys(point.method for point in points)}
+
+
+def _figure(points: Sequence[Point], quality: Axis, cost: Axis, colours: Mapping[str, str]) -> dict[str, Any]:
+    places = [(cost.value(point), quality.value(point)) for point in points]
+    shown = [index for index, (x, y) in enumerate(places) if x is not None and y is not None]
+    traces = [_frontier(points, places, shown, quality, cost, source) for source in (SHIPPED, OWN)]
+    by_trace = sorted(shown, key=lambda index: _trace_key(points[index]))
+    for _, group in groupby(by_trace, key=lambda index: _trace_key(points[index])):
+        members = sorted(group, key=lambda index: places[index][0] or 0.0)
+        traces.append(_trace(points[members[0]], members, places, colours))
+    return {"data": [trace for trace in traces if trace], "layout": _layout(quality, cost)}
+
+
+def _trace_key(point: Point) -> tuple[int, str, str]:
+    """In the order of drawing: a race's point lies on top."""
+    return (SOURCES.index(point.source), point.method, point.precision)
+
+
+def _trace(
+    one: Point,
+    members: Sequence[int],
+    places: Sequence[tuple[float | None, float | None]],
+    colours: Mapping[str, str],
+) -> dict[str, Any]:
+    """The points ``members``, of the source, method and precision of ``one``."""
+    own, race, colour = one.source == OWN, one.source == RACE, colours[one.method]
+    return {
+        "type": "scatter",
+        "mode": "markers" if race or one.method == "dense" else "lines+markers",
+        "name": f"{method_name(one.method)} {one.precision}" + ("" if one.source == SHIPPED else f", {one.source}"),
+        "x": [places[index][0] for index in members],
+        "y": [places[index][1] for index in members],
+        "customdata": list(members),
+        "meta": {"method": one.method, "precision": one.precision, "source": one.source},
+        "hoverinfo": "none",
+        "cliponaxis": False,
+        "line": {"color": colour, "width": 1.25, "dash": "dot" if own else "solid"},
+        "marker": {
+            "color": _SHEET if own else colour,
+            "size": 16 if race else 11 if one.method == "dense" else 8,
+            "symbol": "star" if race else _SYMBOLS.get(one.precision, "circle"),
+            "line": {"color": _INK if race else colour, "width": 1.5},
+        },
+    }
+
+
+def _frontier(
+    points: Sequence[Point],
+    places: Sequence[tuple[float | None, float | None]],
+    shown: Sequence[int],
+    quality: Axis,
+    cost: Axis,
+    source: str,
+) -> dict[str, Any] | None:
+    """The points of one source that no other beats. Only what was scored on one text by one machine is compared."""
+    mine = [index for index in shown if points[index].source == source]
+    alike = [index for index in mine if _comparable(points[index]) == _comparable(points[mine[-1]])]
+    if len(alike) < 3:
+        return None
+    signs = [-1 if axis.more_is_better else 1 for axis in (cost, quality)]
+    x, y = ([sign * (places[index][at] or 0.0) for index in alike] for at, sign in enumerate(signs))
+    best = [alike[index] for index in frontier(x, y)]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "frontier" if source == SHIPPED else f"frontier, {source}",
+        "x": [places[index][0] for index in best],
+        "y": [places[index][1] for index in best],
+        "meta": {"source": source},
+        "hoverinfo": "skip",
+        "line": {"color": _INK, "width": 7, "shape": "linear"},
+        "opacity": 0.14,
+    }
+
+
+def _comparable(point: Point) -> tuple[str, str, str]:
+    return (point.model, point.tokens, point.machine)
+
+
+def _layout(quality: Axis, cost: Axis) -> dict[str, Any]:
+    def axis(own: Axis) -> dict[str, Any]:
+        better = "higher is better" if own.more_is_better else "lower is better"
+        return {
+            "title": {"text": f"{own.title} ({better})"},
+            "gridcolor": _RULE,
+            "zerolinecolor": _RULE,
+            "linecolor": _RULE,
+            "automargin": True,
+        }
+
+    return {
+        "template": "none",
+        "showlegend": False,
+        "paper_bgcolor": _CLEAR,
+        "plot_bgcolor": _CLEAR,
+        "font": {"family": "var(--plot-font)", "size": 12, "color": _MUTED},
+        "hovermode": "closest",
+        "hoverdistance": 14,
+        "margin": {"l": 44, "r": 12, "t": 10, "b": 44},
+        "xaxis": axis(cost),
+        "yaxis": axis(quality),
+    }

@@ -1,0 +1,122 @@
+"""The tab: what stands where, and which handler each part calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import gradio as gr
+
+from ...errors import UserError
+from ..components import EVENT, facts, in_order, notice, pareto_plot
+from ..offers import AUTOMATIC, EMBEDDED, Offers
+from ..reports import Made, report_buttons
+from ..service import Service, owner
+from ..visits import Visit
+from . import figures, handlers
+from .points import points, shipped_rows
+from .request import PASSAGES, suggested, written
+
+Components = dict[str, Any]
+
+_WISHES = ("method", "values", "passages", "model", "precision")
+_DRAWN = ("notice", "plot", "run", "stop")
+
+
+def build(page: gr.Blocks, service: Service) -> None:
+    """Puts the tab's components into ``page``, wired to ``service``."""
+    parts: Components = {"plot": pareto_plot(figures.plot(points([], None)), elem_id="pareto-plot")}
+    facts(value=_provenance(), elem_id="pareto-source")
+    parts |= _controls(service.offers)
+    report_buttons(service, "sweep", _report)
+    _wire(page, service, parts)
+
+
+def _provenance() -> list[list[str]]:
+    """Where the shipped points come from."""
+    rows = shipped_rows()
+    if not rows:
+        return []
+    one = rows[0]
+    timed = next((row["speedup_n"] for row in rows if row["speedup_n"]), None)
+    told = [
+        ["shipped sweep of", one["model"]],
+        ["text", f"{one['text']}, {one['scored_tokens']:,} scored tokens of {one['documents']}"],
+        ["machine", f"{one['machine']}, {one['threads']} threads, torch {one['torch']}"],
+        ["measured on", one["date"]],
+    ]
+    return [*told, ["times", f"n = {timed} pairs of 8 steps a point, dense and sparse in turn"]] if timed else told
+
+
+def _controls(offers: Offers) -> Components:
+    gr.HTML(
+        '<h3 class="section-title">Measure points of your own</h3><p class="section-lead">Every value is scored on the '
+        "project's held-out passages against the dense float32 model, and timed against the dense arm. Points appear "
+        "as they are measured and stay until you leave.</p>",
+        apply_default_css=False,
+        js_on_load=None,
+    )
+    with gr.Row(elem_id="pareto-controls"):
+        parts = {
+            "method": gr.Dropdown(
+                [("TDA", "tda")], value="tda", label="Method", elem_id="pareto-method", min_width=140
+            ),
+            "values": gr.Textbox(
+                written(suggested(0, 0.6)),
+                label="Values of cett",
+                info="From 0, which is exact, to 0.6.",
+                elem_id="pareto-values",
+                min_width=220,
+            ),
+            "passages": gr.Slider(*PASSAGES, 4, step=1, label="Passages", elem_id="pareto-passages", min_width=180),
+            "model": gr.Dropdown(
+                list(offers.models),
+                value=EMBEDDED,
+                label="Model",
+                allow_custom_value=offers.any_model,
+                elem_id="pareto-model",
+                min_width=200,
+            ),
+            "precision": gr.Dropdown(
+                list(offers.precisions), value=AUTOMATIC, label="Precision", elem_id="pareto-precision", min_width=130
+            ),
+        }
+    with gr.Row(elem_id="pareto-actions"):
+        parts["run"] = gr.Button("Measure", variant="primary", elem_id="pareto-run", min_width=120, scale=0)
+        parts["stop"] = gr.Button("Stop", interactive=False, elem_id="pareto-stop", min_width=90, scale=0)
+        parts["notice"] = notice(elem_id="pareto-notice")
+    return parts
+
+
+def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
+    def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+        for outputs in handlers.sweep(service, owner(request), dict(zip(_WISHES, values, strict=True))):
+            yield in_order(_DRAWN, outputs)
+
+    async def look(request: gr.Request) -> AsyncIterator[Any]:
+        async for outputs in handlers.look(service, owner(request)):
+            yield outputs["plot"]
+
+    async def methods() -> AsyncIterator[Any]:
+        async for outputs in handlers.methods(service):
+            yield outputs["method"]
+
+    def dial(method: str) -> Any:
+        return handlers.dial(method)["values"]
+
+    tab = parts["plot"].parent
+    assert isinstance(tab, gr.Tab), "a tab is built inside its gr.Tab"
+    tab.select(look, None, parts["plot"], **EVENT)
+    page.load(methods, None, parts["method"], **EVENT)
+    parts["method"].input(dial, parts["method"], parts["values"], **EVENT)
+    parts["run"].click(run, [parts[name] for name in _WISHES], [parts[name] for name in _DRAWN], **EVENT)
+    parts["stop"].click(service.stop, queue=False, **EVENT)
+
+
+def _report(visit: Visit) -> Made:
+    from ...report import sweep_report
+
+    rows = [dict(each.fields) for each in points(visit.rows, visit.race)]
+    if not rows:
+        raise UserError("Nothing is measured yet: run a sweep first.")
+    return sweep_report(rows), rows
