@@ -28,14 +28,6 @@
     return node;
   };
 
-  const save = ({ name, type, text }) => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type }));
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-  };
-
   // How many cases hold, are undecided, or are the opposite, as one bar.
   const shares = (counts) => {
     const bar = made("span", "finding-bar");
@@ -73,7 +65,7 @@
         const button = made("button", "text-button", file.label);
         button.type = "button";
         button.title = file.name;
-        button.addEventListener("click", () => save(file));
+        button.addEventListener("click", () => tda.save(file.name, file.type, file.text));
         files.appendChild(button);
       }
     };

@@ -26,27 +26,32 @@
     const tip = figure.querySelector(".plot-tip");
     const table = figure.querySelector("table");
     const off = new Set();
+    const everything = figure.querySelector("[data-whole]");
     let value = null;
+    let whole = false;
 
     figure.querySelectorAll("[data-axis]").forEach((axis) => axis.querySelectorAll("input").forEach((radio) => (radio.name = `pareto-${axis.dataset.axis}`)));
     const chosen = (axis) => figure.querySelector(`[data-axis=${axis}] input:checked`).value;
     const visible = ({ meta }) => Object.entries(meta).every(([group, key]) => !off.has(`${group} ${key}`));
     const current = () => {
-      const { data, layout } = tda.themed(value.views[`${chosen("quality")}/${chosen("cost")}`], getComputedStyle(figure));
-      return { data: data.filter(visible), layout };
+      const { data, layout, beyond } = tda.themed(value.views[`${chosen("quality")}/${chosen("cost")}`], getComputedStyle(figure));
+      if (whole) delete layout.yaxis.range;
+      return { data: data.filter(visible), layout, beyond };
     };
 
     const draw = () => {
       figure.dataset.empty = !value;
       if (!value) return window.Plotly.purge(canvas);
-      const { data, layout } = current();
+      const { data, layout, beyond } = current();
       const dragmode = matchMedia("(pointer: fine)").matches ? "zoom" : false;
-      window.Plotly.react(canvas, data, { ...layout, dragmode, autosize: true, uirevision: `${chosen("quality")}/${chosen("cost")}` }, { displayModeBar: false, responsive: true, doubleClick: "reset" });
+      window.Plotly.react(canvas, data, { ...layout, dragmode, autosize: true, uirevision: `${chosen("quality")}/${chosen("cost")}/${whole}` }, { displayModeBar: false, responsive: true, doubleClick: "reset" });
       if (!canvas.listening) {
         canvas.listening = true;
         canvas.on("plotly_hover", showTip);
         canvas.on("plotly_unhover", () => (tip.hidden = true));
       }
+      everything.hidden = !beyond;
+      everything.textContent = whole ? "Show the lower part" : `${beyond} points lie above: show all`;
       const race = value.legend.source.some(({ key }) => key === "your last race") && chosen("quality") === "perplexity";
       tda.fill(figure, { note: [NOTES[chosen("cost")], race && RACE_NOTE].filter(Boolean).join(" ") });
     };
@@ -99,8 +104,8 @@
       const { data, layout } = current();
       const paper = getComputedStyle(figure).getPropertyValue("--paper").trim();
       const legend = { orientation: "h", y: -0.16 };
-      const whole = { ...layout, showlegend: true, legend, paper_bgcolor: paper, plot_bgcolor: paper, margin: { l: 70, r: 30, t: 30, b: 60 } };
-      return window.Plotly.downloadImage({ data, layout: whole }, { format, width: 1100, height: 720, scale: format === "png" ? 2 : 1, filename: "quality-and-cost" });
+      const framed = { ...layout, showlegend: true, legend, paper_bgcolor: paper, plot_bgcolor: paper, margin: { l: 70, r: 30, t: 30, b: 60 } };
+      return window.Plotly.downloadImage({ data, layout: framed }, { format, width: 1100, height: 720, scale: format === "png" ? 2 : 1, filename: "quality-and-cost" });
     };
     const SAVE = {
       svg: () => picture("svg"),
@@ -120,6 +125,10 @@
     watch("value", update);
     figure.querySelectorAll("[data-axis] input").forEach((radio) => radio.addEventListener("change", draw));
     figure.querySelectorAll("[data-save]").forEach((button) => button.addEventListener("click", () => SAVE[button.dataset.save]()));
+    everything.addEventListener("click", () => {
+      whole = !whole;
+      draw();
+    });
     new MutationObserver(draw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
     new ResizeObserver(() => area.offsetWidth && canvas.listening && window.Plotly.Plots.resize(canvas)).observe(area);
   };

@@ -39,8 +39,8 @@ class SpeedSettings:
 class Measured:
     """``speedup`` over dense with its 95 % interval and the ``n`` pairs of blocks it is the median of.
 
-    ``tokens_per_second`` is the dense arm's, over every row's blocks, times the speedup: rows are timed one after the
-    other, and what the machine does meanwhile falls on both arms of a row but not on all rows alike.
+    ``tokens_per_second`` is the dense arm's times the speedup: rows are timed one after the other, and what the machine
+    does meanwhile falls on both arms of a row but not on all rows alike.
     """
 
     tokens_per_second: float
@@ -62,8 +62,7 @@ def measure(lm: LoadedModel, chooser: Chooser, ids: list[int], settings: SpeedSe
     """Both arms from one prompt. A selector that keeps every neuron times the dense arm against itself."""
     engine = engine_for(lm, chooser)
     prefill = engine.prefill(ids, chooser)
-    steps = (settings.pairs + 1) * (settings.settle + settings.block)
-    room = min(steps, lm.context_length - len(ids))
+    room = _room(lm, ids, settings)
     first = int(prefill.logits.argmax())
     dense, sparse = (
         ArmDecoder(partial(make, prefill, room), first, room) for make in (engine.dense_arm, engine.sparse_arm)
@@ -77,12 +76,36 @@ def measure(lm: LoadedModel, chooser: Chooser, ids: list[int], settings: SpeedSe
     return blocks
 
 
-def measured(row: Sequence[Blocks], rows: Sequence[Sequence[Blocks]]) -> Measured:
-    """What the blocks of a row come to; each row, at least ``row`` itself, has one or more prompts' blocks."""
-    found = metrics.paired_speedup(*_joined(row))
-    dense = [ms for each in rows for ms in _joined(each)[0]]
-    return Measured(1000 / float(np.median(dense)) * found.median, found.median, found.low, found.high, found.n)
+def dense_ms(models: Sequence[LoadedModel], ids: list[int], chooser: Chooser, settings: SpeedSettings) -> list[float]:
+    """Median step time of each model's dense arm, all of them in turn; ``chooser`` reads the prompt with them."""
+    decoders = [_decoder(lm, ids, chooser, settings) for lm in models]
+    medians: list[list[float]] = [[] for _ in models]
+    for turn in range(settings.prompts * settings.pairs + 1):
+        for decoder, found in zip(decoders, medians, strict=True):
+            times = decoder.times_ms(settings.settle + settings.block)[settings.settle :]
+            if turn > 0:
+                found.append(float(np.median(times)))
+    return [float(np.median(found)) for found in medians]
 
 
-def _joined(row: Sequence[Blocks]) -> tuple[list[float], list[float]]:
+def measured(row: Sequence[Blocks], dense_ms: float) -> Measured:
+    """What the blocks of a row, one or more prompts', come to, where the dense arm takes ``dense_ms`` a step."""
+    dense, sparse = joined(row)
+    found = metrics.paired_speedup(dense, sparse)
+    return Measured(1000 / dense_ms * found.median, found.median, found.low, found.high, found.n)
+
+
+def joined(row: Sequence[Blocks]) -> tuple[list[float], list[float]]:
+    """The dense and the sparse blocks of all prompts."""
     return [ms for blocks in row for ms in blocks.dense], [ms for blocks in row for ms in blocks.sparse]
+
+
+def _decoder(lm: LoadedModel, ids: list[int], chooser: Chooser, settings: SpeedSettings) -> ArmDecoder:
+    engine = engine_for(lm, chooser)
+    prefill = engine.prefill(ids, chooser)
+    room = _room(lm, ids, settings)
+    return ArmDecoder(partial(engine.dense_arm, prefill, room), int(prefill.logits.argmax()), room)
+
+
+def _room(lm: LoadedModel, ids: list[int], settings: SpeedSettings) -> int:
+    return min((settings.pairs + 1) * (settings.settle + settings.block), lm.context_length - len(ids))

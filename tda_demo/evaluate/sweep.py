@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -26,7 +27,7 @@ from .ledger import Ledger, digest
 from .row import Row, Texts, row
 from .scoring import Chooser, Reading, Score, compare, read
 from .shards import ALONE, Shard
-from .speed import Blocks, Measured, SpeedSettings, measure, measured
+from .speed import Blocks, Measured, SpeedSettings, dense_ms, joined, measure, measured
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -86,7 +87,8 @@ def sweep(
 ) -> list[Row]:
     """The dense model and every method, at every precision. ``texts`` gives the documents anew for each precision.
 
-    With ``speed``, times are taken once all quality is known, so that they stand close together.
+    With ``speed``, times are taken once all quality is known; the dense models of all precisions, which then are in
+    memory together, are timed in turn, so that rows of one precision compare with those of another.
 
     Raises:
         UserError: no text is long enough for the settings; or times are asked of several processes.
@@ -112,9 +114,13 @@ def sweep(
         tokens = digest([part[2] for part in everything])
         found.append((by_arm, Texts(text_name, settings.prompt_tokens, tokens)))
     rows: list[Row] = []
-    for precision, (by_arm, named) in zip(precisions, found, strict=True):
-        bound = arms(precision)
-        times = _timed(bound, texts, settings, speed, book, report) if speed else [None] * len(by_arm)
+    together = [arms(precision) for precision in precisions] if speed else []
+    dense = _dense_ms(together, texts, settings, speed, book) if speed else []
+    for index, (precision, (by_arm, named)) in enumerate(zip(precisions, found, strict=True)):
+        bound = together[index] if speed else arms(precision)
+        times: Sequence[Measured | None] = [None] * len(by_arm)
+        if speed:
+            times = _timed(bound, texts, settings, speed, dense[index], book, report)
         rows += [
             row(bound.lm, method, chooser, scores, named, time)
             for method, chooser, scores, time in zip([None, *methods], bound.choosers, by_arm, times, strict=True)
@@ -183,7 +189,8 @@ def follow(
     for which, method in enumerate([None, *methods]):
         scores = [score for each in counted(seen) for score in arms.scores(each, which)]
         blocks.append([measure(lm, arms.choosers[which], ids, speed) for ids in counted(prompts)])
-        yield row(lm, method, arms.choosers[which], scores, named, measured(blocks[-1], blocks))
+        dense = median(joined([each for told in blocks for each in told])[0])
+        yield row(lm, method, arms.choosers[which], scores, named, measured(blocks[-1], dense))
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,11 +244,30 @@ def _prompts(units: Iterator[Unit], settings: EvaluationSettings, speed: SpeedSe
     return [each[: settings.prompt_tokens] for each in itertools.islice(ids, speed.prompts)]
 
 
+def _dense_ms(
+    arms: Sequence[_Arms],
+    texts: Callable[[], Iterable[Document]],
+    settings: EvaluationSettings,
+    speed: SpeedSettings,
+    book: Ledger,
+) -> list[float]:
+    """Of the dense model at every precision."""
+    models = [each.lm for each in arms]
+    prompt = _prompts(_units(models[0], texts, settings), settings, speed)[0]
+    machines = [describe(lm.device, lm.precision) for lm in models]
+    name = digest(["dense times", prompt, asdict(speed), machines])
+    if (kept := book.get(name)) is None:
+        kept = dense_ms(models, prompt, Everything(), speed)
+        book.put(name, kept)
+    return kept
+
+
 def _timed(
     arms: _Arms,
     texts: Callable[[], Iterable[Document]],
     settings: EvaluationSettings,
     speed: SpeedSettings,
+    dense_ms: float,
     book: Ledger,
     report: Report,
 ) -> list[Measured]:
@@ -255,7 +281,7 @@ def _timed(
             kept = [asdict(measure(arms.lm, arms.choosers[which], ids, speed)) for ids in prompts]
             book.put(name, kept)
         rows.append([Blocks(**blocks) for blocks in kept])
-    return [measured(row, rows) for row in rows]
+    return [measured(row, dense_ms) for row in rows]
 
 
 def _too_short(text_name: str, settings: EvaluationSettings) -> UserError:

@@ -33,10 +33,10 @@ _LONGEST = 256  # tokens of a passage that are read
 
 
 def limits(lm: LoadedModel, name: str, score: Score, keep: float, report: Report = silent) -> np.ndarray:
-    """Float64 [layers]: the ``score(block, x, a)`` [T, d_ff] that the share ``keep`` of a layer's neurons reaches.
+    """Float64 [layers]: the ``score(block, x, a)`` [T, d_ff] that the share ``keep`` of a layer's neurons exceeds.
 
     ``name`` tells scores apart. Quantiles are kept for the model, shipped for the embedded one, or measured now. A
-    ``keep`` of 1 gives minus infinity, so that every neuron reaches it, and 0 infinity.
+    ``keep`` of 1 gives minus infinity, which every neuron exceeds, and 0 infinity.
     """
     if keep in (0, 1):
         return np.full(len(lm.blocks), -np.inf if keep else np.inf)
@@ -68,7 +68,7 @@ def _load(path: Path, layers: int) -> np.ndarray | None:
 def measure(lm: LoadedModel, score: Score, report: Report = silent) -> np.ndarray:
     """Quantiles of ``score`` at ``SHARES``, float64 [layers, shares], over tokens of the calibration passages."""
     texts = shipped_passages().texts
-    each = -(-_TOKENS // len(texts))
+    each, longest = -(-_TOKENS // len(texts)), min(_LONGEST, lm.context_length)
     seen: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in lm.blocks]
 
     def see(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
@@ -80,7 +80,7 @@ def measure(lm: LoadedModel, score: Score, report: Report = silent) -> np.ndarra
             hooks.callback(between(block, partial(see, block)))
         for done, text in enumerate(texts):
             report(Progress("Calibrating thresholds", done, len(texts), "passages"))
-            ids = lm.tokenizer(text, return_tensors="pt", truncation=True, max_length=_LONGEST)["input_ids"]
+            ids = lm.tokenizer(text, return_tensors="pt", truncation=True, max_length=longest)["input_ids"]
             lm.model(input_ids=ids.to(lm.device), use_cache=False, logits_to_keep=1)
     table = []
     for block, tokens in zip(lm.blocks, seen, strict=True):

@@ -1,7 +1,7 @@
 """TT, threshold truncation: the baseline of TDA's paper (arXiv 2408.11393), by the CETT rule of arXiv 2402.03804.
 
-Per token, neuron j is left out where ``|a_j| n_j`` is below the layer's threshold, n_j the norm of its column of down.
-That needs gate and up first, so a step saves some of down only: an upper bound on quality, not a way to be fast.
+Per token, neuron j is left out where ``|a_j| n_j`` does not exceed the layer's threshold, n_j the norm of its column of
+down. That needs gate and up first, so a step saves some of down only: an upper bound on quality, not a way to be fast.
 
 Our reading: the threshold is the quantile of ``|a_j| n_j`` on the calibration passages that the share kept asks for,
 instead of the largest one within a CETT, so that its dial reads like the other token-level methods'.
@@ -33,7 +33,7 @@ class TT(Method):
     name: ClassVar[str] = "tt"
     dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
 
-    keep: float = setting(0.5, "mean share of the neurons that reach the threshold; 1 is exact", Range(0, 1))
+    keep: float = setting(0.5, "mean share of the neurons that exceed the threshold; 1 is exact", Range(0, 1))
 
     def bind(self, lm: LoadedModel, report: Report = silent) -> TokenRule:
         return _Truncated(lm, limits(lm, self.name, _strength, self.keep, report))
@@ -54,7 +54,7 @@ class _Truncated(TokenRule):
         self.extra_bytes = sum(norms.nbytes for norms in self.norms)
 
     def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-        return _strength(block, x, activations) >= self.limits[block.layer]
+        return _strength(block, x, activations) > self.limits[block.layer]
 
     @property
     def kernel(self) -> Any:

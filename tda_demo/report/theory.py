@@ -1,4 +1,4 @@
-"""An experiment as one HTML file: the claim, the verdicts, every table, and the JSON they come from."""
+"""An experiment as HTML: the claim, the verdicts, every table."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 def theory_report(finding: Finding) -> str:
     """One finding as HTML text; everything is escaped, and nothing is fetched."""
-    early = "" if finding.complete else "<p>Stopped early: the figures are of what had been measured.</p>"
     verdicts = "".join(f"<li>{escape(line)}</li>" for line in (*(c.verdict for c in finding.checks), *finding.notes))
     return page(
-        f"The paper's theory, {finding.experiment}: {finding.model}",
-        finding.claim,
+        f"The paper's theory: {finding.experiment}",
+        finding.model if finding.complete else f"{finding.model}; stopped early: of what had been measured",
         [
+            section("Claim", f"<p>{escape(finding.claim)}</p>"),
             section("Prediction", f"<p>{escape(finding.prediction)}</p>"),
-            section("Measured", f"{early}<ul>{verdicts}</ul>"),
+            section("Measured", f"<ul>{verdicts}</ul>"),
             section("Settings", pairs(finding.settings)),
             *(section(each.title, table(_rows(each))) for each in finding.tables),
         ],
@@ -28,5 +28,5 @@ def theory_report(finding: Finding) -> str:
     )
 
 
-def _rows(found: Table) -> list[dict[str, object]]:
-    return [dict(zip(found.columns, row, strict=True)) for row in zip(*found.columns.values(), strict=True)]
+def _rows(each: Table) -> list[dict[str, object]]:
+    return [dict(zip(each.columns, row, strict=True)) for row in zip(*each.columns.values(), strict=True)]

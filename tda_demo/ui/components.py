@@ -16,8 +16,7 @@ import plotly
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PLOTLY = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
-_NAMES = ("slots", "save", "stage", "plot", "pareto", "equaliser", "lab")
-_SCRIPTS = {name: ASSETS / f"{name}.js" for name in _NAMES}
+_SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "save", "stage", "plot", "pareto", "equaliser", "lab")}
 
 Outputs = dict[str, Any]  # new values by component name
 
@@ -60,6 +59,15 @@ def race_stage(value: dict[str, Any], **options: Any) -> gr.HTML:
     return _scripted(_template("stage"), "stage", _SCRIPTS["slots"], _SCRIPTS["stage"], value=value, **options)
 
 
+def finding(**options: Any) -> gr.HTML:
+    """What an experiment found, and its files. Value: see ``lab.findings.shown``; None shows nothing."""
+    template = (
+        '<section class="finding" aria-live="polite" hidden><ol class="finding-checks"></ol>'
+        '<ul class="finding-notes"></ul><div class="finding-files"><span data-slot="files"></span></div></section>'
+    )
+    return _scripted(template, "finding", *(_SCRIPTS[name] for name in ("slots", "save", "lab")), **options)
+
+
 def equaliser(title: str, subtitle: str, **options: Any) -> gr.HTML:
     """One vertical slider per layer, 0 to 2: a factor on each. Value: the factors; [] before there are any."""
     template = _template("equaliser").replace("{title}", escape(title)).replace("{subtitle}", escape(subtitle))
@@ -75,15 +83,6 @@ def pareto_plot(value: dict[str, Any] | None, **options: Any) -> gr.HTML:
 def saver(**options: Any) -> gr.HTML:
     """Nothing to see: every value ``{name, type, text}`` it is given is saved as a file by the browser."""
     return _scripted("<span hidden></span>", "saver", _SCRIPTS["save"], **options)
-
-
-def finding(**options: Any) -> gr.HTML:
-    """What an experiment found, and its files. Value: see ``lab.findings.shown``; None shows nothing."""
-    template = (
-        '<section class="finding" aria-live="polite" hidden><ol class="finding-checks"></ol>'
-        '<ul class="finding-notes"></ul><div class="finding-files"><span data-slot="files"></span></div></section>'
-    )
-    return _scripted(template, "finding", _SCRIPTS["slots"], _SCRIPTS["lab"], **options)
 
 
 def live_plot(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from .. import metrics
 from ..errors import UserError
 from ..report import race_report
 from ..report.record import RaceRecord, traced
@@ -55,12 +54,11 @@ def report_buttons(service: Service, name: str, make: Callable[[Visit], Made]) -
 
 def remember(visit: Visit, request: RunRequest, view: RaceView) -> None:
     """Keeps a race that got as far as a result, for its report and for the other tabs."""
-    if view.result is None or view.prompt is None or view.prompt.active is None:
+    if view.result is None or view.prompt is None or view.ready is None:
         return
     decoding = {name: getattr(request, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
-    trace = traced(view.prompt, view.prompt.active.d_ff, view.tokens, view.fired)
-    share = metrics.mlp_share(trace.kept, trace.d_ff)
-    visit.race = RaceRecord(request.prompt, decoding, view.result, trace, share)
+    trace = traced(view.prompt, view.ready.d_ff, view.tokens, view.fired)
+    visit.race = RaceRecord(request.prompt, decoding, view.result, trace, view.mlp_share)
 
 
 def race_made(visit: Visit) -> Made:

@@ -47,7 +47,7 @@ def kernel(rule_type):
     def register(function):
         @overload(mlp, jit_options=_OPTIONS)
         def for_rule(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
-            ours = isinstance(rule, types.NamedTuple) and rule.instance_class is rule_type
+            ours = isinstance(rule, types.BaseNamedTuple) and rule.instance_class is rule_type
             return function if ours else None
 
         return function

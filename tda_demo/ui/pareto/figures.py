@@ -50,8 +50,9 @@ def plot(points: Sequence[Point]) -> dict[str, Any] | None:
     """What ``assets/pareto.js`` draws, JSON-ready; None without a point.
 
     ``views`` by ``quality/cost``: figures whose traces name their ``method``, ``precision`` and ``source`` in ``meta``
-    and give each point's number in ``customdata``; ``legend``, what can be switched off; ``tips``, lines about each
-    point; ``table``, a header and a row a point; ``rows``, the tidy fields that are exported.
+    and give each point's number in ``customdata``, and how many points lie ``beyond`` the axis; ``legend``, what can be
+    switched off; ``tips``, lines about each point; ``table``, a header and a row a point; ``rows``, the tidy fields
+    that are exported.
     """
     if not points:
         return None
@@ -161,7 +162,19 @@ def _figure(points: Sequence[Point], quality: Axis, cost: Axis, colours: Mapping
     for _, group in groupby(by_trace, key=lambda index: _trace_key(points[index])):
         members = sorted(group, key=lambda index: places[index][0] or 0.0)
         traces.append(_trace(points[members[0]], members, places, colours))
-    return {"data": [trace for trace in traces if trace], "layout": _layout(quality, cost)}
+    heights = sorted(y for index in shown if (y := places[index][1]) is not None)
+    top = _top(heights) if heights and not quality.more_is_better else None
+    return {
+        "data": [trace for trace in traces if trace],
+        "layout": _layout(quality, cost, top),
+        "beyond": sum(y > top for y in heights) if top is not None else 0,
+    }
+
+
+def _top(heights: Sequence[float]) -> float | None:
+    """Where the axis ends at first, so that a few hopeless points do not press all others flat; None: at the last."""
+    enough = 2.5 * heights[3 * len(heights) // 4]
+    return enough if 0 < enough < heights[-1] / 1.5 else None
 
 
 def _trace_key(point: Point) -> tuple[int, str, str]:
@@ -230,7 +243,7 @@ def _comparable(point: Point) -> tuple[str, str, str]:
     return (point.model, point.tokens, point.machine)
 
 
-def _layout(quality: Axis, cost: Axis) -> dict[str, Any]:
+def _layout(quality: Axis, cost: Axis, top: float | None) -> dict[str, Any]:
     def axis(own: Axis) -> dict[str, Any]:
         better = "higher is better" if own.more_is_better else "lower is better"
         return {
@@ -251,5 +264,5 @@ def _layout(quality: Axis, cost: Axis) -> dict[str, Any]:
         "hoverdistance": 14,
         "margin": {"l": 44, "r": 12, "t": 10, "b": 44},
         "xaxis": axis(cost),
-        "yaxis": axis(quality),
+        "yaxis": {**axis(quality), **({} if top is None else {"range": [-0.04 * top, top]})},
     }

@@ -17,7 +17,7 @@ _HALF = BLOCK // 2
 
 
 class Sketch(NamedTuple):
-    """All layers' sketches, one neuron after the other, and the predicted strength from which a neuron is computed."""
+    """All layers' sketches, one neuron after the other, and the predicted strength above which a neuron is computed."""
 
     gate: np.ndarray  # uint8 [neurons, ...], codes of ``kernels.sketch``
     up: np.ndarray  # uint8 [neurons, ...]
@@ -43,7 +43,7 @@ def _predicted(rule, layer, neurons, chosen, x, first, last, activation, up, act
     limit, end = rule.limits[layer], first
     for i in range(first, last):
         chosen[end] = i
-        end += activations[i] >= limit
+        end += activations[i] > limit
     matvec(neurons.gate, neurons.gate_scale, x, chosen, first, end, activations)
     matvec(neurons.up, neurons.up_scale, x, chosen, first, end, up)
     for i in range(first, end):

@@ -12,7 +12,7 @@ from ..rows import matvec, weighted_rows
 
 
 class Truncation(NamedTuple):
-    """TT: a neuron's column of down is read where ``|a_j| n_j`` reaches the layer's limit."""
+    """TT: a neuron's column of down is read where ``|a_j| n_j`` exceeds the layer's limit."""
 
     norms: np.ndarray  # float32 [neurons], of the columns of down
     limits: np.ndarray  # float32 [layers]
@@ -32,7 +32,7 @@ def _truncated(rule, layer, neurons, chosen, x, first, last, activation, up, act
     end = first
     for i in range(first, last):
         a = activate(activations[i] + neurons.gate_bias[i], activation) * (up[i] + neurons.up_bias[i])
-        if abs(a) * rule.norms[i] >= limit:
+        if abs(a) * rule.norms[i] > limit:
             chosen[end] = i
             activations[end] = a
             end += 1

@@ -1,0 +1,197 @@
+"""Token-level methods: the neurons they choose against float64, their compiled kernels against the specification."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+from parity import PROMPT_IDS, STEPS
+from tiny import tiny
+
+from tda_demo.decode.arm import TokenArm, engine_for
+from tda_demo.decode.cpu.fast_linears import FastLinearsEngine
+from tda_demo.decode.cpu.step import CpuStepEngine
+from tda_demo.decode.eager import EagerEngine
+from tda_demo.evaluate.weight_bytes import step_bytes
+from tda_demo.feedforward import FeedForward
+from tda_demo.kernels import sketch
+from tda_demo.kernels.cpu import nibbles
+from tda_demo.methods import CATS, TT, Method, Sketch, TokenRule
+from tda_demo.methods.parts import activation_function
+from tda_demo.methods.token import between
+from tda_demo.models import LoadedModel
+
+HALF: dict[str, Method] = {"sketch": Sketch(keep=0.5), "cats": CATS(keep=0.5), "tt": TT(keep=0.5)}
+PLAIN = ("opt", "gpt_neox")
+LIKE_LLAMA = "llama"
+
+
+@pytest.fixture(autouse=True)
+def thresholds(own_cache: Path) -> Path:
+    return own_cache
+
+
+def rule_of(lm: LoadedModel, name: str) -> TokenRule:
+    return cast(TokenRule, HALF[name].bind(lm))
+
+
+def inputs(lm: LoadedModel) -> list[tuple[FeedForward, torch.Tensor, torch.Tensor]]:
+    """What every block sees of the prompt: its input [T, d] and its activations [T, d_ff]."""
+    seen = []
+    undo = [between(block, lambda x, a, at=block: seen.append((at, x, a.view(len(x), -1)))) for block in lm.blocks]
+    lm.model(input_ids=torch.tensor([PROMPT_IDS]))
+    for each in undo:
+        each()
+    return seen
+
+
+def strength_in_float64(lm: LoadedModel, name: str, block: FeedForward, x: torch.Tensor, a: torch.Tensor) -> Any:
+    norms = block.down.weight.double().norm(dim=0)
+    first = (x.double() @ block.linears[0].weight.double().T)[:, : block.d_ff]
+    first = first if block.linears[0].bias is None else first + block.linears[0].bias.double()
+    return {"tt": a.double().abs() * norms, "cats": activation_function(lm)(first).abs()}[name]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["cats", "tt"])
+def test_the_neurons_that_fire_are_those_above_the_threshold(family: str, name: str) -> None:
+    lm = tiny(family)
+    rule: Any = rule_of(lm, name)
+    for block, x, a in inputs(lm):
+        strength = strength_in_float64(lm, name, block, x, a)
+        limit = rule.limits[block.layer]
+        fired = rule.fire(block, x, a)
+        sure = (strength - limit).abs() > 1e-5 * abs(limit)
+        assert torch.equal(fired[sure], (strength >= limit)[sure])
+        assert 0 < fired.sum() < fired.numel()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_sketch_predicts_strengths_from_the_rounded_weights(family: str) -> None:
+    """In float64, from codes taken apart here, one by one."""
+    lm = tiny(family)
+    rule: Any = rule_of(lm, "sketch")
+    for block, x, a in inputs(lm):
+        whole = (x.double() / (x.double().abs().amax(dim=1, keepdim=True) / 127)).round()
+        unit = x.double().abs().amax(dim=1, keepdim=True) / 127
+        parts = []
+        for part in rule.sketches[block.layer]:
+            if part is None:
+                continue
+            codes = [
+                [(row[column // 64 * 32 + column % 32] >> (4 if column % 64 >= 32 else 0)) & 15 for column in range(32)]
+                for row in part.codes.astype(int)
+            ]
+            rows = (torch.tensor(codes, dtype=torch.float64) - 7.5) * torch.from_numpy(part.scales).double()[:, None]
+            parts.append(whole * unit @ rows.T)
+        act = activation_function(lm)
+        *gate, up = parts
+        expected = act(gate[0]) * up if gate else act(up + block.up.bias.double())
+        expected = expected.abs() * block.down.weight.double().norm(dim=0)
+        torch.testing.assert_close(rule.strength(block, x, a).double(), expected, rtol=1e-3, atol=1e-4)
+        true = a.double().abs() * block.down.weight.double().norm(dim=0)
+        assert np.corrcoef(expected.flatten(), true.flatten())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", HALF)
+def test_an_engine_computes_what_the_rule_says_and_counts_what_it_reads(family: str, name: str) -> None:
+    lm = tiny(family)
+    rule = rule_of(lm, name)
+    engine = engine_for(lm, rule)
+    assert type(engine) is (FastLinearsEngine if family in PLAIN and name != "tt" else type(engine_for(lm)))
+    prefill = engine.prefill(PROMPT_IDS, rule)
+    assert prefill.plan is rule and prefill.fired.shape == (len(PROMPT_IDS), 3)
+    dense, arm = engine.dense_arm(prefill, len(STEPS)), cast(TokenArm, engine.sparse_arm(prefill, len(STEPS)))
+    expected = cast(TokenArm, EagerEngine(lm).sparse_arm(prefill, len(STEPS)))
+    agreeing, counts = 0, []
+    for token in STEPS:
+        found, wanted = arm.step(token), expected.step(token)
+        if arm.computed() == expected.computed():  # a strength on the threshold may fall on either side
+            agreeing += 1
+            torch.testing.assert_close(found, wanted, rtol=2e-3, atol=2e-3)
+        counts.append(arm.computed())
+        widths = [block.d_ff for block in lm.blocks]
+        if isinstance(engine, CpuStepEngine):
+            read = step_bytes(lm).read(arm.computed(), rule).bytes
+        else:  # skips nothing
+            read = step_bytes(lm).read(widths, rule).bytes
+        assert arm.weight_bytes == read
+    assert agreeing > 0.8 * len(STEPS)
+    assert 0.1 < np.mean(counts) / 70 < 0.9
+    assert dense.weight_bytes == step_bytes(lm).dense
+
+
+@pytest.mark.parametrize(("name", "bytes_of"), [("tt", lambda k: 2 * 70 + k), ("cats", lambda k: 70 + 2 * k)])
+def test_matrices_read_in_full_are_counted_in_full(name: str, bytes_of: Any) -> None:
+    lm = tiny(LIKE_LLAMA)
+    rule = rule_of(lm, name)
+    engine = engine_for(lm, rule)
+    prefill = engine.prefill(PROMPT_IDS, rule)
+    arm, dense = cast(TokenArm, engine.sparse_arm(prefill, 1)), engine.dense_arm(prefill, 1)
+    assert arm.weight_bytes is None
+    arm.step(40)
+    rows = sum(bytes_of(k) for k in arm.computed())
+    norms = 3 * 70 * 4 if name == "tt" else 0
+    assert cast(int, dense.weight_bytes) - cast(int, arm.weight_bytes) == (3 * 3 * 70 - rows) * 32 * 4 - norms
+
+
+def test_the_sketch_counts_its_codes_scales_and_norms() -> None:
+    rule = rule_of(tiny(LIKE_LLAMA), "sketch")
+    # Per neuron: of gate and of up 32 codes in 64 filled up, four bits each, and a scale; the norm of down's column.
+    assert rule.extra_bytes == 3 * 70 * (2 * (32 + 4) + 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 9), columns=st.integers(1, 300), seed=st.integers(0, 2**31))
+def test_nibbles_times_a_vector_in_whole_numbers(rows: int, columns: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    weight = torch.tensor(random.standard_normal((rows, columns)), dtype=torch.float32)
+    part = sketch.encode(weight)
+    x = np.zeros(part.codes.shape[1] * 2, np.int8)
+    vector = random.standard_normal(columns).astype(np.float32)
+    unit, total = nibbles.quantise(vector, x)
+    assert total == x.sum(dtype=np.int64) and np.abs(x).max() == 127
+    np.testing.assert_allclose(x[:columns] * unit, vector, atol=0.51 * float(unit))
+    codes = sketch.unpacked(part.codes).astype(np.int64)
+    for row in range(rows):
+        expected = int(codes[row] @ x)
+        assert nibbles.PLAIN(part.codes, row, x) == expected
+        assert _row_times(part.codes, row, x) == expected
+    found = sketch.products(part, torch.from_numpy(vector)[None])[0].numpy()
+    np.testing.assert_allclose(
+        found, (codes[:, :columns] - 7.5) @ x[:columns] * part.scales * unit, rtol=1e-3, atol=1e-3
+    )
+
+
+@njit
+def _row_times(codes, row, x):
+    return nibbles.row_times(codes, row, x)
+
+
+@settings(max_examples=30, deadline=None)
+@given(columns=st.integers(1, 130), seed=st.integers(0, 2**31))
+def test_a_sketched_row_is_close_and_its_largest_error_bounded(columns: int, seed: int) -> None:
+    weight = torch.from_numpy(np.random.default_rng(seed).standard_normal((3, columns))).float()
+    part = sketch.encode(weight)
+    values = (torch.from_numpy(sketch.unpacked(part.codes)[:, :columns]).float() - 7.5) * torch.from_numpy(part.scales)[
+        :, None
+    ]
+    plain = weight.abs().amax(dim=1, keepdim=True) / 7.5
+    rounded = ((weight / plain + 7.5).round().clamp(0, 15) - 7.5) * plain
+    assert ((values - weight).square().sum(dim=1) <= (rounded - weight).square().sum(dim=1) + 1e-6).all()
+
+
+def test_thresholds_let_the_share_asked_for_through() -> None:
+    lm = tiny(LIKE_LLAMA)
+    for name in HALF:
+        rule = rule_of(lm, name)
+        shares = [float(rule.fire(block, x, a).float().mean()) for block, x, a in inputs(lm)]
+        assert 0.25 < np.mean(shares) < 0.75
