@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from tda_demo.ui.race.links import opened
 from tda_demo.ui.race.method_controls import settings
 
 OFFERS = Offers()
+ROOT = Path(__file__).parent.parent
 
 
 def ask(**wishes: Any) -> RunRequest:
@@ -145,6 +149,15 @@ def test_the_default_choices_leave_the_choice_to_the_loader() -> None:
 def test_what_is_written_here_without_torch_agrees_with_the_core() -> None:
     assert EMBEDDED == models.EMBEDDED
     assert {*OFFERS.precisions} == {AUTOMATIC, *models.PRECISIONS}
+
+
+def test_the_page_offers_every_method_before_torch_is_in_memory() -> None:
+    script = (
+        "import sys; from tda_demo.ui.layout import build; from tda_demo.ui.offers import Offers; "
+        "from tda_demo.ui.service import Service; build(Service(Offers())); print('torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["False"]
 
 
 def test_a_link_sets_the_controls() -> None:

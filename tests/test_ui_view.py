@@ -34,16 +34,14 @@ def prompt_read() -> PromptRead:
 
 def steps(arm: Any, texts: list[str], ms: float) -> list[Stepped]:
     fired = np.ones(LAYERS, dtype=np.int64) if arm == "sparse" else None
-    return [
-        Stepped(arm, index, text, ms if index else None, fired if index else None) for index, text in enumerate(texts)
-    ]
+    first, *rest = texts
+    later = [Stepped(arm, index, text, ms, 1000, fired) for index, text in enumerate(rest, start=1)]
+    return [Stepped(arm, 0, first, None, None, None), *later]
 
 
 def step_of(arm: Any, index: int, computed: list[int] | None, weight_bytes: int) -> Stepped:
     """A step that says what it read."""
-    step = Stepped(arm, index, "x", ms=10.0, fired=None if computed is None else np.array(computed))
-    object.__setattr__(step, "weight_bytes", weight_bytes)
-    return step
+    return Stepped(arm, index, "x", 10.0, weight_bytes, None if computed is None else np.array(computed))
 
 
 def result(dense: str, sparse: str, divergence_at: int | None = None, **own: Any) -> RaceResult:
@@ -100,7 +98,7 @@ def test_texts_grow_and_tokens_count() -> None:
 
 
 def test_text_held_back_to_the_end_is_no_token() -> None:
-    view = after(prompt_read(), *steps("dense", ["a", ""], 10), Stepped("dense", 1, "é", None, None))
+    view = after(prompt_read(), *steps("dense", ["a", ""], 10), Stepped("dense", 1, "é", None, None, None))
     assert view.dense.tokens == 2 and view.dense.text == "aé"
 
 

@@ -160,8 +160,8 @@ class RaceView:
         arm.tokens = event.index + 1
         if event.ms is not None:
             arm.step_ms.append(event.ms)
-            if (read := getattr(event, "weight_bytes", None)) is not None:
-                arm.step_bytes.append(read)
+            if event.weight_bytes is not None:
+                arm.step_bytes.append(event.weight_bytes)
             positions = min(len(self.dense.step_ms), len(self.sparse.step_ms))
             if positions % _SPEEDUP_EVERY == metrics.WARM_UP_STEPS:
                 self.speedup = metrics.speedup(self.dense.step_ms, self.sparse.step_ms)
