@@ -189,7 +189,7 @@ def race(
     ids = lm.prompt_ids(prompt)
     chooser = method.bind(lm, report)
     engine = engine_for(lm, chooser)
-    engine.warm_up(report)
+    engine.warm_up(report, chooser)
     prefill = engine.prefill(ids, chooser)
     room = min(settings.max_new_tokens, lm.context_length - len(ids))
     reason: EndReason = "length" if room == settings.max_new_tokens else "context"

@@ -85,8 +85,11 @@ class Engine(Protocol):
 
     name: str
 
-    def warm_up(self, report: Report = silent) -> None:
-        """Runs what is slow only once (thread pools, compilation), so that it falls outside every timing."""
+    def warm_up(self, report: Report = silent, chooser: Selector | TokenRule | None = None) -> None:
+        """Runs what is slow only once (thread pools, compilation), so that it falls outside every timing.
+
+        A token-level method's ``chooser`` has a kernel of its own to compile.
+        """
         ...
 
     def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill: ...

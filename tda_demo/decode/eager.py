@@ -32,7 +32,7 @@ class EagerEngine:
     def __init__(self, lm: LoadedModel) -> None:
         self.lm = lm
 
-    def warm_up(self, report: Report = silent) -> None:
+    def warm_up(self, report: Report = silent, chooser: Selector | TokenRule | None = None) -> None:
         from transformers import DynamicCache
 
         token = min(self.lm.eos_ids, default=0)

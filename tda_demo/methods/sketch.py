@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -26,7 +27,14 @@ from .settings import Range, setting
 from .token import TokenRule
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..models import LoadedModel
+
+_Pair = tuple[SketchedRows | None, SketchedRows]  # of gate, None in plain blocks, and of up
+
+
+_kept: WeakKeyDictionary[PreTrainedModel, list[_Pair]] = WeakKeyDictionary()  # made once for all races on a model
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,9 @@ class _Predicted(TokenRule):
 
     def __init__(self, lm: LoadedModel) -> None:
         self.activation = activation_function(lm)
-        self.sketches = [_sketch(block) for block in lm.blocks]
+        if lm.model not in _kept:
+            _kept[lm.model] = [_sketch(block) for block in lm.blocks]
+        self.sketches = _kept[lm.model]
         self.limits = np.zeros(len(lm.blocks))
         self.extra_bytes = sum(part.nbytes for gate, up in self.sketches for part in (gate, up) if part)
         self.extra_bytes += sum(block.output_norms.nbytes for block in lm.blocks)
@@ -86,6 +96,6 @@ class _Predicted(TokenRule):
         )
 
 
-def _sketch(block: FeedForward) -> tuple[SketchedRows | None, SketchedRows]:
+def _sketch(block: FeedForward) -> _Pair:
     gate, up = first_rows(block)
     return None if gate is None else encode(gate), encode(up)

@@ -60,7 +60,7 @@ class FastLinearsEngine:
             _models[self.lm.model] = read_linears(self.lm)
         return _models[self.lm.model]
 
-    def warm_up(self, report: Report = silent) -> None:
+    def warm_up(self, report: Report = silent, chooser: Selector | TokenRule | None = None) -> None:
         from transformers import DynamicCache
 
         self.eager.warm_up(report)

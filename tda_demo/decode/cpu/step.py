@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ...models import LoadedModel
 
 _packers: weakref.WeakKeyDictionary[PreTrainedModel, Packer] = weakref.WeakKeyDictionary()
+# What has run once on a model: the step of these kinds of rule, and without one (None).
+_ready: weakref.WeakKeyDictionary[PreTrainedModel, set[type[TokenRule] | None]] = weakref.WeakKeyDictionary()
 
 
 class CpuStepEngine:
@@ -48,10 +50,16 @@ class CpuStepEngine:
     def layout(self) -> Layout:
         return self.packer.layout
 
-    def warm_up(self, report: Report = silent) -> None:
+    def warm_up(self, report: Report = silent, chooser: Selector | TokenRule | None = None) -> None:
         self.eager.warm_up(report)
-        if self.lm.model in _packers:
+        ready = _ready.setdefault(self.lm.model, set())
+        if isinstance(chooser, TokenRule) and type(chooser) not in ready:
+            report(Progress("Preparing the method's compiled step", 0, 0, "steps"))
+            RuleArm(self.lm, self.layout, chooser, 1).step(0)
+            ready.add(type(chooser))
+        if None in ready:
             return
+        ready.add(None)
         report(Progress("Preparing the compiled step", 0, 0, "steps"))
         CpuStepArm(self.lm, self.layout, self.layout.neurons, cpu.Active(self.layout.first, None), 1).step(0)
         one = torch.zeros(1, dtype=torch.int64)
@@ -172,7 +180,14 @@ class CpuStepArm:
 class RuleArm(CpuStepArm):
     """An arm whose kernel decides by ``plan`` which neurons to compute, and writes them down."""
 
-    def __init__(self, lm: LoadedModel, layout: Layout, plan: TokenRule, positions: int, prompt_cache: Cache) -> None:
+    def __init__(
+        self,
+        lm: LoadedModel,
+        layout: Layout,
+        plan: TokenRule,
+        positions: int,
+        prompt_cache: Cache | None = None,
+    ) -> None:
         scratch = np.zeros(layout.first[-1], np.int64)
         active = cpu.Active(layout.first, scratch)
         super().__init__(lm, layout, layout.neurons, active, positions, prompt_cache, rule=plan.kernel)

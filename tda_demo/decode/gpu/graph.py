@@ -94,7 +94,7 @@ class CudaGraphEngine:
             _models[self.lm.model] = _Shared(blocks, self.choose(blocks))
         return _models[self.lm.model]
 
-    def warm_up(self, report: Report = silent) -> None:
+    def warm_up(self, report: Report = silent, chooser: Selector | TokenRule | None = None) -> None:
         from transformers import DynamicCache
 
         self.eager.warm_up(report)
