@@ -107,7 +107,7 @@ class _Watch:
     def see(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
         flat, begin = activations.reshape(len(x), -1), _now(self.device)
         if isinstance(self.chooser, TokenRule):
-            self.fired.append(self.chooser.fire(block, x, flat).sum(dim=1))
+            self.fired.append(self.chooser.use(block, x, flat).neurons.round().long())
             self.diagnostics_ms += _now(self.device) - begin
             return
         self.masks.append(self.chooser.select(block, flat))
@@ -118,11 +118,11 @@ class _Watch:
 
 
 def _kept(plan: Plan, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-    """Which neurons of ``block`` the plan computes: bool [T, d_ff], or [1, d_ff] for all tokens."""
+    """The ``activations`` [T, d_ff] as they are under the plan."""
     if isinstance(plan, TokenRule):
-        return plan.fire(block, x, activations)
+        return plan.restricted(block, x, activations)
     kept = torch.zeros(1, block.d_ff, dtype=torch.bool, device=activations.device)
-    return kept.index_fill_(1, plan.indices[block.layer], True)
+    return activations * kept.index_fill_(1, plan.indices[block.layer], True)
 
 
 class EagerArm:
@@ -155,7 +155,7 @@ class EagerArm:
         )  # not self: a cycle would outlive the arm
         blocks = find_blocks(model)
         if rule is not None:
-            rule.install(blocks, lambda _block, mask: fired.append(mask))
+            rule.install(blocks, lambda _block, use: fired.append(use.neurons))
         for block in blocks:
             block.down.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
 
@@ -175,7 +175,7 @@ class EagerArm:
         return [each.index_select(1, indices) for each, indices in zip(activations, self.masked, strict=True)]
 
     def computed(self) -> list[int]:
-        return [int(fired.sum()) for fired in self._fired] or [each.shape[1] for each in self.activations()]
+        return [round(float(fired.sum())) for fired in self._fired] or [each.shape[1] for each in self.activations()]
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -223,7 +223,7 @@ def _forward(
 def _output_error(block: FeedForward, activations: torch.Tensor, kept: torch.Tensor) -> float:
     """Mean over tokens of ``||y - y_kept|| / ||y||`` on given activations [T, d_ff], without the output bias."""
     weight = block.output_weight()
-    tail = activations.float().masked_fill(kept, 0)
+    tail = activations.float() - kept.float()
     output = (activations.float() @ weight.T).norm(dim=1)
     error = (tail @ weight.T).norm(dim=1)
     return float(torch.where(output > 0, error / output.clamp_min(1e-30), 0.0).mean())

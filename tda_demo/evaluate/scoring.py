@@ -18,7 +18,7 @@ import torch
 from .. import metrics
 from ..feedforward import FeedForward
 from ..methods.base import Selector
-from ..methods.token import TokenRule, between
+from ..methods.token import TokenRule, Use, between
 
 if TYPE_CHECKING:
     from transformers import Cache
@@ -38,6 +38,12 @@ class BatchPlan(Protocol):
     def kept(self) -> list[torch.Tensor]:
         """Neurons computed for a token of each text, float64 [batch] per layer: the mean over what last ran."""
         ...
+
+    def unread(self) -> torch.Tensor | None:
+        """Weight bytes a token of each text left unread in the MLP and elsewhere, float64 [batch, 2]: the mean over
+        what last ran. None where they follow from the neurons.
+        """
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,18 +74,25 @@ class BatchRule(BatchPlan):
         self.rule = rule
         self.batch = batch
         self._kept: list[torch.Tensor] = []
+        self._unread: list[torch.Tensor] = []
 
     @contextmanager
     def on(self, lm: LoadedModel) -> Iterator[None]:
         self._kept.clear()
+        self._unread.clear()
         with self.rule.on(lm.blocks, self._see):
             yield
 
     def kept(self) -> list[torch.Tensor]:
         return self._kept
 
-    def _see(self, _block: FeedForward, fired: torch.Tensor) -> None:
-        self._kept.append(fired.view(self.batch, -1, fired.shape[-1]).sum(dim=2).double().mean(dim=1))
+    def unread(self) -> torch.Tensor | None:
+        return torch.stack(self._unread).sum(dim=0) if self._unread else None
+
+    def _see(self, _block: FeedForward, use: Use) -> None:
+        self._kept.append(use.neurons.view(self.batch, -1).mean(dim=1))
+        if use.unread is not None:
+            self._unread.append(use.unread.view(self.batch, -1, 2).mean(dim=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +126,8 @@ class Score:
     """One text under one method; sums over its scored ``tokens``, so that texts can be added up.
 
     ``dense_loss``, ``sparse_loss`` and ``kl`` in nats; ``agreeing`` tokens; of every layer ``kept`` neurons (mean over
-    tokens), ``cett`` and ``recall``.
+    tokens), ``cett`` and ``recall``; ``unread`` weight bytes a token in the MLP and elsewhere (mean), empty where they
+    follow from ``kept``.
     """
 
     tokens: int
@@ -124,6 +138,7 @@ class Score:
     kept: tuple[float, ...]
     cett: tuple[float, ...]
     recall: tuple[float, ...]
+    unread: tuple[float, ...] = ()
 
 
 @torch.inference_mode()
@@ -148,8 +163,9 @@ def read(lm: LoadedModel, choosers: Sequence[Chooser], ids: torch.Tensor, prompt
         weight = block.output_weight()
         output = (a[:, -scored:].float() @ weight.T).norm(dim=2)
         for layer, chooser in zip(layers, choosers, strict=True):
-            masks = _masks(chooser, block, x.view(batch, length - 1, -1), a, prompt_tokens)
-            left_out = [_left_out(block, weight, *each) for each in zip(a[:, -scored:], output, masks, strict=True)]
+            masks, kept = _kept(chooser, block, x.view(batch, length - 1, -1), a, prompt_tokens)
+            each_text = zip(a[:, -scored:], kept, output, masks, strict=True)
+            left_out = [_left_out(block, weight, *each) for each in each_text]
             cett, recall = (torch.tensor(part, dtype=torch.float64) for part in zip(*left_out, strict=True))
             layer.append((masks, cett, recall))
 
@@ -167,13 +183,18 @@ def read(lm: LoadedModel, choosers: Sequence[Chooser], ids: torch.Tensor, prompt
     return Reading(ids[:, -scored - 1 : -1], logits, cache, tuple(choices))
 
 
-def _masks(chooser: Chooser, block: FeedForward, x: torch.Tensor, a: torch.Tensor, prompt_tokens: int) -> torch.Tensor:
-    """Bool [batch, d_ff] chosen from the prompts, of a rule [batch, scored, d_ff]; ``x`` and ``a`` [batch, T, ...]."""
+def _kept(
+    chooser: Chooser, block: FeedForward, x: torch.Tensor, a: torch.Tensor, prompt_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bool [batch, d_ff] chosen from the prompts, of a rule [batch, scored, d_ff]; what that makes of the scored
+    activations, [batch, scored, d_ff]. ``x`` and ``a`` are [batch, T, ...].
+    """
+    scored_a = a[:, prompt_tokens - 1 :]
     if not isinstance(chooser, TokenRule):
-        return torch.stack([chooser.select(block, each[:prompt_tokens]) for each in a])
-    scored_x, scored_a = x[:, prompt_tokens - 1 :], a[:, prompt_tokens - 1 :]
-    fired = chooser.fire(block, scored_x.flatten(0, 1), scored_a.flatten(0, 1))
-    return fired.view(scored_a.shape)
+        masks = torch.stack([chooser.select(block, each[:prompt_tokens]) for each in a])
+        return masks, scored_a * masks[:, None]
+    inputs = block, x[:, prompt_tokens - 1 :].flatten(0, 1), scored_a.flatten(0, 1)
+    return chooser.fire(*inputs).view(scored_a.shape), chooser.restricted(*inputs).view(scored_a.shape)
 
 
 @torch.inference_mode()
@@ -210,6 +231,9 @@ def compare(
         logits = follow(lm, reading.cache, reading.inputs, plan)
     kept = torch.stack(plan.kept()).T.cpu()  # [batch, layers]
     exact = (kept == everything).all(dim=1)
+    unread = plan.unread()
+    if unread is not None:
+        exact &= (unread == 0).all(dim=1).cpu()
     scores = []
     for b, full in enumerate(exact):
         forced = metrics.forced(expected[b], reading.logits[b] if full else logits[b], targets[b])
@@ -223,22 +247,29 @@ def compare(
                 kept=tuple(kept[b].tolist()),
                 cett=tuple(float(layer[b]) for layer in choice.cett),
                 recall=tuple(float(layer[b]) for layer in choice.recall),
+                unread=() if unread is None else tuple(unread[b].tolist()),
             )
         )
     return scores
 
 
 def _left_out(
-    block: FeedForward, weight: torch.Tensor, a: torch.Tensor, output: torch.Tensor, mask: torch.Tensor
+    block: FeedForward,
+    weight: torch.Tensor,
+    a: torch.Tensor,
+    kept: torch.Tensor,
+    output: torch.Tensor,
+    mask: torch.Tensor,
 ) -> tuple[float, float]:
     """Realised CETT and mask recall of one text's scored tokens.
 
-    ``weight`` is float32 down, ``a`` [scored, d_ff], ``output`` float32 [scored] norms, ``mask`` bool [d_ff] or
-    [scored, d_ff].
+    ``weight`` is float32 down, ``a`` [scored, d_ff] dense and ``kept`` the method's, ``output`` float32 [scored] norms,
+    ``mask`` bool [d_ff] or [scored, d_ff].
     """
-    if mask.all():
+    tail = a.float() - kept.float()
+    if mask.all() and not tail.any():
         return 0.0, 1.0
-    error = (a.float().masked_fill(mask, 0) @ weight.T).norm(dim=1)
+    error = (tail @ weight.T).norm(dim=1)
     cett = torch.where(output > 0, error / output.clamp_min(torch.finfo(torch.float32).tiny), 0.0).mean()
     contributions = a.float().abs() * block.output_norms
     return float(cett), metrics.mask_recall(contributions.cpu().numpy(), mask.cpu().numpy())

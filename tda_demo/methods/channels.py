@@ -1,0 +1,113 @@
+"""Token-level rules that leave out input channels of a layer's matrices instead of neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..feedforward import FeedForward
+from ..kernels.formats import encode_by_neuron
+from ..later import nn, torch
+from .parts import activation_function
+from .token import See, TokenRule, Use
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+
+def matrices(block: FeedForward) -> tuple[nn.Linear, ...]:
+    """The matrices of the block's layer: its attention projections as the family orders them, then the block's own."""
+    return *block.attention, *block.linears
+
+
+class ChannelRule(TokenRule):
+    """Of every matrix the input channels are read with ``|x_i| > limits[layer][matrix]``, in the order of ``matrices``.
+
+    The matrices then lie by input channel, so that a channel is one piece of memory; int8 scales belong to outputs and
+    are read whatever is left out.
+    """
+
+    def __init__(self, lm: LoadedModel, limits: Sequence[np.ndarray]) -> None:
+        self.lm = lm
+        self.limits = [each.astype(np.float32) for each in limits]
+        self.extra_bytes = sum(each.nbytes for each in self.limits)
+        self.activation = activation_function(lm)
+        self.channel_bytes = [[_channel_bytes(lm, each) for each in matrices(block)] for block in lm.blocks]
+
+    def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        return activations.abs() > float(self.limits[block.layer][-1])
+
+    def use(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> Use:
+        first = [(x.abs() > float(limit)).sum(dim=1) for limit in self._limits(block)[:-1]]
+        return Use(_neurons(block, [*first, self.fire(block, x, activations).sum(dim=1)]))
+
+    def restricted(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        limits = self._limits(block)
+        linear = [each.forward(_above(x, limit)) for each, limit in zip(block.linears[:-1], limits, strict=False)]
+        if block.fused:
+            linear = list(linear[0].split(block.d_ff, dim=-1))
+        a = self.activation(linear[0])
+        return _above(a * linear[1] if len(linear) == 2 else a, limits[-1])
+
+    def install(self, blocks: Iterable[FeedForward], see: See | None = None) -> Callable[[], None]:
+        with ExitStack() as hooks:
+            for block in blocks:
+                used: list[torch.Tensor] = []
+                for linear, limit in zip(matrices(block), self.limits[block.layer], strict=True):
+                    hooks.callback(linear.register_forward_pre_hook(_channels(float(limit), used)).remove)
+                hooks.callback(block.down.register_forward_pre_hook(self._told(block, used, see)).remove)
+            return hooks.pop_all().close
+
+    def unread(self, layer: int, used: Sequence[Any]) -> tuple[Any, Any]:
+        """Weight bytes left unread in the block of ``layer`` and in its other matrices, where ``used`` channels of each
+        of ``matrices`` were read: numbers or tensors alike.
+        """
+        block = self.lm.blocks[layer]
+        spared = [
+            (linear.in_features - count) * size
+            for linear, count, size in zip(matrices(block), used, self.channel_bytes[layer], strict=True)
+        ]
+        others = len(block.attention)
+        return sum(spared[others:]), sum(spared[:others])
+
+    def _limits(self, block: FeedForward) -> list[float]:
+        return [float(each) for each in self.limits[block.layer][len(block.attention) :]]
+
+    def _told(self, block: FeedForward, used: list[torch.Tensor], see: See | None) -> Callable[..., None]:
+        def tell(*_: object) -> None:
+            if see is not None:
+                counts = [each.double() for each in used]
+                unread = torch.stack(self.unread(block.layer, counts), dim=1)
+                see(block, Use(_neurons(block, counts[len(block.attention) :]), unread))
+            used.clear()
+
+        return tell
+
+
+def _channels(limit: float, used: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        chosen = inputs[0].abs() > limit
+        used.append(chosen.reshape(-1, chosen.shape[-1]).sum(dim=1))
+        return inputs[0] * chosen
+
+    return hook
+
+
+def _above(x: torch.Tensor, limit: float) -> torch.Tensor:
+    return x * (x.abs() > limit)
+
+
+def _neurons(block: FeedForward, used: Sequence[torch.Tensor]) -> torch.Tensor:
+    """How many neurons take as many weights as ``used`` channels [T] of each of the block's matrices: float64 [T]."""
+    read = sum(count.double() * linear.out_features for count, linear in zip(used, block.linears, strict=True))
+    return read / sum(linear.in_features * linear.out_features for linear in block.linears) * block.d_ff
+
+
+def _channel_bytes(lm: LoadedModel, linear: nn.Linear) -> float:
+    if lm.device.type != "cpu":
+        return linear.weight.nbytes / linear.in_features
+    one = encode_by_neuron(linear.weight[:, :1], lm.precision)
+    return one.codes.nbytes + one.block_scales.nbytes
