@@ -11,6 +11,7 @@ import numpy as np
 from ..feedforward import FeedForward
 from ..kernels.formats import encode_by_neuron
 from ..later import nn, torch
+from .channel_arrays import by_channel
 from .parts import activation_function
 from .token import See, TokenRule, Use
 
@@ -27,7 +28,8 @@ class ChannelRule(TokenRule):
     """Of every matrix the input channels are read with ``|x_i| > limits[layer][matrix]``, in the order of ``matrices``.
 
     The matrices then lie by input channel, so that a channel is one piece of memory; int8 scales belong to outputs and
-    are read whatever is left out.
+    are read whatever is left out. nf4 has no kernel: its blocks lie along a row, and by channel the matrix would have to
+    be rounded again.
     """
 
     def __init__(self, lm: LoadedModel, limits: Sequence[np.ndarray]) -> None:
@@ -73,8 +75,33 @@ class ChannelRule(TokenRule):
         others = len(block.attention)
         return sum(spared[others:]), sum(spared[:others])
 
+    @property
+    def kernel(self) -> Any:
+        from ..kernels.cpu.token.channels import Channels
+
+        layers = len(self.lm.blocks)
+        if self.lm.precision == "nf4" or len({block.d_ff for block in self.lm.blocks}) > 1:
+            return None
+        arrays = by_channel(self.lm, [matrices(block) for block in self.lm.blocks])
+        limits = np.stack(self.limits)[:, list(arrays.places)]
+        return Channels(*arrays.codes, limits=limits, counts=np.zeros((layers, 6), np.int64))
+
+    def read_by(self, kernel: Any, computed: np.ndarray) -> list[list[int]]:
+        """Channels of each of ``matrices`` of every layer that the last step of ``kernel`` read, which computed
+        ``computed`` int64 [layers] neurons' columns of down.
+        """
+        places = by_channel(self.lm, [matrices(block) for block in self.lm.blocks]).places
+        counts = np.column_stack([kernel.counts, computed])
+        return [[int(row[places.index(at)]) for at in range(len(self.limits[0]))] for row in counts]
+
     def _limits(self, block: FeedForward) -> list[float]:
         return [float(each) for each in self.limits[block.layer][len(block.attention) :]]
+
+    def neurons(self, layer: int, used: Sequence[int]) -> int:
+        """As many whole neurons as take the weights of ``used`` channels of the layer's ``matrices``, rounded."""
+        block = self.lm.blocks[layer]
+        own = [torch.tensor([count]) for count in used[len(block.attention) :]]
+        return round(float(_neurons(block, own)))
 
     def _told(self, block: FeedForward, used: list[torch.Tensor], see: See | None) -> Callable[..., None]:
         def tell(*_: object) -> None:

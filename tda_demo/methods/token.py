@@ -20,7 +20,6 @@ from ..feedforward import FeedForward
 from ..later import nn, torch
 
 
-
 @dataclass(frozen=True, eq=False)
 class Use:
     """What a rule used of a layer at T tokens: ``neurons`` float64 [T], of a rule that leaves out less or more than

@@ -14,6 +14,7 @@ from ...kernels.cpu import step as cpu
 from ...kernels.cpu.mlp import Neurons
 from ...kernels.cpu.threads import cores
 from ...methods.base import ActiveSets, Selector
+from ...methods.channels import ChannelRule
 from ...methods.token import TokenRule
 from ...progress import Progress, Report, silent
 from ..arm import Judgement, Prefill
@@ -65,6 +66,8 @@ class CpuStepEngine:
         return CpuStepArm(self.lm, self.layout, self.layout.neurons, everything, prefill.tokens + room, prefill.cache)
 
     def sparse_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
+        if isinstance(prefill.plan, ChannelRule):
+            return ChannelArm(self.lm, self.layout, prefill.plan, prefill.tokens + room, prefill.cache)
         if isinstance(prefill.plan, TokenRule):
             return RuleArm(self.lm, self.layout, prefill.plan, prefill.tokens + room, prefill.cache)
         begin = time.perf_counter()
@@ -184,3 +187,26 @@ class RuleArm(CpuStepArm):
         if self.position == self._began:
             return None
         return self.layout.shared_bytes + rule_bytes(self.neurons, self.plan, self._computed.sum())
+
+
+class ChannelArm(CpuStepArm):
+    """An arm whose kernel decides by ``plan`` which channels of every matrix to read, and counts them."""
+
+    def __init__(self, lm: LoadedModel, layout: Layout, plan: ChannelRule, positions: int, prompt_cache: Cache) -> None:
+        active = cpu.Active(layout.first, np.zeros(layout.first[-1], np.int64))
+        super().__init__(lm, layout, layout.neurons, active, positions, prompt_cache, rule=plan.kernel)
+        self.plan = plan
+        self._began = self.position
+
+    @property
+    def weight_bytes(self) -> int | None:
+        if self.position == self._began:
+            return None
+        everything = self.layout.shared_bytes + neuron_bytes(self.neurons, self.active) + self.plan.extra_bytes
+        return everything - sum(sum(self.plan.unread(layer, used)) for layer, used in enumerate(self._used()))
+
+    def computed(self) -> list[int]:
+        return [self.plan.neurons(layer, used) for layer, used in enumerate(self._used())]
+
+    def _used(self) -> list[list[int]]:
+        return self.plan.read_by(self.rule, self._computed.sum(axis=1))
