@@ -100,15 +100,16 @@ def channel_table(lm: LoadedModel, report: Report = silent) -> ChannelTable:
         return table
     table = measure(lm, weights, report)
     rows = [
-        json.dumps({"magnitudes": _rounded(magnitudes), "path": _rounded(path)})
+        json.dumps({"magnitudes": magnitudes.tolist(), "path": path.tolist()})
         for magnitudes, path in zip(table.magnitudes, table.path, strict=True)
     ]
     write_text(kept, "[\n" + ",\n".join(rows) + "\n]\n")
     return table
 
 
-def _rounded(values: np.ndarray) -> list[list[float]]:
-    return [[float(f"{value:.5g}") for value in row] for row in values]
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """To what the file holds, so that the first use of a table is as every later one."""
+    return np.array([[float(f"{value:.5g}") for value in row] for row in values])
 
 
 def _load(path: Path, weights: tuple[np.ndarray, ...]) -> ChannelTable | None:
@@ -135,9 +136,9 @@ def measure(lm: LoadedModel, weights: tuple[np.ndarray, ...], report: Report = s
     inputs = _inputs(lm, ids)
     for block, layer in zip(lm.blocks, find_layers(lm.model), strict=True):
         report(Progress("Sharing out the sparsity", block.layer, len(lm.blocks), "layers"))
-        magnitudes.append(np.stack([_quantiles(each) for each in inputs[block.layer]]))
+        magnitudes.append(_rounded(np.stack([_quantiles(each) for each in inputs[block.layer]])))
         error = _Error(layer, matrices(block), *calls[block.layer], magnitudes[-1])
-        paths.append(greedy(error, weights[block.layer].tolist()))
+        paths.append(_rounded(greedy(error, weights[block.layer].tolist())))
     report(Progress("Sharing out the sparsity", len(lm.blocks), len(lm.blocks), "layers"))
     return ChannelTable(tuple(magnitudes), tuple(paths), weights)
 

@@ -28,8 +28,8 @@ class ChannelRule(TokenRule):
     """Of every matrix the input channels are read with ``|x_i| > limits[layer][matrix]``, in the order of ``matrices``.
 
     The matrices then lie by input channel, so that a channel is one piece of memory; int8 scales belong to outputs and
-    are read whatever is left out. nf4 has no kernel: its blocks lie along a row, and by channel the matrix would have to
-    be rounded again.
+    are read whatever is left out. nf4 has no kernel: its blocks lie along a row, so that by channel the matrix would
+    have to be rounded again.
     """
 
     def __init__(self, lm: LoadedModel, limits: Sequence[np.ndarray]) -> None:
@@ -57,9 +57,10 @@ class ChannelRule(TokenRule):
     def install(self, blocks: Iterable[FeedForward], see: See | None = None) -> Callable[[], None]:
         with ExitStack() as hooks:
             for block in blocks:
-                used: list[torch.Tensor] = []
-                for linear, limit in zip(matrices(block), self.limits[block.layer], strict=True):
-                    hooks.callback(linear.register_forward_pre_hook(_channels(float(limit), used)).remove)
+                used: dict[int, torch.Tensor] = {}  # they do not run in the order of ``matrices``
+                for at, linear in enumerate(matrices(block)):
+                    hook = _channels(float(self.limits[block.layer][at]), used, at)
+                    hooks.callback(linear.register_forward_pre_hook(hook).remove)
                 hooks.callback(block.down.register_forward_pre_hook(self._told(block, used, see)).remove)
             return hooks.pop_all().close
 
@@ -103,10 +104,10 @@ class ChannelRule(TokenRule):
         own = [torch.tensor([count]) for count in used[len(block.attention) :]]
         return round(float(_neurons(block, own)))
 
-    def _told(self, block: FeedForward, used: list[torch.Tensor], see: See | None) -> Callable[..., None]:
+    def _told(self, block: FeedForward, used: dict[int, torch.Tensor], see: See | None) -> Callable[..., None]:
         def tell(*_: object) -> None:
             if see is not None:
-                counts = [each.double() for each in used]
+                counts = [used[at].double() for at in range(len(used))]
                 unread = torch.stack(self.unread(block.layer, counts), dim=1)
                 see(block, Use(_neurons(block, counts[len(block.attention) :]), unread))
             used.clear()
@@ -114,10 +115,10 @@ class ChannelRule(TokenRule):
         return tell
 
 
-def _channels(limit: float, used: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
+def _channels(limit: float, used: dict[int, torch.Tensor], at: int) -> Callable[..., torch.Tensor]:
     def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         chosen = inputs[0].abs() > limit
-        used.append(chosen.reshape(-1, chosen.shape[-1]).sum(dim=1))
+        used[at] = chosen.reshape(-1, chosen.shape[-1]).sum(dim=1)
         return inputs[0] * chosen
 
     return hook
@@ -129,8 +130,10 @@ def _above(x: torch.Tensor, limit: float) -> torch.Tensor:
 
 def _neurons(block: FeedForward, used: Sequence[torch.Tensor]) -> torch.Tensor:
     """How many neurons take as many weights as ``used`` channels [T] of each of the block's matrices: float64 [T]."""
-    read = sum(count.double() * linear.out_features for count, linear in zip(used, block.linears, strict=True))
-    return read / sum(linear.in_features * linear.out_features for linear in block.linears) * block.d_ff
+    counts = torch.stack([count.double() for count in used], dim=1)
+    outputs = torch.tensor([linear.out_features for linear in block.linears]).to(counts)
+    inputs = torch.tensor([linear.in_features for linear in block.linears]).to(counts)
+    return counts @ outputs / (inputs @ outputs) * block.d_ff
 
 
 def _channel_bytes(lm: LoadedModel, linear: nn.Linear) -> float:

@@ -140,8 +140,8 @@ def step(
     Args:
         x: float32 [d], the token's embedding; overwritten.
         position: how many tokens came before.
-        rule: a token-level method's arrays (``mlp``, ``projections``), which writes the neurons it computes into ``active.chosen``; None
-            where the active set is what it is.
+        rule: a token-level method's arrays (``mlp``, ``projections``), which writes the neurons it computes into
+            ``active.chosen``; None where the active set is what it is.
         cosines, sines: float32 [tables, positions, rotary].
         keys, values: float32 [layers, kv_heads, positions, head_dim]; position's row is written.
         activations: float32 [places], written; the active neurons' activations.
