@@ -28,7 +28,8 @@ class FeedForward:
 
     ``gate`` is None for plain blocks and for fused ones; a fused ``up`` holds d_ff gate rows, then d_ff up rows.
     ``down.weight`` is [d_model, d_ff]; its input is the activation vector ``a`` [..., d_ff]. ``d_ff`` is the full
-    width, also while the matrices hold fewer neurons.
+    width, also while the matrices hold fewer neurons. ``attention`` holds the layer's other matrices, its attention
+    projections.
     """
 
     layer: int
@@ -37,6 +38,7 @@ class FeedForward:
     down: nn.Linear
     d_ff: int
     fused: bool = False
+    attention: tuple[nn.Linear, ...] = ()
 
     @property
     def linears(self) -> tuple[nn.Linear, ...]:
@@ -111,24 +113,39 @@ def find_blocks(model: PreTrainedModel) -> tuple[FeedForward, ...]:
     Raises:
         UserError: the architecture is not one of ``SUPPORTED``.
     """
+    names = _names(model)
+    return tuple(_block(index, layer, names) for index, layer in enumerate(_stack(model, names)))
+
+
+def find_layers(model: PreTrainedModel) -> tuple[nn.Module, ...]:
+    """The decoder layers that ``find_blocks`` gives the blocks of; raises what it raises."""
+    return tuple(_stack(model, _names(model)))
+
+
+def _names(model: PreTrainedModel) -> _Names:
     names = _FAMILIES.get(model.config.model_type)
     if names is None:
         raise UserError(
             f"The architecture '{model.config.model_type}' is not supported; supported are: {', '.join(SUPPORTED)}."
         )
-    stack = cast(nn.ModuleList, model.get_submodule(names.stack))
-    return tuple(_block(index, layer, names) for index, layer in enumerate(stack))
+    return names
+
+
+def _stack(model: PreTrainedModel, names: _Names) -> nn.ModuleList:
+    return cast(nn.ModuleList, model.get_submodule(names.stack))
 
 
 def _block(index: int, layer: nn.Module, names: _Names) -> FeedForward:
-    down = cast(nn.Linear, layer.get_submodule(names.down))
+    own = [cast(nn.Linear, layer.get_submodule(path)) for path in (names.gate, names.up, names.down) if path]
+    *gate, up, down = own
     return FeedForward(
         layer=index,
-        gate=cast(nn.Linear, layer.get_submodule(names.gate)) if names.gate else None,
-        up=cast(nn.Linear, layer.get_submodule(names.up)),
+        gate=gate[0] if gate else None,
+        up=up,
         down=down,
         d_ff=down.in_features,
         fused=names.fused,
+        attention=tuple(each for each in layer.modules() if isinstance(each, nn.Linear) and each not in own),
     )
 
 

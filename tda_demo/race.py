@@ -61,7 +61,8 @@ class RaceSettings:
 class PromptRead:
     """The prompt has been read and the active sets chosen. ``fired`` int64 [prompt tokens, layers].
 
-    ``active`` and ``byte_bound`` are None for token-level methods: what they compute is known step by step.
+    ``active`` and ``byte_bound`` are None where what is computed is known step by step: under token-level methods and
+    active sets that are chosen anew.
     """
 
     tokens: tuple[str, ...]
@@ -78,7 +79,7 @@ class Stepped:
     """Token ``index`` of an arm's text. The first comes from the prompt's own logits: no ``ms``, bytes or ``fired``.
 
     ``text`` is what the token adds; ``weight_bytes`` what the step read; ``fired`` int64 [layers], neurons that fired
-    at the step, of the sparse arm only: under a token-level method those it computed.
+    at the step, of the sparse arm only: where ``PromptRead.active`` is None, those it computed.
     """
 
     arm: ArmName
@@ -205,7 +206,7 @@ def race(
         prefill_ms=prefill.prefill_ms,
         selection_ms=prefill.selection_ms,
         packing_ms=sparse.arm.packing_ms,
-        active=None if isinstance(prefill.plan, TokenRule) else prefill.plan,
+        active=prefill.settled,
         fired=prefill.fired.cpu().numpy(),
         byte_bound=_bound(dense, sparse),
     )
@@ -214,7 +215,7 @@ def race(
     steps: list[np.ndarray] = []
 
     def fired(arm: Arm) -> np.ndarray:
-        steps.append(_fired(lm, chooser, prefill, arm))
+        steps.append(_fired(lm, chooser, prefill.settled, arm))
         return steps[-1]
 
     yield from run_lanes(dense, sparse, stop, fired)
@@ -237,20 +238,20 @@ def run_lanes(dense: Lane, sparse: Lane, stop: threading.Event, fired: Callable[
         yield from lane.advance(fired if lane is sparse else None)
 
 
-def _fired(lm: LoadedModel, chooser: Selector | TokenRule, prefill: Prefill, arm: Arm) -> np.ndarray:
-    if isinstance(chooser, TokenRule):
+def _fired(lm: LoadedModel, chooser: Selector | TokenRule, settled: ActiveSets | None, arm: Arm) -> np.ndarray:
+    if settled is None or isinstance(chooser, TokenRule):
         return np.array(cast(TokenArm, arm).computed())
     counts = [
         chooser.fired(block, activations, computed)
-        for block, activations, computed in zip(lm.blocks, arm.activations(), prefill.active.indices, strict=True)
+        for block, activations, computed in zip(lm.blocks, arm.activations(), settled.indices, strict=True)
     ]
     return torch.cat(counts).cpu().numpy()
 
 
 def _sparsity(lm: LoadedModel, prefill: Prefill, fired: Sequence[np.ndarray]) -> list[float]:
-    """Per layer, of a token-level method the mean over its steps; before any step, over the prompt."""
-    if not isinstance(prefill.plan, TokenRule):
-        return prefill.plan.sparsity()
+    """Per layer, where steps differ the mean over them; before any step, over the prompt."""
+    if prefill.settled is not None:
+        return prefill.settled.sparsity()
     counts = np.mean(fired or prefill.fired.cpu().numpy(), axis=0)
     return [1 - float(count) / block.d_ff for count, block in zip(counts, lm.blocks, strict=True)]
 

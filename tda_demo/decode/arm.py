@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from ..methods.base import ActiveSets, Plan, Selector
+from ..methods.renewal import RenewedSets, Renewing
 from ..methods.token import TokenRule
 from ..progress import Report, silent
 
@@ -39,6 +40,11 @@ class Prefill:
             raise TypeError("this engine runs sequence-level methods only")
         return self.plan
 
+    @property
+    def settled(self) -> ActiveSets | None:
+        """The active sets where they are the same for every step; what is computed is else known step by step."""
+        return None if isinstance(self.plan, TokenRule | RenewedSets) else self.plan
+
 
 class Arm(Protocol):
     """One decoder.
@@ -64,7 +70,7 @@ class Arm(Protocol):
 
 
 class TokenArm(Arm, Protocol):
-    """An arm that may decode under a token-level method."""
+    """An arm that may decode under a token-level method, or under active sets that are chosen anew."""
 
     def computed(self) -> list[int]:
         """How many neurons the last step computed, per layer."""
@@ -99,7 +105,7 @@ class Engine(Protocol):
         ...
 
     def sparse_arm(self, prefill: Prefill, room: int) -> Arm:
-        """The same under the prefill's plan; a ``TokenArm`` where that is a token-level method's."""
+        """The same under the prefill's plan; a ``TokenArm`` where ``prefill.settled`` is None."""
         ...
 
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
@@ -118,6 +124,6 @@ def engine_for(lm: LoadedModel, chooser: Selector | TokenRule | None = None) -> 
     by_token = isinstance(chooser, TokenRule)
     if has_layout(lm) and not (by_token and chooser.kernel is None):
         return CpuStepEngine(lm)
-    if can_decode(lm) and not by_token:
+    if can_decode(lm) and not by_token and not isinstance(chooser, Renewing):
         return CudaGraphEngine(lm)
     return FastLinearsEngine(lm) if lm.device.type == "cpu" else EagerEngine(lm)

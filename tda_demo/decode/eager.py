@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,17 +12,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..feedforward import FeedForward, find_blocks
+from ..feedforward import FeedForward, find_blocks, observed
 from ..kernels.reference import limit
 from ..methods.base import ActiveSets, Plan, Selector
+from ..methods.renewal import Choosing, RenewedSets
 from ..methods.token import TokenRule, between
 from ..progress import Report, silent
 from .arm import Judgement, Prefill
+from .refreshing import RefreshingArm
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
     from ..models import LoadedModel
+
+
+Keep = Callable[[FeedForward, torch.Tensor, torch.Tensor], torch.Tensor]
+"""The activations [T, d_ff] that a plan leaves of a block's input [T, d] and dense activations [T, d_ff]."""
 
 
 class EagerEngine:
@@ -56,7 +63,7 @@ class EagerEngine:
             tokens=len(ids),
             logits=logits,
             cache=cache,
-            plan=chooser if isinstance(chooser, TokenRule) else ActiveSets.of(watch.masks),
+            plan=chooser if isinstance(chooser, TokenRule) else watch.choosing.sets(),
             fired=torch.stack(watch.fired, dim=1),
             prefill_ms=total - watch.selection_ms - watch.diagnostics_ms,
             selection_ms=watch.selection_ms,
@@ -65,32 +72,37 @@ class EagerEngine:
     def dense_arm(self, prefill: Prefill, room: int) -> EagerArm:
         return EagerArm(share_weights(self.lm.model), self.lm, prefill.cache)
 
-    def sparse_arm(self, prefill: Prefill, room: int) -> EagerArm:
+    def sparse_arm(self, prefill: Prefill, room: int) -> EagerArm | RefreshingArm:
         model = share_weights(self.lm.model)
         if isinstance(prefill.plan, TokenRule):
             return EagerArm(model, self.lm, prefill.cache, rule=prefill.plan)
+        arm = EagerArm(model, self.lm, prefill.cache)
         begin = _now(self.lm.device)
-        restrict(model, prefill.plan)
-        packing_ms = _now(self.lm.device) - begin
-        masked = prefill.plan.indices if any(block.is_quantised for block in self.lm.blocks) else None
-        return EagerArm(model, self.lm, prefill.cache, packing_ms, masked)
+        arm.use(prefill.plan)
+        arm.packing_ms = _now(self.lm.device) - begin
+        return RefreshingArm(arm, prefill.plan) if isinstance(prefill.plan, RenewedSets) else arm
 
     @torch.inference_mode()
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
+        sparse = share_weights(self.lm.model)
+        follow = partial(_forward, sparse, copy.deepcopy(prefill.cache), device=self.lm.device)
+        sets = prefill.plan
+        if isinstance(sets, RenewedSets):
+            sparse_logits, kept = _renewing(find_blocks(sparse), sets, follow, tokens)
+        else:
+            with sets.on(find_blocks(sparse)):
+                sparse_logits, kept = follow(tokens), partial(_kept, sets)
         errors: list[float] = []
-        plan = prefill.plan
 
         def see(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
             flat = activations.reshape(len(x), -1)
-            errors.append(_output_error(block, flat, _kept(plan, block, x, flat)))
+            errors.append(_output_error(block, flat, kept(block, x, flat)))
 
-        dense, sparse = share_weights(self.lm.model), share_weights(self.lm.model)
+        dense = share_weights(self.lm.model)
         with ExitStack() as hooks:
             for block in find_blocks(dense):
                 hooks.callback(between(block, partial(see, block)))
             dense_logits = _forward(dense, copy.deepcopy(prefill.cache), tokens, self.lm.device)
-        with plan.on(find_blocks(sparse)):
-            sparse_logits = _forward(sparse, copy.deepcopy(prefill.cache), tokens, self.lm.device)
         return Judgement(dense_logits, sparse_logits, errors)
 
 
@@ -100,17 +112,17 @@ class _Watch:
     def __init__(self, chooser: Selector | TokenRule, device: torch.device) -> None:
         self.chooser = chooser
         self.device = device
-        self.masks: list[torch.Tensor] = []
+        self.choosing = Choosing(chooser)
         self.fired: list[torch.Tensor] = []
         self.selection_ms = self.diagnostics_ms = 0.0
 
     def see(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
         flat, begin = activations.reshape(len(x), -1), _now(self.device)
         if isinstance(self.chooser, TokenRule):
-            self.fired.append(self.chooser.fire(block, x, flat).sum(dim=1))
+            self.fired.append(self.chooser.use(block, x, flat).neurons.round().long())
             self.diagnostics_ms += _now(self.device) - begin
             return
-        self.masks.append(self.chooser.select(block, flat))
+        self.choosing.see(block, flat)
         middle = _now(self.device)
         self.fired.append(self.chooser.fired(block, flat))
         self.selection_ms += middle - begin
@@ -118,17 +130,49 @@ class _Watch:
 
 
 def _kept(plan: Plan, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-    """Which neurons of ``block`` the plan computes: bool [T, d_ff], or [1, d_ff] for all tokens."""
+    """The ``activations`` [T, d_ff] as they are under the plan."""
     if isinstance(plan, TokenRule):
-        return plan.fire(block, x, activations)
+        return plan.restricted(block, x, activations)
     kept = torch.zeros(1, block.d_ff, dtype=torch.bool, device=activations.device)
-    return kept.index_fill_(1, plan.indices[block.layer], True)
+    return activations * kept.index_fill_(1, plan.indices[block.layer], True)
+
+
+def _renewing(
+    blocks: tuple[FeedForward, ...],
+    sets: RenewedSets,
+    follow: Callable[[list[int]], torch.Tensor],
+    tokens: list[int],
+) -> tuple[torch.Tensor, Keep]:
+    """Logits of ``tokens``, stretch by stretch as a refreshing arm computes them, and what that keeps."""
+    logits: list[torch.Tensor] = []
+    shares: list[tuple[ActiveSets | None, int]] = []
+    for begin in range(0, len(tokens), sets.every):
+        stretch = tokens[begin : begin + sets.every]
+        sparse, last = stretch[: sets.every - 1], stretch[sets.every - 1 :]
+        if sparse:
+            with sets.on(blocks):
+                logits.append(follow(sparse))
+            shares.append((sets, len(sparse)))
+        if last:
+            seen: list[torch.Tensor] = []
+            with observed(blocks, lambda _block, a: seen.append(a)):  # noqa: B023 - used within the turn
+                logits.append(follow(last))
+            shares.append((None, 1))
+            sets = sets.renewed(seen)
+
+    def keep(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        parts = activations.split([count for _, count in shares])
+        pairs = zip(parts, shares, strict=True)
+        return torch.cat([part if each is None else _kept(each, block, x, part) for part, (each, _) in pairs])
+
+    return torch.cat(logits), keep
 
 
 class EagerArm:
-    """A transformers model with a DynamicCache of its own; ``masked`` where its blocks compute all, using some.
+    """A transformers model of its own with a DynamicCache of its own.
 
-    Under a ``rule`` too its blocks compute all, so a step reads what a dense one does and the rule's own bytes.
+    Under a ``rule`` its blocks compute all neurons, so a step reads what a dense one does and the rule's own bytes;
+    so they do where bitsandbytes has quantised them.
     """
 
     def __init__(
@@ -137,15 +181,16 @@ class EagerArm:
         lm: LoadedModel,
         prompt_cache: Cache,
         packing_ms: float = 0.0,
-        masked: tuple[torch.Tensor, ...] | None = None,
         rule: TokenRule | None = None,
     ) -> None:
         self.model = model
+        self.blocks = find_blocks(model)
         self.device = lm.device
         self.cache = copy.deepcopy(prompt_cache)
         self.weight_bytes = bytes_per_step(model) + (rule.extra_bytes if rule else 0)
         self.packing_ms = packing_ms
-        self.masked = masked
+        self.masked: tuple[torch.Tensor, ...] | None = None
+        self._limits = ExitStack()
         self._seen: list[torch.Tensor] = []
         self._fired: list[torch.Tensor] = []
         # Both arms carry these hooks, so the time they take falls on both alike.
@@ -153,11 +198,19 @@ class EagerArm:
             self._seen,
             self._fired,
         )  # not self: a cycle would outlive the arm
-        blocks = find_blocks(model)
         if rule is not None:
-            rule.install(blocks, lambda _block, mask: fired.append(mask))
-        for block in blocks:
+            rule.install(self.blocks, lambda _block, use: fired.append(use.neurons))
+        for block in self.blocks:
             block.down.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+
+    def use(self, sets: ActiveSets | None) -> None:
+        """From the next step on it computes ``sets``, or all neurons."""
+        self._limits.close()
+        if sets is not None:
+            self._limits.enter_context(sets.on(self.blocks))
+        is_masked = sets is not None and any(block.is_quantised for block in self.blocks)
+        self.masked = sets.indices if sets is not None and is_masked else None
+        self.weight_bytes = bytes_per_step(self.model)
 
     @torch.inference_mode()
     def step(self, token: int) -> torch.Tensor:
@@ -175,7 +228,7 @@ class EagerArm:
         return [each.index_select(1, indices) for each, indices in zip(activations, self.masked, strict=True)]
 
     def computed(self) -> list[int]:
-        return [int(fired.sum()) for fired in self._fired] or [each.shape[1] for each in self.activations()]
+        return [round(float(fired.sum())) for fired in self._fired] or [each.shape[1] for each in self.activations()]
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -223,7 +276,7 @@ def _forward(
 def _output_error(block: FeedForward, activations: torch.Tensor, kept: torch.Tensor) -> float:
     """Mean over tokens of ``||y - y_kept|| / ||y||`` on given activations [T, d_ff], without the output bias."""
     weight = block.output_weight()
-    tail = activations.float().masked_fill(kept, 0)
+    tail = activations.float() - kept.float()
     output = (activations.float() @ weight.T).norm(dim=1)
     error = (tail @ weight.T).norm(dim=1)
     return float(torch.where(output > 0, error / output.clamp_min(1e-30), 0.0).mean())

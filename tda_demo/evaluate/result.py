@@ -39,7 +39,7 @@ def quality(scores: Sequence[Score], weights: StepBytes, chooser: Chooser) -> Qu
     """Adds up the ``scores``, at least one, that ``chooser`` got on a model whose weights are ``weights``."""
     tokens = sum(score.tokens for score in scores)
     kept = _by_layer([score.kept for score in scores])
-    read = weights.read(kept, chooser)
+    read = weights.read(kept, chooser, _by_layer([score.unread for score in scores]))
     return Quality(
         documents=len(scores),
         scored_tokens=tokens,

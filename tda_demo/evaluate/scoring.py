@@ -7,18 +7,19 @@ again with them, because the first scored token is predicted there: so every sco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
 from .. import metrics
-from ..feedforward import FeedForward
+from ..feedforward import FeedForward, observed
 from ..methods.base import Selector
-from ..methods.token import TokenRule, between
+from ..methods.renewal import Choosing, History, Renewing
+from ..methods.token import TokenRule, Use, between
 
 if TYPE_CHECKING:
     from transformers import Cache
@@ -31,13 +32,23 @@ Chooser = Selector | TokenRule
 class BatchPlan(Protocol):
     """What a method makes of a batch of prompts."""
 
-    def on(self, lm: LoadedModel) -> AbstractContextManager[None]:
-        """Within the context, what runs is computed by the method."""
+    def run(self, lm: LoadedModel, cache: Cache, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits [batch, tokens, vocabulary] of ``inputs`` int64 [batch, tokens] after what ``cache`` holds."""
         ...
 
     def kept(self) -> list[torch.Tensor]:
         """Neurons computed for a token of each text, float64 [batch] per layer: the mean over what last ran."""
         ...
+
+    def unread(self) -> torch.Tensor | None:
+        """Weight bytes a token of each text left unread in the MLP and elsewhere, float64 [batch, 2]: the mean over
+        what last ran. None where they follow from the neurons.
+        """
+        return None
+
+    def left_out(self, lm: LoadedModel, reading: Reading) -> tuple[list[torch.Tensor], list[torch.Tensor]] | None:
+        """Realised CETT and mask recall, float64 [batch] a layer, where they are known from what last ran only."""
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +57,7 @@ class BatchSets(BatchPlan):
 
     masks: tuple[torch.Tensor, ...]
 
-    @contextmanager
-    def on(self, lm: LoadedModel) -> Iterator[None]:
+    def run(self, lm: LoadedModel, cache: Cache, inputs: torch.Tensor) -> torch.Tensor:
         """Zeroing a neuron's activation is leaving it out: nothing else depends on it. For scoring that is as good as a
         packed block, takes no copies, and lets every text have a set of its own.
         """
@@ -55,10 +65,64 @@ class BatchSets(BatchPlan):
             for block, mask in zip(lm.blocks, self.masks, strict=True):
                 if not mask.all():
                     hooks.callback(block.down.register_forward_pre_hook(_keeping(mask)).remove)
-            yield
+            return _logits(lm, cache, inputs)
 
     def kept(self) -> list[torch.Tensor]:
         return [mask.sum(dim=1).double() for mask in self.masks]
+
+
+class BatchRenewed(BatchPlan):
+    """Of active sets that are chosen anew: every so many tokens, from what a dense step shows.
+
+    ``masks`` are the prompts'; ``histories`` go with them, a layer's (outer) of every text (inner).
+    """
+
+    def __init__(self, masks: tuple[torch.Tensor, ...], histories: list[list[History]], every: int) -> None:
+        self.masks = masks
+        self.histories = histories
+        self.every = every
+        self.used: list[tuple[torch.Tensor, ...]] = []  # what last ran, the masks of a token each
+
+    def run(self, lm: LoadedModel, cache: Cache, inputs: torch.Tensor) -> torch.Tensor:
+        plan, histories, logits = BatchSets(self.masks), self.histories, []
+        self.used.clear()
+        everything = tuple(torch.ones_like(mask) for mask in self.masks)
+        for stretch in inputs.split(self.every, dim=1):
+            sparse, last = stretch[:, : self.every - 1], stretch[:, self.every - 1 :]
+            if sparse.shape[1]:
+                logits.append(plan.run(lm, cache, sparse))
+                self.used += [plan.masks] * sparse.shape[1]
+            if last.shape[1]:
+                seen: list[torch.Tensor] = []
+                with observed(lm.blocks, lambda _block, a: seen.append(a)):  # noqa: B023 - used within the turn
+                    logits.append(_logits(lm, cache, last))
+                self.used.append(everything)
+                histories = [
+                    [old.seen(token[None], self.every) for old, token in zip(layer, a, strict=True)]
+                    for layer, a in zip(histories, seen, strict=True)
+                ]
+                plan = BatchSets(tuple(torch.stack([text.active() for text in layer]) for layer in histories))
+        return torch.cat(logits, dim=1)
+
+    def kept(self) -> list[torch.Tensor]:
+        return [self._by_token(layer).sum(dim=2).double().mean(dim=1) for layer in range(len(self.masks))]
+
+    def left_out(self, lm: LoadedModel, reading: Reading) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        batch, scored = reading.inputs.shape
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def see(block: FeedForward, activations: torch.Tensor) -> None:
+            a, masks = activations.view(batch, scored, -1), self._by_token(block.layer)
+            found.append(_left_out(block, a, a * masks, _output_norms(block, a), masks))
+
+        with observed(lm.blocks, see):
+            _logits(lm, reading.cache, reading.inputs)
+        reading.cache.crop(-scored)
+        return [cett for cett, _ in found], [recall for _, recall in found]
+
+    def _by_token(self, layer: int) -> torch.Tensor:
+        """Bool [batch, tokens, d_ff] of what last ran."""
+        return torch.stack([masks[layer] for masks in self.used], dim=1)
 
 
 class BatchRule(BatchPlan):
@@ -68,18 +132,24 @@ class BatchRule(BatchPlan):
         self.rule = rule
         self.batch = batch
         self._kept: list[torch.Tensor] = []
+        self._unread: list[torch.Tensor] = []
 
-    @contextmanager
-    def on(self, lm: LoadedModel) -> Iterator[None]:
+    def run(self, lm: LoadedModel, cache: Cache, inputs: torch.Tensor) -> torch.Tensor:
         self._kept.clear()
+        self._unread.clear()
         with self.rule.on(lm.blocks, self._see):
-            yield
+            return _logits(lm, cache, inputs)
 
     def kept(self) -> list[torch.Tensor]:
         return self._kept
 
-    def _see(self, _block: FeedForward, fired: torch.Tensor) -> None:
-        self._kept.append(fired.view(self.batch, -1, fired.shape[-1]).sum(dim=2).double().mean(dim=1))
+    def unread(self) -> torch.Tensor | None:
+        return torch.stack(self._unread).sum(dim=0) if self._unread else None
+
+    def _see(self, _block: FeedForward, use: Use) -> None:
+        self._kept.append(use.neurons.view(self.batch, -1).mean(dim=1))
+        if use.unread is not None:
+            self._unread.append(use.unread.view(self.batch, -1, 2).mean(dim=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +183,8 @@ class Score:
     """One text under one method; sums over its scored ``tokens``, so that texts can be added up.
 
     ``dense_loss``, ``sparse_loss`` and ``kl`` in nats; ``agreeing`` tokens; of every layer ``kept`` neurons (mean over
-    tokens), ``cett`` and ``recall``.
+    tokens), ``cett`` and ``recall``; ``unread`` weight bytes a token in the MLP and elsewhere (mean), empty where they
+    follow from ``kept``.
     """
 
     tokens: int
@@ -124,6 +195,7 @@ class Score:
     kept: tuple[float, ...]
     cett: tuple[float, ...]
     recall: tuple[float, ...]
+    unread: tuple[float, ...] = ()
 
 
 @torch.inference_mode()
@@ -141,17 +213,14 @@ def read(lm: LoadedModel, choosers: Sequence[Chooser], ids: torch.Tensor, prompt
 
     batch, length = ids.shape
     scored = length - prompt_tokens
-    layers: list[list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = [[] for _ in choosers]
+    layers: list[list[_Layer]] = [[] for _ in choosers]
 
     def see(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
         a = activations.reshape(batch, length - 1, -1)
-        weight = block.output_weight()
-        output = (a[:, -scored:].float() @ weight.T).norm(dim=2)
+        output = _output_norms(block, a[:, -scored:])
         for layer, chooser in zip(layers, choosers, strict=True):
-            masks = _masks(chooser, block, x.view(batch, length - 1, -1), a, prompt_tokens)
-            left_out = [_left_out(block, weight, *each) for each in zip(a[:, -scored:], output, masks, strict=True)]
-            cett, recall = (torch.tensor(part, dtype=torch.float64) for part in zip(*left_out, strict=True))
-            layer.append((masks, cett, recall))
+            masks, kept, histories = _kept(chooser, block, x.view(batch, length - 1, -1), a, prompt_tokens)
+            layer.append(_Layer(masks, histories, *_left_out(block, a[:, -scored:], kept, output, masks)))
 
     cache = DynamicCache()  # without a config, so that sliding-window layers keep every position too
     with ExitStack() as hooks:
@@ -159,30 +228,55 @@ def read(lm: LoadedModel, choosers: Sequence[Chooser], ids: torch.Tensor, prompt
             hooks.callback(between(block, partial(see, block)))
         logits = lm.model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True, logits_to_keep=scored).logits
     cache.crop(-scored)
-    choices = []
-    for chooser, layer in zip(choosers, layers, strict=True):
-        masks, cett, recall = (tuple(part) for part in zip(*layer, strict=True))
-        plan = BatchRule(chooser, batch) if isinstance(chooser, TokenRule) else BatchSets(masks)
-        choices.append(Choice(plan, cett, recall))
-    return Reading(ids[:, -scored - 1 : -1], logits, cache, tuple(choices))
+    choices = tuple(_choice(chooser, layer, batch) for chooser, layer in zip(choosers, layers, strict=True))
+    return Reading(ids[:, -scored - 1 : -1], logits, cache, choices)
 
 
-def _masks(chooser: Chooser, block: FeedForward, x: torch.Tensor, a: torch.Tensor, prompt_tokens: int) -> torch.Tensor:
-    """Bool [batch, d_ff] chosen from the prompts, of a rule [batch, scored, d_ff]; ``x`` and ``a`` [batch, T, ...]."""
-    if not isinstance(chooser, TokenRule):
-        return torch.stack([chooser.select(block, each[:prompt_tokens]) for each in a])
-    scored_x, scored_a = x[:, prompt_tokens - 1 :], a[:, prompt_tokens - 1 :]
-    fired = chooser.fire(block, scored_x.flatten(0, 1), scored_a.flatten(0, 1))
-    return fired.view(scored_a.shape)
+class _Layer(NamedTuple):
+    """What a chooser makes of a layer, and what that leaves out."""
+
+    masks: torch.Tensor
+    histories: list[History]
+    cett: torch.Tensor
+    recall: torch.Tensor
+
+
+def _choice(chooser: Chooser, layers: list[_Layer], batch: int) -> Choice:
+    masks, histories, cett, recall = zip(*layers, strict=True)
+    if isinstance(chooser, TokenRule):
+        return Choice(BatchRule(chooser, batch), cett, recall)
+    if isinstance(chooser, Renewing):
+        return Choice(BatchRenewed(masks, list(histories), chooser.every), cett, recall)
+    return Choice(BatchSets(masks), cett, recall)
+
+
+def _kept(
+    chooser: Chooser, block: FeedForward, x: torch.Tensor, a: torch.Tensor, prompt_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor, list[History]]:
+    """Bool [batch, d_ff] chosen from the prompts, of a rule [batch, scored, d_ff]; what that makes of the scored
+    activations, [batch, scored, d_ff]; each text's history, where there are any. ``x`` and ``a`` are [batch, T, ...].
+    """
+    scored_a = a[:, prompt_tokens - 1 :]
+    if isinstance(chooser, TokenRule):
+        inputs = block, x[:, prompt_tokens - 1 :].flatten(0, 1), scored_a.flatten(0, 1)
+        return chooser.fire(*inputs).view(scored_a.shape), chooser.restricted(*inputs).view(scored_a.shape), []
+    texts = [Choosing(chooser) for _ in a]
+    for text, each in zip(texts, a, strict=True):
+        text.see(block, each[:prompt_tokens])
+    masks = torch.stack([text.masks[0] for text in texts])
+    return masks, scored_a * masks[:, None], [history for text in texts for history in text.histories]
 
 
 @torch.inference_mode()
 def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: BatchPlan) -> torch.Tensor:
     """Logits [batch, tokens, vocabulary] of ``inputs`` int64 [batch, tokens] under ``plan``; ``cache`` as it was."""
-    with plan.on(lm):
-        logits = lm.model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
+    logits = plan.run(lm, cache, inputs)
     cache.crop(-inputs.shape[1])
     return logits
+
+
+def _logits(lm: LoadedModel, cache: Cache, inputs: torch.Tensor) -> torch.Tensor:
+    return lm.model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
 
 
 def _keeping(mask: torch.Tensor) -> Any:
@@ -210,6 +304,10 @@ def compare(
         logits = follow(lm, reading.cache, reading.inputs, plan)
     kept = torch.stack(plan.kept()).T.cpu()  # [batch, layers]
     exact = (kept == everything).all(dim=1)
+    cett, recall = plan.left_out(lm, reading) or (choice.cett, choice.recall)
+    unread = plan.unread()
+    if unread is not None:
+        exact &= (unread == 0).all(dim=1).cpu()
     scores = []
     for b, full in enumerate(exact):
         forced = metrics.forced(expected[b], reading.logits[b] if full else logits[b], targets[b])
@@ -221,24 +319,46 @@ def compare(
                 kl=float(forced.kl.double().sum()),
                 agreeing=int(forced.agrees.sum()),
                 kept=tuple(kept[b].tolist()),
-                cett=tuple(float(layer[b]) for layer in choice.cett),
-                recall=tuple(float(layer[b]) for layer in choice.recall),
+                cett=tuple(float(layer[b]) for layer in cett),
+                recall=tuple(float(layer[b]) for layer in recall),
+                unread=() if unread is None else tuple(unread[b].tolist()),
             )
         )
     return scores
 
 
-def _left_out(
-    block: FeedForward, weight: torch.Tensor, a: torch.Tensor, output: torch.Tensor, mask: torch.Tensor
-) -> tuple[float, float]:
-    """Realised CETT and mask recall of one text's scored tokens.
+def _output_norms(block: FeedForward, a: torch.Tensor) -> torch.Tensor:
+    """``||y||`` of every token, without the output bias: [batch, T, d_ff] -> float32 [batch, T]."""
+    return (a.float() @ block.output_weight().T).norm(dim=2)
 
-    ``weight`` is float32 down, ``a`` [scored, d_ff], ``output`` float32 [scored] norms, ``mask`` bool [d_ff] or
-    [scored, d_ff].
+
+def _left_out(
+    block: FeedForward, a: torch.Tensor, kept: torch.Tensor, output: torch.Tensor, masks: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Realised CETT and mask recall of each text's scored tokens, float64 [batch].
+
+    ``a`` [batch, scored, d_ff] dense and ``kept`` the method's, ``output`` float32 [batch, scored] norms, ``masks``
+    bool [batch, d_ff] or [batch, scored, d_ff].
     """
-    if mask.all():
+    weight = block.output_weight()
+    found = [_of_text(block, weight, *each) for each in zip(a, kept, output, masks, strict=True)]
+    cett, recall = (torch.tensor(part, dtype=torch.float64) for part in zip(*found, strict=True))
+    return cett, recall
+
+
+def _of_text(
+    block: FeedForward,
+    weight: torch.Tensor,
+    a: torch.Tensor,
+    kept: torch.Tensor,
+    output: torch.Tensor,
+    mask: torch.Tensor,
+) -> tuple[float, float]:
+    """The same of one text, all less their first dimension; ``weight`` is float32 down."""
+    tail = a.float() - kept.float()
+    if mask.all() and not tail.any():
         return 0.0, 1.0
-    error = (a.float().masked_fill(mask, 0) @ weight.T).norm(dim=1)
+    error = (tail @ weight.T).norm(dim=1)
     cett = torch.where(output > 0, error / output.clamp_min(torch.finfo(torch.float32).tiny), 0.0).mean()
     contributions = a.float().abs() * block.output_norms
     return float(cett), metrics.mask_recall(contributions.cpu().numpy(), mask.cpu().numpy())

@@ -51,9 +51,14 @@ class StepBytes:
             width * (each.gate + each.up + each.down) for each, width in zip(self.neurons, self.widths, strict=True)
         )
 
-    def read(self, kept: Sequence[float], chooser: Selector | TokenRule) -> Read:
-        """Of a step that computes ``kept`` neurons of each layer (means over texts are welcome)."""
+    def read(self, kept: Sequence[float], chooser: Selector | TokenRule, unread: Sequence[float] = ()) -> Read:
+        """Of a step that computes ``kept`` neurons of each layer (means over texts are welcome).
+
+        ``unread`` bytes of the MLP and of the rest, of a rule that leaves out other parts than neurons.
+        """
         full, extra = (chooser.full, chooser.extra_bytes) if isinstance(chooser, TokenRule) else (frozenset(), 0)
+        if unread:
+            return Read(self.dense - sum(unread) + extra, 1 - (unread[0] - extra) / self.mlp)
         saved = 0.0
         for each, count, width in zip(self.neurons, kept, self.widths, strict=True):
             by_matrix = asdict(each)

@@ -8,10 +8,11 @@ from .magnitude import Magnitude
 from .random import Random
 from .sketch import Sketch
 from .tda import TDA
+from .teal import TEAL
 from .token import TokenRule
 from .tt import TT
 
-_ALL: tuple[type[Method], ...] = (TDA, Sketch, GRIFFIN, CoreInfer, CATS, TT, Random, Magnitude)
+_ALL: tuple[type[Method], ...] = (TDA, Sketch, GRIFFIN, CoreInfer, CATS, TEAL, TT, Random, Magnitude)
 METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "GRIFFIN",
     "METHODS",
     "TDA",
+    "TEAL",
     "TT",
     "ActiveSets",
     "CoreInfer",

@@ -7,50 +7,22 @@ layer for the whole generation. A token-level method answers anew at every token
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..errors import UserError
 from ..feedforward import FeedForward, observed
-from ..kernels.reference import limit
 from ..later import torch
 from ..progress import Report, silent
+from .renewal import Choosing, RenewedSets
+from .sets import ActiveSets
 from .settings import check
 from .token import TokenRule
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
-
-
-@dataclass(frozen=True, eq=False)
-class ActiveSets:
-    """The neurons to compute: sorted int64 ``indices`` and the block width ``d_ff``, one entry per layer."""
-
-    indices: tuple[torch.Tensor, ...]
-    d_ff: tuple[int, ...]
-
-    @classmethod
-    def of(cls, masks: Sequence[torch.Tensor]) -> ActiveSets:
-        """The neurons that bool ``masks`` [d_ff] mark, one mask per layer."""
-        return cls(tuple(mask.nonzero().squeeze(1) for mask in masks), tuple(len(mask) for mask in masks))
-
-    def counts(self) -> list[int]:
-        return [len(chosen) for chosen in self.indices]
-
-    def sparsity(self) -> list[float]:
-        """``1 - |active set| / d_ff`` per layer, 0..1."""
-        return [1 - count / width for count, width in zip(self.counts(), self.d_ff, strict=True)]
-
-    @contextmanager
-    def on(self, blocks: Iterable[FeedForward]) -> Iterator[None]:
-        """Within the context the blocks compute these neurons only."""
-        with ExitStack() as restorations:
-            for block, indices in zip(blocks, self.indices, strict=True):
-                if len(indices) < block.d_ff:
-                    restorations.callback(limit(block, indices))
-            yield
 
 
 Plan = ActiveSets | TokenRule
@@ -115,25 +87,35 @@ class Method(ABC):
 @contextmanager
 def _patched(lm: LoadedModel, chooser: Selector | TokenRule) -> Iterator[None]:
     with ExitStack() as installed:
-        masks: list[torch.Tensor] | None = None  # chosen so far of the prompt that is being read
+        reading: Choosing | None = None  # the prompt, while it is read
+        plan: Plan = ActiveSets((), ())
+        fed = 0  # tokens since the prompt
+        seen: list[torch.Tensor] | None = None  # activations of a step that runs dense to renew the plan
 
         def before(_model: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-            nonlocal masks
-            if not _is_prompt(args, kwargs):
-                return
-            installed.close()
-            chosen = masks = []
-            if not isinstance(chooser, TokenRule):
-                select = chooser.select
-                installed.enter_context(observed(lm.blocks, lambda block, a: chosen.append(select(block, a))))
+            nonlocal reading, fed, seen
+            if _is_prompt(args, kwargs):
+                installed.close()
+                reading, fed = Choosing(chooser), 0
+                if not isinstance(chooser, TokenRule):
+                    installed.enter_context(observed(lm.blocks, reading.see))
+            elif isinstance(plan, RenewedSets) and reading is None:
+                fed, last = fed + _ids(args, kwargs).shape[1], fed
+                if fed // plan.every > last // plan.every:
+                    installed.close()
+                    found = seen = []
+                    installed.enter_context(observed(lm.blocks, lambda _block, a: found.append(a[-1:])))
 
         def after(*_: object) -> None:
-            nonlocal masks
-            if masks is not None:
-                installed.close()
-                plan = chooser if isinstance(chooser, TokenRule) else ActiveSets.of(masks)
-                installed.enter_context(plan.on(lm.blocks))
-                masks = None
+            nonlocal reading, plan, seen
+            if reading is not None:
+                plan, reading = chooser if isinstance(chooser, TokenRule) else reading.sets(), None
+            elif seen is not None and isinstance(plan, RenewedSets):
+                plan, seen = plan.renewed(seen), None
+            else:
+                return
+            installed.close()
+            installed.enter_context(plan.on(lm.blocks))
 
         hooks = [
             lm.model.register_forward_pre_hook(before, with_kwargs=True),
@@ -147,8 +129,12 @@ def _patched(lm: LoadedModel, chooser: Selector | TokenRule) -> Iterator[None]:
 
 
 def _is_prompt(args: tuple, kwargs: dict) -> bool:
-    ids = kwargs.get("input_ids", args[0] if args else None)
+    ids = _ids(args, kwargs)
     if ids is not None and ids.shape[0] > 1:
         raise UserError("A sequence-level method serves one sequence at a time; call the model with batch size 1.")
     cache = kwargs.get("past_key_values")
     return cache is None or cache.get_seq_length() == 0
+
+
+def _ids(args: tuple, kwargs: dict) -> Any:
+    return kwargs.get("input_ids", args[0] if args else None)

@@ -6,7 +6,7 @@ mask, which is not updated.
 
 Our reading, where the paper does not say: the score's normalisation (``cett.score``); the offline threshold is found
 for a CETT target, 0.2 by default, the value its authors use in arXiv 2405.09274; ``online``, ``scale``, ``exempt`` and
-``weighted``.
+``weighted``. ``refresh`` is ours (``renewal``).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..feedforward import FeedForward
 from ..later import torch
 from ..progress import Report, silent
 from .base import Dial, Method, Selector
+from .renewal import History, Renewing
 from .settings import Range, setting
 
 if TYPE_CHECKING:
@@ -42,8 +43,15 @@ class TDA(Method):
     online: bool = setting(False, "take the thresholds from the prompt itself, not from the calibration passages")
     exempt: tuple[int, ...] = setting((), "layers kept dense", Range(0, inf))
     weighted: bool = setting(False, "multiply the score by the norm of the neuron's output column")
+    refresh: int = setting(
+        0, "choose the neurons anew every so many tokens, by a dense step each; 0 never", Range(0, inf)
+    )
 
     def bind(self, lm: LoadedModel, report: Report = silent) -> Selector:
+        selector = self._selector(lm, report)
+        return Renewing(selector, self.refresh) if self.refresh else selector
+
+    def _selector(self, lm: LoadedModel, report: Report) -> _Thresholded:
         factors = self._factors(len(lm.blocks))
         if self.cett == 0:
             return _Thresholded(np.zeros_like(factors), self.weighted)
@@ -82,6 +90,10 @@ class _Thresholded(Selector):
     ) -> torch.Tensor:
         strength = self._strengths(block, activations, computed)
         return ((strength >= self.limits[block.layer]) & (strength > 0)).sum(dim=1)
+
+    def history(self, block: FeedForward, activations: torch.Tensor) -> History:
+        norms = block.output_norms if self.weighted else None
+        return History.of(float(self.limits[block.layer]), norms, activations)
 
     def _strengths(
         self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None

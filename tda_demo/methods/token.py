@@ -3,6 +3,9 @@
 The prompt runs dense; from then on every block asks the rule, which may look at the block's input alone (what a kernel
 can do before it reads any weight) or at what part of the block has already computed. Here a block computes everything
 and the rest is zeroed, which is the specification; a compiled kernel skips it.
+
+Most rules choose neurons and say so with ``fire`` alone; what else a rule may leave out it says by overriding the rest
+(``channels``).
 """
 
 from __future__ import annotations
@@ -10,12 +13,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from ..feedforward import FeedForward
 from ..later import nn, torch
 
-See = Callable[[FeedForward, "torch.Tensor"], None]
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """What a rule used of a layer at T tokens: ``neurons`` float64 [T], of a rule that leaves out less or more than
+    whole neurons as many as would take the weights it used of the block.
+
+    ``unread`` float64 [T, 2]: weight bytes it left unread in the block, and in the layer's other matrices; None where
+    that follows from ``neurons``.
+    """
+
+    neurons: torch.Tensor
+    unread: torch.Tensor | None = None
+
+
+See = Callable[[FeedForward, Use], None]
 Change = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor | None"]
 
 
@@ -36,10 +54,20 @@ class TokenRule(ABC):
 
     @abstractmethod
     def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-        """The neurons to compute, bool [T, d_ff], of a block with input ``x`` [T, d] and ``activations`` [T, d_ff]."""
+        """The neurons whose column of down is read, bool [T, d_ff], of a block with input ``x`` [T, d] and
+        ``activations`` [T, d_ff].
+        """
+
+    def use(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> Use:
+        """What it would use of the block alone where these are the dense model's input and activations."""
+        return Use(self.fire(block, x, activations).sum(dim=1).double())
+
+    def restricted(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        """What takes the place of the dense model's ``activations``: [T, d_ff]."""
+        return activations * self.fire(block, x, activations)
 
     def install(self, blocks: Iterable[FeedForward], see: See | None = None) -> Callable[[], None]:
-        """Makes every block use the neurons that fire only; ``see(block, fired)`` gets them. The result undoes it."""
+        """Makes every layer use what the rule chooses only; ``see(block, use)`` gets it. The result undoes it."""
         with ExitStack() as hooks:
             for block in blocks:
                 hooks.callback(between(block, self._fired_only(block, see)))
@@ -58,7 +86,7 @@ class TokenRule(ABC):
         def change(x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
             fired = self.fire(block, x, activations.reshape(len(x), -1))
             if see is not None:
-                see(block, fired)
+                see(block, Use(fired.sum(dim=1).double()))
             return activations * fired.view_as(activations)
 
         return change

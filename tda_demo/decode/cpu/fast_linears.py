@@ -18,11 +18,13 @@ from ...feedforward import find_blocks
 from ...kernels.cpu.linear import NeuronMajor, RowMajor
 from ...kernels.cpu.threads import cores
 from ...methods.base import ActiveSets, Selector
+from ...methods.renewal import RenewedSets
 from ...methods.token import TokenRule
 from ...precision import head_format
 from ...progress import Progress, Report, silent
 from ..arm import Judgement, Prefill
 from ..eager import EagerArm, EagerEngine, share_weights
+from ..refreshing import RefreshingArm
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -73,14 +75,15 @@ class FastLinearsEngine:
     def dense_arm(self, prefill: Prefill, room: int) -> FastLinearsArm:
         return FastLinearsArm(self.lm, self.linears, prefill.cache)
 
-    def sparse_arm(self, prefill: Prefill, room: int) -> FastLinearsArm:
+    def sparse_arm(self, prefill: Prefill, room: int) -> FastLinearsArm | RefreshingArm:
         linears = self.linears
         if isinstance(prefill.plan, TokenRule):
             return FastLinearsArm(self.lm, linears, prefill.cache, rule=prefill.plan)
+        arm = FastLinearsArm(self.lm, linears, prefill.cache)
         begin = time.perf_counter()
-        packed = pack(linears, self.lm.model, prefill.plan)
-        packing_ms = (time.perf_counter() - begin) * 1e3
-        return FastLinearsArm(self.lm, packed, prefill.cache, packing_ms)
+        arm.use(prefill.plan)
+        arm.packing_ms = (time.perf_counter() - begin) * 1e3
+        return RefreshingArm(arm, prefill.plan) if isinstance(prefill.plan, RenewedSets) else arm
 
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         return self.eager.judge(prefill, tokens)
@@ -94,15 +97,21 @@ class FastLinearsArm:
         lm: LoadedModel,
         linears: Linears,
         prompt_cache: Cache,
-        packing_ms: float = 0.0,
         rule: TokenRule | None = None,
     ) -> None:
         model = share_weights(lm.model)
         install(linears, model)
+        self.linears, self.model = linears, model
         self.eager = EagerArm(model, lm, prompt_cache, rule=rule)
         self.threads = torch.get_num_threads()
         self.weight_bytes = linears.nbytes + (rule.extra_bytes if rule else 0)
-        self.packing_ms = packing_ms
+        self.packing_ms = 0.0
+
+    def use(self, sets: ActiveSets | None) -> None:
+        """From the next step on it computes packed copies of ``sets``, or all neurons."""
+        linears = self.linears if sets is None else pack(self.linears, self.model, sets)
+        install(linears, self.model)
+        self.weight_bytes = linears.nbytes
 
     def step(self, token: int) -> torch.Tensor:
         with cores(self.threads):

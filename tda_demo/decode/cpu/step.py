@@ -14,12 +14,15 @@ from ...kernels.cpu import step as cpu
 from ...kernels.cpu.mlp import Neurons
 from ...kernels.cpu.threads import cores
 from ...methods.base import ActiveSets, Selector
+from ...methods.channels import ChannelRule
+from ...methods.renewal import RenewedSets
 from ...methods.token import TokenRule
 from ...progress import Progress, Report, silent
 from ..arm import Judgement, Prefill
 from ..eager import EagerEngine
+from ..refreshing import RefreshingArm
 from .layout import Layout, read_layout, rope_tables
-from .packing import Packer, neuron_bytes, places, rule_bytes
+from .packing import Packed, Packer, neuron_bytes, places, rule_bytes
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -72,16 +75,13 @@ class CpuStepEngine:
         everything = cpu.Active(self.layout.first, None)
         return CpuStepArm(self.lm, self.layout, self.layout.neurons, everything, prefill.tokens + room, prefill.cache)
 
-    def sparse_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
+    def sparse_arm(self, prefill: Prefill, room: int) -> CpuStepArm | RefreshingArm:
+        if isinstance(prefill.plan, ChannelRule):
+            return ChannelArm(self.lm, self.layout, prefill.plan, prefill.tokens + room, prefill.cache)
         if isinstance(prefill.plan, TokenRule):
             return RuleArm(self.lm, self.layout, prefill.plan, prefill.tokens + room, prefill.cache)
-        begin = time.perf_counter()
-        packed = self.packer.pack(prefill.plan)
-        packing_ms = (time.perf_counter() - begin) * 1e3
-        positions = prefill.tokens + room
-        arm = CpuStepArm(self.lm, self.layout, packed.neurons, packed.active, positions, prefill.cache, packing_ms)
-        weakref.finalize(arm, self.packer.take_back, packed)
-        return arm
+        arm = PackedArm(self.lm, self.packer, prefill.plan, prefill.tokens + room, prefill.cache)
+        return RefreshingArm(arm, prefill.plan) if isinstance(prefill.plan, RenewedSets) else arm
 
     def in_place_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
         """An arm that reads active neurons where they lie: ``activate`` may give it others before every step."""
@@ -177,6 +177,37 @@ class CpuStepArm:
         return prompt_cache.get_seq_length()
 
 
+class PackedArm(CpuStepArm):
+    """An arm that reads copies of its active neurons, which lie side by side."""
+
+    def __init__(self, lm: LoadedModel, packer: Packer, sets: ActiveSets, positions: int, prompt_cache: Cache) -> None:
+        everything = cpu.Active(packer.layout.first, None)
+        super().__init__(lm, packer.layout, packer.layout.neurons, everything, positions, prompt_cache)
+        self.packer = packer
+        self._held: list[Packed] = []
+        weakref.finalize(self, _take_back, packer, self._held)
+        begin = time.perf_counter()
+        self.use(sets)
+        self.packing_ms = (time.perf_counter() - begin) * 1e3
+
+    def use(self, sets: ActiveSets | None) -> None:
+        """From the next step on it computes ``sets``, or all neurons; the copies it has serve until it gets others."""
+        if sets is None:
+            self.neurons = self.layout.neurons
+            self._use(cpu.Active(self.layout.first, None))
+            return
+        _take_back(self.packer, self._held)
+        packed = self.packer.pack(sets)
+        self._held.append(packed)
+        self.neurons = packed.neurons
+        self._use(packed.active)
+
+
+def _take_back(packer: Packer, held: list[Packed]) -> None:
+    while held:
+        packer.take_back(held.pop())
+
+
 class RuleArm(CpuStepArm):
     """An arm whose kernel decides by ``plan`` which neurons to compute, and writes them down."""
 
@@ -199,3 +230,26 @@ class RuleArm(CpuStepArm):
         if self.position == self._began:
             return None
         return self.layout.shared_bytes + rule_bytes(self.neurons, self.plan, self._computed.sum())
+
+
+class ChannelArm(CpuStepArm):
+    """An arm whose kernel decides by ``plan`` which channels of every matrix to read, and counts them."""
+
+    def __init__(self, lm: LoadedModel, layout: Layout, plan: ChannelRule, positions: int, prompt_cache: Cache) -> None:
+        active = cpu.Active(layout.first, np.zeros(layout.first[-1], np.int64))
+        super().__init__(lm, layout, layout.neurons, active, positions, prompt_cache, rule=plan.kernel)
+        self.plan = plan
+        self._began = self.position
+
+    @property
+    def weight_bytes(self) -> int | None:
+        if self.position == self._began:
+            return None
+        everything = self.layout.shared_bytes + neuron_bytes(self.neurons, self.active) + self.plan.extra_bytes
+        return everything - sum(sum(self.plan.unread(layer, used)) for layer, used in enumerate(self._used()))
+
+    def computed(self) -> list[int]:
+        return [self.plan.neurons(layer, used) for layer, used in enumerate(self._used())]
+
+    def _used(self) -> list[list[int]]:
+        return self.plan.read_by(self.rule, self._computed.sum(axis=1))

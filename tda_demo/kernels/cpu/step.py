@@ -14,6 +14,7 @@ from numba import njit, prange
 
 from .elementwise import exp, tanh
 from .mlp import mlp
+from .projections import OUT, QKV, project
 from .rows import FAST, f32, matvec, weighted_rows
 
 
@@ -139,8 +140,8 @@ def step(
     Args:
         x: float32 [d], the token's embedding; overwritten.
         position: how many tokens came before.
-        rule: a token-level method's arrays (``mlp``), which writes the neurons it computes into ``active.chosen``; None
-            where the active set is what it is.
+        rule: a token-level method's arrays (``mlp``, ``projections``), which writes the neurons it computes into
+            ``active.chosen``; None where the active set is what it is.
         cosines, sines: float32 [tables, positions, rotary].
         keys, values: float32 [layers, kv_heads, positions, head_dim]; position's row is written.
         activations: float32 [places], written; the active neurons' activations.
@@ -158,11 +159,13 @@ def step(
     for layer in range(layers):
         _rms_norm(x, shared.norms[layer, 0], epsilon, normed)
         for t in prange(threads):
-            matvec(
+            project(
+                rule,
+                layer,
+                QKV,
                 shared.qkv[layer],
                 shared.qkv_scale[layer],
                 normed,
-                None,
                 rows * t // threads,
                 rows * (t + 1) // threads,
                 projected,
@@ -196,11 +199,13 @@ def step(
                     mixed[h * head_dim : (h + 1) * head_dim],
                 )
         for t in prange(threads):
-            matvec(
+            project(
+                rule,
+                layer,
+                OUT,
                 shared.out[layer],
                 shared.out_scale[layer],
                 mixed,
-                None,
                 width * t // threads,
                 width * (t + 1) // threads,
                 update,
