@@ -80,7 +80,9 @@ def measure(lm: LoadedModel, score: Score, report: Report = silent) -> np.ndarra
             hooks.callback(between(block, partial(see, block)))
         for done, text in enumerate(texts):
             report(Progress("Calibrating thresholds", done, len(texts), "passages"))
-            ids = lm.tokenizer(text, return_tensors="pt", truncation=True, max_length=_LONGEST)["input_ids"]
+            ids = lm.tokenizer(text, return_tensors="pt", truncation=True, max_length=min(_LONGEST, lm.context_length))[
+                "input_ids"
+            ]
             lm.model(input_ids=ids.to(lm.device), use_cache=False, logits_to_keep=1)
     table = []
     for block, tokens in zip(lm.blocks, seen, strict=True):

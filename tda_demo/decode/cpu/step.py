@@ -66,12 +66,23 @@ class CpuStepEngine:
 
     def sparse_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
         if isinstance(prefill.plan, TokenRule):
-            return RuleArm(self.lm, self.layout, prefill.plan, prefill.tokens + room, prefill.cache)
+            return self._rule_arm(prefill, prefill.plan, room)
         begin = time.perf_counter()
         packed = self.packer.pack(prefill.plan)
         packing_ms = (time.perf_counter() - begin) * 1e3
         positions = prefill.tokens + room
         arm = CpuStepArm(self.lm, self.layout, packed.neurons, packed.active, positions, prefill.cache, packing_ms)
+        weakref.finalize(arm, self.packer.take_back, packed)
+        return arm
+
+    def _rule_arm(self, prefill: Prefill, rule: TokenRule, room: int) -> RuleArm:
+        positions = prefill.tokens + room
+        if rule.order is None:
+            return RuleArm(self.lm, self.layout, self.layout.neurons, rule, positions, prefill.cache)
+        begin = time.perf_counter()
+        packed = self.packer.arrange(ActiveSets(rule.order, tuple(map(len, rule.order))))
+        packing_ms = (time.perf_counter() - begin) * 1e3
+        arm = RuleArm(self.lm, self.layout, packed.neurons, rule, positions, prefill.cache, packing_ms)
         weakref.finalize(arm, self.packer.take_back, packed)
         return arm
 
@@ -172,10 +183,19 @@ class CpuStepArm:
 class RuleArm(CpuStepArm):
     """An arm whose kernel decides by ``plan`` which neurons to compute, and writes them down."""
 
-    def __init__(self, lm: LoadedModel, layout: Layout, plan: TokenRule, positions: int, prompt_cache: Cache) -> None:
+    def __init__(
+        self,
+        lm: LoadedModel,
+        layout: Layout,
+        neurons: Neurons,
+        plan: TokenRule,
+        positions: int,
+        prompt_cache: Cache,
+        packing_ms: float = 0.0,
+    ) -> None:
         scratch = np.zeros(layout.first[-1], np.int64)
         active = cpu.Active(layout.first, scratch)
-        super().__init__(lm, layout, layout.neurons, active, positions, prompt_cache, rule=plan.kernel)
+        super().__init__(lm, layout, neurons, active, positions, prompt_cache, packing_ms, rule=plan.kernel)
         self.plan = plan
         self._began = self.position
 
