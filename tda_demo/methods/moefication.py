@@ -38,10 +38,11 @@ class MoEfication(Method):
     dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
 
     keep: float = setting(0.5, "mean share of the neurons that is computed; 1 is exact", Range(0, 1))
+    size: int = setting(32, "neurons of an expert; each size is trained once, which takes minutes", Range(1, 4096))
 
     @property
     def recipe(self) -> RouterRecipe:
-        return RouterRecipe()
+        return RouterRecipe(size=self.size)
 
     def bind(self, lm: LoadedModel, report: Report = silent) -> TokenRule:
         artefact = trained(lm, self.recipe, report)

@@ -68,7 +68,7 @@ def _load(path: Path, layers: int) -> np.ndarray | None:
 def measure(lm: LoadedModel, score: Score, report: Report = silent) -> np.ndarray:
     """Quantiles of ``score`` at ``SHARES``, float64 [layers, shares], over tokens of the calibration passages."""
     texts = shipped_passages().texts
-    each = -(-_TOKENS // len(texts))
+    each, longest = -(-_TOKENS // len(texts)), min(_LONGEST, lm.context_length)
     seen: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in lm.blocks]
 
     def see(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
@@ -80,9 +80,7 @@ def measure(lm: LoadedModel, score: Score, report: Report = silent) -> np.ndarra
             hooks.callback(between(block, partial(see, block)))
         for done, text in enumerate(texts):
             report(Progress("Calibrating thresholds", done, len(texts), "passages"))
-            ids = lm.tokenizer(text, return_tensors="pt", truncation=True, max_length=min(_LONGEST, lm.context_length))[
-                "input_ids"
-            ]
+            ids = lm.tokenizer(text, return_tensors="pt", truncation=True, max_length=longest)["input_ids"]
             lm.model(input_ids=ids.to(lm.device), use_cache=False, logits_to_keep=1)
     table = []
     for block, tokens in zip(lm.blocks, seen, strict=True):
