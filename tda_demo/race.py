@@ -309,6 +309,7 @@ def _result(
         sparsity=sparsity,
         quality=quality,
         environment=describe(lm.device, lm.precision),
+        note=prefill.plan.note if isinstance(prefill.plan, TokenRule) else "",
     )
 
 

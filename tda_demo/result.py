@@ -44,7 +44,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class RaceResult:
-    """Everything a race measured, and what it was measured on."""
+    """Everything a race measured, and what it was measured on; ``note`` says what the method took to make, if much."""
 
     model: str
     device: str
@@ -61,6 +61,7 @@ class RaceResult:
     sparsity: list[float]
     quality: Quality | None
     environment: dict[str, Any]
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain types; ``speedup``, ``efficiency`` and ``quality`` are null where a run was too short to have them."""
@@ -77,6 +78,8 @@ def summary(result: RaceResult) -> str:
         rate = "too few steps to time" if arm.tokens_per_second is None else f"{arm.tokens_per_second:.1f} tokens/s"
         lines.append(f"\n[{name}: {arm.tokens} tokens, {rate}, prompt {arm.prefill_ms:.0f} ms]\n{arm.text}")
     lines.append("")
+    if result.note:
+        lines.append(f"{result.method}: {result.note}")
     if result.speedup and result.byte_bound and result.efficiency:
         speed = result.speedup
         verdict = " (slower than dense)" if speed.median < 1 else ""

@@ -3,8 +3,10 @@
 from .base import ActiveSets, Method, Plan, Selector
 from .cats import CATS
 from .coreinfer import CoreInfer
+from .dejavu import DejaVu
 from .griffin import GRIFFIN
 from .magnitude import Magnitude
+from .moefication import MoEfication
 from .random import Random
 from .sketch import Sketch
 from .tda import TDA
@@ -12,7 +14,19 @@ from .teal import TEAL
 from .token import TokenRule
 from .tt import TT
 
-_ALL: tuple[type[Method], ...] = (TDA, Sketch, GRIFFIN, CoreInfer, CATS, TEAL, TT, Random, Magnitude)
+_ALL: tuple[type[Method], ...] = (
+    TDA,
+    Sketch,
+    GRIFFIN,
+    CoreInfer,
+    CATS,
+    TEAL,
+    TT,
+    DejaVu,
+    MoEfication,
+    Random,
+    Magnitude,
+)
 METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
 __all__ = [
@@ -24,8 +38,10 @@ __all__ = [
     "TT",
     "ActiveSets",
     "CoreInfer",
+    "DejaVu",
     "Magnitude",
     "Method",
+    "MoEfication",
     "Plan",
     "Random",
     "Selector",

@@ -9,6 +9,7 @@ from ..feedforward import FeedForward
 from ..later import torch
 
 if TYPE_CHECKING:
+    from ..kernels.formats import Rows
     from ..models import LoadedModel
 
 Activation = Callable[["torch.Tensor"], "torch.Tensor"]
@@ -30,6 +31,14 @@ def gate_of(block: FeedForward, x: torch.Tensor) -> torch.Tensor:
     return first[..., : block.d_ff]
 
 
+def activations_of(block: FeedForward, activation: Activation, x: torch.Tensor) -> torch.Tensor:
+    """The block's activations, [T, d_ff] for ``x`` [T, d]; hooks on the modules do not see this."""
+    first = activation(gate_of(block, x))
+    if block.fused:
+        return first * block.up.forward(x)[..., block.d_ff :]
+    return first if block.gate is None else first * block.up.forward(x)
+
+
 def first_rows(block: FeedForward) -> tuple[torch.Tensor | None, torch.Tensor]:
     """Weights of gate (None in plain blocks) and up, float [d_ff, d], a fused matrix taken apart."""
     if block.fused:
@@ -45,3 +54,9 @@ def first_biases(block: FeedForward) -> tuple[torch.Tensor | float, torch.Tensor
         return both[: block.d_ff], both[block.d_ff :]
     gate = 0.0 if block.gate is None or block.gate.bias is None else block.gate.bias.detach()
     return gate, 0.0 if block.up.bias is None else block.up.bias.detach()
+
+
+def decoded(rows: Rows, device: torch.device) -> torch.Tensor:
+    """The values of an int8 matrix, float32 [rows, columns]."""
+    codes, scales = (torch.from_numpy(part).to(device) for part in (rows.codes, rows.scales))
+    return codes.float() * scales[:, None]

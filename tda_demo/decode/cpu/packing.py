@@ -55,10 +55,13 @@ class Packer:
         self._spare: tuple[np.ndarray, ...] | None = None
 
     def pack(self, active: ActiveSets) -> Packed:
-        neurons = self.layout.neurons
         if not any(active.sparsity()):
-            return Packed(neurons, cpu.Active(self.layout.first, None), None)
-        chosen = _neurons(self.layout, active)
+            return Packed(self.layout.neurons, cpu.Active(self.layout.first, None), None)
+        return self.arrange(active)
+
+    def arrange(self, active: ActiveSets) -> Packed:
+        """Copies of the active neurons in the order in which ``active`` names them."""
+        neurons, chosen = self.layout.neurons, _neurons(self.layout, active)
         pages = self._pages(len(chosen))
         matrices = {name: page[: len(chosen)] for name, page in zip(_MATRICES, pages, strict=True)}
         threads = torch.get_num_threads()

@@ -58,7 +58,7 @@ class CpuStepEngine:
         ready = _ready.setdefault(self.lm.model, set())
         if isinstance(chooser, TokenRule) and type(chooser) not in ready:
             report(Progress("Preparing the method's compiled step", 0, 0, "steps"))
-            RuleArm(self.lm, self.layout, chooser, 1).step(0)
+            self._token_arm(chooser, 1).step(0)
             ready.add(type(chooser))
         if None in ready:
             return
@@ -76,12 +76,23 @@ class CpuStepEngine:
         return CpuStepArm(self.lm, self.layout, self.layout.neurons, everything, prefill.tokens + room, prefill.cache)
 
     def sparse_arm(self, prefill: Prefill, room: int) -> CpuStepArm | RefreshingArm:
-        if isinstance(prefill.plan, ChannelRule):
-            return ChannelArm(self.lm, self.layout, prefill.plan, prefill.tokens + room, prefill.cache)
+        positions = prefill.tokens + room
         if isinstance(prefill.plan, TokenRule):
-            return RuleArm(self.lm, self.layout, prefill.plan, prefill.tokens + room, prefill.cache)
-        arm = PackedArm(self.lm, self.packer, prefill.plan, prefill.tokens + room, prefill.cache)
+            return self._token_arm(prefill.plan, positions, prefill.cache)
+        arm = PackedArm(self.lm, self.packer, prefill.plan, positions, prefill.cache)
         return RefreshingArm(arm, prefill.plan) if isinstance(prefill.plan, RenewedSets) else arm
+
+    def _token_arm(self, rule: TokenRule, positions: int, prompt_cache: Cache | None = None) -> CpuStepArm:
+        if isinstance(rule, ChannelRule):
+            return ChannelArm(self.lm, self.layout, rule, positions, prompt_cache)
+        if rule.order is None:
+            return RuleArm(self.lm, self.layout, self.layout.neurons, rule, positions, prompt_cache)
+        begin = time.perf_counter()
+        packed = self.packer.arrange(ActiveSets(rule.order, tuple(map(len, rule.order))))
+        packing_ms = (time.perf_counter() - begin) * 1e3
+        arm = RuleArm(self.lm, self.layout, packed.neurons, rule, positions, prompt_cache, packing_ms)
+        weakref.finalize(arm, self.packer.take_back, packed)
+        return arm
 
     def in_place_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
         """An arm that reads active neurons where they lie: ``activate`` may give it others before every step."""
@@ -215,13 +226,15 @@ class RuleArm(CpuStepArm):
         self,
         lm: LoadedModel,
         layout: Layout,
+        neurons: Neurons,
         plan: TokenRule,
         positions: int,
         prompt_cache: Cache | None = None,
+        packing_ms: float = 0.0,
     ) -> None:
         scratch = np.zeros(layout.first[-1], np.int64)
         active = cpu.Active(layout.first, scratch)
-        super().__init__(lm, layout, layout.neurons, active, positions, prompt_cache, rule=plan.kernel)
+        super().__init__(lm, layout, neurons, active, positions, prompt_cache, packing_ms, rule=plan.kernel)
         self.plan = plan
         self._began = self.position
 
@@ -235,7 +248,9 @@ class RuleArm(CpuStepArm):
 class ChannelArm(CpuStepArm):
     """An arm whose kernel decides by ``plan`` which channels of every matrix to read, and counts them."""
 
-    def __init__(self, lm: LoadedModel, layout: Layout, plan: ChannelRule, positions: int, prompt_cache: Cache) -> None:
+    def __init__(
+        self, lm: LoadedModel, layout: Layout, plan: ChannelRule, positions: int, prompt_cache: Cache | None = None
+    ) -> None:
         active = cpu.Active(layout.first, np.zeros(layout.first[-1], np.int64))
         super().__init__(lm, layout, layout.neurons, active, positions, prompt_cache, rule=plan.kernel)
         self.plan = plan

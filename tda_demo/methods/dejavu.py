@@ -1,0 +1,87 @@
+"""DejaVu (arXiv 2310.17157). Trained: two small matrices a layer predict from a block's input which neurons fire.
+
+The paper's: the predictors and how they are trained (``trained.predictor``), on ReLU models, label ``a_j > 0``.
+
+Ours: for other models a neuron counts as firing where ``|a_j| n_j`` is among the token's largest, n_j the norm of its
+column of down; a neuron is computed where its logit reaches the layer's threshold, a quantile on the calibration
+passages, in place of the k highest of every token; the predictors are kept in int8, with a scale a row, whatever the
+model's precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..feedforward import FeedForward
+from ..later import torch
+from ..progress import Report, silent
+from .base import Dial, Method
+from .parts import decoded
+from .quantiles import limits
+from .settings import Range, setting
+from .token import TokenRule
+from .trained.artefact import Artefact
+from .trained.predictor import PredictorRecipe
+from .trained.training import trained
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+
+@dataclass(frozen=True)
+class DejaVu(Method):
+    """Trained. Small matrices predict which neurons fire; those are computed."""
+
+    name: ClassVar[str] = "dejavu"
+    dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
+
+    keep: float = setting(0.5, "mean share of the neurons that is computed; 1 is exact", Range(0, 1))
+    rank: int = setting(96, "rank of the predictors; each is trained once, which takes minutes", Range(1, 1024))
+
+    @property
+    def recipe(self) -> PredictorRecipe:
+        return PredictorRecipe(rank=self.rank)
+
+    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenRule:
+        artefact = trained(lm, self.recipe, report)
+        rule = _Predicted(lm, artefact)
+        rule.limits = limits(lm, f"{self.name}-{artefact.identity[:12]}", rule.strength, self.keep, report)
+        return rule
+
+
+class _Predicted(TokenRule):
+    """``limits`` float64 [layers] of the predictors' logits."""
+
+    def __init__(self, lm: LoadedModel, artefact: Artefact) -> None:
+        from ..kernels.formats import encode
+
+        self.note = artefact.about.note
+        self.first = [encode(layer["first"], "int8") for layer in artefact.layers]
+        self.second = [encode(layer["second"], "int8") for layer in artefact.layers]
+        self.extra_bytes = sum(part.nbytes for part in (*self.first, *self.second))
+        self.limits = np.zeros(len(lm.blocks))
+
+    def strength(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        """The logits, float32 [T, d_ff]."""
+        first, second = (decoded(part[block.layer], x.device) for part in (self.first, self.second))
+        return x.float() @ first.T @ second.T
+
+    def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        return self.strength(block, x, activations) >= self.limits[block.layer]
+
+    @property
+    def kernel(self) -> Any:
+        from ..kernels.cpu.token.dejavu import Predictors
+        from ..kernels.formats import stack
+
+        first = stack(self.first)
+        return Predictors(
+            first=first.codes,
+            first_scale=first.scales,
+            second=np.concatenate([part.codes for part in self.second]),
+            second_scale=np.concatenate([part.scales for part in self.second]),
+            limits=self.limits.astype(np.float32),
+        )
