@@ -67,12 +67,15 @@ class Models:
     def preload(self) -> None:
         """Loads the default model, so that the first visitor does not wait for it."""
         try:
-            self.get(None, None, self._show)
+            self._default(self._show)
         except UserError as error:
             self.state = ModelState(failure=str(error))
         except Exception:
             logger.exception("The default model was not loaded.")
             self.state = ModelState(failure="The model could not be loaded; the server's log has the details.")
+
+    def _default(self, report: Report) -> None:
+        self.get(None, None, report)
 
     def get(self, name: str | None, precision: str | None, report: Report = silent) -> LoadedModel:
         """The model, from memory or freshly loaded.

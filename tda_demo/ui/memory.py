@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,11 @@ class Room:
 def has_nvidia_driver() -> bool:
     """Whether there may be a CUDA GPU: asked while the page starts, when torch, which knows, is not imported."""
     return any(path.exists() for path in _DRIVER)
+
+
+def is_zero_gpu_space() -> bool:
+    """Whether this is a Space that is lent a GPU for one call at a time (ZeroGPU)."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def main_memory(cgroup: Path = _CGROUP) -> Room:

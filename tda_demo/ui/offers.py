@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UserError
 from .catalogue import CATALOGUE, EMBEDDED, Device, label
-from .memory import has_nvidia_driver
+from .memory import has_nvidia_driver, is_zero_gpu_space
 
 HUB_MODELS = tuple(entry.name for entry in CATALOGUE if entry.name != EMBEDDED)
 AUTOMATIC = "automatic"
@@ -30,7 +30,7 @@ class Offers:
     @classmethod
     def here(cls, allow_any_model: bool) -> Offers:
         """The offers of this process: on a Space (``SPACE_ID`` is set) only the list, whatever was asked."""
-        device: Device = "cuda" if has_nvidia_driver() else "cpu"
+        device: Device = "cuda" if has_nvidia_driver() or is_zero_gpu_space() else "cpu"
         return cls(any_model=allow_any_model and "SPACE_ID" not in os.environ, device=device)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Generator
 from typing import Any
 
 import gradio as gr
@@ -15,12 +15,11 @@ from .loader import Loading, Models
 from .offers import EMBEDDED, Offers
 from .visits import Visits
 from .worker import Ticket, Waiting, Worker
+from .zero_gpu import FetchedModels, GpuNeed, Job, lent_gpu, on_lent_gpu
 
 _FRAME_SECONDS = 0.15
 _WAITING_SECONDS = 1.0  # a frame of those who wait: each one takes a little time from the race
 _STATE_SECONDS = 0.25
-
-Job = Callable[[Ticket], Generator[Any]]
 
 
 class Service:
@@ -29,7 +28,8 @@ class Service:
     def __init__(self, offers: Offers, limits: Limits = LIMITS) -> None:
         self.offers = offers
         self.limits = limits
-        self.models = Models(limits.loaded_models)
+        self._lent = lent_gpu()
+        self.models = FetchedModels(limits.loaded_models) if self._lent else Models(limits.loaded_models)
         self.worker = Worker(limits.waiting_runs)
         self.visits = Visits()
 
@@ -41,13 +41,16 @@ class Service:
         self.models.preload()
         yield from ()
 
-    def submit(self, owner: str, job: Job) -> Ticket:
-        """A place in the line for ``job``.
+    def submit(self, owner: str, job: Job, need: GpuNeed | None) -> Ticket:
+        """A place in the line for ``job``. On a Space with ZeroGPU it runs where the GPU is if it has ``need`` of one.
 
         Raises:
             UserError: the line is full.
         """
-        return self.worker.submit(owner, job)
+        lent, models = self._lent, self.models
+        if lent is None or need is None:
+            return self.worker.submit(owner, lambda ticket: job(models, ticket=ticket))
+        return self.worker.submit(owner, lambda ticket: on_lent_gpu(lent, job, need, ticket))
 
     def news(self, ticket: Ticket, begun: bool, told: bool) -> list[Any]:
         """What happened to a job in one frame. For one that waits: its place, or how far the model is it waits for.

@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +40,10 @@ class Closed:
 
 @dataclass(eq=False)
 class Ticket:
-    """A job's place in the line and the events it has yielded. ``owner`` is the session that may stop it."""
+    """A job's place in the line and the events it has yielded. ``owner`` is the session that may stop it.
+
+    The job runs in the ``context`` it was submitted in: there gradio keeps the visitor's request.
+    """
 
     owner: str
     job: Callable[[Ticket], Generator[Any]]
@@ -47,6 +51,7 @@ class Ticket:
     withdrawn: threading.Event = field(default_factory=threading.Event)
     closed: threading.Event = field(default_factory=threading.Event)
     events: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
+    context: Context = field(default_factory=copy_context)
 
     def drain(self, seconds: float) -> list[Any]:
         """The events of the coming ``seconds``; sooner when the job closes. [] when nothing happened.
@@ -60,6 +65,22 @@ class Ticket:
         """Puts the last event."""
         self.events.put(Closed())
         self.closed.set()
+
+
+def carry_out(ticket: Ticket) -> None:
+    """Runs the job of ``ticket`` to its end and puts its events; whatever goes wrong becomes ``Failed``."""
+    try:
+        with closing(ticket.job(ticket)) as events:
+            for event in events:
+                ticket.events.put(event)
+                if ticket.withdrawn.is_set():
+                    break
+    except UserError as error:
+        ticket.events.put(Failed(str(error)))
+    except Exception:
+        logger.exception("A run failed.")
+        ticket.events.put(Failed(_MISHAP))
+    ticket.close()
 
 
 class Worker:
@@ -143,18 +164,5 @@ class Worker:
                 self._changed.wait_for(lambda: self._line)
                 self._running = ticket = self._line.pop(0)
                 self._changed.notify_all()
-            try:
-                with closing(ticket.job(ticket)) as events:
-                    for event in events:
-                        ticket.events.put(event)
-                        if ticket.withdrawn.is_set():
-                            break
-            except UserError as error:
-                ticket.events.put(Failed(str(error)))
-            except Exception:
-                logger.exception("A run failed.")
-                ticket.events.put(
-                    Failed("Something went wrong in this run; the server's log has the details. Try again.")
-                )
-            ticket.close()
+            ticket.context.run(carry_out, ticket)
             del ticket

@@ -12,7 +12,7 @@ from ..service import Service
 from .experiments import Experiment
 from .frame import Frame, buttons, notice
 from .requests import checked
-from .runs import lab_job
+from .runs import gpu_need, lab_job
 from .view import LabView
 
 
@@ -21,7 +21,7 @@ def measure(service: Service, owner: str, experiment: Experiment, **wishes: Any)
     ``wishes`` as in ``requests.checked``."""
     try:
         request = checked(experiment, service.offers, service.limits, **wishes)
-        ticket = service.submit(owner, partial(lab_job, service.models, request))
+        ticket = service.submit(owner, partial(lab_job, request=request), gpu_need(request))
     except UserError as error:
         yield {"notice": notice(LabView(phase="failed", message=str(error)))}
         return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...progress import Progress, Report
 from ..loader import GivenUp, Models, reporter
 from ..worker import Ticket
+from ..zero_gpu import LOADING_SECONDS, GpuNeed
 from .requests import SECONDS_PER_RUN, LabRequest
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ class Found:
 
     finding: Finding
     timed_out: bool
+
+
+def gpu_need(request: LabRequest) -> GpuNeed | None:
+    """An allowance, not a measurement; None for the experiment that trains small models of its own, on the CPU."""
+    return GpuNeed(request.model, LOADING_SECONDS + 75) if request.experiment.uses_model else None
 
 
 def lab_job(

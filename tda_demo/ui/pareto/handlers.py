@@ -15,7 +15,7 @@ from ..service import Service
 from . import figures
 from .points import points
 from .request import SECONDS, checked, suggested, written
-from .runs import sweep_job
+from .runs import gpu_need, sweep_job
 from .view import SweepView
 
 _LOOK_SECONDS = 0.5
@@ -43,7 +43,7 @@ def sweep(service: Service, owner: str, wishes: dict[str, Any]) -> Iterator[Outp
     """A sweep: what changed, by component name, about six times a second. Closing it ends the run."""
     try:
         request = checked(service.offers, **wishes)
-        ticket = service.submit(owner, partial(sweep_job, service.models, request, SECONDS))
+        ticket = service.submit(owner, partial(sweep_job, request=request, seconds=SECONDS), gpu_need(request))
     except UserError as error:
         yield {"notice": notice(SweepView(phase="failed", message=str(error)))}
         return

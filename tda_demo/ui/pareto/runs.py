@@ -12,7 +12,8 @@ from ...errors import UserError
 from ...progress import Progress
 from ..loader import GivenUp, Models, reporter
 from ..worker import Ticket
-from .request import PROMPT_TOKENS, SCORE_TOKENS, SweepRequest
+from ..zero_gpu import LOADING_SECONDS, GpuNeed
+from .request import PROMPT_TOKENS, SCORE_TOKENS, SECONDS, SweepRequest
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class TimedOut:
 
 class _OutOfTime(Exception):
     pass
+
+
+def gpu_need(request: SweepRequest) -> GpuNeed:
+    """Allowances, not measurements: for two models, and for every row its passages and the races that time it."""
+    rows = (1 + len(request.values)) * (10 + request.passages)
+    return GpuNeed(request.model, 2 * LOADING_SECONDS + min(SECONDS, rows))
 
 
 def sweep_job(models: Models, request: SweepRequest, seconds: float, ticket: Ticket) -> Generator[Any]:

@@ -13,7 +13,7 @@ from ..reports import remember
 from ..service import Service
 from ..worker import Ticket
 from .frame import Frame, buttons, notice
-from .runs import race_job
+from .runs import gpu_need, race_job
 from .view import RaceView
 
 
@@ -24,7 +24,8 @@ def submit(service: Service, owner: str, wishes: dict[str, Any]) -> tuple[RunReq
         UserError: something in ``wishes`` is out of the page's limits, or the line is full.
     """
     request = checked(service.offers, **wishes, limits=service.limits)
-    return request, service.submit(owner, partial(race_job, service.models, request, service.limits))
+    job = partial(race_job, request=request, limits=service.limits)
+    return request, service.submit(owner, job, gpu_need(request, service.limits))
 
 
 def race(service: Service, owner: str, wishes: dict[str, Any], shown: dict[str, int]) -> Iterator[Outputs]:

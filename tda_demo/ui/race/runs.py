@@ -14,6 +14,7 @@ from ...progress import Report
 from ..limits import Budget, Limits, RunRequest
 from ..loader import GivenUp, Models, reporter
 from ..worker import Ticket
+from ..zero_gpu import LOADING_SECONDS, GpuNeed
 
 if TYPE_CHECKING:
     from ...models import LoadedModel
@@ -46,6 +47,13 @@ class TimedOut:
     """An event: the run was stopped because it had taken ``seconds``."""
 
     seconds: float
+
+
+def gpu_need(request: RunRequest, limits: Limits) -> GpuNeed:
+    """Allowances, not measurements: the less is asked for, the sooner a GPU is lent. The rest goes back at the end."""
+    calibration = 30 if request.budget is None else 60
+    decoding = min(limits.seconds_per_run, 0.1 * request.max_new_tokens)
+    return GpuNeed(request.model, LOADING_SECONDS + calibration + decoding)
 
 
 def race_job(models: Models, request: RunRequest, limits: Limits, ticket: Ticket) -> Generator[Any]:
