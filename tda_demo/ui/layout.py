@@ -10,8 +10,8 @@ from .service import Service
 
 TITLE = "TDA race"
 _HEADER = f"""<header class="masthead"><h1>{TITLE}</h1>
-<p>One language model writes the same answer twice, at equal decode time: with every neuron, and with only those that
-fired on your prompt.</p></header>"""
+<p>One language model writes the same answer twice, at equal decode time: with every neuron, and with only those that a
+method picks for your prompt.</p></header>"""
 
 
 def build(service: Service) -> gr.Blocks:
