@@ -150,10 +150,10 @@ class Killed(BaseException):
 
 
 def killing(after: int) -> Any:
-    """Ends training when the layers up to ``after`` are finished."""
+    """Ends training in the first epoch after so many layers."""
 
     def report(reading: Progress) -> None:
-        if reading.stage.startswith("Training") and reading.done == reading.total * after // LAYERS:
+        if reading.stage.startswith("Training") and reading.done == reading.total * after // LAYERS + 1:
             raise Killed
 
     return report
