@@ -15,6 +15,7 @@ from ..feedforward import FeedForward, find_blocks
 from ..kernels.reference import limit
 from ..methods.base import ActiveSets, Plan, Selector
 from ..methods.token import TokenRule, between
+from ..placement import hooks
 from ..progress import Report, silent
 from .arm import Judgement, Prefill
 
@@ -57,7 +58,7 @@ class EagerEngine:
             logits=logits,
             cache=cache,
             plan=chooser if isinstance(chooser, TokenRule) else ActiveSets.of(watch.masks),
-            fired=torch.stack(watch.fired, dim=1),
+            fired=torch.stack([fired.to(self.lm.device) for fired in watch.fired], dim=1),
             prefill_ms=total - watch.selection_ms - watch.diagnostics_ms,
             selection_ms=watch.selection_ms,
         )
@@ -72,7 +73,8 @@ class EagerEngine:
         begin = _now(self.lm.device)
         restrict(model, prefill.plan)
         packing_ms = _now(self.lm.device) - begin
-        masked = prefill.plan.indices if any(block.is_quantised for block in self.lm.blocks) else None
+        whole = any(block.is_quantised or block.is_offloaded for block in self.lm.blocks)
+        masked = prefill.plan.indices if whole else None
         return EagerArm(model, self.lm, prefill.cache, packing_ms, masked)
 
     @torch.inference_mode()
@@ -172,7 +174,10 @@ class EagerArm:
         activations = [each.reshape(1, -1) for each in self._seen]
         if self.masked is None:
             return activations
-        return [each.index_select(1, indices) for each, indices in zip(activations, self.masked, strict=True)]
+        return [
+            each if each.shape[1] == len(indices) else each.index_select(1, indices)  # blocks may differ in this
+            for each, indices in zip(activations, self.masked, strict=True)
+        ]
 
     def computed(self) -> list[int]:
         return [int(fired.sum()) for fired in self._fired] or [each.shape[1] for each in self.activations()]
@@ -180,7 +185,7 @@ class EagerArm:
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
     """A second module tree over the same parameters and buffers: hooks and packed weights put in it stay in it."""
-    shared = [*model.parameters(), *model.buffers(), *_quantisation(model), model.config]
+    shared = [*model.parameters(), *model.buffers(), *_quantisation(model), *_elsewhere(model), model.config]
     return copy.deepcopy(model, {id(item): item for item in shared})
 
 
@@ -193,6 +198,12 @@ def _quantisation(model: PreTrainedModel) -> list[Any]:
             module.init_8bit_state()
     four_bit = [module for module in modules if hasattr(module, "quant_state")]
     return [*(module.quant_state for module in four_bit), *(module.state for module in eight_bit)]
+
+
+def _elsewhere(model: PreTrainedModel) -> list[Any]:
+    """Where accelerate's hooks find the weights that are not in the model."""
+    found = [hook for module in model.modules() for hook in hooks(module)]
+    return [*(hook.weights_map for hook in found), *(hook.tied_params_map for hook in found)]
 
 
 def restrict(model: PreTrainedModel, active: ActiveSets) -> None:
