@@ -188,6 +188,10 @@ def _read(
         except Exception as error:  # damaged headers, missing shards, sizes that do not match the configuration
             if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise UserError(f"'{weights.name}' does not fit into memory: choose a smaller model.") from error
+            if "dispatched on the CPU" in str(error):  # bitsandbytes' matrices stay on the GPUs
+                raise UserError(
+                    f"'{weights.name}' does not fit the GPUs' memory: choose nf4 or a smaller one."
+                ) from error
             raise UserError(
                 f"The weights in {weights.folder} are damaged or do not match its config.json: fetch them again (a "
                 "folder inside a cache can simply be removed)."
