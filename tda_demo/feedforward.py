@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .errors import UserError
 from .later import nn, torch
+from .placement import hooks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,10 +66,18 @@ class FeedForward:
         """Whether its matrices are bitsandbytes', whose rows and columns cannot be taken out as they are."""
         return not all(linear.weight.is_floating_point() for linear in self.linears)
 
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether accelerate keeps its matrices elsewhere and puts them in for each call, in place of any others."""
+        return any(linear.weight.is_meta for linear in self.linears)
+
 
 def _values(linear: nn.Linear) -> torch.Tensor:
-    """The values of ``linear.weight``, float32 [out, in], however bitsandbytes may hold them."""
+    """The values of ``linear.weight``, float32 [out, in], however bitsandbytes or accelerate may hold them."""
     weight: Any = linear.weight
+    if weight.is_meta:
+        (hook,) = hooks(linear)
+        return hook.weights_map["weight"].to(hook.execution_device).float()
     if getattr(weight, "quant_state", None) is not None:
         from bitsandbytes.functional import dequantize_4bit
 

@@ -11,6 +11,7 @@ from torch import nn
 from .environment import use_threads
 from .errors import UserError
 from .feedforward import FeedForward, find_blocks
+from .placement import DeviceMap, automatic, input_device, is_spread
 from .precision import PRECISIONS, choose, loading, model_dtype, round_weights
 from .progress import Report, silent
 from .weights import Weights, embedded, find_weights
@@ -42,6 +43,11 @@ class LoadedModel:
     def context_length(self) -> int:
         """Most tokens, prompt and answer together, the model was made for."""
         return self.model.config.get_text_config().max_position_embeddings
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether its parts are in different places; ``device`` is then where token ids go."""
+        return is_spread(self.model)
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -102,13 +108,19 @@ class LoadedModel:
 
 
 def load_model(
-    name: str | None = None, *, precision: str | None = None, device: str | None = None, report: Report = silent
+    name: str | None = None,
+    *,
+    precision: str | None = None,
+    device: str | None = None,
+    device_map: DeviceMap | None = None,
+    report: Report = silent,
 ) -> LoadedModel:
     """Load the embedded model, or the one called ``name``: a hub id, a folder, a ``.gguf`` file.
 
     Args:
         precision: one of ``PRECISIONS``; None takes the device's default.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes a GPU where there is one.
+        device_map: as transformers takes it; None is ``auto`` for weights larger than the GPU, else all on ``device``.
         report: told of downloads and conversions.
 
     Raises:
@@ -116,15 +128,20 @@ def load_model(
     """
     use_threads(None)
     place = _device(device)
+    if device_map is not None and place.type == "cpu":
+        precision = precision or "float32"
+        if precision != "float32":
+            raise UserError(f"On a CPU a device map takes the precision float32 only, not {precision}.")
     precision = choose(precision, place)
     weights = find_weights(name, report)
-    quantised = loading(precision, place)
-    model, tokenizer = _read(weights, model_dtype(precision, place), quantised)
+    device_map = device_map or automatic(weights.folder, precision, place)
+    placed = loading(precision, place) | ({} if device_map is None else {"device_map": device_map})
+    model, tokenizer = _read(weights, model_dtype(precision, place), placed)
     blocks = find_blocks(model)
     if place.type == "cpu":
         round_weights(model, precision)
     try:
-        if not quantised:  # which are on the device already
+        if not placed:  # else it is where it belongs already
             nn.Module.to(model, place)  # in place; the wrapper around PreTrainedModel.to hides its signature
     except torch.OutOfMemoryError as error:
         raise UserError(f"{weights.name} does not fit into the GPU's memory: use the device cpu.") from error
@@ -134,7 +151,7 @@ def load_model(
         model=model.eval().requires_grad_(False),
         tokenizer=tokenizer,
         precision=precision,
-        device=place,
+        device=place if device_map is None else input_device(model),
         blocks=blocks,
     )
 
@@ -154,7 +171,7 @@ def _device(asked: str | None) -> torch.device:
 
 
 def _read(
-    weights: Weights, dtype: torch.dtype, quantised: dict[str, Any]
+    weights: Weights, dtype: torch.dtype, placed: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -166,11 +183,15 @@ def _read(
             raise UserError(f"The tokenizer of '{weights.name}' is missing or cannot be read.") from error
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                weights.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **source, **quantised
+                weights.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **source, **placed
             )
         except Exception as error:  # damaged headers, missing shards, sizes that do not match the configuration
             if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise UserError(f"'{weights.name}' does not fit into memory: choose a smaller model.") from error
+            if "dispatched on the CPU" in str(error):  # bitsandbytes' matrices stay on the GPUs
+                raise UserError(
+                    f"'{weights.name}' does not fit the GPUs' memory: choose nf4 or a smaller one."
+                ) from error
             raise UserError(
                 f"The weights in {weights.folder} are damaged or do not match its config.json: fetch them again (a "
                 "folder inside a cache can simply be removed)."

@@ -121,6 +121,8 @@ def engine_for(lm: LoadedModel, chooser: Selector | TokenRule | None = None) -> 
     from .eager import EagerEngine
     from .gpu.graph import CudaGraphEngine, can_decode
 
+    if lm.is_spread:
+        return EagerEngine(lm)
     by_token = isinstance(chooser, TokenRule)
     if has_layout(lm) and not (by_token and chooser.kernel is None):
         return CpuStepEngine(lm)

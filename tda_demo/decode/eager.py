@@ -17,6 +17,7 @@ from ..kernels.reference import limit
 from ..methods.base import ActiveSets, Plan, Selector
 from ..methods.renewal import Choosing, RenewedSets
 from ..methods.token import TokenRule, between
+from ..placement import hooks
 from ..progress import Report, silent
 from .arm import Judgement, Prefill
 from .refreshing import RefreshingArm
@@ -63,8 +64,13 @@ class EagerEngine:
             tokens=len(ids),
             logits=logits,
             cache=cache,
+<<<<<<< HEAD
             plan=chooser if isinstance(chooser, TokenRule) else watch.choosing.sets(),
             fired=torch.stack(watch.fired, dim=1),
+=======
+            plan=chooser if isinstance(chooser, TokenRule) else ActiveSets.of(watch.masks),
+            fired=torch.stack([fired.to(self.lm.device) for fired in watch.fired], dim=1),
+>>>>>>> zero
             prefill_ms=total - watch.selection_ms - watch.diagnostics_ms,
             selection_ms=watch.selection_ms,
         )
@@ -78,9 +84,17 @@ class EagerEngine:
             return EagerArm(model, self.lm, prefill.cache, rule=prefill.plan)
         arm = EagerArm(model, self.lm, prefill.cache)
         begin = _now(self.lm.device)
+<<<<<<< HEAD
         arm.use(prefill.plan)
         arm.packing_ms = _now(self.lm.device) - begin
         return RefreshingArm(arm, prefill.plan) if isinstance(prefill.plan, RenewedSets) else arm
+=======
+        restrict(model, prefill.plan)
+        packing_ms = _now(self.lm.device) - begin
+        whole = any(block.is_quantised or block.is_offloaded for block in self.lm.blocks)
+        masked = prefill.plan.indices if whole else None
+        return EagerArm(model, self.lm, prefill.cache, packing_ms, masked)
+>>>>>>> zero
 
     @torch.inference_mode()
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
@@ -225,7 +239,10 @@ class EagerArm:
         activations = [each.reshape(1, -1) for each in self._seen]
         if self.masked is None:
             return activations
-        return [each.index_select(1, indices) for each, indices in zip(activations, self.masked, strict=True)]
+        return [
+            each if each.shape[1] == len(indices) else each.index_select(1, indices)  # blocks may differ in this
+            for each, indices in zip(activations, self.masked, strict=True)
+        ]
 
     def computed(self) -> list[int]:
         return [round(float(fired.sum())) for fired in self._fired] or [each.shape[1] for each in self.activations()]
@@ -233,7 +250,7 @@ class EagerArm:
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
     """A second module tree over the same parameters and buffers: hooks and packed weights put in it stay in it."""
-    shared = [*model.parameters(), *model.buffers(), *_quantisation(model), model.config]
+    shared = [*model.parameters(), *model.buffers(), *_quantisation(model), *_elsewhere(model), model.config]
     return copy.deepcopy(model, {id(item): item for item in shared})
 
 
@@ -246,6 +263,12 @@ def _quantisation(model: PreTrainedModel) -> list[Any]:
             module.init_8bit_state()
     four_bit = [module for module in modules if hasattr(module, "quant_state")]
     return [*(module.quant_state for module in four_bit), *(module.state for module in eight_bit)]
+
+
+def _elsewhere(model: PreTrainedModel) -> list[Any]:
+    """Where accelerate's hooks find the weights that are not in the model."""
+    found = [hook for module in model.modules() for hook in hooks(module)]
+    return [*(hook.weights_map for hook in found), *(hook.tied_params_map for hook in found)]
 
 
 def restrict(model: PreTrainedModel, active: ActiveSets) -> None:

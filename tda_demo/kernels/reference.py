@@ -39,10 +39,10 @@ def _rows(linear: nn.Linear, rows: torch.Tensor) -> Packed:
 def limit(block: FeedForward, indices: torch.Tensor) -> Callable[[], None]:
     """Makes ``block`` compute the neurons ``indices`` int64 [k] only; the returned function undoes it.
 
-    Blocks that bitsandbytes has quantised compute all neurons and have the activations of the others zeroed: the same
-    function, with nothing saved.
+    Blocks that bitsandbytes has quantised or accelerate has offloaded compute all neurons and have the activations of
+    the others zeroed: the same function, with nothing saved.
     """
-    return mask(block, indices) if block.is_quantised else install(block, pack(block, indices))
+    return mask(block, indices) if block.is_quantised or block.is_offloaded else install(block, pack(block, indices))
 
 
 def mask(block: FeedForward, indices: torch.Tensor) -> Callable[[], None]:

@@ -47,8 +47,11 @@ class Sketch(Method):
     keep: float = setting(0.3, "mean share of the neurons that is computed; 1 is exact", Range(0, 1))
 
     def bind(self, lm: LoadedModel, report: Report = silent) -> TokenRule:
-        if any(block.is_quantised for block in lm.blocks):
-            raise UserError("The sketch is made from the weights' values, which bitsandbytes models no longer have.")
+        if any(block.is_quantised or block.is_offloaded for block in lm.blocks):
+            raise UserError(
+                "The sketch is made from the weights' values, which bitsandbytes models no longer have and models too "
+                "large for the GPU keep elsewhere: choose another method."
+            )
         rule = _Predicted(lm)
         rule.limits = limits(lm, self.name, rule.strength, self.keep, report)
         return rule

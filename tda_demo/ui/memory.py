@@ -47,11 +47,13 @@ def main_memory(cgroup: Path = _CGROUP) -> Room:
 
 
 def gpu_memory() -> Room:
-    """Of the current CUDA device; torch's own unused blocks count as free."""
+    """Of all CUDA devices, over which a model too large for one is spread; torch's own unused blocks count as free."""
     import torch
 
-    free, _ = torch.cuda.mem_get_info()
-    return Room(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), "GPU memory")
+    devices = range(torch.cuda.device_count())
+    free = sum(torch.cuda.mem_get_info(device)[0] for device in devices)
+    unused = sum(torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) for device in devices)
+    return Room(free + unused, "GPU memory")
 
 
 def _reclaimable(cgroup: Path) -> int:
