@@ -63,7 +63,7 @@ def by_hand(lm: LoadedModel, tokens: list[int]) -> tuple[list[torch.Tensor], lis
 
 
 @pytest.mark.parametrize(
-    ("family", "eager"), [*((family, False) for family in FAMILIES), ("llama", True), ("opt", True), ("phi3", True)]
+    ("family", "eager"), [*((family, True) for family in FAMILIES), ("llama", False), ("opt", False), ("phi3", False)]
 )
 def test_every_third_step_is_dense_and_the_sets_after_it_are_those_of_float64(family: str, eager: bool) -> None:
     lm = tiny(family)
@@ -148,9 +148,9 @@ def test_a_race_counts_the_dense_steps(lm: LoadedModel) -> None:
     fired = np.array([step.fired for step in steps])
     assert (fired[EVERY - 1 :: EVERY] == 70).all() and (fired[0] < 70).any()
     assert result.sparsity == pytest.approx((1 - fired.mean(axis=0) / 70).tolist())
-    assert math.isclose(
-        result.byte_bound or 0, (result.dense.weight_bytes or 0) / (result.sparse.weight_bytes or 1), rel_tol=1e-4
-    )
+    computed = fired.sum(axis=1).mean()
+    dense = result.dense.weight_bytes or 0
+    assert result.byte_bound == pytest.approx(dense / (dense - (3 * 70 - computed) * 3 * 32 * 4))
 
 
 def test_a_dense_step_stands_for_the_tokens_since_the_last() -> None:

@@ -28,10 +28,10 @@ from .channels import matrices
 if TYPE_CHECKING:
     from ..models import LoadedModel
 
-MOST = 0.8  # the sparsity of a matrix at which the search ends
+MOST = 0.9  # the sparsity of a matrix at which the search ends
 _STEP = 0.1
 _SHARES = np.linspace(0, 1, 101)  # of inputs that stay below
-_PASSAGES, _TOKENS = 8, 40  # read; the search measures errors on the first two
+_PASSAGES, _TOKENS = 8, 48  # read; the search measures errors on the first two
 
 
 @dataclass(frozen=True, eq=False)

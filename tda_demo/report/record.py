@@ -19,8 +19,8 @@ class Trace:
     """Which neurons fired and which were computed, a layer and a token at a time.
 
     ``prompt_fired`` int64 [prompt tokens, layers] and ``fired``, int64 [layers] a step of the sparse arm, belong to
-    ``prompt_tokens`` and ``tokens``; ``indices`` int64 [kept] are each layer's active neurons of ``d_ff``, None under
-    a token-level method, which computes what fires. The times of reading the prompt are in ms.
+    ``prompt_tokens`` and ``tokens``; ``indices`` int64 [kept] are each layer's active neurons of ``d_ff``, None where
+    they are not the same for every step: ``fired`` is then what it computed. The times of reading the prompt are in ms.
     """
 
     prompt_tokens: tuple[str, ...]

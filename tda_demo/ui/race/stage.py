@@ -10,7 +10,7 @@ from ... import metrics
 from .. import wording
 from .view import ARMS, RaceView
 
-_CHOSEN = {True: "neurons chosen once, from the prompt", False: "neurons chosen anew at every step"}
+_CHOSEN = {True: "neurons chosen once, from the prompt", False: "neurons chosen anew while writing"}
 _PROMISE = (
     "Type a prompt and press Enter. The model reads it once with every neuron; then it writes twice, and here you see "
     "how much faster the second text came, where the two part, and which neurons each layer used."
