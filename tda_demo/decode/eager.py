@@ -64,13 +64,8 @@ class EagerEngine:
             tokens=len(ids),
             logits=logits,
             cache=cache,
-<<<<<<< HEAD
             plan=chooser if isinstance(chooser, TokenRule) else watch.choosing.sets(),
-            fired=torch.stack(watch.fired, dim=1),
-=======
-            plan=chooser if isinstance(chooser, TokenRule) else ActiveSets.of(watch.masks),
             fired=torch.stack([fired.to(self.lm.device) for fired in watch.fired], dim=1),
->>>>>>> zero
             prefill_ms=total - watch.selection_ms - watch.diagnostics_ms,
             selection_ms=watch.selection_ms,
         )
@@ -84,17 +79,9 @@ class EagerEngine:
             return EagerArm(model, self.lm, prefill.cache, rule=prefill.plan)
         arm = EagerArm(model, self.lm, prefill.cache)
         begin = _now(self.lm.device)
-<<<<<<< HEAD
         arm.use(prefill.plan)
         arm.packing_ms = _now(self.lm.device) - begin
         return RefreshingArm(arm, prefill.plan) if isinstance(prefill.plan, RenewedSets) else arm
-=======
-        restrict(model, prefill.plan)
-        packing_ms = _now(self.lm.device) - begin
-        whole = any(block.is_quantised or block.is_offloaded for block in self.lm.blocks)
-        masked = prefill.plan.indices if whole else None
-        return EagerArm(model, self.lm, prefill.cache, packing_ms, masked)
->>>>>>> zero
 
     @torch.inference_mode()
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
@@ -186,7 +173,7 @@ class EagerArm:
     """A transformers model of its own with a DynamicCache of its own.
 
     Under a ``rule`` its blocks compute all neurons, so a step reads what a dense one does and the rule's own bytes;
-    so they do where bitsandbytes has quantised them.
+    so they do where bitsandbytes has quantised them or accelerate keeps them elsewhere.
     """
 
     def __init__(
@@ -208,10 +195,7 @@ class EagerArm:
         self._seen: list[torch.Tensor] = []
         self._fired: list[torch.Tensor] = []
         # Both arms carry these hooks, so the time they take falls on both alike.
-        seen, fired = (
-            self._seen,
-            self._fired,
-        )  # not self: a cycle would outlive the arm
+        seen, fired = self._seen, self._fired  # not self: a cycle would outlive the arm
         if rule is not None:
             rule.install(self.blocks, lambda _block, use: fired.append(use.neurons))
         for block in self.blocks:
@@ -222,7 +206,7 @@ class EagerArm:
         self._limits.close()
         if sets is not None:
             self._limits.enter_context(sets.on(self.blocks))
-        is_masked = sets is not None and any(block.is_quantised for block in self.blocks)
+        is_masked = sets is not None and any(block.is_quantised or block.is_offloaded for block in self.blocks)
         self.masked = sets.indices if sets is not None and is_masked else None
         self.weight_bytes = bytes_per_step(self.model)
 
