@@ -149,7 +149,7 @@ def test_bytes_are_all_weights_and_the_lists() -> None:
 
 def test_a_race_runs_on_it_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = on_device(tiny())
-    monkeypatch.setattr("tda_demo.race.engine_for", engine_of)
+    monkeypatch.setattr("tda_demo.race.engine_for", lambda lm, _chooser: engine_of(lm))
     *_, last = race(lm, TDA(cett=0.3, online=True), "w5 w9 w17 w30", RaceSettings(max_new_tokens=3))
     assert isinstance(last, Finished)
     way = "CUDA graph" if CUDA else "called eagerly"
