@@ -133,7 +133,7 @@ def test_the_decoder_runs_int8_and_skips(tmp_path: Path) -> None:
     assert supported(lm)
     engine = CudaGraphEngine(lm, runners.captured, lambda _: Choice(TILES, "kernels", "kernels", {}))
     prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
-    prefill = dataclasses.replace(prefill, active=random_sets(lm, (128, 60, 40)))
+    prefill = dataclasses.replace(prefill, plan=random_sets(lm, (128, 60, 40)))
     arm, masked = engine.sparse_arm(prefill, 2), engine.eager.sparse_arm(prefill, 2)
     assert arm.decoder.runner.name == "called eagerly"  # nothing tried to capture it
     got = torch.stack([arm.step(token).clone() for token in (40, 41)])

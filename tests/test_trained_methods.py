@@ -139,8 +139,9 @@ def test_the_kernel_computes_and_reads_what_fires(name: str) -> None:
 def test_a_race_says_what_training_took(lm: LoadedModel) -> None:
     *_, finished = race(lm, METHODS["dejavu"], PROMPT, RaceSettings(max_new_tokens=6))
     result: Any = finished.result  # type: ignore[union-attr]
-    tokens = 3 * 30 + 7 * 24 + 30 - 24 - 30 + 24  # 12 texts, the tenth held out
-    assert result.note == f"trained for {trained(lm, METHODS['dejavu'].recipe).about.seconds:.0f} s on {tokens} tokens"
+    about = trained(lm, METHODS["dejavu"].recipe).about
+    assert about.tokens > 100
+    assert result.note == f"trained for {about.seconds:.0f} s on {about.tokens:,} tokens"
     assert f"dejavu: {result.note}" in summary(result)
     json.dumps(result.to_json(), allow_nan=False)
 

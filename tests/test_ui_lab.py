@@ -76,7 +76,7 @@ def stopped_at_once() -> Ticket:
     return own
 
 
-def run(name: str, lm: LoadedModel, text: str = "", own: Ticket | None = None, seconds: float = 60) -> list[Any]:
+def run(name: str, lm: LoadedModel, text: str = "", own: Ticket | None = None, seconds: float = 300) -> list[Any]:
     """All events of an experiment, in order."""
     own = own or ticket()
     request = LabRequest(BY_NAME[name], SMALL[name], text)

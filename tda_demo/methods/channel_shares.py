@@ -21,7 +21,7 @@ import numpy as np
 from ..calibrate import shipped_passages
 from ..feedforward import find_layers
 from ..files import cache_root, write_text
-from ..later import nn, torch
+from ..later import inference_mode, nn, torch
 from ..progress import Progress, Report, silent
 from .channels import matrices
 
@@ -127,7 +127,7 @@ def _load(path: Path, weights: tuple[np.ndarray, ...]) -> ChannelTable | None:
     return ChannelTable(magnitudes, shares, weights) if fits else None
 
 
-@torch.inference_mode()
+@inference_mode
 def measure(lm: LoadedModel, weights: tuple[np.ndarray, ...], report: Report = silent) -> ChannelTable:
     """Reads the beginnings of a few calibration passages and searches layer by layer."""
     ids = _beginnings(lm)

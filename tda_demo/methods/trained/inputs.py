@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...feedforward import FeedForward
-from ...later import torch
+from ...later import inference_mode, torch
 from ...progress import Progress, Report
 from ..token import between
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ...models import LoadedModel
 
 
-@torch.inference_mode()
+@inference_mode
 def block_inputs(lm: LoadedModel, texts: Sequence[list[int]], report: Report) -> list[torch.Tensor]:
     """The inputs of every layer's block at every token of ``texts``, float16 [tokens, d], in main memory."""
     seen: list[list[torch.Tensor]] = [[] for _ in lm.blocks]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...calibrate import shipped_passages
-from ...later import torch
+from ...later import inference_mode, torch
 from ...progress import Progress, Report
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def passages(lm: LoadedModel) -> list[list[int]]:
     ]
 
 
-@torch.inference_mode()
+@inference_mode
 def written(lm: LoadedModel, seed: int, report: Report) -> torch.Tensor:
     """Texts of the model's own, int64 [texts, tokens]: all are written at once, drawn at temperature 1."""
     from transformers import DynamicCache

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import UserError
 from ...feedforward import FeedForward
-from ...later import torch
+from ...later import no_grad, torch
 from ...progress import Progress, Report, silent
 from ..parts import Activation, activation_function, activations_of
 from .artefact import About, Artefact, Checkpoints, load, path_of, save
@@ -104,7 +104,7 @@ def _split(texts: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
     return [text for place, text in enumerate(texts) if place % _HELD_OUT != _HELD_OUT - 1], held_out
 
 
-@torch.no_grad()
+@no_grad
 def _strength(block: FeedForward, activation: Activation, x: torch.Tensor) -> torch.Tensor:
     """``|a_j| n_j`` of every neuron, float32 [tokens, d_ff]."""
     parts = [activations_of(block, activation, part).abs().float() * block.output_norms for part in x.split(_AT_ONCE)]
