@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..errors import UserError
+from ..later import torch
 from . import nf4
 
 FORMATS = ("float32", "bfloat16", "int8", "nf4")

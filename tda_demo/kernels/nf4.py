@@ -10,7 +10,8 @@ in which a processor's byte shuffles, which work within 16 bytes, give them back
 from __future__ import annotations
 
 import numpy as np
-import torch
+
+from ..later import torch
 
 BLOCK = 64
 ONE = 2**14
