@@ -77,6 +77,23 @@ def _tail_norms(activations: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
     return torch.where(output > 0, norms / output.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
 
 
+def truncation_errors(
+    block: FeedForward, activations: torch.Tensor, strength: torch.Tensor, limits: np.ndarray
+) -> np.ndarray:
+    """Mean CETT, float64 like ``limits``, where every token drops its own neurons of a strength of at most the limit.
+
+    ``activations`` and ``strength`` are [T, d_ff]. A token whose output is zero counts as 0.
+    """
+    activations, down = activations.float(), block.output_weight().float()
+    output = (activations @ down.T).norm(dim=1)
+    whole = output > 0
+    errors = []
+    for limit in limits:
+        tail = torch.where(strength <= limit, activations, 0) @ down.T
+        errors.append(float(torch.where(whole, tail.norm(dim=1) / output.clamp_min(1e-30), 0.0).mean()))
+    return np.array(errors)
+
+
 def thresholds(curves: Sequence[TailCurve], targets: np.ndarray) -> np.ndarray:
     """For each target, the largest threshold whose mean CETT over all tokens of all sequences is at most the target.
 

@@ -12,7 +12,8 @@ from tiny import PROMPT, tiny
 import tda_demo.bench
 from tda_demo.__main__ import main
 from tda_demo.bench import BenchSettings, Row, bench
-from tda_demo.bench.decoders import ArmDecoder, StockGenerate
+from tda_demo.bench.decoders import StockGenerate
+from tda_demo.decode.timed import ArmDecoder
 from tda_demo.models import LoadedModel
 from tda_demo.precision import round_weights
 

@@ -16,7 +16,7 @@ from tiny import tiny
 
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU, activation_of
 from tda_demo.kernels.gpu import choice as ways
-from tda_demo.kernels.gpu.blocks import ActiveBuffer, Matrices, Scratch, Tiles, by_neuron, feed_forward
+from tda_demo.kernels.gpu.blocks import ActiveBuffer, Matrices, Scratch, Tiles, Weights, by_neuron, feed_forward
 
 pytestmark = [
     *ON_A_CARD,
@@ -60,16 +60,24 @@ def reference(matrices: Matrices, x: torch.Tensor, indices: torch.Tensor) -> tup
     return gated, gated @ matrices.down[indices].double() + bias
 
 
-def check(matrices: Matrices, x: torch.Tensor, indices: torch.Tensor, active: ActiveBuffer | None) -> None:
+def check(
+    weights: Weights,
+    stored: Matrices,
+    x: torch.Tensor,
+    indices: torch.Tensor,
+    active: ActiveBuffer | None,
+    tiles: Tiles = SMALL,
+) -> None:
+    """The kernel over ``weights`` against float64 over ``stored``, which is what they hold, at neurons ``indices``."""
     dtype = x.dtype
-    scratch = Scratch.for_(matrices, len(x), SMALL, dtype)
+    scratch = Scratch.for_(weights, len(x), tiles, dtype)
     scratch.out.fill_(torch.nan)  # what is not written shows
     scratch.partial.fill_(torch.nan)
-    activations, expected = reference(matrices, x, indices)
-    out = feed_forward(matrices, x, active, scratch, SMALL)
+    activations, expected = reference(stored, x, indices)
+    out = feed_forward(weights, x, active, scratch, tiles)
     assert relative_error(out, expected) < TOLERANCE[dtype]
     assert relative_error(scratch.activations[:, : len(indices)], activations) < 1e-5
-    again = feed_forward(matrices, x, active, Scratch.for_(matrices, len(x), SMALL, dtype), SMALL)
+    again = feed_forward(weights, x, active, Scratch.for_(weights, len(x), tiles, dtype), tiles)
     assert torch.equal(out, again)  # the order of sums is fixed
 
 
@@ -94,7 +102,7 @@ def test_active_sets_of_any_shape(
     active = ActiveBuffer.full(d_ff, DEVICE)
     active.set(indices)
     active.chosen[len(indices) :] = 2**30  # what lies behind the set must not be read as a neuron
-    check(matrices, torch.randn(batch, d).to(DEVICE, dtype), indices, active)
+    check(matrices, matrices, torch.randn(batch, d).to(DEVICE, dtype), indices, active)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -103,7 +111,7 @@ def test_active_sets_of_any_shape(
 def test_the_dense_kernel_computes_all_neurons(glu: bool, batch: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     matrices = random_matrices(35, 61, dtype, GELU_TANH, glu, bias=True)
-    check(matrices, torch.randn(batch, 35).to(DEVICE, dtype), torch.arange(61, device=DEVICE), None)
+    check(matrices, matrices, torch.randn(batch, 35).to(DEVICE, dtype), torch.arange(61, device=DEVICE), None)
 
 
 def test_large_inputs_saturate_the_activation_functions() -> None:
@@ -111,7 +119,7 @@ def test_large_inputs_saturate_the_activation_functions() -> None:
     matrices.up.copy_(torch.tensor([[1.0], [-1.0]]))
     for activation in FUNCTIONS:
         each = Matrices(None, matrices.up, matrices.down, None, None, None, activation)
-        check(each, torch.tensor([[200.0]], device=DEVICE), torch.arange(2, device=DEVICE), None)
+        check(each, each, torch.tensor([[200.0]], device=DEVICE), torch.arange(2, device=DEVICE), None)
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3", "opt"])

@@ -8,15 +8,15 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
-from gpu_device import DEVICE, DTYPES, ON_A_CARD, TOLERANCE, relative_error
+from gpu_device import DEVICE, DTYPES, ON_A_CARD
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_gpu_kernels import random_matrices, reference
+from test_gpu_kernels import check, random_matrices
 
 from tda_demo.errors import UserError
 from tda_demo.feedforward import FeedForward
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU
-from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, feed_forward
+from tda_demo.kernels.gpu.blocks import ActiveBuffer, Tiles
 from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantised, requantised, rows_of
 
 pytestmark = [*ON_A_CARD, pytest.mark.filterwarnings("ignore:overflow encountered in exp")]
@@ -65,16 +65,6 @@ def test_requantising_changes_nothing_where_the_values_lie_on_the_new_grid() -> 
     assert requantised(layer)[1].largest > 0
 
 
-def check(nf4: Nf4Matrices, x: torch.Tensor, indices: torch.Tensor, active: ActiveBuffer | None) -> None:
-    scratch = Scratch.for_(nf4, len(x), SMALL, x.dtype)
-    scratch.out.fill_(torch.nan)
-    scratch.partial.fill_(torch.nan)
-    activations, expected = reference(nf4.decoded(), x, indices)
-    out = feed_forward(nf4, x, active, scratch, SMALL)
-    assert relative_error(out, expected) < TOLERANCE[x.dtype]
-    assert relative_error(scratch.activations[:, : len(indices)], activations) < 1e-5
-
-
 @given(
     blocks=st.integers(1, 3),
     d_ff=st.integers(1, 20),
@@ -100,9 +90,9 @@ def test_active_sets_of_any_shape(
     active.set(indices)
     active.chosen[len(indices) :] = 2**30
     x = torch.randn(batch, 64 * blocks).to(DEVICE, dtype)
-    check(nf4, x, indices, active)
+    check(nf4, nf4.decoded(), x, indices, active, SMALL)
     if share == 1:
-        check(nf4, x, indices, None)
+        check(nf4, nf4.decoded(), x, indices, None, SMALL)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -116,7 +106,7 @@ def test_blocks_of_bitsandbytes_modules(fused: bool) -> None:
     torch.testing.assert_close(torch.cat([nf4.gate.decoded(), nf4.up.decoded()]), stacked)
     assert len(nf4.gate_bias) == len(nf4.up_bias) == nf4.d_ff == 20
     assert nf4.neuron_bytes == 3 * (32 + 4) + 2 * 4
-    check(nf4, torch.randn(1, 64, device=DEVICE), torch.arange(20, device=DEVICE), None)
+    check(nf4, nf4.decoded(), torch.randn(1, 64, device=DEVICE), torch.arange(20, device=DEVICE), None, SMALL)
 
 
 @pytest.mark.parametrize("layer", [linear(64, 64, quant_type="fp4"), linear(4, 96)], ids=["fp4", "width"])

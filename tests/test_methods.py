@@ -31,7 +31,7 @@ ZERO: dict[str, Method] = {
     "magnitude": Magnitude(keep=1),
     "sketch": Sketch(keep=1),
     "cats": CATS(keep=1),
-    "tt": TT(keep=1),
+    "tt": TT(cett=0),
     "teal": TEAL(sparsity=0),
 }
 HARD: dict[str, Method] = {
@@ -44,7 +44,7 @@ HARD: dict[str, Method] = {
     "magnitude": Magnitude(keep=0.3),
     "sketch": Sketch(keep=0.3),
     "cats": CATS(keep=0.3),
-    "tt": TT(keep=0.3),
+    "tt": TT(cett=0.3),
     "teal": TEAL(sparsity=0.5),
 }
 TOKEN_LEVEL = ("sketch", "cats", "tt", "teal")

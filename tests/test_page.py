@@ -13,7 +13,7 @@ import pytest
 from browser import ROOT, Visitor, launch, served_page
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 QUESTION = "Why is the sky blue? Explain it in simple words."
 LONG = "Write a long story about a lighthouse keeper and the sea."
@@ -153,13 +153,12 @@ def test_another_method_brings_its_own_controls_and_a_link_keeps_them(open_page:
     first.wait_for_notice("copied")
     link = first.page.evaluate("window.copied")
     second = open_page(query=link.partition("/?")[2])
-    assert second.page.input_value("#prompt textarea") == QUESTION
-    second.page.wait_for_selector("#coreinfer-keep input[type=number]")
-    assert second.page.input_value("#coreinfer-keep input[type=number]") == "0.85"
+    expect(second.page.locator("#prompt textarea")).to_have_value(QUESTION)
+    expect(second.page.locator("#coreinfer-keep input[type=number]")).to_have_value("0.85")
     second.page.click("#method-settings button >> nth=0")
-    assert second.page.input_value("#coreinfer-exempt-first input") == "3"
+    expect(second.page.locator("#coreinfer-exempt-first input")).to_have_value("3")
     second.page.click("#decoding button >> nth=0")
-    assert second.page.input_value("#max-new-tokens input") == "4"
+    expect(second.page.locator("#max-new-tokens input[type=number]")).to_have_value("4")
     second.page.click("#reset")
     second.page.wait_for_selector("#tda-cett")
     assert open_page(query="tda.cett=9").notice.startswith("This link cannot be used. cett is 9")

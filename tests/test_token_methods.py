@@ -23,12 +23,12 @@ from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.feedforward import FeedForward
 from tda_demo.kernels import sketch
 from tda_demo.kernels.cpu import nibbles
-from tda_demo.methods import CATS, TT, Method, Sketch, TokenRule
+from tda_demo.methods import CATS, TT, Method, Sketch, TokenRule, quantiles
 from tda_demo.methods.parts import activation_function
 from tda_demo.methods.token import between
 from tda_demo.models import LoadedModel
 
-HALF: dict[str, Method] = {"sketch": Sketch(keep=0.5), "cats": CATS(keep=0.5), "tt": TT(keep=0.5)}
+HALF: dict[str, Method] = {"sketch": Sketch(keep=0.5), "cats": CATS(keep=0.5), "tt": TT(cett=0.1)}
 PLAIN = ("opt", "gpt_neox")
 LIKE_LLAMA = "llama"
 
@@ -71,6 +71,24 @@ def test_the_neurons_that_fire_are_those_above_the_threshold(family: str, name: 
         sure = (strength - limit).abs() > 1e-5 * abs(limit)
         assert torch.equal(fired[sure], (strength >= limit)[sure])
         assert 0 < fired.sum() < fired.numel()
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+@pytest.mark.parametrize("cett", [0.1, 0.4])
+def test_truncation_errs_as_much_as_it_was_told_to(family: str, cett: float) -> None:
+    """In float64, every token's own neurons, over the tokens it was calibrated on; to a fiftieth of the neurons."""
+    lm = tiny(family)
+    rule: Any = TT(cett=cett).bind(lm)
+    for block, _, a in quantiles.observed_tokens(lm):
+        a, down = a.double(), block.down.weight.double()
+        strength = a.abs() * down.norm(dim=0)
+
+        def error(share_left_out: float, a: Any = a, down: Any = down, strength: Any = strength) -> float:
+            left_out = strength <= strength.quantile(share_left_out)
+            return float((((a * left_out) @ down.T).norm(dim=1) / (a @ down.T).norm(dim=1)).mean())
+
+        found = float((strength <= rule.limits[block.layer]).double().mean())
+        assert error(max(found - 0.021, 0)) - 0.01 <= cett <= error(min(found + 0.021, 1)) + 0.01
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -21,12 +21,13 @@ from ..cett import score, strengths
 from ..decode.arm import engine_for
 from ..decode.cpu.step import CpuStepEngine
 from ..decode.eager import bytes_per_step
+from ..decode.timed import ArmDecoder
 from ..feedforward import FeedForward
 from ..methods.base import Selector
 from ..models import EMBEDDED, LoadedModel, load_model
 from ..precision import PRECISIONS, choose
 from ..progress import Progress, Report, silent
-from .decoders import ArmDecoder, Decoder, LlamaCpp, StockGenerate
+from .decoders import Decoder, LlamaCpp, StockGenerate
 from .table import Row, markdown
 
 __all__ = ["BenchSettings", "Row", "Table", "bench", "markdown"]

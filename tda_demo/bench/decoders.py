@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from ..decode.arm import Arm
-
 
 class Decoder(Protocol):
     """Something that decodes ``count`` tokens and tells what each took."""
 
     def times_ms(self, count: int) -> list[float]: ...
-
-
-class ArmDecoder:
-    """An arm that goes on greedily, and starts over from the prompt when its room is used up."""
-
-    def __init__(self, make: Callable[[], Arm], first: int, room: int) -> None:
-        self.make, self.first, self.room = make, first, room
-        self.left = 0
-
-    def times_ms(self, count: int) -> list[float]:
-        times = []
-        for _ in range(count):
-            if self.left == 0:
-                self.arm, self.token, self.left = self.make(), self.first, self.room
-            begin = time.perf_counter()
-            self.token = int(self.arm.step(self.token).argmax())
-            times.append((time.perf_counter() - begin) * 1e3)
-            self.left -= 1
-        return times
 
 
 class StockGenerate:

@@ -22,6 +22,7 @@ from .. import metrics
 from ..decode.arm import Prefill
 from ..decode.eager import share_weights
 from ..decode.gpu.graph import CudaGraphArm, CudaGraphEngine, Decoder
+from ..decode.timed import ArmDecoder
 from ..errors import UserError
 from ..feedforward import FeedForward
 from ..kernels.gpu.blocks import has_triton
@@ -31,7 +32,7 @@ from ..progress import Progress, Report, silent
 from . import BenchSettings, Contestant, row_of
 from .checks import check_blocks, check_step
 from .configs import config_of
-from .decoders import ArmDecoder, StockGenerate
+from .decoders import StockGenerate
 from .mlp_only import mlp_contestants
 from .random_model import random_model, to_nf4
 from .table import Row

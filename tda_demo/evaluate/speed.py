@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import metrics
-from ..bench.decoders import ArmDecoder
 from ..decode.arm import engine_for
+from ..decode.timed import ArmDecoder
 from .scoring import Chooser
 
 if TYPE_CHECKING:

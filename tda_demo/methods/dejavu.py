@@ -17,42 +17,33 @@ import numpy as np
 
 from ..feedforward import FeedForward
 from ..later import torch
-from ..progress import Report, silent
-from .base import Dial, Method
 from .parts import decoded
-from .quantiles import limits
 from .settings import Range, setting
-from .token import TokenRule
 from .trained.artefact import Artefact
+from .trained.method import StrengthRule, TrainedMethod
 from .trained.predictor import PredictorRecipe
-from .trained.training import trained
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
 
 
 @dataclass(frozen=True)
-class DejaVu(Method):
+class DejaVu(TrainedMethod):
     """Trained. Small matrices predict which neurons fire; those are computed."""
 
     name: ClassVar[str] = "dejavu"
-    dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
 
-    keep: float = setting(0.5, "mean share of the neurons that is computed; 1 is exact", Range(0, 1))
     rank: int = setting(96, "rank of the predictors; each is trained once, which takes minutes", Range(1, 1024))
 
     @property
     def recipe(self) -> PredictorRecipe:
         return PredictorRecipe(rank=self.rank)
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenRule:
-        artefact = trained(lm, self.recipe, report)
-        rule = _Predicted(lm, artefact)
-        rule.limits = limits(lm, f"{self.name}-{artefact.identity[:12]}", rule.strength, self.keep, report)
-        return rule
+    def rule(self, lm: LoadedModel, artefact: Artefact) -> StrengthRule:
+        return _Predicted(lm, artefact)
 
 
-class _Predicted(TokenRule):
+class _Predicted(StrengthRule):
     """``limits`` float64 [layers] of the predictors' logits."""
 
     def __init__(self, lm: LoadedModel, artefact: Artefact) -> None:
@@ -62,15 +53,11 @@ class _Predicted(TokenRule):
         self.first = [encode(layer["first"], "int8") for layer in artefact.layers]
         self.second = [encode(layer["second"], "int8") for layer in artefact.layers]
         self.extra_bytes = sum(part.nbytes for part in (*self.first, *self.second))
-        self.limits = np.zeros(len(lm.blocks))
 
     def strength(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         """The logits, float32 [T, d_ff]."""
         first, second = (decoded(part[block.layer], x.device) for part in (self.first, self.second))
         return x.float() @ first.T @ second.T
-
-    def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-        return self.strength(block, x, activations) >= self.limits[block.layer]
 
     @property
     def kernel(self) -> Any:

@@ -16,42 +16,33 @@ import numpy as np
 
 from ..feedforward import FeedForward
 from ..later import torch
-from ..progress import Report, silent
-from .base import Dial, Method
 from .parts import decoded
-from .quantiles import limits
 from .settings import Range, setting
-from .token import TokenRule
 from .trained.artefact import Artefact
 from .trained.experts import RouterRecipe, scores
-from .trained.training import trained
+from .trained.method import StrengthRule, TrainedMethod
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
 
 
 @dataclass(frozen=True)
-class MoEfication(Method):
+class MoEfication(TrainedMethod):
     """Trained. A router picks clusters of neurons; those are computed."""
 
     name: ClassVar[str] = "moefication"
-    dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
 
-    keep: float = setting(0.5, "mean share of the neurons that is computed; 1 is exact", Range(0, 1))
     size: int = setting(32, "neurons of an expert; each size is trained once, which takes minutes", Range(1, 4096))
 
     @property
     def recipe(self) -> RouterRecipe:
         return RouterRecipe(size=self.size)
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenRule:
-        artefact = trained(lm, self.recipe, report)
-        rule = _Routed(lm, artefact)
-        rule.limits = limits(lm, f"{self.name}-{artefact.identity[:12]}", rule.strength, self.keep, report)
-        return rule
+    def rule(self, lm: LoadedModel, artefact: Artefact) -> StrengthRule:
+        return _Routed(lm, artefact)
 
 
-class _Routed(TokenRule):
+class _Routed(StrengthRule):
     """``limits`` float64 [layers] of the router's scores."""
 
     def __init__(self, lm: LoadedModel, artefact: Artefact) -> None:
@@ -63,16 +54,12 @@ class _Routed(TokenRule):
         self.router = [encode(layer["router"], "int8") for layer in artefact.layers]
         self.mix = [encode(layer["mix"], "int8") for layer in artefact.layers]
         self.extra_bytes = sum(part.nbytes for part in (*self.router, *self.mix))
-        self.limits = np.zeros(len(lm.blocks))
 
     def strength(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         """The score of every neuron's expert, float32 [T, d_ff]."""
         router, mix = (decoded(part[block.layer], x.device) for part in (self.router, self.mix))
         said = scores(router, mix, torch.nn.functional.normalize(x.float(), dim=1))
         return said[:, self.experts[block.layer].to(x.device)]
-
-    def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-        return self.strength(block, x, activations) >= self.limits[block.layer]
 
     @property
     def kernel(self) -> Any:

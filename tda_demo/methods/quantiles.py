@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -40,33 +40,47 @@ def limits(lm: LoadedModel, name: str, score: Score, keep: float, report: Report
     """
     if keep in (0, 1):
         return np.full(len(lm.blocks), -np.inf if keep else np.inf)
-    table = _table(lm, name, score, report)
+    table = kept_table(lm, name, len(SHARES), lambda: measure(lm, score, report))
     return np.array([np.interp(1 - keep, SHARES, layer) for layer in table])
 
 
-def _table(lm: LoadedModel, name: str, score: Score, report: Report) -> np.ndarray:
+def kept_table(lm: LoadedModel, name: str, columns: int, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Float64 [layers, columns], of the model: the one in the user's cache, else shipped, else made now and kept."""
     model = re.sub(r"[^A-Za-z0-9.-]+", "-", lm.name).strip("-.")[-60:]
     kept = cache_root() / "thresholds" / f"{model}-{lm.fingerprint[:12]}-{lm.precision}-{name}.json"
     for path in (kept, SHIPPED / kept.name):
-        if (table := _load(path, len(lm.blocks))) is not None:
+        if (table := _load(path, (len(lm.blocks), columns))) is not None:
             return table
-    table = measure(lm, score, report)
+    table = make()
     rows = ",\n".join(json.dumps([float(f"{value:.5g}") for value in layer]) for layer in table)
     write_text(kept, f"[\n{rows}\n]\n")
     return table
 
 
-def _load(path: Path, layers: int) -> np.ndarray | None:
+def _load(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     """The table at ``path``; None where there is none or it is damaged, so that it is made anew."""
     try:
         table = np.array(json.loads(path.read_text(encoding="utf-8")), dtype=np.float64)
     except (OSError, ValueError, TypeError):
         return None
-    return table if table.shape == (layers, len(SHARES)) else None
+    return table if table.shape == shape else None
 
 
 def measure(lm: LoadedModel, score: Score, report: Report = silent) -> np.ndarray:
     """Quantiles of ``score`` at ``SHARES``, float64 [layers, shares], over tokens of the calibration passages."""
+    return np.array([quantiles(score(*seen)) for seen in observed_tokens(lm, report)])
+
+
+def quantiles(values: torch.Tensor) -> np.ndarray:
+    """Float64 [shares]: the values that ``SHARES`` of all ``values`` lie at or below."""
+    in_order = values.flatten().float().sort().values.double().cpu().numpy()
+    return in_order[np.rint(SHARES * (len(in_order) - 1)).astype(int)]
+
+
+def observed_tokens(
+    lm: LoadedModel, report: Report = silent
+) -> Iterator[tuple[FeedForward, torch.Tensor, torch.Tensor]]:
+    """Every block with its input [T, d] and activations [T, d_ff] at T tokens of the calibration passages."""
     texts = shipped_passages().texts
     each, longest = -(-_TOKENS // len(texts)), min(_LONGEST, lm.context_length)
     seen: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in lm.blocks]
@@ -82,11 +96,8 @@ def measure(lm: LoadedModel, score: Score, report: Report = silent) -> np.ndarra
             report(Progress("Calibrating thresholds", done, len(texts), "passages"))
             ids = lm.tokenizer(text, return_tensors="pt", truncation=True, max_length=longest)["input_ids"]
             lm.model(input_ids=ids.to(lm.device), use_cache=False, logits_to_keep=1)
-    table = []
     for block, tokens in zip(lm.blocks, seen, strict=True):
         report(Progress("Calibrating thresholds", block.layer, len(lm.blocks), "layers"))
-        found = score(block, *(torch.cat(part) for part in zip(*tokens, strict=True)))
-        in_order = found.flatten().float().sort().values.cpu().numpy()
-        table.append(in_order[np.rint(SHARES * (len(in_order) - 1)).astype(int)])
+        x, activations = (torch.cat(part) for part in zip(*tokens, strict=True))
+        yield block, x, activations
     report(Progress("Calibrating thresholds", len(lm.blocks), len(lm.blocks), "layers"))
-    return np.array(table, dtype=np.float64)

@@ -24,7 +24,7 @@ class Range:
         return self.low <= value <= self.high and abs(value) != float("inf")  # false for NaN too
 
     def __str__(self) -> str:
-        return f"{self.low:g} or more" if self.high == float("inf") else f"from {self.low:g} to {self.high:g}"
+        return f"{self.low:g} or more" if self.high == float("inf") else f"from {self.low:g} to {self.high:.10g}"
 
 
 def setting(default: Any, explanation: str, within: Range | None = None) -> Any:

@@ -1,10 +1,11 @@
 """TT, threshold truncation: the baseline of TDA's paper (arXiv 2408.11393), by the CETT rule of arXiv 2402.03804.
 
 Per token, neuron j is left out where ``|a_j| n_j`` does not exceed the layer's threshold, n_j the norm of its column of
-down. That needs gate and up first, so a step saves some of down only: an upper bound on quality, not a way to be fast.
+down; the threshold is the largest whose mean CETT on calibration tokens is at most the target. That needs gate and up
+first, so a step saves some of down only: an upper bound on quality, not a way to be fast.
 
-Our reading: the threshold is the quantile of ``|a_j| n_j`` on the calibration passages that the share kept asks for,
-instead of the largest one within a CETT, so that its dial reads like the other token-level methods'.
+Ours: the calibration tokens are of the project's own passages, and the largest threshold is found between quantiles of
+``|a_j| n_j``, where the CETT is taken as linear.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..calibrate import TARGETS
+from ..cett import truncation_errors
 from ..feedforward import FeedForward
 from ..later import torch
 from ..progress import Report, silent
 from .base import Dial, Method
-from .quantiles import limits
+from .quantiles import kept_table, observed_tokens, quantiles
 from .settings import Range, setting
 from .token import TokenRule
 
@@ -31,12 +34,26 @@ class TT(Method):
     """Compute every activation, and leave out of the down projection those that add little."""
 
     name: ClassVar[str] = "tt"
-    dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
+    dial: ClassVar[Dial] = Dial("cett", dense=0.0, sparsest=0.6)
 
-    keep: float = setting(0.5, "mean share of the neurons that exceed the threshold; 1 is exact", Range(0, 1))
+    cett: float = setting(0.2, "relative output error the thresholds are calibrated to; 0 is exact", Range(0, 0.6))
 
     def bind(self, lm: LoadedModel, report: Report = silent) -> TokenRule:
-        return _Truncated(lm, limits(lm, self.name, _strength, self.keep, report))
+        if self.cett == 0:
+            return _Truncated(lm, np.full(len(lm.blocks), -np.inf))
+        table = kept_table(lm, self.name, len(TARGETS), lambda: _thresholds(lm, report))
+        return _Truncated(lm, np.array([np.interp(self.cett, TARGETS, layer) for layer in table]))
+
+
+def _thresholds(lm: LoadedModel, report: Report) -> np.ndarray:
+    """Float64 [layers, targets]."""
+    rows = []
+    for block, x, activations in observed_tokens(lm, report):
+        strength = _strength(block, x, activations)
+        limits = quantiles(strength)[::2]
+        errors = np.maximum.accumulate(truncation_errors(block, activations, strength, limits))
+        rows.append(np.interp(TARGETS, errors, limits))
+    return np.array(rows)
 
 
 def _strength(block: FeedForward, _x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:

@@ -131,6 +131,19 @@ class Weights(Protocol):
         ...
 
 
+class RowWeights(Weights, Protocol):
+    """Weights of which a neuron is a row in each matrix; ``down`` is [d_ff, d], the biases of gate and up [d_ff]."""
+
+    @property
+    def down(self) -> torch.Tensor: ...
+
+    @property
+    def gate_bias(self) -> torch.Tensor | None: ...
+
+    @property
+    def up_bias(self) -> torch.Tensor | None: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Matrices:
     """A block stored by neuron: ``gate`` (None in plain blocks), ``up`` and ``down`` [d_ff, d], all of one dtype.
@@ -212,43 +225,58 @@ class Matrices:
         )
 
     def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
-        programs = triton_programs("programs")
-        batch, width = x.shape
-        shape: Any = {"D": width, "FF": self.d_ff, "BATCH": batch, "PADDED": padded(batch), "ALL": active is None}
-        chosen, count = (None, None) if active is None else (active.chosen, active.count)
-        programs.neurons_program[(grid(self.d_ff, tiles),)](
-            x,
-            self.gate,
-            self.up,
-            None,
-            None,
-            self.gate_bias,
-            self.up_bias,
-            chosen,
-            count,
-            scratch.activations,
-            **shape,
-            GLU=self.gate is not None,
-            SCALED=False,
-            GATE_BIAS=self.gate_bias is not None,
-            UP_BIAS=self.up_bias is not None,
-            KIND=self.activation,
-            ROWS=tiles.rows,
-            COLUMNS=tiles.columns,
-            num_warps=tiles.warps,
-        )
-        programs.down_program[(tiles.splits, -(-width // tiles.down_columns))](
-            scratch.activations,
-            self.down,
-            chosen,
-            count,
-            scratch.partial,
-            **shape,
-            ROWS=tiles.down_rows,
-            COLUMNS=tiles.down_columns,
-            STAGES=tiles.down_stages,
-            num_warps=tiles.down_warps,
-        )
+        launch(self, self.gate, self.up, None, None, x, active, scratch, tiles)
+
+
+def launch(
+    weights: RowWeights,
+    gate: torch.Tensor | None,
+    up: torch.Tensor,
+    gate_scale: torch.Tensor | None,
+    up_scale: torch.Tensor | None,
+    x: torch.Tensor,
+    active: ActiveBuffer | None,
+    scratch: Scratch,
+    tiles: Tiles,
+) -> None:
+    """``Weights.launch`` where an element is a number, in whatever dtype, times its row's scale if it has one."""
+    programs = triton_programs("programs")
+    batch, width = x.shape
+    shape: Any = {"D": width, "FF": weights.d_ff, "BATCH": batch, "PADDED": padded(batch), "ALL": active is None}
+    chosen, count = (None, None) if active is None else (active.chosen, active.count)
+    programs.neurons_program[(grid(weights.d_ff, tiles),)](
+        x,
+        gate,
+        up,
+        gate_scale,
+        up_scale,
+        weights.gate_bias,
+        weights.up_bias,
+        chosen,
+        count,
+        scratch.activations,
+        **shape,
+        GLU=gate is not None,
+        SCALED=up_scale is not None,
+        GATE_BIAS=weights.gate_bias is not None,
+        UP_BIAS=weights.up_bias is not None,
+        KIND=weights.activation,
+        ROWS=tiles.rows,
+        COLUMNS=tiles.columns,
+        num_warps=tiles.warps,
+    )
+    programs.down_program[(tiles.splits, -(-width // tiles.down_columns))](
+        scratch.activations,
+        weights.down,
+        chosen,
+        count,
+        scratch.partial,
+        **shape,
+        ROWS=tiles.down_rows,
+        COLUMNS=tiles.down_columns,
+        STAGES=tiles.down_stages,
+        num_warps=tiles.down_warps,
+    )
 
 
 def by_neuron(linear: nn.Linear) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ...feedforward import FeedForward
-from .blocks import ActiveBuffer, Matrices, Scratch, Tiles, grid, halves, padded, triton_programs
+from .blocks import ActiveBuffer, Matrices, Scratch, Tiles, halves, launch
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,43 +90,8 @@ class Int8Matrices:
 
     def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
         """See ``gpu.Weights``."""
-        programs = triton_programs("programs")
-        batch, width = x.shape
-        shape: Any = {"D": width, "FF": self.d_ff, "BATCH": batch, "PADDED": padded(batch), "ALL": active is None}
-        chosen, count = (None, None) if active is None else (active.chosen, active.count)
-        programs.neurons_program[(grid(self.d_ff, tiles),)](
-            x,
-            None if self.gate is None else self.gate.codes,
-            self.up.codes,
-            None if self.gate is None else self.gate.scale,
-            self.up.scale,
-            self.gate_bias,
-            self.up_bias,
-            chosen,
-            count,
-            scratch.activations,
-            **shape,
-            GLU=self.gate is not None,
-            SCALED=True,
-            GATE_BIAS=self.gate_bias is not None,
-            UP_BIAS=self.up_bias is not None,
-            KIND=self.activation,
-            ROWS=tiles.rows,
-            COLUMNS=tiles.columns,
-            num_warps=tiles.warps,
-        )
-        programs.down_program[(tiles.splits, -(-width // tiles.down_columns))](
-            scratch.activations,
-            self.down,
-            chosen,
-            count,
-            scratch.partial,
-            **shape,
-            ROWS=tiles.down_rows,
-            COLUMNS=tiles.down_columns,
-            STAGES=tiles.down_stages,
-            num_warps=tiles.down_warps,
-        )
+        gate, gate_scale = (None, None) if self.gate is None else (self.gate.codes, self.gate.scale)
+        launch(self, gate, self.up.codes, gate_scale, self.up.scale, x, active, scratch, tiles)
 
 
 def is_int8(linear: nn.Linear) -> bool:
