@@ -1,0 +1,60 @@
+"""What the trained methods share: a strength per neuron from what was trained, and a threshold a layer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ...feedforward import FeedForward
+from ...later import torch
+from ...progress import Report, silent
+from ..base import Dial, Method
+from ..quantiles import limits
+from ..settings import Range, setting
+from ..token import TokenRule
+from .artefact import Artefact
+from .recipe import Recipe
+from .training import trained
+
+if TYPE_CHECKING:
+    from ...models import LoadedModel
+
+
+class StrengthRule(TokenRule):
+    """A neuron is computed where its ``strength`` reaches its layer's of ``limits`` float64 [layers]."""
+
+    limits: np.ndarray
+
+    @abstractmethod
+    def strength(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        """float32 [T, d_ff] for the block's input ``x`` [T, d]; ``activations`` are not looked at."""
+
+    def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        return self.strength(block, x, activations) >= self.limits[block.layer]
+
+
+@dataclass(frozen=True)
+class TrainedMethod(Method):
+    """A method that trains once per model and settings, and is then turned by ``keep`` alone."""
+
+    dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
+
+    keep: float = setting(0.5, "mean share of the neurons that is computed; 1 is exact", Range(0, 1))
+
+    @property
+    @abstractmethod
+    def recipe(self) -> Recipe:
+        """How it is trained."""
+
+    @abstractmethod
+    def rule(self, lm: LoadedModel, artefact: Artefact) -> StrengthRule:
+        """The rule that what was trained gives, its limits aside."""
+
+    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenRule:
+        artefact = trained(lm, self.recipe, report)
+        rule = self.rule(lm, artefact)
+        rule.limits = limits(lm, f"{self.name}-{artefact.identity[:12]}", rule.strength, self.keep, report)
+        return rule
