@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..models import LoadedModel
 
 
-Keep = Callable[[FeedForward, torch.Tensor, torch.Tensor], torch.Tensor]
+Lack = Callable[[FeedForward, torch.Tensor, torch.Tensor], torch.Tensor]
 """The activations [T, d_ff] that a plan leaves of a block's input [T, d] and dense activations [T, d_ff]."""
 
 
@@ -89,15 +89,15 @@ class EagerEngine:
         follow = partial(_forward, sparse, copy.deepcopy(prefill.cache), device=self.lm.device)
         sets = prefill.plan
         if isinstance(sets, RenewedSets):
-            sparse_logits, kept = _renewing(find_blocks(sparse), sets, follow, tokens)
+            sparse_logits, lacking = _renewing(find_blocks(sparse), sets, follow, tokens)
         else:
             with sets.on(find_blocks(sparse)):
-                sparse_logits, kept = follow(tokens), partial(_kept, sets)
+                sparse_logits, lacking = follow(tokens), partial(_lacking, sets)
         errors: list[float] = []
 
         def see(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
             flat = activations.reshape(len(x), -1)
-            errors.append(_output_error(block, flat, kept(block, x, flat)))
+            errors.append(_output_error(block, flat, lacking(block, x, flat)))
 
         dense = share_weights(self.lm.model)
         with ExitStack() as hooks:
@@ -130,12 +130,12 @@ class _Watch:
         self.diagnostics_ms += _now(self.device) - middle
 
 
-def _kept(plan: Plan, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-    """The ``activations`` [T, d_ff] as they are under the plan."""
+def _lacking(plan: Plan, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    """What the block's output lacks under the plan, float32 [T, d], for dense ``activations`` [T, d_ff]."""
     if isinstance(plan, TokenRule):
-        return plan.restricted(block, x, activations)
-    kept = torch.zeros(1, block.d_ff, dtype=torch.bool, device=activations.device)
-    return activations * kept.index_fill_(1, plan.indices[block.layer], True)
+        return plan.lacking(block, x, activations)
+    left_out = activations.float().index_fill(1, plan.indices[block.layer], 0)
+    return left_out @ block.output_weight().T
 
 
 def _renewing(
@@ -143,8 +143,8 @@ def _renewing(
     sets: RenewedSets,
     follow: Callable[[list[int]], torch.Tensor],
     tokens: list[int],
-) -> tuple[torch.Tensor, Keep]:
-    """Logits of ``tokens``, stretch by stretch as a refreshing arm computes them, and what that keeps."""
+) -> tuple[torch.Tensor, Lack]:
+    """Logits of ``tokens``, stretch by stretch as a refreshing arm computes them, and what that lacks."""
     logits: list[torch.Tensor] = []
     shares: list[tuple[ActiveSets | None, int]] = []
     for begin in range(0, len(tokens), sets.every):
@@ -161,12 +161,16 @@ def _renewing(
             shares.append((None, 1))
             sets = sets.renewed(seen)
 
-    def keep(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    def lacking(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         parts = activations.split([count for _, count in shares])
-        pairs = zip(parts, shares, strict=True)
-        return torch.cat([part if each is None else _kept(each, block, x, part) for part, (each, _) in pairs])
+        return torch.cat(
+            [
+                x.new_zeros(len(part), block.down.out_features) if each is None else _lacking(each, block, x, part)
+                for part, (each, _) in zip(parts, shares, strict=True)
+            ]
+        )
 
-    return torch.cat(logits), keep
+    return torch.cat(logits), lacking
 
 
 class EagerArm:
@@ -280,13 +284,10 @@ def _forward(
     return output.logits[0].float()
 
 
-def _output_error(block: FeedForward, activations: torch.Tensor, kept: torch.Tensor) -> float:
-    """Mean over tokens of ``||y - y_kept|| / ||y||`` on given activations [T, d_ff], without the output bias."""
-    weight = block.output_weight()
-    tail = activations.float() - kept.float()
-    output = (activations.float() @ weight.T).norm(dim=1)
-    error = (tail @ weight.T).norm(dim=1)
-    return float(torch.where(output > 0, error / output.clamp_min(1e-30), 0.0).mean())
+def _output_error(block: FeedForward, activations: torch.Tensor, lacking: torch.Tensor) -> float:
+    """Mean over tokens of ``||lacking|| / ||y||``, y without the output bias, for dense activations [T, d_ff]."""
+    output = (activations.float() @ block.output_weight().T).norm(dim=1)
+    return float(torch.where(output > 0, lacking.norm(dim=1) / output.clamp_min(1e-30), 0.0).mean())
 
 
 def _now(device: torch.device) -> float:

@@ -113,7 +113,7 @@ class BatchRenewed(BatchPlan):
 
         def see(block: FeedForward, activations: torch.Tensor) -> None:
             a, masks = activations.view(batch, scored, -1), self._by_token(block.layer)
-            found.append(_left_out(block, a, a * masks, _output_norms(block, a), masks))
+            found.append(_left_out(block, a, _tail(block, a, masks), _output_norms(block, a), masks))
 
         with observed(lm.blocks, see):
             _logits(lm, reading.cache, reading.inputs)
@@ -219,8 +219,8 @@ def read(lm: LoadedModel, choosers: Sequence[Chooser], ids: torch.Tensor, prompt
         a = activations.reshape(batch, length - 1, -1)
         output = _output_norms(block, a[:, -scored:])
         for layer, chooser in zip(layers, choosers, strict=True):
-            masks, kept, histories = _kept(chooser, block, x.view(batch, length - 1, -1), a, prompt_tokens)
-            layer.append(_Layer(masks, histories, *_left_out(block, a[:, -scored:], kept, output, masks)))
+            masks, lacking, histories = _chosen(chooser, block, x.view(batch, length - 1, -1), a, prompt_tokens)
+            layer.append(_Layer(masks, histories, *_left_out(block, a[:, -scored:], lacking, output, masks)))
 
     cache = DynamicCache()  # without a config, so that sliding-window layers keep every position too
     with ExitStack() as hooks:
@@ -250,21 +250,22 @@ def _choice(chooser: Chooser, layers: list[_Layer], batch: int) -> Choice:
     return Choice(BatchSets(masks), cett, recall)
 
 
-def _kept(
+def _chosen(
     chooser: Chooser, block: FeedForward, x: torch.Tensor, a: torch.Tensor, prompt_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor, list[History]]:
-    """Bool [batch, d_ff] chosen from the prompts, of a rule [batch, scored, d_ff]; what that makes of the scored
-    activations, [batch, scored, d_ff]; each text's history, where there are any. ``x`` and ``a`` are [batch, T, ...].
+    """Bool [batch, d_ff] chosen from the prompts, of a rule [batch, scored, d_ff]; what its output then lacks for
+    the scored tokens, [batch, scored, d]; each text's history, if there are any. ``x`` and ``a`` are [batch, T, ...].
     """
     scored_a = a[:, prompt_tokens - 1 :]
     if isinstance(chooser, TokenRule):
         inputs = block, x[:, prompt_tokens - 1 :].flatten(0, 1), scored_a.flatten(0, 1)
-        return chooser.fire(*inputs).view(scored_a.shape), chooser.restricted(*inputs).view(scored_a.shape), []
+        lacking = chooser.lacking(*inputs).view(*scored_a.shape[:2], -1)
+        return chooser.fire(*inputs).view(scored_a.shape), lacking, []
     texts = [Choosing(chooser) for _ in a]
     for text, each in zip(texts, a, strict=True):
         text.see(block, each[:prompt_tokens])
     masks = torch.stack([text.masks[0] for text in texts])
-    return masks, scored_a * masks[:, None], [history for text in texts for history in text.histories]
+    return masks, _tail(block, scored_a, masks[:, None]), [history for text in texts for history in text.histories]
 
 
 @torch.inference_mode()
@@ -332,33 +333,31 @@ def _output_norms(block: FeedForward, a: torch.Tensor) -> torch.Tensor:
     return (a.float() @ block.output_weight().T).norm(dim=2)
 
 
+def _tail(block: FeedForward, a: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """The part in the output of the neurons that ``masks`` leave out: [batch, T, d_ff] -> float32 [batch, T, d]."""
+    return (a.float() * ~masks) @ block.output_weight().T
+
+
 def _left_out(
-    block: FeedForward, a: torch.Tensor, kept: torch.Tensor, output: torch.Tensor, masks: torch.Tensor
+    block: FeedForward, a: torch.Tensor, lacking: torch.Tensor, output: torch.Tensor, masks: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Realised CETT and mask recall of each text's scored tokens, float64 [batch].
 
-    ``a`` [batch, scored, d_ff] dense and ``kept`` the method's, ``output`` float32 [batch, scored] norms, ``masks``
-    bool [batch, d_ff] or [batch, scored, d_ff].
+    ``a`` [batch, scored, d_ff] are the dense activations, ``lacking`` [batch, scored, d] what the output lacks,
+    ``output`` float32 [batch, scored] norms, ``masks`` bool [batch, d_ff] or [batch, scored, d_ff].
     """
-    weight = block.output_weight()
-    found = [_of_text(block, weight, *each) for each in zip(a, kept, output, masks, strict=True)]
+    found = [_of_text(block, *each) for each in zip(a, lacking, output, masks, strict=True)]
     cett, recall = (torch.tensor(part, dtype=torch.float64) for part in zip(*found, strict=True))
     return cett, recall
 
 
 def _of_text(
-    block: FeedForward,
-    weight: torch.Tensor,
-    a: torch.Tensor,
-    kept: torch.Tensor,
-    output: torch.Tensor,
-    mask: torch.Tensor,
+    block: FeedForward, a: torch.Tensor, lacking: torch.Tensor, output: torch.Tensor, mask: torch.Tensor
 ) -> tuple[float, float]:
-    """The same of one text, all less their first dimension; ``weight`` is float32 down."""
-    tail = a.float() - kept.float()
-    if mask.all() and not tail.any():
+    """The same of one text, all less their first dimension."""
+    if mask.all() and not lacking.any():
         return 0.0, 1.0
-    error = (tail @ weight.T).norm(dim=1)
+    error = lacking.norm(dim=1)
     cett = torch.where(output > 0, error / output.clamp_min(torch.finfo(torch.float32).tiny), 0.0).mean()
     contributions = a.float().abs() * block.output_norms
     return float(cett), metrics.mask_recall(contributions.cpu().numpy(), mask.cpu().numpy())

@@ -70,11 +70,26 @@ class TokenRule(ABC):
         """What takes the place of the dense model's ``activations``: [T, d_ff]."""
         return activations * self.fire(block, x, activations)
 
+    def rest(self, block: FeedForward, x: torch.Tensor, fired: torch.Tensor) -> torch.Tensor | None:
+        """What the neurons that are not ``fired`` [T, d_ff] still add to the block's output, float [T, d], in some
+        cheaper way; None where they add nothing.
+        """
+        return None
+
+    def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        """What the block's output lacks where these are the dense model's input and activations: float32 [T, d]."""
+        left_out = activations.float() - self.restricted(block, x, activations).float()
+        rest = self.rest(block, x, self.fire(block, x, activations))
+        lacks = left_out @ block.output_weight().T
+        return lacks if rest is None else lacks - rest
+
     def install(self, blocks: Iterable[FeedForward], see: See | None = None) -> Callable[[], None]:
         """Makes every layer use what the rule chooses only; ``see(block, use)`` gets it. The result undoes it."""
         with ExitStack() as hooks:
             for block in blocks:
-                hooks.callback(between(block, self._fired_only(block, see)))
+                rest: list[torch.Tensor] = []
+                hooks.callback(between(block, self._fired_only(block, see, rest)))
+                hooks.callback(block.down.register_forward_hook(_adding(rest)).remove)
             return hooks.pop_all().close
 
     @contextmanager
@@ -86,14 +101,23 @@ class TokenRule(ABC):
         finally:
             undo()
 
-    def _fired_only(self, block: FeedForward, see: See | None) -> Change:
+    def _fired_only(self, block: FeedForward, see: See | None, rest: list[torch.Tensor]) -> Change:
         def change(x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
             fired = self.fire(block, x, activations.reshape(len(x), -1))
             if see is not None:
                 see(block, Use(fired.sum(dim=1).double()))
+            if (added := self.rest(block, x, fired)) is not None:
+                rest.append(added)
             return activations * fired.view_as(activations)
 
         return change
+
+
+def _adding(rest: list[torch.Tensor]) -> Callable[..., torch.Tensor | None]:
+    def hook(_module: nn.Module, _arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
+        return output + rest.pop().view_as(output).to(output.dtype) if rest else None
+
+    return hook
 
 
 def between(block: FeedForward, change: Change) -> Callable[[], None]:

@@ -13,7 +13,8 @@ from numba import types
 from numba.extending import overload
 
 from .elementwise import activate
-from .rows import FAST, matvec, pick, weighted_rows
+from .rows import FAST, matvec, weighted_rows
+from .scattered import compute
 
 
 class Neurons(NamedTuple):
@@ -57,15 +58,21 @@ def kernel(rule_type):
 
 @overload(mlp, jit_options=_OPTIONS)
 def _without_rule(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
-    return _all_at_hand if rule in (None, types.none) else None
+    if rule not in (None, types.none):
+        return None
+    return _side_by_side if chosen in (None, types.none) else _in_place
 
 
-def _all_at_hand(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
-    matvec(neurons.gate, neurons.gate_scale, x, chosen, first, last, activations)
-    matvec(neurons.up, neurons.up_scale, x, chosen, first, last, up)
+def _side_by_side(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+    matvec(neurons.gate, neurons.gate_scale, x, None, first, last, activations)
+    matvec(neurons.up, neurons.up_scale, x, None, first, last, up)
     for i in range(first, last):
-        neuron = pick(chosen, i)
-        gate = activations[i] + neurons.gate_bias[neuron]
-        activations[i] = activate(gate, activation) * (up[i] + neurons.up_bias[neuron])
-    weighted_rows(neurons.down, neurons.down_scale, activations, chosen, first, last, out)
+        gate = activations[i] + neurons.gate_bias[i]
+        activations[i] = activate(gate, activation) * (up[i] + neurons.up_bias[i])
+    weighted_rows(neurons.down, neurons.down_scale, activations, None, first, last, out)
+    return last - first
+
+
+def _in_place(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+    compute(neurons, x, chosen, first, last, activation, up, activations, out)
     return last - first

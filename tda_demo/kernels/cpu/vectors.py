@@ -35,6 +35,12 @@ def vector(values: list[Any], kind: Any) -> Any:
     return ir.Constant(ir.VectorType(kind, len(values)), [ir.Constant(kind, int(value)) for value in values])
 
 
+def spread(builder: Any, number: Any, kind: Any) -> Any:
+    """A vector of equal numbers."""
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(int32, 0))
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), vector([0] * kind.count, int32))
+
+
 def external(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     known = builder.module.globals.get(name)
     return known or ir.Function(builder.module, ir.FunctionType(result, arguments), name)

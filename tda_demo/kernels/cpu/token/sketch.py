@@ -1,4 +1,4 @@
-"""The sketch's kernel: a 4-bit copy of gate and up predicts every neuron, those predicted strong are computed."""
+"""The sketch's kernel: a 4-bit copy predicts every neuron; where it is likely to err most, the neuron is computed."""
 
 from __future__ import annotations
 
@@ -9,46 +9,71 @@ import numpy as np
 from ...sketch import BLOCK, MIDDLE
 from ..elementwise import activate
 from ..mlp import kernel
+from ..nibble_groups import add_groups
 from ..nibbles import quantise, row_times
-from ..rows import f32, matvec, weighted_rows
+from ..rows import f32
+from ..scattered import compute
 
 _MIDDLE = f32(MIDDLE)
 _HALF = BLOCK // 2
 
 
 class Sketch(NamedTuple):
-    """All layers' sketches, one neuron after the other, and the predicted strength above which a neuron is computed."""
+    """All layers' sketches, one neuron after the other, and the likely error above which a neuron is computed.
+
+    The layer's neurons begin at ``starts``, its groups of ``down`` at ``groups``, both int64 [layers]. The four kinds
+    of error are those of ``methods.sketch.Errors``.
+    """
 
     gate: np.ndarray  # uint8 [neurons, ...], codes of ``kernels.sketch``
     up: np.ndarray  # uint8 [neurons, ...]
+    down: np.ndarray  # uint8 [groups, ...]
     gate_scale: np.ndarray  # float32 [neurons]
     up_scale: np.ndarray  # float32 [neurons]
-    norms: np.ndarray  # float32 [neurons], of the columns of down
+    down_scale: np.ndarray  # float32 [neurons]
+    gate_error: np.ndarray  # float32 [neurons]
+    up_error: np.ndarray  # float32 [neurons]
+    down_error: np.ndarray  # float32 [neurons]
+    norms: np.ndarray  # float32 [neurons]
     limits: np.ndarray  # float32 [layers]
+    starts: np.ndarray
+    groups: np.ndarray
 
 
 @kernel(Sketch)
 def _predicted(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+    columns = x.shape[0]
     codes = np.zeros(rule.gate.shape[1] // _HALF * BLOCK, np.int8)
     unit, total = quantise(x, codes)
     shift = _MIDDLE * f32(total)
+    square = f32(0)
+    for j in range(columns):
+        square += x[j] * x[j]
+    length = np.sqrt(square)
     for i in range(first, last):
         activations[i] = f32(row_times(rule.gate, i, codes))
     for i in range(first, last):
         up[i] = f32(row_times(rule.up, i, codes))
+    errors = np.empty(last - first, f32)
     for i in range(first, last):
         gate = (activations[i] - shift) * (rule.gate_scale[i] * unit) + neurons.gate_bias[i]
         linear = (up[i] - shift) * (rule.up_scale[i] * unit) + neurons.up_bias[i]
-        activations[i] = abs(activate(gate, activation) * linear) * rule.norms[i]
+        activated = activate(gate, activation)
+        by_gate = (activate(gate + rule.gate_error[i] * length, activation) - activated) * linear * rule.norms[i]
+        by_up = activated * (rule.up_error[i] * length) * rule.norms[i]
+        by_down = activated * linear * rule.down_error[i]
+        errors[i - first] = np.sqrt(by_gate * by_gate + by_up * by_up + by_down * by_down)
+        activations[i] = activated * linear
     limit, end = rule.limits[layer], first
+    rest = np.empty(last - first, f32)
     for i in range(first, last):
+        fires = errors[i - first] > limit
+        rest[i - first] = f32(0) if fires else activations[i] * rule.down_scale[i]
         chosen[end] = i
-        end += activations[i] > limit
-    matvec(neurons.gate, neurons.gate_scale, x, chosen, first, end, activations)
-    matvec(neurons.up, neurons.up_scale, x, chosen, first, end, up)
-    for i in range(first, end):
-        neuron = chosen[i]
-        gate = activations[i] + neurons.gate_bias[neuron]
-        activations[i] = activate(gate, activation) * (up[i] + neurons.up_bias[neuron])
-    weighted_rows(neurons.down, neurons.down_scale, activations, chosen, first, end, out)
+        end += fires
+    compute(neurons, x, chosen, first, end, activation, up, activations, out)
+    added = np.zeros(rule.down.shape[1] * rule.down.shape[3], f32)
+    add_groups(rule.down, rule.groups[layer], rule.starts[layer], first, last, rest, added)
+    for j in range(columns):
+        out[j] += added[j]
     return end - first
