@@ -7,8 +7,8 @@ products are integers. Two codes share a byte, in an order in which a vector uni
 of 32 bytes hold the first 32, the high halves the others. Columns are filled up to 64.
 
 ``SketchedColumns`` has a neuron a column, for down: 16 neurons are added up at a time, and their activations share a
-scale. Of every 32 columns of 16 neurons there are 8 times 32 bytes, the low halves for one neuron, the high ones for
-the next. Columns are filled up to 32 and neurons to 16.
+scale. Of every 32 columns of 16 neurons there are 8 times 32 bytes, each for two neurons by turns, whose low halves
+hold the first 16 columns, the high ones the others. Columns are filled up to 32 and neurons to 16.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ MIDDLE = 7.5
 X_ONE = 127  # of a rounded vector's largest
 GROUP = 16  # neurons
 CHUNK = 32  # columns
-# Of a chunk's bytes. Two neurons' codes are interleaved half a vector at a time, which leaves the columns in order.
-COLUMN_OF = np.array([*range(0, 8), *range(16, 24), *range(8, 16), *range(24, 32)])
 
 _SHRINKINGS = (1.0, 0.9, 0.8, 0.7, 0.6)  # of the largest magnitude; clipping a little costs less than a coarse step
 
@@ -102,15 +100,16 @@ def unpacked(codes: np.ndarray) -> np.ndarray:
 
 def _grouped(codes: np.ndarray) -> np.ndarray:
     filled = np.pad(codes, ((0, -len(codes) % GROUP), (0, -codes.shape[1] % CHUNK)))
-    by_pair = filled.reshape(len(filled) // GROUP, GROUP // 2, 2, -1, CHUNK)[..., COLUMN_OF]
-    return np.ascontiguousarray((by_pair[:, :, 0] | by_pair[:, :, 1] << 4).swapaxes(1, 2))
+    parts = filled.reshape(len(filled) // GROUP, GROUP // 2, 2, -1, 2, CHUNK // 2)  # group, pair, turn, chunk, half
+    by_turns = parts.transpose(0, 3, 1, 4, 5, 2).reshape(len(parts), parts.shape[3], GROUP // 2, 2, CHUNK)
+    return by_turns[:, :, :, 0] | by_turns[:, :, :, 1] << 4
 
 
 def ungrouped(codes: np.ndarray) -> np.ndarray:
     """Codes uint8 [neurons filled up to 16, columns filled up to 32], one an element."""
-    in_order = codes.swapaxes(1, 2)[..., np.argsort(COLUMN_OF)]
-    pairs = np.stack([in_order & 15, in_order >> 4], axis=2)
-    return pairs.reshape(len(codes) * GROUP, -1)
+    halves = np.stack([codes & 15, codes >> 4], axis=3)
+    parts = halves.reshape(*codes.shape[:3], 2, CHUNK // 2, 2)
+    return parts.transpose(0, 2, 5, 1, 3, 4).reshape(len(codes) * GROUP, -1)
 
 
 def decoded(sketch: SketchedRows) -> torch.Tensor:

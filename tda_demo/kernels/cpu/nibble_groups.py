@@ -12,7 +12,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..sketch import CHUNK, COLUMN_OF, GROUP, MIDDLE, X_ONE
+from ..sketch import CHUNK, GROUP, MIDDLE, X_ONE
 from .nf4_loops import FAST, HAS_SHUFFLE, f32
 from .vectors import (
     Bytes,
@@ -65,12 +65,14 @@ def add_groups(codes, first_group, start, first, last, weights, out):
 @njit(fastmath=FAST, nogil=True)
 def _plain_add_group(codes, group, whole, unit, out):
     for chunk in range(codes.shape[1]):
-        for k in range(CHUNK):
-            total = np.int32(0)
-            for pair in range(_PAIRS):
-                both = codes[group, chunk, pair, k]
-                total += np.int32(both & 15) * whole[2 * pair] + np.int32(both >> 4) * whole[2 * pair + 1]
-            out[chunk * CHUNK + COLUMN_OF[k]] += unit * f32(total)
+        for column in range(CHUNK // 2):
+            low, high = np.int32(0), np.int32(0)
+            for neuron in range(GROUP):
+                both = codes[group, chunk, neuron // 2, 2 * column + neuron % 2]
+                low += np.int32(both & 15) * whole[neuron]
+                high += np.int32(both >> 4) * whole[neuron]
+            out[chunk * CHUNK + column] += unit * f32(low)
+            out[chunk * CHUNK + CHUNK // 2 + column] += unit * f32(high)
 
 
 @intrinsic
@@ -88,11 +90,8 @@ def _paired_add_group(_context, codes, group, whole, unit, out):
         here = builder.gep(codes.data, [builder.mul(builder.mul(values[1], chunks), size)])
         by_pairs = external(builder, "llvm.x86.avx2.pmadd.ub.sw", Shorts, Bytes, Bytes)
         fifteen, four = vector([15] * 32, Bytes.element), vector([4] * 16, Shorts.element)
-        first_halves = [part + i + 32 * high for part in (0, 16) for i in range(8) for high in (0, 1)]
-        second_halves = [place + 8 for place in first_halves]
-        weights = [
-            builder.bitcast(spread(builder, _pair(builder, whole.data, p), Shorts), Bytes) for p in range(_PAIRS)
-        ]
+        pairs = [_pair(builder, whole.data, pair) for pair in range(_PAIRS)]
+        weights = [builder.bitcast(spread(builder, pair, Shorts), Bytes) for pair in pairs]
         units = spread(builder, values[3], Floats)
         with cgutils.for_range(builder, chunks) as loop:
             chunk = builder.gep(here, [builder.mul(loop.index, size)])
@@ -103,10 +102,8 @@ def _paired_add_group(_context, codes, group, whole, unit, out):
                 shifted = builder.bitcast(builder.lshr(builder.bitcast(both, Shorts), four), Bytes)
                 high = builder.and_(shifted, fifteen)
                 # Of 16 products of at most 15 * 127 each: a sum is below 2^15.
-                for half, places in enumerate((first_halves, second_halves)):
-                    mixed = builder.shuffle_vector(low, high, vector(places, int32))
-                    product = builder.call(by_pairs, [mixed, weight])
-                    sums[half] = product if sums[half] is None else builder.add(sums[half], product)
+                products = (builder.call(by_pairs, [part, weight]) for part in (low, high))
+                sums = [new if old is None else builder.add(old, new) for old, new in zip(sums, products, strict=True)]
             for half, total in enumerate(sums):
                 for part in range(2):
                     eight = builder.shuffle_vector(total, total, vector([8 * part + i for i in range(8)], int32))

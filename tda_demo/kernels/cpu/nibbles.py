@@ -55,23 +55,33 @@ def _paired_row_times(_context, codes, i, x):
         width = builder.extract_value(array.shape, 1)
         row = builder.gep(array.data, [builder.mul(values[1], width)])
         x = pointer(context, builder, signature.args[2], values[2])
-        nothing = ir.Constant(Ints, [0] * 8)
-        total = cgutils.alloca_once_value(builder, nothing)
-        builder.store(nothing, total)  # alloca_once_value sets it at the function's entry, not at each call's
+        total = cgutils.alloca_once(builder, Ints)
+        builder.store(ir.Constant(Ints, [0] * 8), total)
         by_pairs = external(builder, "llvm.x86.avx2.pmadd.ub.sw", Shorts, Bytes, Bytes)
         add_pairs = external(builder, "llvm.x86.avx2.pmadd.wd", Ints, Shorts, Shorts)
         fifteen, ones = vector([15] * 32, Bytes.element), vector([1] * 16, Shorts.element)
-        with cgutils.for_range(builder, builder.udiv(width, constant(_HALF))) as loop:
-            pairs = load(builder, builder.gep(row, [builder.mul(loop.index, constant(_HALF))]), Bytes, 0)
+
+        def products(block: Any) -> Any:
+            """Of a block, 16 sums of four products of at most 15 * 127 each."""
+            pairs = load(builder, builder.gep(row, [builder.mul(block, constant(_HALF))]), Bytes, 0)
             shifted = builder.lshr(builder.bitcast(pairs, Shorts), vector([4] * 16, Shorts.element))
             low, high = builder.and_(pairs, fifteen), builder.and_(builder.bitcast(shifted, Bytes), fifteen)
-            here = builder.gep(x, [builder.mul(loop.index, constant(BLOCK))])
-            # Of two products of at most 15 * 127 each, and two such sums: all below 2^15.
-            sums = [
-                builder.call(by_pairs, [each, load(builder, here, Bytes, at)]) for each, at in ((low, 0), (high, 32))
-            ]
-            whole = builder.call(add_pairs, [builder.add(*sums), ones])
-            builder.store(builder.add(builder.load(total), whole), total)
+            here = builder.gep(x, [builder.mul(block, constant(BLOCK))])
+            return builder.add(
+                builder.call(by_pairs, [low, load(builder, here, Bytes, 0)]),
+                builder.call(by_pairs, [high, load(builder, here, Bytes, _HALF)]),
+            )
+
+        def add(shorts: Any) -> None:
+            builder.store(builder.add(builder.load(total), builder.call(add_pairs, [shorts, ones])), total)
+
+        blocks = builder.udiv(width, constant(_HALF))
+        fours = builder.mul(builder.udiv(blocks, constant(4)), constant(4))
+        with cgutils.for_range_slice(builder, constant(0), fours, constant(4)) as (first, _):
+            four = [products(builder.add(first, constant(each))) for each in range(4)]  # their sum is below 2^15
+            add(builder.add(builder.add(four[0], four[1]), builder.add(four[2], four[3])))
+        with cgutils.for_range_slice(builder, fours, blocks, constant(1)) as (block, _):
+            add(products(block))
         add_up = external(builder, "llvm.vector.reduce.add.v8i32", int32, Ints)
         return builder.call(add_up, [builder.load(total)])
 

@@ -50,10 +50,13 @@ def _predicted(rule, layer, neurons, chosen, x, first, last, activation, up, act
     for j in range(columns):
         square += x[j] * x[j]
     length = np.sqrt(square)
-    for i in range(first, last):
-        activations[i] = f32(row_times(rule.gate, i, codes))
-    for i in range(first, last):
-        up[i] = f32(row_times(rule.up, i, codes))
+    half = (last - first) // 2
+    for i in range(first, first + half):  # four streams, as in ``rows``
+        j = i + half
+        activations[i], activations[j] = f32(row_times(rule.gate, i, codes)), f32(row_times(rule.gate, j, codes))
+        up[i], up[j] = f32(row_times(rule.up, i, codes)), f32(row_times(rule.up, j, codes))
+    for i in range(first + 2 * half, last):
+        activations[i], up[i] = f32(row_times(rule.gate, i, codes)), f32(row_times(rule.up, i, codes))
     errors = np.empty(last - first, f32)
     for i in range(first, last):
         gate = (activations[i] - shift) * (rule.gate_scale[i] * unit) + neurons.gate_bias[i]
