@@ -134,8 +134,7 @@ def _measured(found: RaceResult | MethodResult) -> list[str]:
     lines = [f"{found.method}: {found.note}"] if found.note else []
     if found.speedup and found.byte_bound and found.efficiency:
         lines.append(
-            f"{_speedup(found.speedup, 'dense')}; "
-            f"byte bound {found.byte_bound:.3f}x, efficiency {found.efficiency:.0%}"
+            f"{_speedup(found.speedup, 'dense')}; byte bound {found.byte_bound:.3f}x, efficiency {found.efficiency:.0%}"
         )
     lines.append(f"sparsity {fmean(found.sparsity):.1%} (mean over layers)")
     if quality := found.quality:

@@ -119,7 +119,7 @@ class Engine(Protocol):
 
 
 def engine_for(lm: LoadedModel, *choosers: Selector | TokenRule) -> Engine:
-    """The fastest engine that can run ``lm`` under each of ``choosers``; without one, under any sequence-level method."""
+    """The fastest engine that runs ``lm`` under each of ``choosers``; without one, under any sequence-level method."""
     from .cpu.fast_linears import FastLinearsEngine
     from .cpu.layout import has_layout
     from .cpu.step import CpuStepEngine
