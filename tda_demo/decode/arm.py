@@ -102,7 +102,7 @@ class Engine(Protocol):
     def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill: ...
 
     def prefills(self, ids: list[int], choosers: Sequence[Selector | TokenRule]) -> list[Prefill]:
-        """One pass over the prompt that every one of ``choosers`` looks at: a prefill each, of equal logits and cache."""
+        """One pass over the prompt that all ``choosers`` look at: a prefill each, of the same logits and cache."""
         ...
 
     def dense_arm(self, prefill: Prefill, room: int) -> Arm:
