@@ -141,7 +141,7 @@ def standing(tokens: Mapping[str, int]) -> str:
 def measured(name: str, byte_bound: float | None, speedup: Speedup | None, kl: float | None) -> str:
     """A method at the bytes it read, in one sentence."""
     read = "" if byte_bound is None else f" read {percent(1 / byte_bound, 1)} of a dense step's weight bytes,"
-    slower = ", slower" if speedup is not None and speedup.median < 1 else ""
+    slower = ", slower" if speedup is not None and speedup.high < 1 else ""
     speed = "" if speedup is None else f" ran at {times(speedup.median)} its speed{slower},"
     return f"{name}{read}{speed} KL {NONE if kl is None else f'{kl:.3f} nats/token'}."
 
