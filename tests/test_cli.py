@@ -49,12 +49,16 @@ def test_race_writes_json_and_prints_words(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.usefixtures("tiny_loads")
 def test_race_has_a_rival(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "race.json"
-    options = ["--method", "griffin", "--rival", "random", "--rival-set", "keep=0.4", "--max-new-tokens", "8"]
+    options = ["--method", "griffin", "--rival", "random", "--rival-set", "keep=0.8", "--max-new-tokens", "8"]
     assert main(["race", PROMPT, *options, "--json", str(path), "--report", str(tmp_path / "race.html")]) == 0
     told = json.loads(path.read_text(encoding="utf-8"))
-    assert (told["method"], told["rival"]["method"], told["rival"]["settings"]["keep"]) == ("griffin", "random", 0.4)
+    assert (told["method"], told["rival"]["method"], told["rival"]["settings"]["keep"]) == ("griffin", "random", 0.8)
     page = (tmp_path / "race.html").read_text(encoding="utf-8")
-    assert "Its rival: random" in page and "griffin over random" in page and page.count("<h3>random</h3>") == 1
+    assert "Its rival: random" in page and "griffin over random" in page
+    for found in (told, told["rival"]):
+        _, _, text = page.partition(f"<h3>{found['method']}</h3><pre>")
+        assert len(text.partition("<b class")[0]) == found["quality"]["divergence_at"]
+    assert told["quality"]["divergence_at"] != told["rival"]["quality"]["divergence_at"]
     assert main(["race", PROMPT, "--rival-set", "keep=0.4"]) == 2
     assert "name one with --rival" in capsys.readouterr().err
 

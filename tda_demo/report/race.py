@@ -107,9 +107,8 @@ def _settings(result: RaceResult) -> dict[str, Any]:
     own = {"method": result.method, **result.settings}
     if result.rival is None:
         return own
-    return (
-        own | {f"rival {name}": value for name, value in result.rival.settings.items()} | {"rival": result.rival.method}
-    )
+    rival = {f"rival's {name}": value for name, value in result.rival.settings.items()}
+    return {**own, "rival": result.rival.method, **rival}
 
 
 def _methods(result: RaceResult) -> list[RaceResult | MethodResult]:
@@ -138,9 +137,11 @@ def _rate(arm: ArmResult) -> str:
 
 
 def _texts(result: RaceResult) -> str:
-    part = result.quality.divergence_at if result.quality else None
+    """Each with the place where it parts from dense; dense with the method's."""
+    parts = [found.quality.divergence_at if found.quality else None for found in (result, *_methods(result))]
     return '<div class="two">' + "".join(
-        f"<div><h3>{escape(name)}</h3><pre>{_parted(arm.text, part)}</pre></div>" for name, arm in _arms(result)
+        f"<div><h3>{escape(name)}</h3><pre>{_parted(arm.text, part)}</pre></div>"
+        for (name, arm), part in zip(_arms(result), parts, strict=True)
     ) + "</div>"  # fmt: skip
 
 
