@@ -62,6 +62,9 @@ def test_race_has_a_rival(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     assert main(["race", PROMPT, "--rival-set", "keep=0.4"]) == 2
     assert "name one with --rival" in capsys.readouterr().err
 
+    assert main(["race", PROMPT, "--mlp-bytes", "60"]) == 2
+    assert "from 0 to 1" in capsys.readouterr().err
+
     asked: list[tuple[str, float]] = []
 
     def within(_lm: object, method: Method, *, mlp_share: float, report: object) -> Method:

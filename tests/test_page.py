@@ -173,10 +173,16 @@ def test_two_methods_race_each_other_and_a_link_keeps_both(open_page: Callable[.
     first.page.click("[role=option]:has-text('GRIFFIN')")
     first.page.wait_for_selector(pane)  # before the race, so that nothing moves when it starts
     assert first.page.is_visible("#tda-cett") and first.page.is_visible("#griffin-keep")
-    places = [first.page.locator(f".pane[data-arm={arm}]").bounding_box() for arm in ("dense", "sparse", "rival")]
-    assert len({place["y"] for place in places if place}) == 1
+    places = """[...document.querySelectorAll(".pane, .lane")].map((each) => {
+        const { x, y, width } = each.getBoundingClientRect();
+        return [x, y - document.querySelector(".stage").getBoundingClientRect().y, width];
+    })"""
+    first.page.evaluate("document.fonts.ready")
+    before = first.page.evaluate(places)
+    assert len({y for _, y, _ in before[3:]}) == 1
     first.ask(QUESTION, new_tokens=6)
     first.wait_for_phase("finished")
+    assert first.page.evaluate(places) == before
     assert first.slot("rival.lane") == "GRIFFIN" and first.text("rival") and first.slot("rival.tokens") == "6 tokens"
     assert first.slot("rival.sparsity") == "50.0 %" and float(first.slot("rival.kl")) > 0
     said = first.slot("duel")

@@ -53,6 +53,10 @@ def run(options: argparse.Namespace) -> None:
 
     method = chosen_method(options.method, options.set)
     rival = _rival(options.rival, options.rival_set)
+    if options.mlp_bytes is not None and not 0 <= options.mlp_bytes <= 1:  # before minutes go into a curve
+        raise UserError(
+            f"--mlp-bytes is {options.mlp_bytes:g}; it must be a share of the MLP weight bytes, from 0 to 1."
+        )
     settings = RaceSettings(options.max_new_tokens, options.temperature, options.top_p, options.seed)
     result: RaceResult | None = None
     read: PromptRead | None = None
