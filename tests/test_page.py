@@ -166,13 +166,14 @@ def test_another_method_brings_its_own_controls_and_a_link_keeps_them(open_page:
 
 
 def test_two_methods_race_each_other_and_a_link_keeps_both(open_page: Callable[..., Visitor]) -> None:
-    first = open_page()
+    first = open_page(query="method=griffin")
     pane = ".pane[data-arm=rival]"
     assert not first.page.is_visible(pane) and not first.page.is_visible(".rival-board")
     first.page.click("#rival input")
-    first.page.click("[role=option]:has-text('GRIFFIN')")
+    first.page.click("[role=option]:has-text('TDA')")
     first.page.wait_for_selector(pane)  # before the race, so that nothing moves when it starts
-    assert first.page.is_visible("#tda-cett") and first.page.is_visible("#griffin-keep")
+    own, rival = (first.page.locator(dial).bounding_box() for dial in ("#griffin-keep", "#tda-cett"))
+    assert own is not None and rival is not None and own["y"] < rival["y"]
     places = """[...document.querySelectorAll(".pane, .lane")].map((each) => {
         const { x, y, width } = each.getBoundingClientRect();
         return [x, y - document.querySelector(".stage").getBoundingClientRect().y, width];
@@ -183,10 +184,10 @@ def test_two_methods_race_each_other_and_a_link_keeps_both(open_page: Callable[.
     first.ask(QUESTION, new_tokens=6)
     first.wait_for_phase("finished")
     assert first.page.evaluate(places) == before
-    assert first.slot("rival.lane") == "GRIFFIN" and first.text("rival") and first.slot("rival.tokens") == "6 tokens"
-    assert first.slot("rival.sparsity") == "50.0 %" and float(first.slot("rival.kl")) > 0
+    assert first.slot("rival.lane") == "TDA" and first.text("rival") and first.slot("rival.tokens") == "6 tokens"
+    assert first.slot("sparsity") == "50.0 %" and float(first.slot("rival.kl")) > 0
     said = first.slot("duel")
-    assert re.search(r"TDA read \d\d\.\d % .* GRIFFIN read \d\d\.\d % .* KL \d\.\d{3}", said)
+    assert re.search(r"GRIFFIN read \d\d\.\d % .* TDA read \d\d\.\d % .* KL \d\.\d{3}", said)
     first.page.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }")
     first.page.click("#copy-link")
     first.wait_for_notice("copied")

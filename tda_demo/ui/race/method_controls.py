@@ -109,33 +109,34 @@ class MethodControls:
             self.parts["by"] = gr.Radio(
                 list(BY), value=self.defaults["by"], label="Set it by", elem_id="by", min_width=250
             )
-        for setting in settings():
-            if setting.is_dial:
-                kind = setting.method
-                with self._panel(method=kind.name):
-                    _sentence(kind)
-                with self._panel(method=kind.name, by="setting"):
-                    self.parts[setting.key] = _dial(setting)
-        with self._panel(by="quality"):
-            _html(_BOTH, elem_classes="in-duel")
-            self.parts["kl"] = gr.Slider(
-                *self.limits.kl,
-                self.defaults["kl"],
-                step=0.01,
-                label="KL at most, nats/token",
-                info="The setting is found for it on the calibration passages; 0 is exact.",
-                elem_id="kl",
-            )
-        with self._panel(by="bytes"):
-            _html(_BOTH, elem_classes="in-duel")
-            self.parts["mlp_percent"] = gr.Slider(
-                *self.limits.mlp_percent,
-                self.defaults["mlp_percent"],
-                step=1,
-                label="MLP weight bytes at most, %",
-                info="Of what a dense step reads: the same budget for whichever method is chosen.",
-                elem_id="mlp-percent",
-            )
+        with gr.Column(elem_id="dials", min_width=0):
+            for setting in settings():
+                if setting.is_dial:
+                    kind = setting.method
+                    with self._panel(method=kind.name):
+                        _sentence(kind)
+                    with self._panel(method=kind.name, by="setting"):
+                        self.parts[setting.key] = _dial(setting)
+            with self._panel(by="quality"):
+                _html(_BOTH, elem_classes="in-duel")
+                self.parts["kl"] = gr.Slider(
+                    *self.limits.kl,
+                    self.defaults["kl"],
+                    step=0.01,
+                    label="KL at most, nats/token",
+                    info="The setting is found for it on the calibration passages; 0 is exact.",
+                    elem_id="kl",
+                )
+            with self._panel(by="bytes"):
+                _html(_BOTH, elem_classes="in-duel")
+                self.parts["mlp_percent"] = gr.Slider(
+                    *self.limits.mlp_percent,
+                    self.defaults["mlp_percent"],
+                    step=1,
+                    label="MLP weight bytes at most, %",
+                    info="Of what a dense step reads: the same budget for whichever method is chosen.",
+                    elem_id="mlp-percent",
+                )
 
     def more(self) -> None:
         """What else the methods can be told."""
@@ -155,8 +156,11 @@ class MethodControls:
         js = f"""(method, rival, by) => {{
             document.documentElement.dataset.duel = rival !== {json.dumps(NO_RIVAL)};
             return {json.dumps([choice for _, choice in self.panels])}
-                .map((on) => [method, rival].includes(on.method ?? method) && (on.by ?? by) === by)
-                .map((fits) => ({{__type__: "update", visible: fits}}));
+                .map((on) => ({{
+                    __type__: "update",
+                    visible: [method, rival].includes(on.method ?? method) && (on.by ?? by) === by,
+                    elem_classes: ["panel", on.method === rival ? "of-rival" : on.method ? "of-method" : "of-both"],
+                }}));
         }}"""
         for choice in choices:
             in_browser(choice.change, js, [column for column, _ in self.panels], choices)
