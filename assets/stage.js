@@ -1,4 +1,4 @@
-// The race: numbers into their slots, bars to their length, and two texts that grow without being redrawn.
+// The race: numbers into their slots, bars to their length, and texts that grow without being redrawn.
 (() => {
   const tda = (window.tda ??= {});
   const NEAR_END = 40; // pixels from the end that still count as following it
@@ -48,7 +48,7 @@
 
   tda.stage = (element, props, watch) => {
     const root = element.querySelector(".stage");
-    const arms = ["dense", "sparse"].map((name) => {
+    const arms = ["dense", "sparse", "rival"].map((name) => {
       const lane = root.querySelector(`.lane[data-arm=${name}]`);
       return {
         name,

@@ -149,6 +149,15 @@ def mlp_share(kept: Sequence[float], widths: Sequence[int]) -> float:
     return sum(kept) / sum(widths)
 
 
+def mlp_share_read(dense_bytes: int | None, bound: float | None, mlp_bytes: float) -> float | None:
+    """Share of the ``mlp_bytes`` that a step reads whose ``bound`` over a dense one's ``dense_bytes`` is known.
+
+    A method's own predictors count as read, and what it leaves out elsewhere as left out of the MLP. None where the
+    bytes depend on the token and no step was taken.
+    """
+    return None if dense_bytes is None or bound is None else 1 - dense_bytes * (1 - 1 / bound) / mlp_bytes
+
+
 def frontier(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
     """Indices of the points that no other beats, by rising cost: none costs less, or as little, at a lower loss.
 

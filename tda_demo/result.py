@@ -14,7 +14,7 @@ class ArmResult:
     """One arm. ``tokens`` counts the first one, which no step made; ``step_ms`` has one entry fewer.
 
     ``weight_bytes`` of a step, the mean where steps differ; None where they do and there was none.
-    ``prefill_ms`` of the sparse arm includes choosing and packing its active sets.
+    ``prefill_ms`` of a method's arm includes choosing and packing its active sets.
     """
 
     text: str
@@ -43,8 +43,33 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class MethodResult:
+    """What a race measured of one method, whose arm is ``sparse``; ``note`` says what it took to make, if much."""
+
+    method: str
+    settings: dict[str, Any]
+    sparse: ArmResult
+    speedup: Speedup | None
+    byte_bound: float | None
+    efficiency: float | None
+    sparsity: list[float]
+    quality: Quality | None
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        fields = asdict(self)
+        fields["arm"] = fields.pop("sparse")
+        fields["sparsity"] = _per_layer(self.sparsity)
+        return fields
+
+
+@dataclass(frozen=True)
 class RaceResult:
-    """Everything a race measured, and what it was measured on; ``note`` says what the method took to make, if much."""
+    """Everything a race measured, and what it was measured on: of the method as a ``MethodResult`` has it.
+
+    ``speedup_over_rival`` is the median of the rival's step time / the method's, as ``speedup`` is of the dense arm's.
+    """
 
     model: str
     device: str
@@ -62,39 +87,68 @@ class RaceResult:
     quality: Quality | None
     environment: dict[str, Any]
     note: str = ""
+    rival: MethodResult | None = None
+    speedup_over_rival: Speedup | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types; ``speedup``, ``efficiency`` and ``quality`` are null where a run was too short to have them."""
+        """Plain types; ``speedup``, ``efficiency`` and ``quality`` are null where a run was too short to have them.
+
+        ``rival`` and ``speedup_over_rival`` are there only where there was a rival.
+        """
         fields = asdict(self)
+        del fields["rival"]
+        over_rival = fields.pop("speedup_over_rival")
         fields["arms"] = {"dense": fields.pop("dense"), "sparse": fields.pop("sparse")}
-        fields["sparsity"] = {"mean": fmean(self.sparsity), "per_layer": self.sparsity}
+        fields["sparsity"] = _per_layer(self.sparsity)
+        if self.rival is not None:
+            fields |= {"rival": self.rival.to_json(), "speedup_over_rival": over_rival}
         return fields
+
+
+def _per_layer(sparsity: list[float]) -> dict[str, Any]:
+    return {"mean": fmean(sparsity), "per_layer": sparsity}
 
 
 def summary(result: RaceResult) -> str:
     """The result as a few lines of text, every number with its unit."""
+    arms = [("dense", result.dense), (result.method, result.sparse)]
+    if result.rival is not None:
+        arms.append((result.rival.method, result.rival.sparse))
     lines = [f"{result.model}, {result.precision} on {_machine(result)}, {result.engine}"]
-    for name, arm in (("dense", result.dense), (result.method, result.sparse)):
+    for name, arm in arms:
         rate = "too few steps to time" if arm.tokens_per_second is None else f"{arm.tokens_per_second:.1f} tokens/s"
         lines.append(f"\n[{name}: {arm.tokens} tokens, {rate}, prompt {arm.prefill_ms:.0f} ms]\n{arm.text}")
     lines.append("")
-    if result.note:
-        lines.append(f"{result.method}: {result.note}")
-    if result.speedup and result.byte_bound and result.efficiency:
-        speed = result.speedup
-        verdict = " (slower than dense)" if speed.median < 1 else ""
+    if result.rival is None:
+        return "\n".join([*lines, *_measured(result)])
+    for found in (result, result.rival):
+        settings = ", ".join(f"{name}={value}" for name, value in found.settings.items())
+        lines += [f"{found.method} ({settings}), against dense:", *(f"  {line}" for line in _measured(found))]
+    if speed := result.speedup_over_rival:
+        lines.append(f"{result.method} over {result.rival.method}: {_speedup(speed, result.rival.method)}")
+    return "\n".join(lines)
+
+
+def _measured(found: RaceResult | MethodResult) -> list[str]:
+    """What was measured of a method, in lines."""
+    lines = [f"{found.method}: {found.note}"] if found.note else []
+    if found.speedup and found.byte_bound and found.efficiency:
         lines.append(
-            f"speedup {speed.median:.3f}x, 95 % interval {speed.low:.3f} to {speed.high:.3f}, n = {speed.n}{verdict}; "
-            f"byte bound {result.byte_bound:.3f}x, efficiency {result.efficiency:.0%}"
+            f"{_speedup(found.speedup, 'dense')}; byte bound {found.byte_bound:.3f}x, efficiency {found.efficiency:.0%}"
         )
-    lines.append(f"sparsity {fmean(result.sparsity):.1%} (mean over layers)")
-    if quality := result.quality:
+    lines.append(f"sparsity {fmean(found.sparsity):.1%} (mean over layers)")
+    if quality := found.quality:
         parting = "nowhere" if quality.divergence is None else f"at token {quality.divergence}"
         lines.append(
             f"agreement {quality.agreement:.1%}, KL {quality.kl:.3f} nats/token over {quality.positions} tokens; "
             f"texts part {parting}; realised CETT {fmean(quality.cett):.3f} (mean over layers)"
         )
-    return "\n".join(lines)
+    return lines
+
+
+def _speedup(speed: Speedup, other: str) -> str:
+    verdict = f" (slower than {other})" if speed.median < 1 else ""
+    return f"speedup {speed.median:.3f}x, 95 % interval {speed.low:.3f} to {speed.high:.3f}, n = {speed.n}{verdict}"
 
 
 def _machine(result: RaceResult) -> str:

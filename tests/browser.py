@@ -125,5 +125,6 @@ class Visitor:
 
     def wait_for_text(self) -> None:
         self.page.wait_for_function(
-            "[...document.querySelectorAll('.pane .text')].every(pane => pane.textContent.length > 20)"
+            "[...document.querySelectorAll('.pane .text')]"
+            ".every(pane => !pane.checkVisibility() || pane.textContent.length > 20)"
         )

@@ -11,6 +11,7 @@ from tiny import PROMPT, tiny
 import tda_demo.models
 from tda_demo.__main__ import main
 from tda_demo.errors import UserError
+from tda_demo.methods import Method
 
 
 @pytest.fixture
@@ -43,6 +44,36 @@ def test_race_writes_json_and_prints_words(tmp_path: Path, capsys: pytest.Captur
     assert [each.name for each in path.parent.iterdir()] == ["race.json"]
     assert main(["race", PROMPT, "--set", "online=1", "--max-new-tokens", "8"]) == 0
     assert "byte bound" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tiny_loads")
+def test_race_has_a_rival(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "race.json"
+    options = ["--method", "griffin", "--rival", "random", "--rival-set", "keep=0.8", "--max-new-tokens", "8"]
+    assert main(["race", PROMPT, *options, "--json", str(path), "--report", str(tmp_path / "race.html")]) == 0
+    told = json.loads(path.read_text(encoding="utf-8"))
+    assert (told["method"], told["rival"]["method"], told["rival"]["settings"]["keep"]) == ("griffin", "random", 0.8)
+    page = (tmp_path / "race.html").read_text(encoding="utf-8")
+    assert "Its rival: random" in page and "griffin over random" in page
+    for found in (told, told["rival"]):
+        _, _, text = page.partition(f"<h3>{found['method']}</h3><pre>")
+        assert len(text.partition("<b class")[0]) == found["quality"]["divergence_at"]
+    assert told["quality"]["divergence_at"] != told["rival"]["quality"]["divergence_at"]
+    assert main(["race", PROMPT, "--rival-set", "keep=0.4"]) == 2
+    assert "name one with --rival" in capsys.readouterr().err
+
+    assert main(["race", PROMPT, "--mlp-bytes", "60"]) == 2
+    assert "from 0 to 1" in capsys.readouterr().err
+
+    asked: list[tuple[str, float]] = []
+
+    def within(_lm: object, method: Method, *, mlp_share: float, report: object) -> Method:
+        asked.append((method.name, mlp_share))
+        return method
+
+    monkeypatch.setattr("tda_demo.evaluate.budget.within", within)
+    assert main(["race", PROMPT, *options, "--mlp-bytes", "0.6"]) == 0
+    assert asked == [("griffin", 0.6), ("random", 0.6)] and "griffin over random" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("tiny_loads")

@@ -164,6 +164,39 @@ def test_another_method_brings_its_own_controls_and_a_link_keeps_them(open_page:
     assert open_page(query="tda.cett=9").notice.startswith("This link cannot be used. cett is 9")
 
 
+def test_two_methods_race_each_other_and_a_link_keeps_both(open_page: Callable[..., Visitor]) -> None:
+    first = open_page(query="method=griffin")
+    pane = ".pane[data-arm=rival]"
+    assert not first.page.is_visible(pane) and not first.page.is_visible(".rival-board")
+    first.page.click("#rival input")
+    first.page.click("[role=option]:has-text('TDA')")
+    first.page.wait_for_selector(pane)  # before the race, so that nothing moves when it starts
+    own, rival = (first.page.locator(dial).bounding_box() for dial in ("#griffin-keep", "#tda-cett"))
+    assert own is not None and rival is not None and own["y"] < rival["y"]
+    places = """[...document.querySelectorAll(".pane, .lane")].map((each) => {
+        const { x, y, width } = each.getBoundingClientRect();
+        return [x, y - document.querySelector(".stage").getBoundingClientRect().y, width];
+    })"""
+    first.page.evaluate("document.fonts.ready")
+    before = first.page.evaluate(places)
+    assert len({y for _, y, _ in before[3:]}) == 1
+    first.ask(QUESTION, new_tokens=6)
+    first.wait_for_phase("finished")
+    assert first.page.evaluate(places) == before
+    assert first.slot("rival.lane") == "TDA" and first.text("rival") and first.slot("rival.tokens") == "6 tokens"
+    assert first.slot("sparsity") == "50.0 %" and float(first.slot("rival.kl")) > 0
+    said = first.slot("duel")
+    assert re.search(r"GRIFFIN read \d\d\.\d % .* TDA read \d\d\.\d % .* KL \d\.\d{3}", said)
+    first.page.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }")
+    first.page.click("#copy-link")
+    first.wait_for_notice("copied")
+    second = open_page(query=first.page.evaluate("window.copied").partition("/?")[2])
+    second.page.wait_for_selector(pane)
+    second.page.click("#reset")
+    second.page.wait_for_selector(pane, state="hidden")
+    assert open_page(query="rival=tda").notice.startswith("This link cannot be used. TDA cannot race itself")
+
+
 def test_a_budget_sets_the_dial_and_says_what_it_came_to(visitor: Visitor) -> None:
     visitor.page.click("#by label:has-text('quality')")
     visitor.ask(QUESTION, new_tokens=8)
@@ -230,7 +263,7 @@ def test_hostile_output_is_shown_as_text(visitor: Visitor) -> None:
     shown = visitor.page.evaluate(
         """hostile => {
             const value = {phase: "finished", slots: {verdict: hostile}, track: {}, texts: {}};
-            for (const arm of ["dense", "sparse"]) {
+            for (const arm of ["dense", "sparse", "rival"]) {
                 value.track[arm] = {share: 1, mark: null};
                 value.texts[arm] = {text: hostile, part: 10};
             }
@@ -339,7 +372,9 @@ def test_the_api_is_one_endpoint(client: Client) -> None:
     assert isinstance(described, dict)
     assert list(described["named_endpoints"]) == ["/race"] and not described["unnamed_endpoints"]
     names = [parameter["parameter_name"] for parameter in described["named_endpoints"]["/race"]["parameters"]]
-    expected = "prompt cett max_new_tokens model precision online temperature top_p seed method settings"
+    expected = (
+        "prompt cett max_new_tokens model precision online temperature top_p seed method settings rival rival_settings"
+    )
     assert names == expected.split()
 
 

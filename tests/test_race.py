@@ -14,9 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import PROMPT, tiny, tiny_tokenizer
 
+from tda_demo import metrics
+from tda_demo.decode.arm import engine_for
 from tda_demo.decode.text import TextStream
 from tda_demo.errors import UserError
-from tda_demo.methods import TDA
+from tda_demo.feedforward import FeedForward
+from tda_demo.methods import GRIFFIN, TDA, Method, Random, TokenRule
 from tda_demo.models import LoadedModel
 from tda_demo.race import Ended, Event, Finished, Judging, Lane, PromptRead, RaceSettings, Stepped, race, run_lanes
 from tda_demo.result import RaceResult, summary
@@ -68,23 +71,30 @@ def fake_lane(name: str, clock: Clock, seconds: list[float], limit: int) -> Lane
     return lane
 
 
-def observe_nothing(_arm: object) -> np.ndarray:
-    return np.zeros(0, dtype=int)
-
-
 def test_the_arm_with_the_least_decode_time_steps_next() -> None:
     clock = Clock()
     lanes = fake_lane("dense", clock, [0.3], 5), fake_lane("sparse", clock, [0.1], 9)
-    events = run_lanes(*lanes, threading.Event(), observe_nothing)
+    events = run_lanes(lanes, threading.Event())
     order = "".join(event.arm[0] for event in events if isinstance(event, Stepped))
     assert order == "dsssdsssdssd"  # 0.3 | 0.1 0.2 0.3 | at 0.3 each dense goes first | ...
+
+
+def test_three_arms_share_the_time_alike() -> None:
+    clock = Clock()
+    lanes = [
+        fake_lane(name, clock, [seconds], limit)
+        for name, seconds, limit in (("dense", 1 / 2, 3), ("rival", 1 / 4, 5), ("sparse", 1 / 8, 9))
+    ]
+    events = run_lanes(lanes, threading.Event())
+    order = "".join(event.arm[0] for event in events if isinstance(event, Stepped))
+    assert order == "drssrss" * 2  # all are level after half a second and at the end; where some are, the first first
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=20), st.lists(st.floats(0.01, 1), min_size=1, max_size=20))
 def test_decode_time_never_differs_by_more_than_a_step(dense: list[float], sparse: list[float]) -> None:
     clock = Clock()
     lanes = fake_lane("dense", clock, dense, 25), fake_lane("sparse", clock, sparse, 25)
-    for event in run_lanes(*lanes, threading.Event(), observe_nothing):
+    for event in run_lanes(lanes, threading.Event()):
         if isinstance(event, Ended):
             break
         assert abs(lanes[0].elapsed_ms - lanes[1].elapsed_ms) <= 1000 * max(*dense, *sparse) + 1e-6
@@ -92,31 +102,34 @@ def test_decode_time_never_differs_by_more_than_a_step(dense: list[float], spars
 
 def test_what_is_done_between_steps_is_not_timed() -> None:
     clock = Clock()
-    lanes = fake_lane("dense", clock, [0.2], 4), fake_lane("sparse", clock, [0.2], 4)
 
     def slow(_arm: object) -> np.ndarray:
         clock.now += 100
         return np.zeros(0, dtype=int)
 
-    for _ in run_lanes(*lanes, threading.Event(), slow):
+    lanes = fake_lane("dense", clock, [0.2], 4), fake_lane("sparse", clock, [0.2], 4)
+    lanes[1].count = slow
+    for _ in run_lanes(lanes, threading.Event()):
         clock.now += 100  # a slow listener
+    assert len(lanes[1].fired) == 3 and not lanes[0].fired
     assert all(lane.step_ms == pytest.approx([200.0] * 3) for lane in lanes)
 
 
-def test_stop_ends_both_arms_within_one_step() -> None:
+@pytest.mark.parametrize("names", [("dense", "sparse"), ("dense", "rival", "sparse")])
+def test_stop_ends_all_arms_within_one_step(names: tuple[str, ...]) -> None:
     clock, stop = Clock(), threading.Event()
-    lanes = fake_lane("dense", clock, [0.1], 50), fake_lane("sparse", clock, [0.1], 50)
+    lanes = [fake_lane(name, clock, [0.1], 50) for name in names]
     stepped = 0
-    for event in run_lanes(*lanes, stop, observe_nothing):
+    for event in run_lanes(lanes, stop):
         if isinstance(event, Stepped):
             stepped += 1
             if stepped == 7:
                 stop.set()
     assert stepped == 7
-    assert [lane.ended for lane in lanes] == ["stopped", "stopped"]
+    assert {lane.ended for lane in lanes} == {"stopped"}
 
 
-def run(lm: LoadedModel, method: TDA = ONLINE, **settings: float) -> tuple[list[Event], RaceResult]:
+def run(lm: LoadedModel, method: Method = ONLINE, **settings: float) -> tuple[list[Event], RaceResult]:
     events = list(race(lm, method, PROMPT, RaceSettings(**settings)))  # type: ignore[arg-type]
     assert isinstance(events[-1], Finished)
     return events, events[-1].result
@@ -193,10 +206,13 @@ def test_end_token_ends_an_arm(lm: LoadedModel) -> None:
 
 def test_stopped_race_still_tells_what_it_measured(lm: LoadedModel) -> None:
     stop = threading.Event()
-    events = []
+    events: list[Event] = []
+    stepped = {"dense": 0, "sparse": 0}
     for event in race(lm, ONLINE, PROMPT, RaceSettings(max_new_tokens=60), stop):
         events.append(event)
-        if len(events) == 15:
+        if isinstance(event, Stepped):
+            stepped[event.arm] += 1
+        if min(stepped.values()) == 6:
             stop.set()
     assert isinstance(events[-1], Finished) and not any(isinstance(event, Judging) for event in events)
     assert events[-1].result.quality is None and events[-1].result.speedup is not None
@@ -217,6 +233,62 @@ def test_two_races_at_once_do_not_disturb_each_other() -> None:
         thread.join()
     for cett, result in alone.items():
         assert (together[cett].dense.text, together[cett].sparse.text) == (result.dense.text, result.sparse.text)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])  # on the compiled step, and on compiled linears
+def test_a_duel_is_both_single_races_at_once(family: str) -> None:
+    """Active sets of equal size that are packed at the same time: neither may write into the other's memory."""
+    lm, methods = tiny(family), (GRIFFIN(keep=0.5), Random(keep=0.5))
+    alone = [run(lm, method, max_new_tokens=24)[1] for method in methods]
+    for own, rival in ((0, 1), (1, 0), (0, 1)):  # again, when memory is used again
+        events = list(race(lm, methods[own], PROMPT, RaceSettings(max_new_tokens=24), rival=methods[rival]))
+        assert isinstance(events[0], PromptRead) and isinstance(events[-1], Finished)
+        result = events[-1].result
+        assert result.rival is not None and events[0].rival is not None and result.engine == alone[0].engine
+        assert result.dense.text == alone[0].dense.text and events[0].rival.active is not None
+        for found, single in ((result, alone[own]), (result.rival, alone[rival])):
+            assert found.sparse.text == single.sparse.text and found.quality == single.quality
+            assert (found.byte_bound, found.sparsity) == (single.byte_bound, single.sparsity)
+            assert (found.method, found.settings) == (single.method, single.settings)
+        speed = metrics.speedup(result.rival.sparse.step_ms, result.sparse.step_ms)
+        assert result.speedup_over_rival == speed
+    assert alone[0].sparse.text != alone[1].sparse.text
+
+
+def test_a_rival_s_events_add_up(lm: LoadedModel) -> None:
+    events = list(race(lm, ONLINE, PROMPT, RaceSettings(max_new_tokens=12), rival=GRIFFIN(keep=0.5)))
+    rival = next(event.result.rival for event in events if isinstance(event, Finished))
+    steps = [event for event in events if isinstance(event, Stepped) and event.arm == "rival"]
+    assert rival is not None and "".join(step.text for step in steps) == rival.sparse.text
+    assert [step.ms for step in steps[1:]] == rival.sparse.step_ms
+    assert all((step.fired <= 35).all() for step in steps[1:] if step.fired is not None)
+    assert sum(isinstance(event, Ended) for event in events) == 3
+
+
+def test_all_arms_of_a_duel_run_on_the_one_engine_that_can_run_them(lm: LoadedModel) -> None:
+    class Uncompiled(TokenRule):
+        def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+            return activations != 0
+
+    sets, rule = GRIFFIN(keep=0.5).bind(lm), Uncompiled()
+    assert engine_for(lm, sets).name == "compiled CPU step" != engine_for(lm, rule).name
+    assert engine_for(lm, sets, rule).name == engine_for(lm, rule, sets).name == engine_for(lm, rule).name
+
+
+def test_the_json_of_a_duel_has_two_keys_more(lm: LoadedModel) -> None:
+    _, plain = run(lm, max_new_tokens=12)
+    *_, last = race(lm, ONLINE, PROMPT, RaceSettings(max_new_tokens=12), rival=GRIFFIN(keep=0.5))
+    assert isinstance(last, Finished)
+    told = json.loads(json.dumps(last.result.to_json(), allow_nan=False))
+    assert [*told] == [*plain.to_json(), "rival", "speedup_over_rival"]
+    assert told["rival"].keys() == {
+        "method", "settings", "arm", "speedup", "byte_bound", "efficiency", "sparsity", "quality", "note"
+    }  # fmt: skip
+    assert (told["rival"]["method"], told["rival"]["settings"]) == ("griffin", {"keep": 0.5})
+    assert told["rival"]["arm"].keys() == told["arms"]["sparse"].keys()
+    assert told["rival"]["sparsity"]["mean"] == 0.5 and told["speedup_over_rival"]["n"] > 0
+    said = summary(last.result)
+    assert "griffin (keep=0.5), against dense:" in said and "tda over griffin: speedup" in said
 
 
 @pytest.mark.parametrize(
@@ -246,8 +318,10 @@ def test_blank_and_overlong_prompts_are_refused_and_the_next_race_runs(lm: Loade
 def test_json_is_plain_and_has_what_is_documented(lm: LoadedModel) -> None:
     _, result = run(lm, max_new_tokens=12)
     told = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    for key in ("model", "device", "precision", "method", "settings", "prompt_tokens", "byte_bound", "efficiency"):
-        assert key in told
+    assert told.keys() == {
+        "model", "device", "precision", "engine", "method", "settings", "prompt_tokens", "arms", "speedup",
+        "byte_bound", "efficiency", "sparsity", "quality", "environment", "note",
+    }  # fmt: skip
     assert told["arms"].keys() == {"dense", "sparse"}
     assert {"text", "tokens", "step_ms", "prefill_ms", "tokens_per_second"} <= told["arms"]["dense"].keys()
     assert told["speedup"].keys() == {"median", "low", "high", "n"}

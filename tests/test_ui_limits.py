@@ -67,6 +67,12 @@ def test_a_budget_is_one_of_two() -> None:
     assert ask(by="bytes", mlp_percent=60, kl="not looked at").budget == Budget("mlp_share", 0.6)
 
 
+def test_a_rival_has_settings_of_its_own() -> None:
+    asked = ask(rival="griffin", rival_settings={"keep": "0.4"}, settings={"cett": 0.3})
+    assert (asked.rival, asked.rival_settings, asked.settings) == ("griffin", {"keep": 0.4}, {"cett": 0.3})
+    assert ask(rival="dense", rival_settings={}) == ask(rival=None) == ask()
+
+
 def test_half_a_surrogate_pair_is_replaced() -> None:
     assert ask(prompt="a\ud800b").prompt == "a?b"
 
@@ -87,6 +93,12 @@ def test_half_a_surrogate_pair_is_replaced() -> None:
         ({"max_new_tokens": None}, "from 1 to 512"),
         ({"method": "no-such"}, "does not offer that method: choose one of tda, "),
         ({"method": ["tda"]}, "does not offer that method"),
+        ({"rival": "no-such"}, "does not offer that method: choose one of tda, "),
+        ({"rival": ["tda"]}, "does not offer that method"),
+        ({"method": "tt", "rival": "tt"}, "TT cannot race itself: choose another"),
+        ({"rival_settings": {"keep": 0.5}}, "no rival: name the method"),
+        ({"rival": "griffin", "rival_settings": {"keep": 2}}, "from 0 to 1"),
+        ({"rival": "griffin", "rival_settings": {"cett": 0.2}}, "'griffin' has no setting 'cett'"),
         ({"settings": {"cett": math.nan}}, "from 0 to 0.6"),
         ({"settings": {"cett": 0.61}}, "from 0 to 0.6"),
         ({"settings": {"cett": "much"}}, "'much' is not a number"),

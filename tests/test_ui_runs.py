@@ -72,8 +72,26 @@ class TestARun:
         monkeypatch.setattr("tda_demo.evaluate.budget.quality_curve", lambda *_: curve)
         events = run(RunRequest("hello", "griffin", {"keep": 0.9}, budget, max_new_tokens=2))
         found = next(event for event in events if isinstance(event, SettingFound))
-        assert found == SettingFound(budget, "keep", pytest.approx(0.75), pytest.approx(0.3), pytest.approx(0.75))
+        assert found == SettingFound(
+            "griffin", budget, "keep", pytest.approx(0.75), pytest.approx(0.3), pytest.approx(0.75)
+        )
         assert events[-1].result.settings["keep"] == pytest.approx(0.75)
+
+    def test_a_budget_turns_both_dials_of_a_duel(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        curves = {
+            "griffin": QualityCurve("griffin", "keep", (1.0, 0.5), (0.0, 0.6), (1.0, 2.0), (1.0, 0.5), "float32", 1, 1),
+            "random": QualityCurve("random", "keep", (1.0, 0.0), (0.0, 3.0), (1.0, 9.0), (1.0, 0.0), "float32", 1, 1),
+        }
+        monkeypatch.setattr("tda_demo.evaluate.budget.quality_curve", lambda _lm, method, _report: curves[method.name])
+        budget = Budget("mlp_share", 0.75)
+        request = RunRequest(
+            "hello", "griffin", {}, budget, max_new_tokens=2, rival="random", rival_settings={"seed": 3}
+        )
+        events = run(request)
+        found = [event for event in events if isinstance(event, SettingFound)]
+        assert [(each.method, each.value) for each in found] == [("griffin", 0.75), ("random", 0.75)]
+        result = events[-1].result
+        assert result.rival.settings == {"keep": 0.75, "seed": 3} and result.byte_bound == result.rival.byte_bound
 
     def test_over_time_it_is_stopped_and_says_so(self) -> None:
         events = run(RunRequest("hello", "griffin", max_new_tokens=50), Limits(seconds_per_run=0))

@@ -13,7 +13,7 @@ from tda_demo.methods.base import ActiveSets
 from tda_demo.metrics import Speedup
 from tda_demo.progress import Progress
 from tda_demo.race import Ended, Finished, Judging, PromptRead, Stepped
-from tda_demo.result import ArmResult, Quality, RaceResult
+from tda_demo.result import ArmResult, MethodResult, Quality, RaceResult
 from tda_demo.ui.limits import Budget, RunRequest
 from tda_demo.ui.loader import Loading
 from tda_demo.ui.race.frame import Frame
@@ -33,7 +33,7 @@ def prompt_read() -> PromptRead:
 
 
 def steps(arm: Any, texts: list[str], ms: float) -> list[Stepped]:
-    fired = np.ones(LAYERS, dtype=np.int64) if arm == "sparse" else None
+    fired = None if arm == "dense" else np.ones(LAYERS, dtype=np.int64)
     first, *rest = texts
     later = [Stepped(arm, index, text, ms, 1000, fired) for index, text in enumerate(rest, start=1)]
     return [Stepped(arm, 0, first, None, None, None), *later]
@@ -94,7 +94,7 @@ def test_texts_grow_and_tokens_count() -> None:
     view = after(prompt_read(), *steps("dense", ["The", " sky"], 10), *steps("sparse", ["The", " sea", "."], 10))
     assert stage(view)["texts"]["dense"]["text"] == "The sky"
     assert (slots(view)["dense.tokens"], slots(view)["sparse.tokens"]) == ("2 tokens", "3 tokens")
-    assert len(view.fired) == len(view.tokens) == 2  # the first token comes from the prompt's own logits
+    assert len(view.sparse.fired) == len(view.sparse.written) == 2  # the first token comes from the prompt's own logits
 
 
 def test_text_held_back_to_the_end_is_no_token() -> None:
@@ -125,7 +125,11 @@ def test_the_place_of_the_slower_arm_is_marked_when_the_faster_ends() -> None:
     )
     for event in (*steps("dense", ["x"] * 20, 12)[15:], Ended("dense", "length")):
         view.apply(event)
-    assert stage(view)["track"] == {"dense": {"share": 1.0, "mark": 0.75}, "sparse": {"share": 1.0, "mark": None}}
+    assert stage(view)["track"] == {
+        "dense": {"share": 1.0, "mark": 0.75},
+        "sparse": {"share": 1.0, "mark": None},
+        "rival": {"share": 0.0, "mark": None},
+    }
     assert slots(view)["lead"] == "When GRIFFIN ended, at 20 tokens, dense had written 15"
 
 
@@ -188,11 +192,11 @@ def test_the_method_has_its_own_name_everywhere() -> None:
 
 
 def test_a_budget_is_told_when_it_is_found_and_when_it_is_spent() -> None:
-    found = SettingFound(Budget("kl", 0.3), "keep", 0.86, 0.29, 0.86)
+    found = SettingFound("griffin", Budget("kl", 0.3), "keep", 0.86, 0.29, 0.86)
     told = slots(after(found))["budget"]
     assert "at most 0.30" in told and "keep = 0.86" in told and "your prompt" not in told
     assert "on your prompt 0.25" in slots(after(found, prompt_read(), Finished(result("a", "a"))))["budget"]
-    bytes_found = SettingFound(Budget("mlp_share", 0.7), "keep", 0.7, 0.5, 0.7)
+    bytes_found = SettingFound("griffin", Budget("mlp_share", 0.7), "keep", 0.7, 0.5, 0.7)
     # A byte bound of 1.25 saves a fifth of 1,000 bytes, a third of the MLP's 600.
     assert "on your prompt 67 %" in slots(after(bytes_found, prompt_read(), Finished(result("a", "a"))))["budget"]
     assert Frame(after(found), {}).outputs()["griffin.keep"] == 0.86
@@ -212,6 +216,93 @@ def test_sets_chosen_anew_are_counted_as_they_come() -> None:
         view.apply(event)
     assert slots(view)["bound"] == "1.43×" and slots(view)["sparsity"] == "75.0 %"  # of 700 bytes, of 2 and 2 neurons
     assert frame.outputs()["layers"]["hover"]["kept"] == [2, 2]
+
+
+DUEL = RunRequest("p", "griffin", {"keep": 0.5}, max_new_tokens=20, rival="tt", rival_settings={"keep": 0.25})
+
+
+def duel(*events: Any) -> RaceView:
+    """Both have read the prompt: the rival, a token-level method, knows its bytes as it goes."""
+    view = RaceView(DUEL)
+    rival = dataclasses.replace(prompt_read(), packing_ms=0.0, active=None, byte_bound=None)
+    for event in (READY, dataclasses.replace(prompt_read(), rival=rival), *events):
+        view.apply(event)
+    return view
+
+
+def duel_result(over_rival: Speedup, **own: Any) -> RaceResult:
+    values: dict[str, Any] = {
+        "method": "tt", "settings": {"keep": 0.25}, "sparse": result("", "ac").sparse, "efficiency": 0.9,
+        "speedup": Speedup(0.9, 0.8, 0.95, 16), "byte_bound": 1.0, "sparsity": [0.75, 0.75],
+        "quality": Quality(0.25, 0.5, 19, 1, 1, [0.1, 0.2]), "note": "trained for 3 s on 20 tokens",
+    }  # fmt: skip
+    rival = MethodResult(**{**values, **own})
+    return result("ab", "abc", rival=rival, speedup_over_rival=over_rival)
+
+
+def test_a_rival_has_its_own_figures_and_its_own_pane() -> None:
+    dense, own = steps("dense", ["x"] * 20, 12), steps("sparse", ["x"] * 20, 10)
+    rival = [
+        Stepped("rival", 0, "r", None, None, None),
+        *(step_of("rival", index, [2, 4], 800) for index in range(1, 20)),
+    ]
+    view = duel(*dense, *own, *rival)
+    shown = slots(view)
+    assert (shown["lane"], shown["rival.lane"], shown["rival.chosen"]) == (
+        "GRIFFIN",
+        "TT",
+        "neurons chosen anew while writing",
+    )
+    assert (shown["speedup"], shown["rival.speedup"]) == ("1.20×", "1.20×")
+    assert (shown["rival.bound"], shown["rival.sparsity"], shown["rival.prompt"]) == ("1.25×", "62.5 %", "110 ms")
+    assert stage(view)["texts"]["rival"]["text"] == "r" + 19 * "x" and shown["rival.tokens"] == "20 tokens"
+    assert len(view.sparse.fired) == len(view.rival.fired) == 19 and view.sparse.fired[0].tolist() == [1, 1]
+
+
+def test_two_methods_are_compared_at_what_each_read() -> None:
+    shown = slots(duel(Finished(duel_result(Speedup(1.3, 1.2, 1.4, 16)))))
+    assert shown["duel"] == (
+        "GRIFFIN read 80.0 % of a dense step's weight bytes, ran at 1.20× its speed, KL 0.250 nats/token. "
+        "TT read 100.0 % of a dense step's weight bytes, ran at 0.90× its speed, slower, KL 0.500 nats/token. "
+        "GRIFFIN was the faster of the two: 1.30× the speed of TT (95 % interval 1.20–1.40, n = 16)."
+    )
+    assert shown["note"] == "TT: trained for 3 s on 20 tokens."
+    assert "slower of the two: 0.80×" in slots(duel(Finished(duel_result(Speedup(0.8, 0.7, 0.9, 16)))))["duel"]
+    assert "shows no difference" in slots(duel(Finished(duel_result(Speedup(1.1, 0.9, 1.2, 16)))))["duel"]
+
+
+def test_each_text_parts_from_dense_in_its_own_place() -> None:
+    view = duel(*steps("dense", ["ab"], 1), *steps("sparse", ["abc"], 1), *steps("rival", ["ac"], 1))
+    view.apply(Finished(duel_result(Speedup(1.3, 1.2, 1.4, 16))))
+    parts = {arm: each["part"] for arm, each in stage(view)["texts"].items()}
+    assert parts == {"dense": None, "sparse": None, "rival": 1}
+    assert (slots(view)["parting"], slots(view)["rival.parting"]) == ("never", "token 2")
+
+
+def test_three_arms_are_told_in_their_order() -> None:
+    view = duel(*steps("dense", ["x"] * 5, 12), *steps("sparse", ["x"] * 6, 10), *steps("rival", ["x"] * 9, 7))
+    assert slots(view)["lead"] == "At equal decode time: TT 9 tokens, GRIFFIN 6 and dense 5"
+    view.apply(Ended("rival", "eos"))
+    view.apply(steps("sparse", ["x"] * 7, 10)[-1])
+    assert slots(view)["lead"] == "When TT ended, at 9 tokens, dense had written 5 and GRIFFIN had written 6"
+    marks = {arm: bar["mark"] for arm, bar in stage(view)["track"].items()}
+    assert marks == {"dense": 0.25, "sparse": 0.3, "rival": None}
+
+
+def test_one_budget_sets_both_dials() -> None:
+    budget = Budget("mlp_share", 0.7)
+    view = duel(
+        SettingFound("griffin", budget, "keep", 0.7, 0.5, 0.7), SettingFound("tt", budget, "keep", 0.1, 0.3, 0.69)
+    )
+    told = slots(view)["budget"]
+    assert "GRIFFIN: Asked for at most 70 %" in told and "TT: Asked for at most 70 %" in told and "keep = 0.1." in told
+    outputs = Frame(view, {}).outputs()
+    assert (outputs["griffin.keep"], outputs["tt.keep"]) == (0.7, 0.1)
+
+
+def test_without_a_rival_nothing_is_said_of_one() -> None:
+    shown = slots(after(prompt_read(), Finished(result("a", "a"))))
+    assert shown["duel"] == shown["note"] == shown["rival.state"] == "" and shown["rival.lane"] == "Rival"
 
 
 def drawn(frame: Frame) -> set[str]:

@@ -1,17 +1,20 @@
-"""``race``: the dense model against a method, on one prompt."""
+"""``race``: the dense model against a method, and against a second one if asked, on one prompt."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from ..files import write_text
 from ..progress import Progress, terminal_bar
 from .shared import Commands, add_json, add_method, add_model, chosen_method, write_json
 
 if TYPE_CHECKING:
+    from ..methods import Method
     from ..result import RaceResult
 
 
@@ -20,6 +23,14 @@ def add(commands: Commands) -> None:
     race.add_argument("prompt", metavar="PROMPT")
     add_model(race)
     add_method(race)
+    race.add_argument("--rival", metavar="NAME", help="a second method, raced against the first at the same time")
+    race.add_argument("--rival-set", action="append", default=[], metavar="K=V", help="a setting of it; repeatable")
+    race.add_argument(
+        "--mlp-bytes",
+        type=float,
+        metavar="SHARE",
+        help="set every method's dial to read at most this share of the MLP weight bytes, e.g. 0.6",
+    )
     race.add_argument("--max-new-tokens", type=int, default=128, metavar="N")
     race.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
     race.add_argument("--top-p", type=float, default=1.0, metavar="P")
@@ -31,7 +42,9 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..environment import use_threads
+    from ..evaluate.budget import within
     from ..evaluate.weight_bytes import step_bytes
+    from ..metrics import mlp_share_read
     from ..models import load_model
     from ..race import Finished, PromptRead, RaceSettings, Stepped, race
     from ..report import race_report
@@ -39,6 +52,11 @@ def run(options: argparse.Namespace) -> None:
     from ..result import summary
 
     method = chosen_method(options.method, options.set)
+    rival = _rival(options.rival, options.rival_set)
+    if options.mlp_bytes is not None and not 0 <= options.mlp_bytes <= 1:  # before minutes go into a curve
+        raise UserError(
+            f"--mlp-bytes is {options.mlp_bytes:g}; it must be a share of the MLP weight bytes, from 0 to 1."
+        )
     settings = RaceSettings(options.max_new_tokens, options.temperature, options.top_p, options.seed)
     result: RaceResult | None = None
     read: PromptRead | None = None
@@ -46,22 +64,39 @@ def run(options: argparse.Namespace) -> None:
     use_threads(options.threads)
     with terminal_bar() as report:
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
-        for event in race(lm, method, options.prompt, settings, report=report):
+        if options.mlp_bytes is not None:
+            method = within(lm, method, mlp_share=options.mlp_bytes, report=report)
+            rival = rival and within(lm, rival, mlp_share=options.mlp_bytes, report=report)
+        for event in race(lm, method, options.prompt, settings, report=report, rival=rival):
             if isinstance(event, PromptRead):
                 read = event
             elif isinstance(event, Stepped):
                 steps.append(event)
-                report(Progress("Racing", len(steps), 2 * settings.max_new_tokens, "tokens"))
+                report(Progress("Racing", len(steps), (3 if rival else 2) * settings.max_new_tokens, "tokens"))
             elif isinstance(event, Finished):
                 result = event.result
     assert result is not None and read is not None, "a race begins with PromptRead and ends with Finished"
     if options.report:
-        seen = [(step.text, step.fired) for step in steps if step.fired is not None]
+        seen = [(step.text, step.fired) for step in steps if step.arm == "sparse" and step.fired is not None]
         neurons = step_bytes(lm)
         trace = traced(read, neurons.widths, [text for text, _ in seen], [fired for _, fired in seen])
-        share = neurons.read(trace.kept, method.bind(lm)).mlp_share
-        write_text(options.report, race_report(RaceRecord(options.prompt, asdict(settings), result, trace, share)))
+        record = RaceRecord(
+            options.prompt,
+            asdict(settings),
+            result,
+            trace,
+            mlp_share_read(result.dense.weight_bytes, result.byte_bound, neurons.mlp),
+            rival_mlp_share=result.rival
+            and mlp_share_read(result.dense.weight_bytes, result.rival.byte_bound, neurons.mlp),
+        )
+        write_text(options.report, race_report(record))
     if options.json is None:
         print(summary(result))
     else:
         write_json(result.to_json(), options.json)
+
+
+def _rival(name: str | None, assignments: Sequence[str]) -> Method | None:
+    if name is None and assignments:
+        raise UserError("--rival-set is a setting of the rival: name one with --rival.")
+    return None if name is None else chosen_method(name, assignments)

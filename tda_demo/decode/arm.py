@@ -1,7 +1,8 @@
-"""The contract of an arm, and the choice of the engine that runs both."""
+"""The contract of an arm, and the choice of the engine that runs all arms of a race."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Prefill:
-    """What reading the prompt left behind, shared by both arms.
+    """What reading the prompt left behind, shared by all arms.
 
     ``logits`` float32 [vocabulary] of the last prompt token; ``fired`` int64 [T, layers]; ``cache`` is the engine's own
     and is copied, never written, by what starts from it. ``plan`` is what the sparse arm decodes under. ``prefill_ms``
@@ -100,6 +101,10 @@ class Engine(Protocol):
 
     def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill: ...
 
+    def prefills(self, ids: list[int], choosers: Sequence[Selector | TokenRule]) -> list[Prefill]:
+        """One pass over the prompt that all ``choosers`` look at: a prefill each, of the same logits and cache."""
+        ...
+
     def dense_arm(self, prefill: Prefill, room: int) -> Arm:
         """An arm that has read the prompt and may take ``room`` steps."""
         ...
@@ -113,8 +118,8 @@ class Engine(Protocol):
         ...
 
 
-def engine_for(lm: LoadedModel, chooser: Selector | TokenRule | None = None) -> Engine:
-    """The fastest engine that can run ``lm`` under ``chooser``; None stands for any sequence-level method."""
+def engine_for(lm: LoadedModel, *choosers: Selector | TokenRule) -> Engine:
+    """The fastest engine that runs ``lm`` under each of ``choosers``; without one, under any sequence-level method."""
     from .cpu.fast_linears import FastLinearsEngine
     from .cpu.layout import has_layout
     from .cpu.step import CpuStepEngine
@@ -123,9 +128,9 @@ def engine_for(lm: LoadedModel, chooser: Selector | TokenRule | None = None) -> 
 
     if lm.is_spread:
         return EagerEngine(lm)
-    by_token = isinstance(chooser, TokenRule)
-    if has_layout(lm) and not (by_token and chooser.kernel is None):
+    rules = [chooser for chooser in choosers if isinstance(chooser, TokenRule)]
+    if has_layout(lm) and all(rule.kernel is not None for rule in rules):
         return CpuStepEngine(lm)
-    if can_decode(lm) and not by_token and not isinstance(chooser, Renewing):
+    if can_decode(lm) and not rules and not any(isinstance(chooser, Renewing) for chooser in choosers):
         return CudaGraphEngine(lm)
     return FastLinearsEngine(lm) if lm.device.type == "cpu" else EagerEngine(lm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -47,28 +47,36 @@ class EagerEngine:
         with torch.inference_mode():
             _forward(self.lm.model, DynamicCache(config=self.lm.model.config), [token] * 8, self.lm.device)
 
-    @torch.inference_mode()
     def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill:
+        return self.prefills(ids, [chooser])[0]
+
+    @torch.inference_mode()
+    def prefills(self, ids: list[int], choosers: Sequence[Selector | TokenRule]) -> list[Prefill]:
         from transformers import DynamicCache
 
         model = share_weights(self.lm.model)
-        watch = _Watch(chooser, self.lm.device)
+        watches = [_Watch(chooser, self.lm.device) for chooser in choosers]
         cache = DynamicCache()  # without a config, so that sliding-window layers keep every position too
         with ExitStack() as hooks:
             for block in find_blocks(model):
-                hooks.callback(between(block, partial(watch.see, block)))
+                for watch in watches:
+                    hooks.callback(between(block, partial(watch.see, block)))
             begin = _now(self.lm.device)
             logits = _forward(model, cache, ids, self.lm.device, last_only=True)[0]
             total = _now(self.lm.device) - begin
-        return Prefill(
-            tokens=len(ids),
-            logits=logits,
-            cache=cache,
-            plan=chooser if isinstance(chooser, TokenRule) else watch.choosing.sets(),
-            fired=torch.stack([fired.to(self.lm.device) for fired in watch.fired], dim=1),
-            prefill_ms=total - watch.selection_ms - watch.diagnostics_ms,
-            selection_ms=watch.selection_ms,
-        )
+        prefill_ms = total - sum(watch.selection_ms + watch.diagnostics_ms for watch in watches)
+        return [
+            Prefill(
+                tokens=len(ids),
+                logits=logits,
+                cache=cache,
+                plan=watch.plan,
+                fired=torch.stack([fired.to(self.lm.device) for fired in watch.fired], dim=1),
+                prefill_ms=prefill_ms,
+                selection_ms=watch.selection_ms,
+            )
+            for watch in watches
+        ]
 
     def dense_arm(self, prefill: Prefill, room: int) -> EagerArm:
         return EagerArm(share_weights(self.lm.model), self.lm, prefill.cache)
@@ -116,6 +124,11 @@ class _Watch:
         self.choosing = Choosing(chooser)
         self.fired: list[torch.Tensor] = []
         self.selection_ms = self.diagnostics_ms = 0.0
+
+    @property
+    def plan(self) -> Plan:
+        """What the chooser made of the prompt, once all layers have been seen."""
+        return self.chooser if isinstance(self.chooser, TokenRule) else self.choosing.sets()
 
     def see(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
         flat, begin = activations.reshape(len(x), -1), _now(self.device)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
 from .. import metrics
-from ..result import ArmResult, RaceResult
+from ..result import ArmResult, MethodResult, RaceResult
 from . import svg
 from .page import figure, numbers, page, pairs, section
 from .png import cividis
 from .record import RaceRecord, Trace
 
-_DENSE, _SPARSE, _INK = svg.COLOURS[0], svg.COLOURS[1], "currentColor"
+_SPARSE, _INK = svg.COLOURS[1], "currentColor"
 _ACTIVE = np.array([[0xC9, 0xCC, 0xD1], [0xC4, 0x5F, 0x12]], np.uint8)  # of a neuron: skipped, computed
 _NONE = "–"
 
@@ -26,16 +27,18 @@ def race_report(record: RaceRecord) -> str:
     environment = result.environment
     machine = environment.get("gpu") or environment["cpu"]
     return page(
-        f"Race: {result.model}, {result.method}",
+        f"Race: {result.model}, {' against '.join(found.method for found in _methods(result))}",
         f"{record.date}, {machine}, {environment['threads']} threads, weights in {result.precision}",
         [
             numbers(_hero(record)),
+            _notes(result),
+            _rival(record),
             section("Prompt", f"<pre>{escape(record.prompt)}</pre>"),
             section("Texts", _texts(result)),
             section("Step times", _times(result)),
             section("Layers", _layers(result, trace)),
             section("Neurons", _neurons(trace)),
-            section("Settings", pairs({"method": result.method, **result.settings, **record.decoding})),
+            section("Settings", pairs({**_settings(result), **record.decoding})),
             section("Environment", pairs({"engine": result.engine, "device": result.device, **environment})),
         ],
         record.to_json(),
@@ -44,29 +47,10 @@ def race_report(record: RaceRecord) -> str:
 
 def _hero(record: RaceRecord) -> list[tuple[str, str, str]]:
     result, trace = record.result, record.trace
-    speed, quality = result.speedup, result.quality
     parts = (("read", trace.prefill_ms), ("choose", trace.selection_ms), ("pack", trace.packing_ms))
-    parting = _NONE
-    if quality:
-        parting = "never" if quality.divergence is None else f"token {quality.divergence + 1}"
+    spent = " + ".join(f"{name} {ms:.0f} ms" for name, ms in parts)
     return [
-        (
-            "speedup",
-            f"{speed.median:.2f}×" if speed else _NONE,
-            f"95 % interval {speed.low:.2f}–{speed.high:.2f}, n = {speed.n}" if speed else "too few steps",
-        ),
-        (
-            "byte bound",
-            f"{result.byte_bound:.2f}×" if result.byte_bound else _NONE,
-            "the most that reading fewer weight bytes allows",
-        ),
-        ("efficiency", f"{result.efficiency:.0%}" if result.efficiency else _NONE, "of the byte bound"),
-        ("sparsity", f"{np.mean(result.sparsity):.1%}", "of the MLP neurons, mean over layers"),
-        ("MLP bytes", f"{record.mlp_share:.1%}" if record.mlp_share else _NONE, "read by a sparse step"),
-        ("prompt", f"{sum(ms for _, ms in parts):.0f} ms", " + ".join(f"{name} {ms:.0f} ms" for name, ms in parts)),
-        ("agreement", f"{quality.agreement:.1%}" if quality else _NONE, "equal most likely tokens"),
-        ("KL", f"{quality.kl:.3f}" if quality else _NONE, "nats per token, from dense"),
-        ("texts part", parting, f"{result.prompt_tokens:,} tokens of prompt"),
+        *_figures(result, record.mlp_share, f"{result.prompt_tokens:,} tokens: {spent}"),
         *(
             (f"{name}, tokens/s", _rate(arm), f"{arm.tokens:,} tokens in {sum(arm.step_ms) / 1000:.2f} s; {arm.ended}")
             for name, arm in _arms(result)
@@ -75,19 +59,77 @@ def _hero(record: RaceRecord) -> list[tuple[str, str, str]]:
     ]
 
 
-def _lead(result: RaceResult) -> list[tuple[str, str, str]]:
-    """Who was ahead at equal decode time: what the other had written when the first one ended."""
-    (behind, slow), (ahead, fast) = sorted(_arms(result), key=lambda named: -sum(named[1].step_ms))
-    if not fast.step_ms:
-        return []
-    written = 1 + sum(elapsed <= sum(fast.step_ms) for elapsed in accumulate(slow.step_ms))
+def _figures(found: RaceResult | MethodResult, mlp_share: float | None, prompt: str) -> list[tuple[str, str, str]]:
+    """What was measured of a method; ``prompt`` is what its prompt time was spent on."""
+    quality = found.quality
+    parting = _NONE
+    if quality:
+        parting = "never" if quality.divergence is None else f"token {quality.divergence + 1}"
     return [
-        ("at equal decode time", f"{fast.tokens} : {written}", f"tokens of {ahead} and {behind} when {ahead} ended")
+        ("speedup", *_speedup(found.speedup)),
+        (
+            "byte bound",
+            f"{found.byte_bound:.2f}×" if found.byte_bound else _NONE,
+            "the most that reading fewer weight bytes allows",
+        ),
+        ("efficiency", f"{found.efficiency:.0%}" if found.efficiency else _NONE, "of the byte bound"),
+        ("sparsity", f"{np.mean(found.sparsity):.1%}", "of the MLP neurons, mean over layers"),
+        ("MLP bytes", f"{mlp_share:.1%}" if mlp_share else _NONE, "read by a sparse step"),
+        ("prompt", f"{found.sparse.prefill_ms:.0f} ms", prompt),
+        ("agreement", f"{quality.agreement:.1%}" if quality else _NONE, "equal most likely tokens"),
+        ("KL", f"{quality.kl:.3f}" if quality else _NONE, "nats per token, from dense"),
+        ("texts part", parting, "first token that differs from dense"),
     ]
 
 
-def _arms(result: RaceResult) -> tuple[tuple[str, ArmResult], tuple[str, ArmResult]]:
-    return ("dense", result.dense), (result.method, result.sparse)
+def _speedup(speed: metrics.Speedup | None) -> tuple[str, str]:
+    if speed is None:
+        return _NONE, "too few steps"
+    return f"{speed.median:.2f}×", f"95 % interval {speed.low:.2f}–{speed.high:.2f}, n = {speed.n}"
+
+
+def _notes(result: RaceResult) -> str:
+    """What the methods took to make."""
+    notes = [f"{found.method}: {found.note}" for found in _methods(result) if found.note]
+    return "".join(f'<p class="lead">{escape(note)}.</p>' for note in notes)
+
+
+def _rival(record: RaceRecord) -> str:
+    result, rival = record.result, record.result.rival
+    if rival is None:
+        return ""
+    over = (f"{result.method} over {rival.method}", *_speedup(result.speedup_over_rival))
+    figures = _figures(rival, record.rival_mlp_share, "read + choose + pack")
+    return section(f"Its rival: {rival.method}", numbers([*figures, over]))
+
+
+def _settings(result: RaceResult) -> dict[str, Any]:
+    own = {"method": result.method, **result.settings}
+    if result.rival is None:
+        return own
+    rival = {f"rival's {name}": value for name, value in result.rival.settings.items()}
+    return {**own, "rival": result.rival.method, **rival}
+
+
+def _methods(result: RaceResult) -> list[RaceResult | MethodResult]:
+    return [result, *([result.rival] if result.rival else [])]
+
+
+def _lead(result: RaceResult) -> list[tuple[str, str, str]]:
+    """Who was ahead at equal decode time: what the others had written when the first one ended."""
+    arms = sorted(_arms(result), key=lambda named: sum(named[1].step_ms))
+    ahead, first = arms[0]
+    if not first.step_ms:
+        return []
+    *_, end = accumulate(first.step_ms)
+    written = [1 + sum(elapsed <= end for elapsed in accumulate(arm.step_ms)) for _, arm in arms]
+    *others, last = (name for name, _ in arms)
+    tokens = " : ".join(map(str, written))
+    return [("at equal decode time", tokens, f"tokens of {', '.join(others)} and {last} when {ahead} ended")]
+
+
+def _arms(result: RaceResult) -> list[tuple[str, ArmResult]]:
+    return [("dense", result.dense), *((found.method, found.sparse) for found in _methods(result))]
 
 
 def _rate(arm: ArmResult) -> str:
@@ -95,9 +137,11 @@ def _rate(arm: ArmResult) -> str:
 
 
 def _texts(result: RaceResult) -> str:
-    part = result.quality.divergence_at if result.quality else None
+    """Each with the place where it parts from dense; dense with the method's."""
+    parts = [found.quality.divergence_at if found.quality else None for found in (result, *_methods(result))]
     return '<div class="two">' + "".join(
-        f"<div><h3>{escape(name)}</h3><pre>{_parted(arm.text, part)}</pre></div>" for name, arm in _arms(result)
+        f"<div><h3>{escape(name)}</h3><pre>{_parted(arm.text, part)}</pre></div>"
+        for (name, arm), part in zip(_arms(result), parts, strict=True)
     ) + "</div>"  # fmt: skip
 
 
@@ -108,10 +152,9 @@ def _parted(text: str, part: int | None) -> str:
 
 
 def _times(result: RaceResult) -> str:
-    colours = (_DENSE, _SPARSE)
     series = [
         svg.Series(name, list(enumerate(arm.step_ms, start=2)), colour, shape="")
-        for (name, arm), colour in zip(_arms(result), colours, strict=True)
+        for (name, arm), colour in zip(_arms(result), svg.COLOURS, strict=False)
     ]
     drawn = svg.plot(series, "token", "ms a step")
     return figure("Time of every step", svg.legend(series) + drawn) if drawn else ""

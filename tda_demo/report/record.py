@@ -65,7 +65,8 @@ class Trace:
 class RaceRecord:
     """``decoding`` are the settings of both arms by name; ``date`` is the day, UTC.
 
-    ``mlp_share`` is the share 0..1 of the MLP weight bytes that a sparse step reads, None where it is not known.
+    ``mlp_share`` is the share 0..1 of the MLP weight bytes that a sparse step reads, ``rival_mlp_share`` that of the
+    rival's; None where it is not known.
     """
 
     prompt: str
@@ -74,11 +75,13 @@ class RaceRecord:
     trace: Trace
     mlp_share: float | None
     date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
+    rival_mlp_share: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The race's own JSON, with the prompt, the decoding settings, the day and the trace."""
         told = {"prompt": self.prompt, "decoding": dict(self.decoding), "date": self.date, "mlp_share": self.mlp_share}
-        return {**told, **self.result.to_json(), "trace": self.trace.to_json()}
+        rival = {} if self.result.rival is None else {"rival_mlp_share": self.rival_mlp_share}
+        return {**told, **self.result.to_json(), **rival, "trace": self.trace.to_json()}
 
 
 def traced(read: PromptRead, d_ff: Sequence[int], tokens: Sequence[str], fired: Sequence[np.ndarray]) -> Trace:

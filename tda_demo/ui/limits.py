@@ -34,6 +34,8 @@ class Limits:
 
 LIMITS = Limits()
 
+NO_RIVAL = "dense"  # what a method races against when it races against no other
+
 # What settings of these types are, whatever the method: a factor on each layer, and a choice of layers.
 Factors = tuple[float, ...]
 Layers = tuple[int, ...]
@@ -51,7 +53,8 @@ class Budget:
 class RunRequest:
     """A checked wish: what to race, and how. ``model`` and ``precision`` None are the defaults.
 
-    ``settings`` are those of ``method`` that were given; a ``budget`` puts its dial where the budget is used up.
+    ``settings`` are those of ``method`` that were given, and so for its ``rival``, None without one; a ``budget`` puts
+    the dials where it is used up, each on its own.
     """
 
     prompt: str
@@ -64,6 +67,8 @@ class RunRequest:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    rival: str | None = None
+    rival_settings: dict[str, Any] = field(default_factory=dict)
 
 
 def checked(
@@ -81,11 +86,13 @@ def checked(
     temperature: Any = 0.0,
     top_p: Any = 1.0,
     seed: Any = 0,
+    rival: Any = NO_RIVAL,
+    rival_settings: Any = None,
     limits: Limits = LIMITS,
 ) -> RunRequest:
     """Whatever a browser, a link or an API client sent, as a request within ``limits``.
 
-    ``by`` says what sets the method's dial: "setting" its own value, "quality" ``kl``, "bytes" ``mlp_percent``.
+    ``by`` says what sets the methods' dials: "setting" their own values, "quality" ``kl``, "bytes" ``mlp_percent``.
 
     Raises:
         UserError: the first thing that is wrong with it, in one sentence.
@@ -93,12 +100,16 @@ def checked(
     top = _number("top-p", top_p, limits.top_p)
     if top == 0:
         raise UserError("top-p is 0, which leaves no token to choose from: use more than 0, up to 1.")
-    if not isinstance(method, str) or method not in METHODS:
-        raise UserError(f"This page does not offer that method: choose one of {', '.join(METHODS)}.")
+    kind = _method(method)
+    against = None if rival in (None, NO_RIVAL) else _method(rival)
+    if against is kind:
+        raise UserError(f"{kind.__name__} cannot race itself: choose another method for it to race against.")
+    if against is None and rival_settings:
+        raise UserError("There are settings of a rival, but no rival: name the method to race against.")
     return RunRequest(
         prompt=_prompt(prompt, limits.prompt_characters),
-        method=method,
-        settings=_settings(METHODS[method], settings or {}, limits),
+        method=kind.name,
+        settings=_settings(kind, settings or {}, limits),
         budget=_budget(by, kl, mlp_percent, limits),
         max_new_tokens=_whole("The number of new tokens", max_new_tokens, (1, limits.max_new_tokens)),
         model=offers.model(model),
@@ -106,6 +117,8 @@ def checked(
         temperature=_number("The temperature", temperature, limits.temperature),
         top_p=top,
         seed=_whole("The seed", seed, limits.seed),
+        rival=against and against.name,
+        rival_settings=_settings(against, rival_settings or {}, limits) if against else {},
     )
 
 
@@ -123,6 +136,12 @@ def layer_list(text: Any, name: str = "layers") -> tuple[int, ...]:
         first = int(match[1])
         layers.update(range(first, int(match[2] or first) + 1))
     return tuple(sorted(layers))
+
+
+def _method(name: Any) -> type[Method]:
+    if not isinstance(name, str) or name not in METHODS:
+        raise UserError(f"This page does not offer that method: choose one of {', '.join(METHODS)}.")
+    return METHODS[name]
 
 
 def _prompt(value: Any, most: int) -> str:

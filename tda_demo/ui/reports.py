@@ -54,11 +54,13 @@ def report_buttons(service: Service, name: str, make: Callable[[Visit], Made]) -
 
 def remember(visit: Visit, request: RunRequest, view: RaceView) -> None:
     """Keeps a race that got as far as a result, for its report and for the other tabs."""
-    if view.result is None or view.prompt is None or view.ready is None:
+    own, result = view.sparse, view.result
+    if result is None or own.prompt is None or view.ready is None:
         return
     decoding = {name: getattr(request, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
-    trace = traced(view.prompt, view.ready.d_ff, view.tokens, view.fired)
-    visit.race = RaceRecord(request.prompt, decoding, view.result, trace, view.mlp_share)
+    trace = traced(own.prompt, view.ready.d_ff, own.written, own.fired)
+    shares = [each.mlp_share(result.dense.weight_bytes) for each in (own, view.rival)]
+    visit.race = RaceRecord(request.prompt, decoding, result, trace, shares[0], rival_mlp_share=shares[1])
 
 
 def race_made(visit: Visit) -> Made:

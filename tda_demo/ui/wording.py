@@ -131,6 +131,33 @@ def verdict(
     )
 
 
+def standing(tokens: Mapping[str, int]) -> str:
+    """``GRIFFIN 31 tokens, Sketch 28 and dense 25``: arms in the order of their tokens."""
+    (first, most), *others, (last, least) = sorted(tokens.items(), key=lambda arm: -arm[1])
+    between = "".join(f", {name} {number:,}" for name, number in others)
+    return f"{first} {count(most, 'token')}{between} and {last} {least:,}"
+
+
+def measured(name: str, byte_bound: float | None, speedup: Speedup | None, kl: float | None) -> str:
+    """A method at the bytes it read, in one sentence."""
+    read = "" if byte_bound is None else f" read {percent(1 / byte_bound, 1)} of a dense step's weight bytes,"
+    slower = ", slower" if speedup is not None and speedup.high < 1 else ""
+    speed = "" if speedup is None else f" ran at {times(speedup.median)} its speed{slower},"
+    return f"{name}{read}{speed} KL {NONE if kl is None else f'{kl:.3f} nats/token'}."
+
+
+def duel(name: str, rival: str, over_rival: Speedup | None) -> str:
+    """Which of two methods was faster, by how much of the other's speed the first one ran at."""
+    if over_rival is None:
+        return f"Too few steps to compare the speeds of {name} and {rival}."
+    said = f"{times(over_rival.median)} the speed of {rival} ({interval(over_rival)})"
+    if over_rival.low > 1:
+        return f"{name} was the faster of the two: {said}."
+    if over_rival.high < 1:
+        return f"{name} was the slower of the two: {said}."
+    return f"{name} ran at {said}: the interval includes 1, so this race shows no difference in speed."
+
+
 def kl_budget(asked: float, setting: str, value: float, expected: float, got: float | None) -> str:
     """A KL budget in nats per token: what it set, what that costs on the calibration passages, and on this prompt."""
     own = "" if got is None else f", on your prompt {got:.2f}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,9 @@ class FastLinearsEngine:
 
     def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill:
         return self.eager.prefill(ids, chooser)
+
+    def prefills(self, ids: list[int], choosers: Sequence[Selector | TokenRule]) -> list[Prefill]:
+        return self.eager.prefills(ids, choosers)
 
     def dense_arm(self, prefill: Prefill, room: int) -> FastLinearsArm:
         return FastLinearsArm(self.lm, self.linears, prefill.cache)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,13 +48,13 @@ def _neurons(layout: Layout, active: ActiveSets) -> np.ndarray:
 class Packer:
     """Packs active sets of one model.
 
-    Memory that a packed set no longer uses serves the next one: the first touch of a new page takes longer than the
-    copy into it. At most one set's memory is kept.
+    Memory that packed sets no longer use serves the next ones: the first touch of a new page takes longer than the
+    copy into it. At most two sets' memory is kept, what a method and its rival need.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self._spare: tuple[np.ndarray, ...] | None = None
+        self._spare: deque[tuple[np.ndarray, ...]] = deque(maxlen=2)
 
     def pack(self, active: ActiveSets) -> Packed:
         if not any(active.sparsity()):
@@ -73,12 +75,19 @@ class Packer:
 
     def take_back(self, packed: Packed) -> None:
         """For when nothing reads ``packed`` any more."""
-        self._spare = packed.pages or self._spare
+        if packed.pages is not None:
+            self._spare.append(packed.pages)
 
     def _pages(self, neurons: int) -> tuple[np.ndarray, ...]:
-        spare, self._spare = self._spare, None
-        if spare is not None and len(spare[0]) >= neurons:
-            return spare
+        spare: list[tuple[np.ndarray, ...]] = []
+        with suppress(IndexError):  # until there is no more; races may run in parallel, and no two get the same
+            while True:
+                spare.append(self._spare.pop())
+        fitting = [pages for pages in spare if len(pages[0]) >= neurons]
+        if fitting:  # else all are let go: a set that needs more takes their place
+            best = min(fitting, key=lambda pages: len(pages[0]))
+            self._spare.extend(pages for pages in spare if pages is not best)
+            return best
         like = self.layout.neurons.gate
         return tuple(np.empty((neurons, like.shape[1]), like.dtype) for _ in _MATRICES)
 

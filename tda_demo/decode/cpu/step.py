@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,9 @@ class CpuStepEngine:
 
     def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill:
         return self.eager.prefill(ids, chooser)
+
+    def prefills(self, ids: list[int], choosers: Sequence[Selector | TokenRule]) -> list[Prefill]:
+        return self.eager.prefills(ids, choosers)
 
     def dense_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
         everything = cpu.Active(self.layout.first, None)

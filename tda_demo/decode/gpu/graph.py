@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +109,9 @@ class CudaGraphEngine:
 
     def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill:
         return self.eager.prefill(ids, chooser)
+
+    def prefills(self, ids: list[int], choosers: Sequence[Selector | TokenRule]) -> list[Prefill]:
+        return self.eager.prefills(ids, choosers)
 
     def dense_arm(self, prefill: Prefill, room: int) -> CudaGraphArm:
         return self._arm(self._decoder(False, prefill.cache, prefill.tokens + room), prefill, sparse=False)

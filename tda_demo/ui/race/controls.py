@@ -9,7 +9,7 @@ import gradio as gr
 
 from ..browser import in_browser, setter
 from ..components import ASSETS, notice
-from ..limits import Factors, Limits, RunRequest
+from ..limits import NO_RIVAL, Factors, Limits, RunRequest
 from ..offers import AUTOMATIC, EMBEDDED, Offers
 from .method_controls import Components, MethodControls, settings
 
@@ -21,6 +21,7 @@ def defaults() -> dict[str, Any]:
     own = {setting.key: setting.default for setting in settings() if setting.kind != Factors}
     return {
         "method": _STANDARD.method,
+        "rival": NO_RIVAL,
         "by": "setting",
         "kl": 0.3,
         "mlp_percent": 70,

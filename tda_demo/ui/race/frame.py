@@ -40,10 +40,10 @@ class Frame:
         if view.ready is not None:
             layers = len(view.ready.d_ff)
             values |= {name: [1.0] * layers for name, count in self.shown.items() if count != layers}
-        if view.found is not None and view.request is not None:
-            values[f"{view.request.method}.{view.found.setting}"] = round(view.found.value, 3)
-        if view.prompt is not None and view.ready is not None:
-            values |= self._plots(view.prompt, view.ready.d_ff)
+        for found in (each.found for each in view.methods if each.found):
+            values[f"{found.method}.{found.setting}"] = round(found.value, 3)
+        if view.sparse.prompt is not None and view.ready is not None:
+            values |= self._plots(view.sparse.prompt, view.ready.d_ff)
         if (result := view.result) is not None:
             values["model_notice"] = ready(result.model, result.precision)
             values["machine"] = wording.machine({"model": result.model, "engine": result.engine, **result.environment})
@@ -52,27 +52,25 @@ class Frame:
         return new
 
     def _plots(self, read: PromptRead, d_ff: Sequence[int]) -> Outputs:
-        view = self.view
+        view, own = self.view, self.view.sparse
         values: Outputs = {}
         if "neurons" not in self._sent:
-            values["neurons"] = _neurons(view.name, read, d_ff)
+            values["neurons"] = _neurons(own.name, read, d_ff)
         due = self._token_map_is_due()
-        if view.kept is not None and ("layers" not in self._sent or view.over or (due and read.active is None)):
-            quality = view.result.quality if view.result else None
-            values["layers"] = figures.layer_bars(
-                view.kept.tolist(), d_ff, quality.cett if quality else [], view.cett_target
-            )
+        if own.kept is not None and ("layers" not in self._sent or view.over or (due and read.active is None)):
+            cett = own.quality.cett if own.quality else []
+            values["layers"] = figures.layer_bars(own.kept.tolist(), d_ff, cett, own.cett_target)
         if due:
             kept = read.active.counts() if read.active else None
             most = view.request.max_new_tokens if view.request else 0
             values["tokens"] = figures.token_map(
-                read.tokens, read.fired, view.tokens, view.fired, kept, d_ff, most, view.name
+                read.tokens, read.fired, own.written, own.fired, kept, d_ff, most, own.name
             )
         return values
 
     def _token_map_is_due(self) -> bool:
         seconds, steps = self._drawn
-        now, count = time.monotonic(), len(self.view.fired)
+        now, count = time.monotonic(), len(self.view.sparse.fired)
         if count == steps or (now - seconds < _PLOT_SECONDS and not self.view.over):
             return False
         self._drawn = (now, count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..components import Outputs
-from ..limits import Limits, checked
+from ..limits import NO_RIVAL, Limits, checked
 from ..offers import AUTOMATIC, EMBEDDED, Offers
 from .controls import defaults
 from .method_controls import settings
@@ -18,19 +18,25 @@ def opened(offers: Offers, limits: Limits, parameters: Mapping[str, str]) -> Out
         UserError: a value is not one that a visitor could have set.
     """
     known = defaults()
-    own = [setting for setting in settings() if setting.method.name == parameters.get("method", known["method"])]
+    chosen = [parameters.get(name, known[name]) for name in ("method", "rival")]
+    own = {name: [setting for setting in settings() if setting.method.name == name] for name in chosen}
     plain = known.keys() - {setting.key for setting in settings()} | {"prompt"}
     given = {name: parameters[name] for name in plain if name in parameters}
-    wished = {setting.field.name: parameters[setting.key] for setting in own if setting.key in parameters}
-    if not given and not wished:
+    wished = [
+        {setting.field.name: parameters[setting.key] for setting in own[name] if setting.key in parameters}
+        for name in chosen
+    ]
+    if not given and not any(wished):
         return {}
-    request = checked(offers, **{"prompt": "none", **given, "settings": wished}, limits=limits)
+    wishes = {"prompt": "none", **given, "settings": wished[0], "rival_settings": wished[1]}
+    request = checked(offers, **wishes, limits=limits)
     budget = request.budget
     return {
         **({"prompt": request.prompt} if "prompt" in given else {}),
         **({"kl": budget.most} if budget and budget.of == "kl" else {}),
         **({"mlp_percent": round(100 * budget.most, 6)} if budget and budget.of == "mlp_share" else {}),
         "method": request.method,
+        "rival": request.rival or NO_RIVAL,
         "by": given.get("by", known["by"]),
         "model": request.model or EMBEDDED,
         "precision": request.precision or AUTOMATIC,
@@ -39,8 +45,9 @@ def opened(offers: Offers, limits: Limits, parameters: Mapping[str, str]) -> Out
         "temperature": request.temperature,
         "top_p": request.top_p,
         **{
-            setting.key: setting.shown(request.settings[setting.field.name])
-            for setting in own
-            if setting.field.name in request.settings
+            setting.key: setting.shown(accepted[setting.field.name])
+            for name, accepted in zip(chosen, (request.settings, request.rival_settings), strict=True)
+            for setting in own[name]
+            if setting.field.name in accepted
         },
     }

@@ -15,11 +15,13 @@ import gradio as gr
 from ...methods import METHODS, Method
 from ..browser import in_browser, setter
 from ..components import equaliser
-from ..limits import Factors, Layers, Limits
+from ..limits import NO_RIVAL, Factors, Layers, Limits
 
 BY = ("setting", "quality", "bytes")
 # Where on a dial the presets lie, 0 dense and 1 sparsest; None is the method's default, which is its paper's value.
 PRESETS = {"exact": 0.0, "mild": 1 / 6, "default": None, "aggressive": 5 / 6}
+
+_BOTH = '<p class="about-method">The same budget for both: each method gets the setting that uses it up.</p>'
 
 Components = dict[str, Any]
 
@@ -77,7 +79,8 @@ def settings() -> Iterator[Setting]:
 class MethodControls:
     """The controls by component name in ``parts``, and the columns that are seen only for some choices.
 
-    ``panels`` holds, for each such column, the choices it is for: {"method": "tda", "by": "setting"}, either or both.
+    ``panels`` holds, for each such column, the choices it is for: {"method": "tda", "by": "setting"}, either or both. A
+    rival's settings are the same controls that its method has when it is the one that is raced.
     """
 
     def __init__(self, limits: Limits, defaults: dict[str, Any]) -> None:
@@ -96,51 +99,69 @@ class MethodControls:
                 elem_id="method",
                 min_width=130,
             )
+            self.parts["rival"] = gr.Dropdown(
+                [("dense only", NO_RIVAL), *((kind.__name__, name) for name, kind in METHODS.items())],
+                value=self.defaults["rival"],
+                label="Against",
+                elem_id="rival",
+                min_width=130,
+            )
             self.parts["by"] = gr.Radio(
                 list(BY), value=self.defaults["by"], label="Set it by", elem_id="by", min_width=250
             )
-        for name, kind in METHODS.items():
-            with self._panel(method=name):
-                _sentence((kind.__doc__ or "").strip().splitlines()[0])
-        for setting in settings():
-            if setting.is_dial:
-                with self._panel(method=setting.method.name, by="setting"):
-                    self.parts[setting.key] = _dial(setting)
-        with self._panel(by="quality"):
-            self.parts["kl"] = gr.Slider(
-                *self.limits.kl,
-                self.defaults["kl"],
-                step=0.01,
-                label="KL at most, nats/token",
-                info="The setting is found for it on the calibration passages; 0 is exact.",
-                elem_id="kl",
-            )
-        with self._panel(by="bytes"):
-            self.parts["mlp_percent"] = gr.Slider(
-                *self.limits.mlp_percent,
-                self.defaults["mlp_percent"],
-                step=1,
-                label="MLP weight bytes at most, %",
-                info="Of what a dense step reads: the same budget for whichever method is chosen.",
-                elem_id="mlp-percent",
-            )
+        with gr.Column(elem_id="dials", min_width=0):
+            for setting in settings():
+                if setting.is_dial:
+                    kind = setting.method
+                    with self._panel(method=kind.name):
+                        _sentence(kind)
+                    with self._panel(method=kind.name, by="setting"):
+                        self.parts[setting.key] = _dial(setting)
+            with self._panel(by="quality"):
+                _html(_BOTH, elem_classes="in-duel")
+                self.parts["kl"] = gr.Slider(
+                    *self.limits.kl,
+                    self.defaults["kl"],
+                    step=0.01,
+                    label="KL at most, nats/token",
+                    info="The setting is found for it on the calibration passages; 0 is exact.",
+                    elem_id="kl",
+                )
+            with self._panel(by="bytes"):
+                _html(_BOTH, elem_classes="in-duel")
+                self.parts["mlp_percent"] = gr.Slider(
+                    *self.limits.mlp_percent,
+                    self.defaults["mlp_percent"],
+                    step=1,
+                    label="MLP weight bytes at most, %",
+                    info="Of what a dense step reads: the same budget for whichever method is chosen.",
+                    elem_id="mlp-percent",
+                )
 
     def more(self) -> None:
         """What else the methods can be told."""
         for name, kind in METHODS.items():
             own = [setting for setting in settings() if setting.method is kind and not setting.is_dial]
             with self._panel(method=name):
+                if own:
+                    _html(f'<p class="whose">{escape(kind.__name__)}</p>', elem_classes="in-duel")
                 for setting in own:
                     self.parts[setting.key] = _control(setting)
                 if not own:
-                    _sentence(f"{kind.__name__} has no settings but {kind.dial.setting}.")
+                    _html(f'<p class="about-method">{kind.__name__} has no settings but {kind.dial.setting}.</p>')
 
     def wire(self) -> None:
         """Shows, in the browser alone, the panels of what is chosen."""
-        choices = [self.parts["method"], self.parts["by"]]
-        js = f"""(method, by) => {json.dumps([choice for _, choice in self.panels])}
-            .map((on) => (on.method ?? method) === method && (on.by ?? by) === by)
-            .map((fits) => ({{__type__: "update", visible: fits}}))"""
+        choices = [self.parts[name] for name in ("method", "rival", "by")]
+        js = f"""(method, rival, by) => {{
+            document.documentElement.dataset.duel = rival !== {json.dumps(NO_RIVAL)};
+            return {json.dumps([choice for _, choice in self.panels])}
+                .map((on) => ({{
+                    __type__: "update",
+                    visible: [method, rival].includes(on.method ?? method) && (on.by ?? by) === by,
+                    elem_classes: ["panel", on.method === rival ? "of-rival" : on.method ? "of-method" : "of-both"],
+                }}));
+        }}"""
         for choice in choices:
             in_browser(choice.change, js, [column for column, _ in self.panels], choices)
 
@@ -151,8 +172,14 @@ class MethodControls:
         return column
 
 
-def _sentence(text: str) -> None:
-    gr.HTML(f'<p class="about-method">{escape(text)}</p>', apply_default_css=False, js_on_load=None)
+def _sentence(kind: type[Method]) -> None:
+    """What the method does; its name is seen where there are two to tell apart."""
+    text = escape((kind.__doc__ or "").strip().splitlines()[0])
+    _html(f'<p class="about-method"><b class="in-duel">{escape(kind.__name__)}</b> {text}</p>')
+
+
+def _html(content: str, **options: Any) -> None:
+    gr.HTML(content, apply_default_css=False, js_on_load=None, **options)
 
 
 def _dial(setting: Setting) -> gr.Slider:

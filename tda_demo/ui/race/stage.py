@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ... import metrics
 from .. import wording
-from .view import ARMS, RaceView
+from .view import ARMS, MethodView, RaceView
+
+if TYPE_CHECKING:
+    from ...result import Quality, RaceResult
 
 _CHOSEN = {True: "neurons chosen once, from the prompt", False: "neurons chosen anew while writing"}
 _PROMISE = (
@@ -18,38 +21,59 @@ _PROMISE = (
 
 
 def stage(view: RaceView) -> dict[str, Any]:
-    """JSON-ready: ``phase``; ``slots``, text by slot name; ``texts``, what each arm wrote and where the two part;
-    ``track``, each arm's bar 0..1 and the mark on it.
+    """JSON-ready: ``phase``; ``slots``, text by slot name, the rival's as ``rival.`` and the method's name for it;
+    ``texts``, what each arm wrote and where it parts from dense (dense from the method); ``track``, each arm's bar 0..1
+    and the mark on it.
     """
+    rival = {f"rival.{slot}": text for slot, text in _method(view.rival).items()}
+    told = {"lead": _lead(view), "verdict": _verdict(view), "duel": _duel(view), "budget": _budget(view)}
+    slots = {**_method(view.sparse), **rival, "note": _notes(view), **told, **_arms(view)}
+    if not view.rival.method:
+        slots["rival.lane"] = "Rival"
     return {
         "phase": view.phase,
-        "slots": {**_names(view), **_hero(view), **_costs(view), **_quality(view), **_arms(view)},
+        "slots": slots,
         "texts": {arm: {"text": view.arm(arm).text, "part": _part(view, arm)} for arm in ARMS},
         "track": {arm: _bar(view, arm) for arm in ARMS},
     }
 
 
-def _names(view: RaceView) -> dict[str, str]:
+def _method(own: MethodView) -> dict[str, str]:
+    """What is known of one method."""
+    speedup, bound, quality = own.speedup, own.byte_bound, own.quality
     return {
-        "name": view.name,
-        "lane": view.name[0].upper() + view.name[1:],
-        "chosen": "" if view.prompt is None else _CHOSEN[view.prompt.active is not None],
-    }
-
-
-def _hero(view: RaceView) -> dict[str, str]:
-    speedup = view.speedup
-    bound = view.byte_bound
-    efficiency = metrics.efficiency(speedup.median, bound) if speedup and bound else None
-    return {
+        "name": own.name,
+        "lane": own.name[0].upper() + own.name[1:],
+        "chosen": "" if own.prompt is None else _CHOSEN[own.prompt.active is not None],
         "speedup": wording.times(speedup.median if speedup else None),
-        "interval": wording.interval(speedup) if view.prompt else "",
+        "interval": wording.interval(speedup) if own.prompt else "",
         "bound": wording.times(bound),
-        "efficiency": wording.percent(efficiency),
-        "lead": _lead(view),
-        "verdict": _verdict(view),
-        "budget": _budget(view),
+        "efficiency": wording.percent(metrics.efficiency(speedup.median, bound) if speedup and bound else None),
+        **_costs(own),
+        "agreement": wording.percent(quality.agreement if quality else None, 1),
+        "kl": f"{quality.kl:.3f}" if quality else wording.NONE,
+        "parting": _parting(quality),
     }
+
+
+def _costs(own: MethodView) -> dict[str, str]:
+    read = own.prompt
+    if read is None:
+        return {"sparsity": wording.NONE, "prompt": wording.NONE, "prompt_parts": "read + choose + pack"}
+    return {
+        "sparsity": wording.percent(own.sparsity, 1),
+        "prompt": wording.duration(read.prefill_ms + read.selection_ms + read.packing_ms),
+        "prompt_parts": " + ".join(
+            f"{verb} {wording.duration(ms)}"
+            for verb, ms in (("read", read.prefill_ms), ("choose", read.selection_ms), ("pack", read.packing_ms))
+        ),
+    }
+
+
+def _parting(quality: Quality | None) -> str:
+    if quality is None:
+        return wording.NONE
+    return "never" if quality.divergence is None else f"token {quality.divergence + 1}"
 
 
 def _verdict(view: RaceView) -> str:
@@ -62,52 +86,44 @@ def _verdict(view: RaceView) -> str:
         float(np.mean(result.sparsity)),
         result.dense.step_ms,
         result.sparse.step_ms,
-        view.name,
+        view.sparse.name,
     )
 
 
-def _budget(view: RaceView) -> str:
-    found = view.found
-    if found is None:
+def _duel(view: RaceView) -> str:
+    """The two methods beside each other, at what each really read."""
+    result = view.result
+    if result is None or result.rival is None:
         return ""
-    quality = view.result.quality if view.result else None
+    each = [
+        wording.measured(own.name, own.byte_bound, own.speedup, own.quality.kl if own.quality else None)
+        for own in view.methods
+    ]
+    return " ".join([*each, wording.duel(view.sparse.name, view.rival.name, result.speedup_over_rival)])
+
+
+def _notes(view: RaceView) -> str:
+    """What the methods took to make."""
+    notes = [(own.name, own.result.note) for own in view.methods if own.result and own.result.note]
+    return " ".join(f"{name}: {note}." for name, note in notes)
+
+
+def _budget(view: RaceView) -> str:
+    told = [(own.name, _spent(own, view.result)) for own in view.methods if own.found]
+    return (
+        " ".join(f"{name}: {text}" for name, text in told) if view.rival.method else "".join(text for _, text in told)
+    )
+
+
+def _spent(own: MethodView, result: RaceResult | None) -> str:
+    """What the budget came to."""
+    found = own.found
+    assert found is not None, "only of a method that was given a budget"
     if found.budget.of == "kl":
-        return wording.kl_budget(
-            found.budget.most, found.setting, found.value, found.kl, quality.kl if quality else None
-        )
-    return wording.mlp_budget(found.budget.most, found.setting, found.value, found.mlp_share, view.mlp_share)
-
-
-def _costs(view: RaceView) -> dict[str, str]:
-    read = view.prompt
-    if read is None:
-        return {"sparsity": wording.NONE, "prompt": wording.NONE, "prompt_parts": "read + choose + pack"}
-    return {
-        "sparsity": wording.percent(view.sparsity, 1),
-        "prompt": wording.duration(read.prefill_ms + read.selection_ms + read.packing_ms),
-        "prompt_parts": " + ".join(
-            f"{verb} {wording.duration(ms)}"
-            for verb, ms in (("read", read.prefill_ms), ("choose", read.selection_ms), ("pack", read.packing_ms))
-        ),
-    }
-
-
-def _quality(view: RaceView) -> dict[str, str]:
-    quality = view.result.quality if view.result else None
-    if quality is None:
-        return {"agreement": wording.NONE, "kl": wording.NONE, "parting": _parting(view)}
-    return {
-        "agreement": wording.percent(quality.agreement, 1),
-        "kl": f"{quality.kl:.3f}",
-        "parting": _parting(view),
-    }
-
-
-def _parting(view: RaceView) -> str:
-    quality = view.result.quality if view.result else None
-    if quality is None:
-        return wording.NONE
-    return "never" if quality.divergence is None else f"token {quality.divergence + 1}"
+        kl = own.quality.kl if own.quality else None
+        return wording.kl_budget(found.budget.most, found.setting, found.value, found.kl, kl)
+    share = own.mlp_share(result.dense.weight_bytes) if result else None
+    return wording.mlp_budget(found.budget.most, found.setting, found.value, found.mlp_share, share)
 
 
 def _arms(view: RaceView) -> dict[str, str]:
@@ -117,7 +133,7 @@ def _arms(view: RaceView) -> dict[str, str]:
         slots[f"{arm}.rate"] = wording.rate(metrics.tokens_per_second(state.step_ms))
         slots[f"{arm}.tokens"] = wording.count(state.tokens, "token")
         slots[f"{arm}.time"] = wording.duration(sum(state.step_ms)) if state.step_ms else wording.NONE
-        slots[f"{arm}.state"] = _state(view, arm)
+        slots[f"{arm}.state"] = _state(view, arm) if arm in view.racing else ""
     return slots
 
 
@@ -131,27 +147,31 @@ def _state(view: RaceView, arm: str) -> str:
 
 def _lead(view: RaceView) -> str:
     """Who is ahead, in tokens at equal decode time."""
-    if view.overtaken is not None:
-        behind, tokens = view.overtaken
-        ahead = "sparse" if behind == "dense" else "dense"
-        ended = wording.count(view.arm(ahead).tokens, "token")
-        return f"When {view.arm_name(ahead)} ended, at {ended}, {view.arm_name(behind)} had written {tokens:,}"
-    lead = view.sparse.tokens - view.dense.tokens
-    if not view.prompt or abs(lead) <= 1:
-        return "Equal decode time for both: the faster arm pulls ahead"
-    ahead = view.name if lead > 0 else "dense"
-    return f"Ahead by {wording.count(abs(lead), 'token')} at equal decode time: {ahead}"
+    if view.first_end is not None:
+        first, tokens = view.first_end
+        others = [f"{view.arm_name(arm)} had written {tokens[arm]:,}" for arm in view.racing if arm != first]
+        ended = wording.count(tokens[first], "token")
+        return f"When {view.arm_name(first)} ended, at {ended}, {' and '.join(others)}"
+    tokens = {view.arm_name(name): arm.tokens for name, arm in view.racing.items()}
+    lead = max(tokens.values()) - min(tokens.values())
+    if not view.sparse.prompt or lead <= 1:
+        who = "both" if len(tokens) == 2 else "all"
+        return f"Equal decode time for {who}: the faster arm pulls ahead"
+    if len(tokens) > 2:
+        return f"At equal decode time: {wording.standing(tokens)}"
+    return f"Ahead by {wording.count(lead, 'token')} at equal decode time: {max(tokens, key=lambda arm: tokens[arm])}"
 
 
 def _bar(view: RaceView, arm: str) -> dict[str, float | None]:
     whole = view.request.max_new_tokens if view.request else 1
-    mark = view.overtaken[1] / whole if view.overtaken and view.overtaken[0] == arm else None
+    behind = view.first_end is not None and view.first_end[0] != arm and arm in view.racing
+    mark = view.first_end[1][arm] / whole if view.first_end and behind else None
     return {"share": view.arm(arm).tokens / whole, "mark": mark}
 
 
 def _part(view: RaceView, arm: str) -> int | None:
-    """Where the texts part, in UTF-16 units: what a browser counts a string in."""
-    quality = view.result.quality if view.result else None
+    """Where the text parts from dense, in UTF-16 units: what a browser counts a string in."""
+    quality = (view.rival if arm == "rival" else view.sparse).quality
     if quality is None or quality.divergence_at is None:
         return None
     return len(view.arm(arm).text[: quality.divergence_at].encode("utf-16-le", "surrogatepass")) // 2

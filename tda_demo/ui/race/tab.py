@@ -78,10 +78,12 @@ def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
 
     def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         known = dict(zip(controlled, values, strict=True))
-        chosen = {setting.field.name: known[setting.key] for setting in own if setting.method.name == known["method"]}
         wishes = {name: value for name, value in known.items() if "." not in name}
+        for method, wish in (("method", "settings"), ("rival", "rival_settings")):
+            chosen = [setting for setting in own if setting.method.name == known[method]]
+            wishes[wish] = {setting.field.name: known[setting.key] for setting in chosen}
         shown = {name: len(known[name] or ()) for name in layered}
-        for outputs in handlers.race(service, owner(request), {**wishes, "settings": chosen}, shown):
+        for outputs in handlers.race(service, owner(request), wishes, shown):
             yield in_order(drawn, outputs)
 
     async def begin(request: gr.Request) -> AsyncIterator[list[Any]]:
@@ -116,10 +118,13 @@ def _endpoint(service: Service) -> Callable[..., dict]:
         seed: int = _STANDARD.seed,
         method: str = _STANDARD.method,
         settings: dict | None = None,
+        rival: str | None = None,
+        rival_settings: dict | None = None,
     ) -> dict:
         """Race the dense model against a method on a prompt: waits its turn, then returns everything measured, as JSON.
 
-        ``settings`` are the method's own, by name; ``cett`` and ``online`` are two of them.
+        ``settings`` are the method's own, by name; ``cett`` and ``online`` are two of them. ``rival`` is a second
+        method that races at the same time, ``rival_settings`` its own.
         """
         shorthands = {"cett": cett, "online": online}
         wishes = {
@@ -132,6 +137,8 @@ def _endpoint(service: Service) -> Callable[..., dict]:
             "seed": seed,
             "method": method,
             "settings": {name: value for name, value in shorthands.items() if value is not None} | (settings or {}),
+            "rival": rival,
+            "rival_settings": rival_settings,
         }
         try:
             return handlers.result(service, owner(request), wishes)

@@ -19,9 +19,9 @@ from .runs import Ready, SettingFound, TimedOut
 if TYPE_CHECKING:
     from ...metrics import Speedup
     from ...race import Ended, Finished, PromptRead, Stepped
-    from ...result import RaceResult
+    from ...result import MethodResult, Quality, RaceResult
 
-ARMS = ("dense", "sparse")
+ARMS = ("dense", "sparse", "rival")
 _SPEEDUP_EVERY = 8  # positions: the interval's bootstrap costs as much as all the rest of a frame
 _OVER = ("finished", "stopped", "failed")
 
@@ -38,41 +38,27 @@ class ArmView:
 
 
 @dataclass
-class RaceView:
-    """State of the run of ``request``; ``apply`` moves it on. Without a request it is the page before its first run.
+class MethodView(ArmView):
+    """The arm of ``method``, empty where none is racing; and what is known of the method against the ``dense`` arm.
 
-    ``phase`` is one of empty, queued, loading, reading, running, judging, finished, stopped, failed; ``message`` says
-    it in a sentence; ``progress`` is 0..1 where something is being loaded. ``fired`` holds one int64 [layers] per step
-    of the sparse arm and ``tokens`` what that step wrote. ``overtaken`` is the arm that was behind when the other
-    ended, and its tokens then.
+    ``fired`` holds one int64 [layers] per step and ``written`` what that step wrote.
     """
 
-    request: RunRequest | None = None
-    phase: str = "empty"
-    message: str = ""
-    progress: float | None = None
     dense: ArmView = field(default_factory=ArmView)
-    sparse: ArmView = field(default_factory=ArmView)
+    method: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
     ready: Ready | None = None
     found: SettingFound | None = None
     prompt: PromptRead | None = None
-    tokens: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
     fired: list[np.ndarray] = field(default_factory=list)
-    overtaken: tuple[str, int] | None = None
     speedup: Speedup | None = None
-    result: RaceResult | None = None
-
-    @property
-    def over(self) -> bool:
-        return self.phase in _OVER
+    result: RaceResult | MethodResult | None = None
 
     @property
     def name(self) -> str:
-        """What the sparse arm is called: the method."""
-        return METHODS[self.request.method].__name__ if self.request else "sparse"
-
-    def arm_name(self, arm: str) -> str:
-        return self.name if arm == "sparse" else arm
+        """What the arm is called: the method."""
+        return METHODS[self.method].__name__ if self.method else "sparse"
 
     @property
     def byte_bound(self) -> float | None:
@@ -81,9 +67,9 @@ class RaceView:
             return self.result.byte_bound
         if self.prompt is not None and self.prompt.byte_bound is not None:
             return self.prompt.byte_bound
-        if not (self.dense.step_bytes and self.sparse.step_bytes):
+        if not (self.dense.step_bytes and self.step_bytes):
             return None
-        return fmean(self.dense.step_bytes) / fmean(self.sparse.step_bytes)
+        return fmean(self.dense.step_bytes) / fmean(self.step_bytes)
 
     @property
     def kept(self) -> np.ndarray | None:
@@ -95,9 +81,9 @@ class RaceView:
     @property
     def cett_target(self) -> float | None:
         """The CETT the method aims at, None where it aims at none."""
-        if self.request is None:
+        if not self.method:
             return None
-        settings = METHODS[self.request.method](**self.request.settings).settings()
+        settings = METHODS[self.method](**self.settings).settings()
         return (settings | ({self.found.setting: self.found.value} if self.found else {})).get("cett")
 
     @property
@@ -110,11 +96,73 @@ class RaceView:
         return float(np.mean(1 - self.kept / np.array(self.ready.d_ff)))
 
     @property
-    def mlp_share(self) -> float | None:
-        """Share 0..1 of the MLP weight bytes that the sparse arm read, once the race is over."""
-        if self.result is None or self.ready is None or (bound := self.result.byte_bound) is None:
+    def quality(self) -> Quality | None:
+        return self.result.quality if self.result else None
+
+    def mlp_share(self, dense_bytes: int | None) -> float | None:
+        """Share 0..1 of the MLP weight bytes that the arm read, once the race is over."""
+        if self.result is None or self.ready is None:
             return None
-        return 1 - (self.result.dense.weight_bytes or 0) * (1 - 1 / bound) / self.ready.mlp_bytes
+        return metrics.mlp_share_read(dense_bytes, self.result.byte_bound, self.ready.mlp_bytes)
+
+    def measure(self) -> None:
+        """The speedup so far, after a step of one of the two arms."""
+        positions = min(len(self.dense.step_ms), len(self.step_ms))
+        if positions % _SPEEDUP_EVERY == metrics.WARM_UP_STEPS:
+            self.speedup = metrics.speedup(self.dense.step_ms, self.step_ms)
+
+    def finish(self, result: RaceResult | MethodResult) -> None:
+        self.result, self.speedup = result, result.speedup
+
+
+@dataclass
+class RaceView:
+    """State of the run of ``request``; ``apply`` moves it on. Without a request it is the page before its first run.
+
+    ``phase`` is one of empty, queued, loading, reading, running, judging, finished, stopped, failed; ``message`` says
+    it in a sentence; ``progress`` is 0..1 where something is being loaded. ``first_end`` is the arm that ended first,
+    and the tokens of all arms then.
+    """
+
+    request: RunRequest | None = None
+    phase: str = "empty"
+    message: str = ""
+    progress: float | None = None
+    dense: ArmView = field(default_factory=ArmView)
+    sparse: MethodView = field(init=False)
+    rival: MethodView = field(init=False)
+    ready: Ready | None = None
+    first_end: tuple[str, dict[str, int]] | None = None
+    result: RaceResult | None = None
+
+    def __post_init__(self) -> None:
+        self.sparse, self.rival = MethodView(dense=self.dense), MethodView(dense=self.dense)
+        if (request := self.request) is not None:
+            self.sparse.method, self.sparse.settings = request.method, request.settings
+            self.rival.method, self.rival.settings = request.rival or "", request.rival_settings
+
+    @property
+    def over(self) -> bool:
+        return self.phase in _OVER
+
+    @property
+    def racing(self) -> dict[str, ArmView]:
+        """The arms that take part, by name."""
+        return {name: self.arm(name) for name in ARMS if name != "rival" or self.rival.method}
+
+    @property
+    def methods(self) -> list[MethodView]:
+        """The methods that take part."""
+        return [self.sparse, self.rival] if self.rival.method else [self.sparse]
+
+    def arm_name(self, arm: str) -> str:
+        return arm if arm == "dense" else self.method(arm).name
+
+    def arm(self, name: str) -> ArmView:
+        return self.dense if name == "dense" else self.method(name)
+
+    def method(self, name: str) -> MethodView:
+        return self.rival if name == "rival" else self.sparse
 
     def apply(self, event: Any) -> None:
         # Imported late, because torch comes with it: whoever has an event to show has already loaded a model.
@@ -124,7 +172,7 @@ class RaceView:
             case Stepped():
                 self._step(event)
             case PromptRead():
-                self.prompt = event
+                self.sparse.prompt, self.rival.prompt = event, event.rival
                 self._say("running", "Racing: the arm that has used less time steps next.")
             case Ended():
                 self._end(event)
@@ -138,18 +186,16 @@ class RaceView:
                 self._say("loading", wording.loading(progress))
                 self.progress = progress.done / progress.total if progress.total else None
             case Ready():
-                self.ready = event
+                self.ready = self.sparse.ready = self.rival.ready = event
             case SettingFound():
-                self.found = event
+                for each in self.methods:
+                    each.found = event if each.method == event.method else each.found
             case TimedOut(seconds):
                 self.message = f"Stopped: the race took {seconds:g} s, the most this page gives to one."
             case Failed(message):
                 self._say("failed", message)
             case Closed() if not self.over:
                 self._say("stopped", "Stopped before the race began.")
-
-    def arm(self, name: str) -> ArmView:
-        return self.sparse if name == "sparse" else self.dense
 
     def _say(self, phase: str, message: str) -> None:
         self.phase, self.message, self.progress = phase, message, None
@@ -162,23 +208,24 @@ class RaceView:
             arm.step_ms.append(event.ms)
             if event.weight_bytes is not None:
                 arm.step_bytes.append(event.weight_bytes)
-            positions = min(len(self.dense.step_ms), len(self.sparse.step_ms))
-            if positions % _SPEEDUP_EVERY == metrics.WARM_UP_STEPS:
-                self.speedup = metrics.speedup(self.dense.step_ms, self.sparse.step_ms)
+            for each in self.methods:
+                each.measure()
         if event.fired is not None:
-            self.tokens.append(event.text)
-            self.fired.append(event.fired)
+            method = self.method(event.arm)
+            method.written.append(event.text)
+            method.fired.append(event.fired)
 
     def _end(self, event: Ended) -> None:
         self.arm(event.arm).ended = event.reason
-        other = "dense" if event.arm == "sparse" else "sparse"
-        if self.overtaken is None and event.reason != "stopped" and not self.arm(other).ended:
-            self.overtaken = (other, self.arm(other).tokens)
+        if self.first_end is None and event.reason != "stopped":
+            self.first_end = event.arm, {name: arm.tokens for name, arm in self.racing.items()}
 
     def _finish(self, event: Finished) -> None:
         result = self.result = event.result
-        self.speedup = result.speedup
-        if "stopped" in (self.dense.ended, self.sparse.ended):
+        self.sparse.finish(result)
+        if result.rival is not None:
+            self.rival.finish(result.rival)
+        if any(arm.ended == "stopped" for arm in self.racing.values()):
             timed_out = self.message if self.message.startswith("Stopped:") else ""
             self._say("stopped", timed_out or "Stopped.")
         else:

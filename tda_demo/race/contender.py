@@ -1,0 +1,111 @@
+"""One method in a race: what it made of the prompt, its lane, and what is measured of it against the dense lane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+
+from .. import metrics
+from ..decode.arm import Arm, Engine, Prefill, TokenArm
+from ..decode.text import decode
+from ..methods.base import Method, Selector
+from ..methods.token import TokenRule
+from ..result import ArmResult, MethodResult, Quality
+from .events import PromptRead
+from .lanes import Lane
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """``prefill`` is what the method's chooser made of the prompt, ``lane`` that of the arm which decodes under it."""
+
+    lm: LoadedModel
+    method: Method
+    prefill: Prefill
+    lane: Lane
+
+    def read(self, tokens: tuple[str, ...], dense: Lane, rival: PromptRead | None = None) -> PromptRead:
+        """How reading the prompt went, which has ``tokens``."""
+        return PromptRead(
+            tokens=tokens,
+            prefill_ms=self.prefill.prefill_ms,
+            selection_ms=self.prefill.selection_ms,
+            packing_ms=self.lane.arm.packing_ms,
+            active=self.prefill.settled,
+            fired=self.prefill.fired.cpu().numpy(),
+            byte_bound=self._bound(dense),
+            rival=rival,
+        )
+
+    def judge(self, engine: Engine, dense: Lane) -> Quality | None:
+        """Both models on the dense arm's text; None where it has no token after the first, which all share."""
+        if len(dense.tokens) < 2:
+            return None
+        judgement = engine.judge(self.prefill, list(dense.tokens[:-1]))
+        dense_logits, sparse_logits = judgement.dense_logits.cpu().numpy(), judgement.sparse_logits.cpu().numpy()
+        parting = metrics.divergence(dense.tokens, self.lane.tokens)
+        return Quality(
+            agreement=metrics.agreement(dense_logits, sparse_logits),
+            kl=metrics.kl_divergence(dense_logits, sparse_logits),
+            positions=len(dense_logits),
+            divergence=parting,
+            divergence_at=None if parting is None else len(decode(self.lm.tokenizer, list(dense.tokens[:parting]))),
+            cett=judgement.cett,
+        )
+
+    def result(self, dense: Lane, quality: Quality | None) -> MethodResult:
+        bound = self._bound(dense)
+        speedup = metrics.speedup(dense.step_ms, self.lane.step_ms)
+        prefill = self.prefill
+        return MethodResult(
+            method=self.method.name,
+            settings=self.method.settings(),
+            sparse=arm_result(self.lane, prefill.prefill_ms + prefill.selection_ms + self.lane.arm.packing_ms),
+            speedup=speedup,
+            byte_bound=bound,
+            efficiency=None if speedup is None or bound is None else metrics.efficiency(speedup.median, bound),
+            sparsity=self._sparsity(),
+            quality=quality,
+            note=prefill.plan.note if isinstance(prefill.plan, TokenRule) else "",
+        )
+
+    def _bound(self, dense: Lane) -> float | None:
+        if dense.mean_bytes is None or self.lane.mean_bytes is None:
+            return None
+        return metrics.byte_bound(dense.mean_bytes, self.lane.mean_bytes)
+
+    def _sparsity(self) -> list[float]:
+        """Per layer, where steps differ the mean over them; before any step, over the prompt."""
+        if self.prefill.settled is not None:
+            return self.prefill.settled.sparsity()
+        counts = np.mean(self.lane.fired or self.prefill.fired.cpu().numpy(), axis=0)
+        return [1 - float(count) / block.d_ff for count, block in zip(counts, self.lm.blocks, strict=True)]
+
+
+def fired(lm: LoadedModel, chooser: Selector | TokenRule, prefill: Prefill, arm: Arm) -> np.ndarray:
+    """Neurons of each layer that fired at the arm's last step, int64 [layers]; where sets differ, those it computed."""
+    if prefill.settled is None or isinstance(chooser, TokenRule):
+        return np.array(cast(TokenArm, arm).computed())
+    counts = [
+        chooser.fired(block, activations, computed)
+        for block, activations, computed in zip(lm.blocks, arm.activations(), prefill.settled.indices, strict=True)
+    ]
+    return torch.cat(counts).cpu().numpy()
+
+
+def arm_result(lane: Lane, prefill_ms: float) -> ArmResult:
+    return ArmResult(
+        text=lane.stream.text,
+        tokens=len(lane.tokens),
+        step_ms=lane.step_ms,
+        prefill_ms=prefill_ms,
+        tokens_per_second=metrics.tokens_per_second(lane.step_ms),
+        weight_bytes=None if lane.mean_bytes is None else round(lane.mean_bytes),
+        ended=lane.ended or "stopped",
+    )
