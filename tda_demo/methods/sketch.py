@@ -55,7 +55,7 @@ class Sketch(Method):
     """A 4-bit copy does the work of all neurons but those where it is likely to err most."""
 
     name: ClassVar[str] = "sketch"
-    dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.0)
+    dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.01)
 
     keep: float = setting(0.1, "mean share of the neurons that is computed exactly; 1 is exact", Range(0, 1))
 
@@ -113,6 +113,7 @@ class _Predicted(TokenRule):
         self.copies = _kept[lm.model]
         self.limits = np.zeros(len(lm.blocks))
         self.extra_bytes = sum(copy.nbytes for copy in self.copies)
+        self.note = "the neurons it skips contribute what its 4-bit copy says"
 
     def strength(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         """The likely error, float32 [T, d_ff]."""
