@@ -98,9 +98,9 @@ def test_in_place_computes_what_packed_copies_do_and_may_change_at_every_step(pr
         packed = engine.sparse_arm(dataclasses.replace(prefill, plan=active), len(sets))
         packed.keys[:], packed.values[:], packed.position = arm.keys, arm.values, arm.position
         arm.activate(active)
-        assert torch.equal(arm.step(40 + position), packed.step(40 + position))
+        torch.testing.assert_close(arm.step(40 + position), packed.step(40 + position), rtol=1e-4, atol=1e-5)
         assert arm.weight_bytes == packed.weight_bytes
-        assert all(map(torch.equal, arm.activations(), packed.activations()))
+        torch.testing.assert_close(arm.activations(), packed.activations(), rtol=1e-4, atol=1e-5)
 
 
 def test_activations_are_those_of_the_blocks() -> None:

@@ -127,8 +127,8 @@ def verdict(
         f"{times(speedup.median)}: slower than dense. Skipping {percent(sparsity, 1)} of the MLP neurons leaves "
         f"{percent(1 / byte_bound)} of the weight bytes to read, which at best takes a step from {dense:.1f} ms to "
         f"{dense / byte_bound:.1f} ms; it took {sparse:.1f} ms. On this machine the step is dominated by work that "
-        "sparsity does not remove, such as attention, norms and launching each operation, or by what it adds: predicting "
-        "neurons, and reading rows that lie scattered."
+        "sparsity does not remove, such as attention, norms and launching each operation, or by what it adds: "
+        "predicting neurons, and reading rows that lie scattered."
     )
 
 
