@@ -41,3 +41,20 @@ def activate(x, activation):
     if activation == GELU_ERF:
         return f32(0.5) * x * (f32(1) + f32(math.erf(x * f32(0.7071067812))))
     return max(x, f32(0))
+
+
+@njit(fastmath=FAST, nogil=True)
+def activate_all(x, first, last, activation):
+    """``x[first:last]`` in place. Each activation has a loop of its own: one that chooses inside does not vectorise."""
+    if activation == SILU:
+        for i in range(first, last):
+            x[i] = activate(x[i], SILU)
+    elif activation == GELU_TANH:
+        for i in range(first, last):
+            x[i] = activate(x[i], GELU_TANH)
+    elif activation == GELU_ERF:
+        for i in range(first, last):
+            x[i] = activate(x[i], GELU_ERF)
+    else:
+        for i in range(first, last):
+            x[i] = max(x[i], f32(0))

@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .elementwise import activate
+from .elementwise import activate_all
 from .rows import FAST, matvec, weighted_rows
 from .scattered import compute
 
@@ -67,8 +67,10 @@ def _side_by_side(rule, layer, neurons, chosen, x, first, last, activation, up, 
     matvec(neurons.gate, neurons.gate_scale, x, None, first, last, activations)
     matvec(neurons.up, neurons.up_scale, x, None, first, last, up)
     for i in range(first, last):
-        gate = activations[i] + neurons.gate_bias[i]
-        activations[i] = activate(gate, activation) * (up[i] + neurons.up_bias[i])
+        activations[i] += neurons.gate_bias[i]
+    activate_all(activations, first, last, activation)
+    for i in range(first, last):
+        activations[i] *= up[i] + neurons.up_bias[i]
     weighted_rows(neurons.down, neurons.down_scale, activations, None, first, last, out)
     return last - first
 

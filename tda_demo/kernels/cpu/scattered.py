@@ -13,12 +13,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from .elementwise import activate
+from .elementwise import activate, activate_all
 from .rows import FAST, f32, matvec, weighted_rows
-from .vectors import Floats, constant, external, float32, int8, int16, int32, need_contiguous, spread
+from .vectors import LINE, Floats, ask, constant, external, float32, int8, int16, int32, need_contiguous, spread
 
 _AHEAD = 2  # neurons
-_LINE = 64  # bytes the processor fetches at once
 _LANES = Floats.count
 _LOOSE = ("contract", "reassoc")
 
@@ -41,8 +40,10 @@ def _by_matrix(neurons, x, chosen, first, last, activation, up, activations, out
     matvec(neurons.gate, neurons.gate_scale, x, chosen, first, last, activations)
     matvec(neurons.up, neurons.up_scale, x, chosen, first, last, up)
     for i in range(first, last):
-        gate = activations[i] + neurons.gate_bias[chosen[i]]
-        activations[i] = activate(gate, activation) * (up[i] + neurons.up_bias[chosen[i]])
+        activations[i] += neurons.gate_bias[chosen[i]]
+    activate_all(activations, first, last, activation)
+    for i in range(first, last):
+        activations[i] *= up[i] + neurons.up_bias[chosen[i]]
     weighted_rows(neurons.down, neurons.down_scale, activations, chosen, first, last, out)
 
 
@@ -82,13 +83,6 @@ def _widened(builder: Any, row: Any, at: Any, code: Any, lanes: int) -> Any:
     return builder.sitofp(builder.sext(read(int8), kind(int32)), kind(float32))
 
 
-def _ask(builder: Any, row: Any, at: Any) -> None:
-    """Asks for the line that holds the code ``at``, a few at a time: the processor waits for few lines at once."""
-    fetch = external(builder, "llvm.prefetch.p0", ir.VoidType(), int8.as_pointer(), int32, int32, int32)
-    read, keep, data = (ir.Constant(int32, number) for number in (0, 3, 1))
-    builder.call(fetch, [builder.bitcast(builder.gep(row, [at]), int8.as_pointer()), read, keep, data])
-
-
 @intrinsic
 def _dot(_context, codes, row, later, x):
     """A row of codes times x float32, scales aside; asks for the row ``later``."""
@@ -105,8 +99,8 @@ def _dot(_context, codes, row, later, x):
             builder.store(ir.Constant(Floats, [0.0] * _LANES), each)
         whole = builder.mul(builder.udiv(columns, constant(step)), constant(step))
         with cgutils.for_range_slice(builder, constant(0), whole, constant(step)) as (at, _):
-            for line in range(0, step, _LINE * 8 // code.bitwidth):
-                _ask(builder, next_start, builder.add(at, constant(line)))
+            for line in range(0, step, LINE * 8 // code.bitwidth):
+                ask(builder, next_start, builder.add(at, constant(line)))
             for part, each in enumerate(sums):
                 here = builder.add(at, constant(part * _LANES))
                 other = builder.load(builder.bitcast(builder.gep(x, [here]), Floats.as_pointer()), align=4)
@@ -136,7 +130,7 @@ def _add_row(_context, codes, row, later, weight, out):
         next_start, _ = _row(context, builder, signature.args[0], values[0], values[2])
         out = context.make_array(signature.args[4])(context, builder, values[4]).data
         code, weights = signature.args[0].dtype, spread(builder, values[3], Floats)
-        line = constant(_LINE * 8 // code.bitwidth)
+        line = constant(LINE * 8 // code.bitwidth)
         whole = builder.mul(builder.udiv(columns, line), line)
 
         def add(at: Any, lanes: int, weight: Any, kind: Any) -> None:
@@ -145,7 +139,7 @@ def _add_row(_context, codes, row, later, weight, out):
             builder.store(builder.fadd(builder.load(place, align=4), product, flags=_LOOSE), place, align=4)
 
         with cgutils.for_range_slice(builder, constant(0), whole, line) as (at, _):
-            _ask(builder, next_start, at)
+            ask(builder, next_start, at)
             for part in range(0, line.constant, _LANES):
                 add(builder.add(at, constant(part)), _LANES, weights, Floats)
         with cgutils.for_range_slice(builder, whole, columns, constant(1)) as (at, _):

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, prange
 
-from .elementwise import exp, tanh
+from .attention import attend, combine
+from .elementwise import tanh
 from .mlp import mlp
 from .projections import OUT, QKV, project
-from .rows import FAST, f32, matvec, weighted_rows
+from .rows import FAST, f32, matvec
 
 
 class Shape(NamedTuple):
@@ -87,28 +88,6 @@ def _rotate(head, cosine, sine):
 
 
 @njit(fastmath=FAST, nogil=True)
-def _attend(query, keys, values, begin, end, scale, cap, weights, out):
-    """Softmax attention of one head over positions begin to end of ``keys`` and ``values`` [positions, head_dim].
-
-    ``scale`` float32 [positions] holds the same number everywhere; ``weights`` [positions] is scratch.
-    """
-    matvec(keys, scale, query, None, begin, end, weights)
-    if cap > 0:
-        for p in range(begin, end):
-            weights[p] = f32(cap) * tanh(weights[p] / f32(cap))
-    highest = weights[begin]
-    for p in range(begin + 1, end):
-        highest = max(highest, weights[p])
-    total = f32(0)
-    for p in range(begin, end):
-        weights[p] = exp(weights[p] - highest)
-        total += weights[p]
-    weighted_rows(values, scale, weights, None, begin, end, out)
-    for j in range(out.shape[0]):
-        out[j] /= total
-
-
-@njit(fastmath=FAST, nogil=True)
 def _add(x, update, weight, epsilon, normalise):
     """x += update, normalised first where the family has output norms."""
     if normalise:
@@ -155,6 +134,8 @@ def step(
     normed, update = np.empty(width, f32), np.empty(width, f32)
     projected, mixed = np.empty(rows, f32), np.empty(heads * head_dim, f32)
     weights, partial = np.empty((threads, end), f32), np.empty((threads, width), f32)
+    outs = np.empty((threads, heads, head_dim), f32)
+    peaks, sums = np.empty((threads, heads), f32), np.empty((threads, heads), f32)
     up, scale = np.empty_like(activations), np.full(end, f32(shape.attention_scale))
     for layer in range(layers):
         _rms_norm(x, shared.norms[layer, 0], epsilon, normed)
@@ -185,19 +166,20 @@ def step(
         window = shared.window[layer]
         begin = max(0, end - window) if window > 0 else 0
         for t in prange(threads):
-            for h in range(heads * t // threads, heads * (t + 1) // threads):
-                kv = h // (heads // kv_heads)
-                _attend(
-                    by_head[h],
-                    keys[layer, kv],
-                    values[layer, kv],
-                    begin,
-                    end,
-                    scale,
-                    shape.attention_cap,
-                    weights[t],
-                    mixed[h * head_dim : (h + 1) * head_dim],
-                )
+            attend(
+                by_head[:heads],
+                keys[layer],
+                values[layer],
+                begin + (end - begin) * t // threads,
+                begin + (end - begin) * (t + 1) // threads,
+                scale,
+                shape.attention_cap,
+                weights[t],
+                outs[t],
+                peaks[t],
+                sums[t],
+            )
+        combine(outs, peaks, sums, mixed.reshape(heads, head_dim))
         for t in prange(threads):
             project(
                 rule,

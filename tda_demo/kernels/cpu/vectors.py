@@ -10,6 +10,7 @@ from numba.core.errors import TypingError
 int8, int16, int32, int64, float32 = (*(ir.IntType(bits) for bits in (8, 16, 32, 64)), ir.FloatType())
 Bytes, Shorts, Ints = ir.VectorType(int8, 32), ir.VectorType(int16, 16), ir.VectorType(int32, 8)
 Floats = ir.VectorType(float32, 8)
+LINE = 64  # bytes the processor fetches at once
 
 
 def need_contiguous(*arrays: Any) -> None:
@@ -44,3 +45,10 @@ def spread(builder: Any, number: Any, kind: Any) -> Any:
 def external(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     known = builder.module.globals.get(name)
     return known or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def ask(builder: Any, row: Any, at: Any) -> None:
+    """Asks for the line that holds element ``at``. A few at a time: the processor waits for few lines at once."""
+    fetch = external(builder, "llvm.prefetch.p0", ir.VoidType(), int8.as_pointer(), int32, int32, int32)
+    read, keep, data = (ir.Constant(int32, number) for number in (0, 3, 1))
+    builder.call(fetch, [builder.bitcast(builder.gep(row, [at]), int8.as_pointer()), read, keep, data])

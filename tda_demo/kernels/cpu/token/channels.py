@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ..elementwise import activate
+from ..elementwise import activate_all
 from ..mlp import kernel
 from ..projections import QKV, projection
 from ..rows import FAST, _widen, f32, weighted_rows
@@ -91,11 +91,13 @@ def _block(rule, layer, neurons, chosen, x, first, last, activation, up, activat
     start = layer * rule.gate.shape[1]
     _stretch(rule, 4, rule.gate, layer, x, start, first, last, activations)
     _stretch(rule, 5, rule.up, layer, x, start, first, last, up)
+    for i in range(first, last):
+        activations[i] = activations[i] * neurons.gate_scale[i] + neurons.gate_bias[i]
+    activate_all(activations, first, last, activation)
     limit = rule.limits[layer, 6]
     end = first
     for i in range(first, last):
-        gate = activations[i] * neurons.gate_scale[i] + neurons.gate_bias[i]
-        a = activate(gate, activation) * (up[i] * neurons.up_scale[i] + neurons.up_bias[i])
+        a = activations[i] * (up[i] * neurons.up_scale[i] + neurons.up_bias[i])
         if abs(a) > limit:
             chosen[end] = i
             activations[end] = a

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...sketch import BLOCK, MIDDLE
-from ..elementwise import activate
+from ..elementwise import activate_all
 from ..mlp import kernel
 from ..nibble_groups import add_groups
 from ..nibbles import quantise, row_times
@@ -57,16 +57,19 @@ def _predicted(rule, layer, neurons, chosen, x, first, last, activation, up, act
         up[i], up[j] = f32(row_times(rule.up, i, codes)), f32(row_times(rule.up, j, codes))
     for i in range(first + 2 * half, last):
         activations[i], up[i] = f32(row_times(rule.gate, i, codes)), f32(row_times(rule.up, i, codes))
-    errors = np.empty(last - first, f32)
+    moved, errors = np.empty(last - first, f32), np.empty(last - first, f32)
     for i in range(first, last):
-        gate = (activations[i] - shift) * (rule.gate_scale[i] * unit) + neurons.gate_bias[i]
-        linear = (up[i] - shift) * (rule.up_scale[i] * unit) + neurons.up_bias[i]
-        activated = activate(gate, activation)
-        by_gate = (activate(gate + rule.gate_error[i] * length, activation) - activated) * linear * rule.norms[i]
-        by_up = activated * (rule.up_error[i] * length) * rule.norms[i]
-        by_down = activated * linear * rule.down_error[i]
+        activations[i] = (activations[i] - shift) * (rule.gate_scale[i] * unit) + neurons.gate_bias[i]
+        moved[i - first] = activations[i] + rule.gate_error[i] * length
+        up[i] = (up[i] - shift) * (rule.up_scale[i] * unit) + neurons.up_bias[i]
+    activate_all(activations, first, last, activation)
+    activate_all(moved, 0, last - first, activation)
+    for i in range(first, last):
+        by_gate = (moved[i - first] - activations[i]) * up[i] * rule.norms[i]
+        by_up = activations[i] * (rule.up_error[i] * length) * rule.norms[i]
+        activations[i] *= up[i]
+        by_down = activations[i] * rule.down_error[i]
         errors[i - first] = np.sqrt(by_gate * by_gate + by_up * by_up + by_down * by_down)
-        activations[i] = activated * linear
     limit, end = rule.limits[layer], first
     rest = np.empty(last - first, f32)
     for i in range(first, last):

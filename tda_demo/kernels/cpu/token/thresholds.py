@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..elementwise import activate
+from ..elementwise import activate_all
 from ..mlp import kernel
 from ..rows import matvec, weighted_rows
 
@@ -28,10 +28,13 @@ class GateThreshold(NamedTuple):
 def _truncated(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
     matvec(neurons.gate, neurons.gate_scale, x, None, first, last, activations)
     matvec(neurons.up, neurons.up_scale, x, None, first, last, up)
+    for i in range(first, last):
+        activations[i] += neurons.gate_bias[i]
+    activate_all(activations, first, last, activation)
     limit = rule.limits[layer]
     end = first
     for i in range(first, last):
-        a = activate(activations[i] + neurons.gate_bias[i], activation) * (up[i] + neurons.up_bias[i])
+        a = activations[i] * (up[i] + neurons.up_bias[i])
         if abs(a) * rule.norms[i] > limit:
             chosen[end] = i
             activations[end] = a
@@ -43,10 +46,13 @@ def _truncated(rule, layer, neurons, chosen, x, first, last, activation, up, act
 @kernel(GateThreshold)
 def _gated(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
     matvec(neurons.gate, neurons.gate_scale, x, None, first, last, activations)
+    for i in range(first, last):
+        activations[i] += neurons.gate_bias[i]
+    activate_all(activations, first, last, activation)
     limit = rule.limits[layer]
     end = first
     for i in range(first, last):
-        gate = activate(activations[i] + neurons.gate_bias[i], activation)
+        gate = activations[i]
         if abs(gate) > limit:
             chosen[end] = i
             activations[end] = gate
