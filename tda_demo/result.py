@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+from .controls import against, is_control
 from .metrics import Speedup
 
 
@@ -126,7 +127,18 @@ def summary(result: RaceResult) -> str:
         lines += [f"{found.method} ({settings}), against dense:", *(f"  {line}" for line in _measured(found))]
     if speed := result.speedup_over_rival:
         lines.append(f"{result.method} over {result.rival.method}: {_speedup(speed, result.rival.method)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *filter(None, [against_control(result)])])
+
+
+def against_control(result: RaceResult) -> str:
+    """Whether a method beats the control it raced, in one sentence; empty where not one of the two is a control."""
+    rival = result.rival
+    if rival is None or is_control(result.method) == is_control(rival.method):
+        return ""
+    own, control = (rival, result) if is_control(result.method) else (result, rival)
+    read, control_read = (found.sparse.weight_bytes for found in (own, control))
+    kl, control_kl = (found.quality and found.quality.kl for found in (own, control))
+    return against(own.method, read, kl, control.method, control_read, control_kl)
 
 
 def _measured(found: RaceResult | MethodResult) -> list[str]:

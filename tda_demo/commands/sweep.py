@@ -36,6 +36,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from ..controls import not_beating
     from ..environment import use_threads
     from ..evaluate.documents import count_documents, passages, read_documents
     from ..evaluate.evaluation import EvaluationSettings
@@ -74,4 +75,4 @@ def run(options: argparse.Namespace) -> None:
     if options.report:
         write_text(options.report, sweep_report([asdict(row) for row in rows]))
     Ledger(options.out, "").discard()
-    print(f"{options.out}: {len(rows)} rows")
+    print("\n".join([f"{options.out}: {len(rows)} rows", *not_beating([asdict(row) for row in rows])]))

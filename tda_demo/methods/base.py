@@ -61,6 +61,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     dial: ClassVar[Dial]
+    is_control: ClassVar[bool] = False  # chooses blindly: what every other method has to beat
 
     def __post_init__(self) -> None:
         """Raises UserError where a setting is out of its range."""

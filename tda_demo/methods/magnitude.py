@@ -25,6 +25,7 @@ class Magnitude(Method):
 
     name: ClassVar[str] = "magnitude"
     dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
+    is_control: ClassVar[bool] = True
 
     keep: float = setting(0.5, "share of every layer's neurons that is kept; 1 is exact", Range(0, 1))
 

@@ -25,6 +25,7 @@ class Random(Method):
 
     name: ClassVar[str] = "random"
     dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
+    is_control: ClassVar[bool] = True
 
     keep: float = setting(0.5, "share of every layer's neurons that is kept; 1 is exact", Range(0, 1))
     seed: int = setting(0, "which neurons the lot falls on", Range(0, 2**32 - 1))
