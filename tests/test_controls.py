@@ -43,9 +43,14 @@ def test_a_race_against_a_control_is_told_in_a_sentence() -> None:
 def test_rows_that_a_control_is_as_good_as_are_named() -> None:
     def row(method: str, step_bytes: int, kl: float, precision: str = "int8") -> dict[str, Any]:
         return {
-            "model": "m", "method": method, "settings": "{}", "precision": precision, "step_bytes": step_bytes, "kl": kl,
+            "model": "m",
+            "method": method,
+            "settings": "{}",
+            "precision": precision,
+            "step_bytes": step_bytes,
+            "kl": kl,
             "tokens_sha256": "t",
-        }  # fmt: skip
+        }
 
     rows = [
         row("dense", 100, 0.0),
