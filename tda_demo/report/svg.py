@@ -23,7 +23,10 @@ _SHAPES = {
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) of one name; ``notes`` are what a pointer resting on a point is told, ``shape`` '' shows none."""
+    """Points (x, y) of one name; ``notes`` are what a pointer resting on a point is told, ``shape`` '' shows none.
+
+    ``band`` are the ends (low, high) of an interval at every point, or nothing.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -31,6 +34,7 @@ class Series:
     notes: Sequence[str] = ()
     shape: str = "circle"
     joined: bool = True
+    band: Sequence[tuple[float, float]] = ()
 
 
 def legend(series: Sequence[Series]) -> str:
@@ -45,7 +49,8 @@ def plot(series: Sequence[Series], x_label: str, y_label: str, zero: bool = True
     if not points:
         return ""
     x_low, x_high = _range([x for x, _ in points])
-    y_low, y_high = _range([*([0.0] if zero else []), *(y for _, y in points)])
+    ends = [end for each in series for pair in each.band for end in pair]
+    y_low, y_high = _range([*([0.0] if zero else []), *(y for _, y in points), *ends])
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low) * (WIDTH - _LEFT - _RIGHT)
@@ -63,6 +68,12 @@ def plot(series: Sequence[Series], x_label: str, y_label: str, zero: bool = True
     parts.append(_titles(x_label, y_label))
     for each in series:
         placed = [place(*point) for point in each.points]
+        if each.band:
+            lows, highs = (
+                [(x, pair[end]) for (x, _), pair in zip(each.points, each.band, strict=True)] for end in (0, 1)
+            )
+            outline = " ".join("{},{}".format(*place(*point)) for point in (*lows, *reversed(highs)))
+            parts.append(f'<polygon points="{outline}" fill="{each.colour}" fill-opacity="0.18"/>')
         if each.joined:
             path = " ".join(f"{x},{y}" for x, y in placed)
             parts.append(f'<polyline points="{path}" fill="none" stroke="{each.colour}" stroke-width="1.5"/>')
