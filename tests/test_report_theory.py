@@ -26,6 +26,7 @@ def test_a_line_for_every_history_and_a_band_where_there_are_intervals() -> None
     drawn = plots(MOVEMENT)
     assert drawn.count("<figure>") == 2 and drawn.count("<polyline") == 4 and drawn.count("<polygon") == 2
     assert "&lt;b&gt;" in drawn and "<b>" not in drawn
+    assert ">0</text>" in drawn and ">1</text>" in drawn and ">0.25</text>" not in drawn  # there is no layer 0.25
 
 
 def test_columns_side_by_side_share_a_plot_and_rows_of_one_place_their_mean() -> None:
