@@ -434,9 +434,9 @@ def test_the_lab_trains_draws_and_saves(visitor: Visitor) -> None:
     page.click("#claims button[role=tab]:has-text('Training')")
     page.fill("#training-runs input", "9")
     page.click("#training-run")
-    page.wait_for_selector("#training-notice:has-text('from 1 to 4')")
-    page.fill("#training-runs input", "1")
-    page.fill("#training-steps input", "20")
+    page.wait_for_selector("#training-notice:has-text('from 4 to 8')")
+    page.fill("#training-runs input", "4")
+    page.fill("#training-steps input", "5")
     page.click("#training-run")
     page.click("#claims button[role=tab]:has-text('Inertia')")  # what is drawn meanwhile must fit when it is seen
     page.click("#claims button[role=tab]:has-text('Training')")

@@ -30,7 +30,7 @@ SMALL = {
     "root-cause": ["--passages", "4", "--tokens", "8", "--twin-layers", "0"],
     "uncertainty": ["--sentences", "4", "--history", "5", "--keep", "0.4"],
     "inertia": ["--sequences", "8", "--length", "12", "--prompts", "4", "--tokens", "4"],
-    "training": ["--steps", "2", "--runs", "1"],
+    "training": ["--steps", "1"],
 }
 
 

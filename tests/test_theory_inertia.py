@@ -20,7 +20,7 @@ from tda_demo.theory.gradients import signals
 from tda_demo.theory.inertia import inertia
 from tda_demo.theory.inertia_verdict import Measured, conclude
 from tda_demo.theory.probes import Grid, Swap, echo, grid, swap
-from tda_demo.theory.reading import Reader, Stopped, active, importance
+from tda_demo.theory.reading import Reader, Stopped, active, importance, whole_words
 from tda_demo.theory.settings import InertiaSettings
 from tda_demo.theory.statistics import regression
 
@@ -87,6 +87,24 @@ def test_parallel_and_one_by_one_are_one_computation(family: str) -> None:
     assert found is not None and found.sets.shape == (3, 2, 2, 3) and found.apart.shape == (3, 2, 3)
     assert found.difference.max() < 1e-4 and found.changed.max() < 0.01
     np.testing.assert_allclose(found.cosine[:, :, 0], found.cosine[:, :, 1], atol=1e-4)
+
+
+class Spelling:
+    """A tokenizer that spells tokens as ``tokens`` does."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.tokens = tokens
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [self.tokens[each] for each in ids]
+
+
+def test_a_word_is_a_token_that_neither_goes_on_nor_ends_another() -> None:
+    spelling = Spelling("ĠThe", "Ġquiet", "Ġlight", "house", "Ġstood", ",", "Ġ1234", "▁waves", "oran")
+    lm = dataclasses.replace(tiny(), tokenizer=spelling)  # type: ignore[arg-type]
+    found = whole_words(lm, torch.arange(9)[None])
+    assert found.tolist() == [[False, True, False, False, True, False, False, False, False]]
+    assert whole_words(lm, torch.tensor([[7]])).tolist() == [[True]]
 
 
 def test_swap_against_reading_the_endings_one_at_a_time(lm: LoadedModel) -> None:
@@ -183,7 +201,7 @@ def test_stop_leaves_the_model_as_it_was(lm: LoadedModel) -> None:
     ids = torch.tensor([[5, 6, 7]])
     before = lm.model(input_ids=ids).logits
     # After the first swap, while the grid is fed one by one, in the echo, at the fourth prompt.
-    for at, checks in ((216, 1), (900, 2), (1_000, 4), (1_405, 4)):
+    for at, checks in ((152, 1), (772, 2), (872, 4), (1_277, 4)):
         stop = threading.Event()
         finding = inertia(lm, SMALL, TEXTS, lambda p, at=at, stop=stop: p.done >= at and stop.set(), stop)
         assert not finding.complete and len(finding.checks) == checks

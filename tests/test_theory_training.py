@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 import torch
 
+import tda_demo.theory.training
 from tda_demo.errors import UserError
 from tda_demo.theory.grammar import VOCABULARY, passages
 from tda_demo.theory.settings import TrainingSettings
 from tda_demo.theory.training import TrainingPoint, conclude, training
 
-SHORT = TrainingSettings(steps=12, runs=1)
+SHORT = TrainingSettings(steps=6, runs=4)
+
+
+@pytest.fixture(autouse=True)
+def few_passages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring takes longer than training."""
+    monkeypatch.setattr(tda_demo.theory.training, "_HELD_OUT", 2)
 
 
 def test_text_follows_its_grammar() -> None:
@@ -30,15 +37,18 @@ def test_text_follows_its_grammar() -> None:
 def test_it_learns_tells_every_point_and_repeats() -> None:
     points: list[TrainingPoint] = []
     finding = training(SHORT, points.append)
-    assert [(point.function, point.step) for point in points] == [(f, s) for f in ("relu", "silu") for s in range(13)]
-    assert points[12].loss.mean() < points[0].loss.mean() - 0.1
-    assert 0.4 < points[0].zeros.mean() < 0.6 and not points[13].zeros.any()
+    assert [(point.run, point.function, point.step) for point in points] == [
+        (run, function, step) for run in range(4) for function in ("relu", "silu") for step in range(7)
+    ]
+    assert points[6].loss.mean() < points[0].loss.mean()
+    assert 0.4 < points[0].zeros.mean() < 0.6 and not points[7].zeros.any()
     assert finding.complete and len(finding.checks) == 5
-    assert len(finding.tables[0].columns["step"]) == 26 * 3
+    assert {(len(check.estimates), check.overall.n, check.clusters) for check in finding.checks} == {(3, 4, "runs")}
+    assert len(finding.tables[0].columns["step"]) == 8 * 7 * 3
 
 
 def test_seeds_fix_results() -> None:
-    short = replace(SHORT, steps=2)
+    short = replace(SHORT, steps=1)
     finding = training(short)
     assert training(short) == finding
     assert training(replace(short, seed=5)) != finding
@@ -46,26 +56,39 @@ def test_seeds_fix_results() -> None:
 
 def test_stop_keeps_the_curve_so_far() -> None:
     stop = threading.Event()
-    finding = training(SHORT, report=lambda p: p.done == 6 and stop.set(), stop=stop)
-    assert not finding.complete and len(finding.checks) == 3 and "relu, run 1, 5 steps" in finding.verdict
-    assert training(SHORT, stop=stop).checks == ()
+    short = replace(SHORT, steps=3)  # of the fourth ReLU run two are done, of the fourth SiLU run none
+    finding = training(short, report=lambda p: p.done == 20 and stop.set(), stop=stop)
+    assert not finding.complete and len(finding.checks) == 3 and "relu, run 4, 1 steps" in finding.verdict
+    assert len(finding.tables[0].columns["step"]) == (6 * 4 + 2) * 3
+    assert training(short, stop=stop).checks == ()
+
+
+def test_runs_that_differ_widen_the_interval_however_sure_each_is() -> None:
+    """Every passage of a run agrees; the runs do not."""
+    ends = {0: 0.1, 1: -0.1, 2: 0.3, 3: -0.3}
+    points = [
+        TrainingPoint("silu", run, step, np.ones(16), *(np.full((16, 3), step * end) for _ in range(3)))
+        for run, end in ends.items()
+        for step in (0, 1)
+    ]
+    assert [check.outcome for check in conclude(points, SHORT).checks] == ["no effect"] * 2
 
 
 @pytest.mark.parametrize(("slope", "outcome"), [(0.2, "supported"), (-0.2, "contradicted"), (0.0, "no effect")])
 def test_verdict_on_planted_curves(slope: float, outcome: str) -> None:
     random = np.random.default_rng(1)
 
-    def point(function: str, step: int) -> TrainingPoint:
+    def point(function: str, run: int, step: int) -> TrainingPoint:
         zeros, near, push = (random.normal(scale=0.01, size=(16, 3)) for _ in range(3))
         grown = slope * step / 100
-        return TrainingPoint(function, 0, step, np.ones(16), 0.5 + zeros + grown, 0.5 + near + grown, push + slope)
+        return TrainingPoint(function, run, step, np.ones(16), 0.5 + zeros + grown, 0.5 + near + grown, push + slope)
 
-    points = [point(function, step) for function in ("relu", "silu") for step in (0, 50, 100)]
+    points = [point(function, run, step) for run in range(8) for function in ("relu", "silu") for step in (0, 50, 100)]
     finding = conclude(points, SHORT)
     assert [check.outcome for check in finding.checks] == [outcome] * 5
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"runs": 0}])
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"runs": 3}])
 def test_settings_out_of_range(wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         TrainingSettings(**wrong)

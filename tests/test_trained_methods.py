@@ -250,6 +250,18 @@ def test_a_predictor_finds_planted_labels() -> None:
     assert float(mine) == pytest.approx(float(best), rel=1e-4)
 
 
+@pytest.mark.parametrize("rank", [1, 4, 20])
+def test_few_tokens_teach_what_they_teach_when_repeated(rank: int) -> None:
+    """Fewer tokens than inputs are fitted by other matrices than many; the product must be the same."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 24, generator=random) + 0.5
+    labels = torch.rand(20, 50, generator=random) < 0.3
+    few, many = (
+        second @ first for first, second in (least_squares(x.tile(n, 1), labels.tile(n, 1), rank) for n in (1, 3))
+    )
+    torch.testing.assert_close(few, many, rtol=1e-3, atol=1e-3)
+
+
 def test_planted_clusters_are_found_and_all_are_equally_large() -> None:
     random = torch.Generator().manual_seed(0)
     centres = torch.nn.functional.normalize(torch.randn(4, 16, generator=random), dim=1)

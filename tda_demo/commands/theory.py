@@ -29,6 +29,7 @@ def add(commands: Commands) -> None:
     history = _add(experiments, "uncertainty", _uncertainty, "the same sentence after different histories")
     _add_count(history, "sentences", "how many")
     _add_count(history, "history", "tokens before each")
+    _add_count(history, "predictor-layers", "layers that get a predictor, evenly spread")
     _add_keep(history)
     inertia = _add(experiments, "inertia", _inertia, "what came before against the token itself")
     _add_text(inertia)
@@ -71,7 +72,7 @@ def _uncertainty(options: argparse.Namespace, report: Report) -> Finding:
     from ..theory.settings import UncertaintySettings
     from ..theory.uncertainty import uncertainty
 
-    settings = UncertaintySettings(**_given(options, "sentences", "history", "keep", "seed"))
+    settings = UncertaintySettings(**_given(options, "sentences", "history", "keep", "predictor_layers", "seed"))
     return uncertainty(_model(options, report), settings, report)
 
 

@@ -23,7 +23,10 @@ _SHAPES = {
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) of one name; ``notes`` are what a pointer resting on a point is told, ``shape`` '' shows none."""
+    """Points (x, y) of one name; ``notes`` are what a pointer resting on a point is told, ``shape`` '' shows none.
+
+    ``band`` are the ends (low, high) of an interval at every point, or nothing.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -31,6 +34,7 @@ class Series:
     notes: Sequence[str] = ()
     shape: str = "circle"
     joined: bool = True
+    band: Sequence[tuple[float, float]] = ()
 
 
 def legend(series: Sequence[Series]) -> str:
@@ -40,12 +44,14 @@ def legend(series: Sequence[Series]) -> str:
 
 
 def plot(series: Sequence[Series], x_label: str, y_label: str, zero: bool = True) -> str:
-    """A plot with both axes, five ticks each; ``zero`` lets y begin there. Empty without a point."""
+    """A plot with both axes, five ticks each, at whole numbers where all x are; ``zero`` lets y begin there. Empty
+    without a point."""
     points = [point for each in series for point in each.points]
     if not points:
         return ""
     x_low, x_high = _range([x for x, _ in points])
-    y_low, y_high = _range([*([0.0] if zero else []), *(y for _, y in points)])
+    ends = [end for each in series for pair in each.band for end in pair]
+    y_low, y_high = _range([*([0.0] if zero else []), *(y for _, y in points), *ends])
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low) * (WIDTH - _LEFT - _RIGHT)
@@ -53,16 +59,27 @@ def plot(series: Sequence[Series], x_label: str, y_label: str, zero: bool = True
         return round(_LEFT + across, 1), round(HEIGHT - _BOTTOM - up, 1)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_label)} by {escape(x_label)}">']
-    for step in range(5):
-        x, y = x_low + (x_high - x_low) * step / 4, y_low + (y_high - y_low) * step / 4
-        (at_x, bottom), (left, at_y) = place(x, y_low), place(x_low, y)
-        anchor = "end" if step == 4 else "middle"
+    ticks = [x_low + (x_high - x_low) * step / 4 for step in range(5)]
+    if all(float(x).is_integer() for x in (x_low, *(x for x, _ in points))):
+        ticks = sorted({round(x) for x in ticks})
+    for x in ticks:
+        at_x, bottom = place(x, y_low)
+        anchor = "end" if x == ticks[-1] else "middle"
         parts.append(f'<text x="{at_x}" y="{bottom + 16}" text-anchor="{anchor}">{x:.4g}</text>')
+    for step in range(5):
+        y = y_low + (y_high - y_low) * step / 4
+        left, at_y = place(x_low, y)
         parts.append(f'<text x="{left - 6}" y="{at_y + 4}" text-anchor="end">{y:.3g}</text>')
         parts.append(f'<line x1="{left}" x2="{WIDTH - _RIGHT}" y1="{at_y}" y2="{at_y}" class="grid"/>')
     parts.append(_titles(x_label, y_label))
     for each in series:
         placed = [place(*point) for point in each.points]
+        if each.band:
+            lows, highs = (
+                [(x, pair[end]) for (x, _), pair in zip(each.points, each.band, strict=True)] for end in (0, 1)
+            )
+            outline = " ".join("{},{}".format(*place(*point)) for point in (*lows, *reversed(highs)))
+            parts.append(f'<polygon points="{outline}" fill="{each.colour}" fill-opacity="0.18"/>')
         if each.joined:
             path = " ".join(f"{x},{y}" for x, y in placed)
             parts.append(f'<polyline points="{path}" fill="none" stroke="{each.colour}" stroke-width="1.5"/>')

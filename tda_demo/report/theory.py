@@ -1,4 +1,4 @@
-"""An experiment as HTML: the claim, the verdicts, every table."""
+"""An experiment as HTML: the claim, the verdicts, the plots, every table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from .page import page, pairs, section, table
+from .theory_plots import plots
 
 if TYPE_CHECKING:
     from ..theory.findings import Finding, Table
@@ -22,7 +23,7 @@ def theory_report(finding: Finding) -> str:
             section("Prediction", f"<p>{escape(finding.prediction)}</p>"),
             section("Measured", f"<ul>{verdicts}</ul>"),
             section("Settings", pairs(finding.settings)),
-            *(section(each.title, table(_rows(each))) for each in finding.tables),
+            *(section(each.title, plots(each) + table(_rows(each))) for each in finding.tables),
         ],
         finding.to_json(),
     )

@@ -24,7 +24,7 @@ UNCERTAINTY = Claim(
     "predictor trained on past inputs therefore cannot tell which neurons matter for this one, unless the model uses "
     "ReLU.",
     "The active sets of the same sentence overlap less after a changed history than after a paraphrased one, and a "
-    "predictor trained under one kind of history loses recall under another.",
+    "predictor trained under one kind of history loses recall under another, most of what it had learnt.",
 )
 INERTIA = Claim(
     "Which neurons fire for a token is driven by the previous activations of the sequence. The token's own meaning "

@@ -37,7 +37,7 @@ from .drift import drift
 from .findings import Finding
 from .inertia_verdict import Measured, conclude
 from .probes import echo, grid, swap
-from .reading import Reader, Stopped, cut_to, first_token, pieces, pieces_note, random_ids
+from .reading import Reader, Stopped, cut_to, first_token, pieces, pieces_note, random_ids, whole_words
 from .settings import SHORTEST, InertiaSettings
 from .statistics import LEAST_CLUSTERS
 from .texts import english_passages
@@ -68,11 +68,11 @@ def inertia(
     random = torch.Generator().manual_seed(settings.seed)
     natural, noise = (_opened(lm, each) for each in (natural, random_ids(lm, tuple(natural.shape), random)))
     place = natural.shape[1] // 3
-    inserted = _insertions(natural, random)
+    inserted = _insertions(lm, natural, random)
     reader = Reader(lm, stop)
     rows, length = natural.shape
     prompts = min(settings.prompts, rows)
-    swaps, ways, echoes = rows * (length // 2 + length + 3), 2 * rows * length, rows * (3 * length + 2)
+    swaps, ways, echoes = rows * (length + 3), 2 * rows * length, rows * (3 * length + 2)
     done, total = 0, 2 * swaps + 2 * ways + echoes + prompts * settings.tokens
 
     def tick(tokens: int) -> None:
@@ -109,7 +109,14 @@ def _opened(lm: LoadedModel, ids: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.full((len(ids), 1), first_token(lm)), ids], dim=1)
 
 
-def _insertions(ids: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """A token of the next text, and one of the same text, for every row of ``ids``: int64 [2, sequences]."""
-    places = torch.randint(1, ids.shape[1], (2, len(ids), 1), generator=random)
-    return torch.stack([ids.roll(-1, dims=0).gather(1, places[0])[:, 0], ids.gather(1, places[1])[:, 0]])
+def _insertions(lm: LoadedModel, ids: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """A word of the next text, and one of the same text, for every row of ``ids``: int64 [2, sequences].
+
+    It is any token but the first where a text has no token that is a word.
+    """
+    words = whole_words(lm, ids)
+    likely = torch.where(words.any(dim=1, keepdim=True), words, True).float()
+    likely[:, 0] = 0
+    others = ids.roll(-1, dims=0), likely.roll(-1, dims=0)
+    drawn = [each.gather(1, weights.multinomial(1, generator=random)) for each, weights in (others, (ids, likely))]
+    return torch.cat(drawn, dim=1).T

@@ -16,6 +16,7 @@ from .statistics import LEAST_CLUSTERS, Estimate, mean, means, regression
 
 _KINDS = ("natural", "random")
 _WAYS = ("parallel", "one by one")
+_ROUNDING = 1e-3  # of the activations' norm: float32 stays far below it, half the precision does not
 
 
 @dataclass
@@ -78,7 +79,7 @@ def _swap_note(kind: str, each: Swap) -> str:
     return (
         f"Overlap with {kind} tokens: {prefix:.3f} same prefix and another token, {token:.3f} same token after another "
         f"prefix, {neither:.3f} neither shared; regression within pairs, mean over layers: sharing the prefix adds "
-        f"{_signed(shared)}, token similarity from 0 to 1 adds {_signed(meaning)}"
+        f"{_signed(shared)}, token similarity from 0 to 1 adds {_signed(meaning)}, n = {meaning.n} pairs of sequences"
     )
 
 
@@ -105,10 +106,12 @@ def _grid_note(each: Grid) -> str:
     cells = ", ".join(
         f"{kind} {way} {each.sets[:, k, w].mean():.3f}" for k, kind in enumerate(_KINDS) for w, way in enumerate(_WAYS)
     )
+    same = "; the two ways of feeding are one computation" if each.difference.max() < _ROUNDING else ""
     return (
         f"Neighbours' Jaccard: {cells}; fed one by one, activations differ from parallel ones by "
         f"{each.difference.mean():.1e} of their norm (at most {each.difference.max():.1e} in a layer of a sequence) "
-        f"and {each.changed.mean():.4%} of the active-set members change: the two ways of feeding are one computation"
+        f"and {each.changed.mean():.4%} of the active-set members change, n = {len(each.sets)} sequences of each "
+        f"kind{same}"
     )
 
 
@@ -120,7 +123,8 @@ def _echo_note(changed: np.ndarray, bins: list[range]) -> str:
     return (
         f"An inserted word of another text changes {at(bins[0], 0):.1%} of the next token's set and "
         f"{at(bins[-1], 0):.1%} at {_name(bins[-1])} after it, a word of the same text {at(bins[0], 1):.1%} and "
-        f"{at(bins[-1], 1):.1%} (1 - Jaccard); the difference over all positions is {_signed(difference)}"
+        f"{at(bins[-1], 1):.1%} (1 - Jaccard); the difference over all positions is {_signed(difference)}, "
+        f"n = {difference.n} sequences"
     )
 
 
@@ -134,7 +138,8 @@ def _drift_note(each: Drift, bins: list[range]) -> str:
     own, other = (_binned(values.mean(axis=2), bins, each.places).mean(axis=0) for values in (each.own, each.other))
     return (
         f"Share of a generated token's set that the prompt's set covers: {own[0]:.3f} at token 1 and {own[-1]:.3f} at "
-        f"{_name(bins[-1])}; another prompt's set covers {other[0]:.3f} and {other[-1]:.3f}"
+        f"{_name(bins[-1])}; another prompt's set covers {other[0]:.3f} and {other[-1]:.3f}, n = {len(each.own)} "
+        "prompts"
     )
 
 
@@ -188,6 +193,7 @@ def _echo_table(changed: np.ndarray, bins: list[range]) -> Table:
             {"inserted": name},
             {
                 "tokens after": [_name(span) for span in bins],
+                "up to token": [span.stop for span in bins],
                 **columns("changed", means(_binned(changed[:, kind].mean(axis=2), bins, after))),
             },
         )

@@ -97,7 +97,7 @@ _PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))  # of the endings Pv, 
 def swap(reader: Reader, ids: torch.Tensor, keep: float, stop: threading.Event, tick: Tick) -> Swap | None:
     """Swaps tokens between neighbouring rows of ``ids`` int64 [2 pairs, tokens], halfway and at the end.
 
-    A prefix is read once and goes on with either token.
+    A prefix is read once: it goes on with either token, and then to the end.
     """
     from transformers import DynamicCache
 
@@ -105,13 +105,14 @@ def swap(reader: Reader, ids: torch.Tensor, keep: float, stop: threading.Event, 
     table = embeddings - embeddings.mean(dim=0)
     first, second = ids[0::2], ids[1::2]
     responses, predictors = [], []
+    cache, known = DynamicCache(), 0
     for length in (ids.shape[1] // 2, ids.shape[1] - 1):
         if stop.is_set():
             return None
         v, w = _last_tokens(first, second, length)
-        prefixes = torch.cat([first[:, :length], second[:, :length]])
-        cache = DynamicCache()
+        prefixes = torch.cat([first[:, known:length], second[:, known:length]])
         reader.read(prefixes, last=1, past_key_values=cache)
+        known = length
         read = []
         for token in (v, w):
             read.append(reader.read(torch.cat([token, token])[:, None], past_key_values=cache).activations)

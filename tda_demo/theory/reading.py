@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,9 @@ from ..feedforward import FeedForward, find_blocks, observed
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
+
+
+_SPACES = ("Ġ", "▁", " ")  # what a space before a word is written as in byte-level BPE, in SentencePiece, in plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +114,20 @@ def random_ids(lm: LoadedModel, shape: tuple[int, ...], random: torch.Generator)
     special = set(lm.tokenizer.all_special_ids)
     words = torch.tensor([token for token in range(len(lm.tokenizer)) if token not in special])
     return words[torch.randint(len(words), shape, generator=random)]
+
+
+def whole_words(lm: LoadedModel, ids: torch.Tensor) -> torch.Tensor:
+    """Which of ``ids`` int64 [sequences, tokens] are each a whole word of four letters or more: bool, same shape.
+
+    A word begins with its tokenizer's space, and the next token does not go on with it.
+    """
+
+    def is_word(token: str, following: str) -> bool:
+        goes_on = following[:1] not in _SPACES and following[:1].isalpha()
+        return token[:1] in _SPACES and len(token) > 4 and token[1:].isalpha() and not goes_on
+
+    rows = [[*lm.tokenizer.convert_ids_to_tokens(row), ""] for row in ids.tolist()]
+    return torch.tensor([[is_word(*pair) for pair in pairwise(row)] for row in rows])
 
 
 def pieces(lm: LoadedModel, text: str, most: int, length: int, least: int, shortest: int) -> list[list[int]]:

@@ -147,7 +147,7 @@ def _note(name: str, each: Tally) -> str:
         f"{name}: {_percent(raised)} of the positive activations have a positive gradient; at negative ones the mean "
         f"gradient is {negative.value:.3g} ({negative.low:.3g} to {negative.high:.3g}) of its root mean square; "
         f"{each.zeros.sum() / entries:.1%} of the activations are exactly zero and {each.near.sum() / entries:.1%} "
-        f"below {NEAR:g} of the layer's root mean square"
+        f"below {NEAR:g} of the layer's root mean square, n = {raised.n} passages"
     )
 
 
@@ -168,7 +168,7 @@ def _layer_table(measured: dict[str, dict[str, Tally]]) -> Table:
                     "tensor": [tensor] * layers,
                     "layer": list(range(layers)),
                     **columns("mean dL/dp at p > 0, nats", ratios(each.positive_sum, each.positive)),
-                    **columns("the same / rms", ratios(each.positive_sum / scale, each.positive)),
+                    **columns("mean dL/dp at p > 0 / rms", ratios(each.positive_sum / scale, each.positive)),
                     **columns("mean dL/dp at p < 0 / rms", ratios(each.negative_sum / scale, each.negative)),
                     **columns("share of p > 0 with dL/dp > 0", ratios(each.positive_raised, each.positive)),
                     "share of positive entries": (each.positive.sum(axis=0) / entries).tolist(),

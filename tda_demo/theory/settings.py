@@ -62,7 +62,7 @@ class InertiaSettings:
     ``prompts`` prompts; ``keep``, the share of neurons in an active set."""
 
     sequences: int = 16
-    length: int = 40
+    length: int = 32
     prompts: int = 4
     tokens: int = 512
     keep: float = 0.3
@@ -90,16 +90,16 @@ class InertiaSettings:
 class TrainingSettings:
     """``runs`` runs of ``steps`` steps for each activation function; run r of both begins from the same draw."""
 
-    steps: int = 300
-    runs: int = 2
+    steps: int = 150
+    runs: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Raises UserError where a setting is out of its range."""
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}; it must be at least 1.")
-        if self.runs < 1:
-            raise UserError(f"runs is {self.runs}; it must be at least 1.")
+        if self.runs < LEAST_CLUSTERS:
+            raise UserError(f"runs is {self.runs}; an interval needs at least {LEAST_CLUSTERS}.")
         _check_seed(self.seed)
 
 

@@ -1,13 +1,13 @@
 """Claim 1 from the beginning: a small model trained from scratch, with ReLU and with SiLU.
 
 The claim (arXiv 2406.12569, 2408.11393): gradient descent makes activations sparse, since E[dL/dp] > 0 for positive
-activations p; with ReLU they end at zero, with SiLU small but not zero. Our reading: on text no run was trained on, the
-share of exact zeros (ReLU) and of activations near zero (below a tenth of the layer's root mean square; both) grows
+activations p; with ReLU they end at zero, with SiLU small but not zero. Our reading: on text a run is not trained on,
+the share of exact zeros (ReLU) and of activations near zero (below a tenth of the layer's root mean square; both) grows
 from the first step to the last, and the mean of dL/dp over positive activations, averaged over training, is above zero.
 
 Weight decay and dropout are off: nothing but the loss can make these models sparse. The null is the untrained model, in
-which about half of ReLU's outputs are zero by symmetry. Intervals are over the passages the models are measured on;
-the notes give every run's own numbers, since two runs say little about how much runs differ.
+which about half of ReLU's outputs are zero by symmetry. Intervals are over runs, each from a draw of its own of
+weights, text, and the text it is measured on: passages of one run say how sure its numbers are, not what training does.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from .findings import Check, Finding, Table
 from .gradients import Tally, gradient_scale, signals, stack, tally
 from .grammar import VOCABULARY, passages
 from .settings import TrainingSettings
-from .statistics import mean, means
+from .statistics import LEAST_CLUSTERS, mean, means
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FUNCTIONS = ("relu", "silu")
 LAYERS, WIDTH, D_FF, LENGTH, BATCH = 3, 96, 384, 48, 32
-_HELD_OUT = 16  # passages a model is measured on
+_HELD_OUT = 8  # passages a run is measured on
 _POINTS = 12  # measurements of a run, beside the one before it starts
 _RATE = 2e-3
 _WARM_UP = 20  # steps
@@ -68,7 +68,6 @@ def training(
     settings, stop = settings or TrainingSettings(), stop or threading.Event()
     points: list[TrainingPoint] = []
     done, total = 0, settings.steps * settings.runs * len(FUNCTIONS)
-    held_out = passages(_HELD_OUT, LENGTH, torch.Generator().manual_seed(settings.seed))
     measured_at = set(np.linspace(0, settings.steps, _POINTS + 1).round().astype(int).tolist())
     report(Progress("Training", 0, total, "steps"))
     for run in range(settings.runs):
@@ -76,6 +75,7 @@ def training(
             seed = settings.seed + 1 + run
             model = new_model(function, seed)
             draws = torch.Generator().manual_seed(seed)
+            held_out = passages(_HELD_OUT, LENGTH, draws)
             optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0)
             for step in range(settings.steps + 1):
                 if stop.is_set():
@@ -133,14 +133,13 @@ def conclude(points: Sequence[TrainingPoint], settings: TrainingSettings, *, com
     checks: list[Check] = []
     for function in FUNCTIONS:
         own = [each for (name, _), each in runs.items() if name == function]
-        if not own:
+        if len(own) < LEAST_CLUSTERS:
             continue
-        n = f"{len(own)} run{'s' if len(own) > 1 else ''}"
         if function == "relu":
-            checks.append(_check(f"Exact zeros become more frequent, relu, {n}", _growth(own, "zeros")))
-        checks.append(_check(f"Activations near zero become more frequent, {function}, {n}", _growth(own, "near")))
-        pushes = np.mean([np.mean([point.push for point in each], axis=0) for each in own], axis=0)
-        checks.append(_check(f"E[dL/dp] > 0 at positive p during training, {function}, {n}", pushes))
+            checks.append(_check("Exact zeros become more frequent, relu", _growth(own, "zeros")))
+        checks.append(_check(f"Activations near zero become more frequent, {function}", _growth(own, "near")))
+        pushes = np.stack([np.mean([point.push for point in each], axis=(0, 1)) for each in own])
+        checks.append(_check(f"E[dL/dp] > 0 at positive p during training, {function}", pushes))
     return Finding(
         experiment="training",
         claim=TRAINING.statement,
@@ -155,11 +154,13 @@ def conclude(points: Sequence[TrainingPoint], settings: TrainingSettings, *, com
 
 
 def _check(name: str, values: np.ndarray) -> Check:
-    return Check(name, "layers", "passages", 0.0, tuple(means(values)), mean(values.mean(axis=1)))
+    """Of ``values`` float64 [runs, layers], which the statement says are above zero."""
+    return Check(name, "layers", "runs", 0.0, tuple(means(values)), mean(values.mean(axis=1)))
 
 
 def _growth(runs: list[list[TrainingPoint]], share: str) -> np.ndarray:
-    return np.mean([getattr(each[-1], share) - getattr(each[0], share) for each in runs], axis=0)
+    """From the first measurement of a run to its last, float64 [runs, layers]."""
+    return np.stack([(getattr(each[-1], share) - getattr(each[0], share)).mean(axis=0) for each in runs])
 
 
 def _note(function: str, run: int, each: list[TrainingPoint]) -> str:

@@ -13,12 +13,14 @@ Our reading, two things that can be measured:
   that no change of meaning, topic or language explains. The floor is the overlap with another sentence at the same
   positions. Histories matter where overlap after the changed ones (another topic, another language, random tokens) is
   below the ceiling; how much they matter is the share of the way from ceiling to floor.
-* Transfer. A ridge regression from the block's input to ``|a_j| n_j`` is trained under one kind of history and tested,
-  on other sentences, under another. The loss is recall of a predictor trained under the kind tested minus that of one
-  trained under the reference kind: both see the same test, so that one kind being harder than another cancels.
+* Transfer. DejaVu's predictor (arXiv 2310.17157, as the method of that name trains it) is trained under one kind of
+  history and tested, on other sentences, under another. The loss is recall of a predictor trained under the kind tested
+  minus that of one trained under the reference kind: both see the same test, so that one kind being harder than another
+  cancels. "Cannot tell" asks for more: that it loses most of what it had learnt, which is its lead over a guess that
+  ignores the input, the neurons that matter most on average.
 
-What falsifies it: overlap at the ceiling, and no loss of recall. "No history" hides the history from attention; the
-sentence stays where it is.
+What falsifies it: overlap at the ceiling, no loss of recall or one far smaller than that lead. "No history" hides the
+history from attention; the sentence stays where it is.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import torch
 from ..cett import score, strengths
 from ..progress import Progress, Report, silent
 from .findings import Finding
+from .gradients import activation_name
 from .reading import Reader, Stopped, active, block_inputs, first_token, importance, plain_ids, random_ids
 from .settings import UncertaintySettings
 from .statistics import LEAST_CLUSTERS, correlation, jaccard, ranks
@@ -91,12 +94,14 @@ def uncertainty(
         movement = Movement(sets, order, sequence, _floor(references))
     groups = np.repeat(np.arange(len(read)), [each[0].shape[1] for each in read])
     found: list[tuple[np.ndarray, ...]] = []
+    is_relu = activation_name(lm.model).startswith("relu")
     for place in range(len(chosen)) if len(read) == len(rows) else ():
         report(Progress("Uncertainty", len(rows) + place, total, "steps"))
-        if stop.is_set():
-            break
         x, y = (torch.cat([each[place] for each in kept], dim=1).float() for kept in (read, wanted))
-        found.append(recalls(x, y, groups, settings.keep))
+        try:
+            found.append(recalls(reader.blocks[chosen[place]], x, y, groups, settings.keep, is_relu=is_relu, stop=stop))
+        except Stopped:
+            break
     transfer = None
     if found:
         learnt, static = (np.stack(each) for each in zip(*found, strict=True))

@@ -15,6 +15,7 @@ from .statistics import chance_jaccard, mean, means
 KINDS = ("same topic", "paraphrase", "none", "other topic", "other language", "random tokens")
 REFERENCE, CEILING = KINDS.index("same topic"), KINDS.index("paraphrase")
 CHANGED = tuple(KINDS.index(kind) for kind in ("other topic", "other language", "random tokens"))
+_CHANGED_TOLD = ("another topic", "another language", "random tokens")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,23 +55,22 @@ def conclude(
     tables: list[Table] = []
     if movement is not None:
         checks += [
-            _below_ceiling("Sets overlap less after a changed history than after a paraphrased one", movement.sets),
-            _below_ceiling("Importances correlate less after a changed history", movement.order),
+            _below_ceiling(f"Sets overlap less after {told} than after a paraphrase", movement.sets, kind)
+            for kind, told in zip(CHANGED, _CHANGED_TOLD, strict=True)
         ]
+        checks.append(
+            _below_ceiling(
+                "Importances correlate less after these three than after a paraphrase", movement.order, *CHANGED
+            )
+        )
         notes.append(_movement_note(movement, settings["keep"]))
         tables.append(_movement_table(movement))
     if transfer is not None:
-        loss = _losses(transfer.learnt)
-        checks.append(
-            Check(
-                "A predictor trained under another kind of history has less recall",
-                "layers",
-                "sentences",
-                0.0,
-                tuple(means(loss)),
-                mean(loss.mean(axis=1)),
-            )
-        )
+        lost, learnt = _losses(transfer.learnt), _leads(transfer)
+        checks += [
+            _check("A predictor trained under another kind of history has less recall", lost),
+            _check("It loses more than half of what it had learnt (recall lost - half the lead)", lost - learnt / 2),
+        ]
         notes.append(_transfer_note(transfer))
         tables.append(_transfer_table(transfer))
     return Finding(
@@ -86,15 +86,25 @@ def conclude(
     )
 
 
-def _below_ceiling(name: str, overlap: np.ndarray) -> Check:
-    gap = overlap[:, CEILING] - overlap[:, CHANGED].mean(axis=1)
-    return Check(name, "layers", "sentences", 0.0, tuple(means(gap)), mean(gap.mean(axis=1)))
+def _check(name: str, values: np.ndarray) -> Check:
+    """Of ``values`` float64 [sentences, layers], which the statement says are above zero."""
+    return Check(name, "layers", "sentences", 0.0, tuple(means(values)), mean(values.mean(axis=1)))
+
+
+def _below_ceiling(name: str, overlap: np.ndarray, *kinds: int) -> Check:
+    return _check(name, overlap[:, CEILING] - overlap[:, kinds].mean(axis=1))
 
 
 def _losses(recall: np.ndarray) -> np.ndarray:
     """Recall lost by training under the reference kind and not under the kind tested: float64 [sentences, layers]."""
     lost = [recall[:, :, kind, kind] - recall[:, :, REFERENCE, kind] for kind in CHANGED]
     return np.mean(lost, axis=0).T
+
+
+def _leads(transfer: Transfer) -> np.ndarray:
+    """Recall of predictors tested under the kind they were trained under, less that of the static guess: likewise."""
+    lead = transfer.learnt - transfer.static
+    return np.mean([lead[:, :, kind, kind] for kind in CHANGED], axis=0).T
 
 
 def _movement_note(movement: Movement, keep: float) -> str:
@@ -105,7 +115,7 @@ def _movement_note(movement: Movement, keep: float) -> str:
     moved = f"changed histories go {share:.0%} of the way from ceiling to floor" if ceiling > floor else "no room below"
     return (
         f"Jaccard overlap: ceiling (paraphrase) {ceiling:.3f}, {each}, floor (another sentence) {floor:.3f}, chance "
-        f"{chance_jaccard(keep):.3f}; {moved}"
+        f"{chance_jaccard(keep):.3f}; {moved}, n = {len(overlap)} sentences"
     )
 
 
@@ -114,10 +124,11 @@ def _transfer_note(transfer: Transfer) -> str:
     static = transfer.static.mean(axis=(0, 1))
     own = np.mean([recall[kind, kind] for kind in CHANGED])
     other = np.mean([recall[REFERENCE, kind] for kind in CHANGED])
-    guess = np.mean([static[REFERENCE, kind] for kind in CHANGED])
+    guess = np.mean([static[kind, kind] for kind in CHANGED])
     return (
         f"Recall under changed histories: {own:.1%} where the predictor was trained under them, {other:.1%} where "
-        f"under the reference, {guess:.1%} for the neurons that matter most on average, whatever the input"
+        f"under the reference, {guess:.1%} for the neurons that matter most on average under them, whatever the input, "
+        f"n = {transfer.learnt.shape[1]} sentences and {len(transfer.layers)} layers"
     )
 
 

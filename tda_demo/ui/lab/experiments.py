@@ -94,8 +94,8 @@ EXPERIMENTS = (
         TRAINING,
         TrainingSettings,
         (
-            Size("steps", "Steps of each run", 20, 600, 10),
-            Size("runs", "Runs of each function", 1, 4),
+            Size("steps", "Steps of each run", 5, 600, 5),
+            Size("runs", "Runs of each function", 4, 8),
             _SEED,
         ),
         "under two minutes on two cores; it trains models of its own, the one chosen above is not used",

@@ -10,7 +10,8 @@ from .experiments import EXPERIMENTS
 from .panel import panel
 
 _INTRO = """<p class="lab-intro">The paper explains sparsity by the claims below. Each one is turned into a prediction
-here, measured on the model you choose, and judged by what was measured: true, false, or undecided.</p>"""
+here, measured on the model you choose, and judged by what was measured: supported, contradicted, mixed, or no
+effect.</p>"""
 
 
 def build(page: gr.Blocks, service: Service) -> None:

@@ -32,14 +32,15 @@ class Plot:
 
 @dataclass(frozen=True)
 class Line:
-    """``low`` and ``high``, where there are any, are the ends of the 95 % intervals; ``style`` numbers colour and
-    dash."""
+    """``low`` and ``high``, where there are any, are the ends of the 95 % intervals; ``style`` numbers the colour, and
+    the dash too where ``dash`` does not."""
 
     name: str
     y: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
     style: int = 0
+    dash: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def lines(
         return None
     traces: list[go.Scatter] = []
     for line in drawn:
+        dash = line.style if line.dash is None else line.dash
         colour, x = COLOURS[line.style % len(COLOURS)], list(range(len(line.y)))
         ends = [list(pair) for pair in zip(_rounded(line.low), _rounded(line.high), strict=True)]
         if ends:
@@ -112,7 +114,7 @@ def lines(
                 customdata=ends or None,
                 name=line.name,
                 mode="lines+markers" if markers else "lines",
-                line={"color": colour, "width": 2, "dash": _DASHES[line.style % len(_DASHES)]},
+                line={"color": colour, "width": 2, "dash": _DASHES[dash % len(_DASHES)]},
                 marker={"size": 5, "color": colour},
                 hoverinfo="none",
             )

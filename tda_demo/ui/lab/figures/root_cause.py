@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from .chart import Columns, Line, Plot, View, Views, distinct, estimates, layers, lines, matching, numbers
 
-_MEAN, _SHARE = "the same / rms", "share of p > 0 with dL/dp > 0"
+_MEAN, _SHARE = "mean dL/dp at p > 0 / rms", "share of p > 0 with dL/dp > 0"
 _SHARES = {"near zero": "share near zero", "exact zeros": "share of exact zeros"}
 
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean
 
-import numpy as np
-
-from .chart import Columns, Line, Plot, View, Views, distinct, lines, matching
+from .chart import Columns, Line, Plot, View, Views, distinct, lines
 
 _LOSS = "loss, nats per token"
 _STYLES = {"relu": 0, "silu": 1}
 
 
 def _curves(table: Columns, column: str, y_title: str, *, factor: float = 1.0, zero: bool = False) -> View | None:
-    """A line a run: means over the layers."""
+    """A line a run, a colour a function: means over the layers."""
     steps = sorted(distinct(table["step"]))
-    series = []
-    for function, run in distinct(zip(table["function"], table["run"], strict=True)):
-        rows = [matching(table, function=function, run=run, step=step) for step in steps]
-        points = [factor * float(np.mean([table[column][row] for row in each])) for each in rows if each]
-        series.append(Line(f"{function}, run {run + 1}", points, style=_STYLES.get(function, 2) + 2 * run))
+    layers: dict[tuple[str, int], dict[int, list[float]]] = {}
+    names = (table[name] for name in ("function", "run", "step", column))
+    for function, run, step, found in zip(*names, strict=True):  # once over all rows: it is drawn again and again
+        layers.setdefault((function, run), {}).setdefault(step, []).append(factor * found)
+    series = [
+        Line(
+            f"{function}, run {run + 1}",
+            [fmean(each[step]) for step in steps if step in each],
+            style=_STYLES.get(function, 2),
+            dash=run,
+        )
+        for (function, run), each in layers.items()
+    ]
     places = [f"step {step}" for step in steps]
     marks = [str(step) if index % 3 == 0 else "" for index, step in enumerate(steps)]
     return lines(series, places, "step", y_title, marks=marks, zero=zero)
@@ -45,7 +52,7 @@ PLOTS = (
     Plot(
         "loss",
         "The loss",
-        "On text none of the runs is trained on.",
+        "On text the run is not trained on.",
         "The loss, falling while the models learn: a line for each run.",
         (),
         loss,
