@@ -13,6 +13,9 @@
   };
   tda.themed = themed;
 
+  // What nobody sees is drawn once its values have stopped coming: the time belongs to the race.
+  const UNSEEN_MS = 1200;
+
   const ARRAYS = { u1: Uint8Array, u2: Uint16Array };
   const decoded = ({ bdata, dtype }) => {
     const bytes = Uint8Array.from(atob(bdata), (c) => c.charCodeAt(0));
@@ -66,13 +69,23 @@
     const radios = [...figure.querySelectorAll("input[type=radio]")];
     const ghost = figure.querySelector(".plot-ghost");
     const promise = ghost.textContent;
+    const title = canvas.getAttribute("aria-label");
     let value = null;
+    let seen = false;
+    let due = false;
+    let later = 0;
     let chosen = "";
 
     const draw = () => {
+      clearTimeout(later);
+      due = false;
       figure.dataset.empty = !value;
+      canvas.setAttribute("aria-label", value?.summary ? `${title}: ${value.summary}` : title);
       ghost.textContent = props.value?.ghost ?? promise;
-      if (!value) return window.Plotly.purge(canvas);
+      if (!value) {
+        canvas.listening = false; // listeners go with the plot
+        return window.Plotly.purge(canvas);
+      }
       chosen = radios.find((radio) => radio.checked)?.value ?? Object.keys(value.views)[0];
       const { data, layout } = themed(value.views[chosen], getComputedStyle(figure));
       window.Plotly.react(canvas, data, { ...layout, autosize: true }, { displayModeBar: false, responsive: true, doubleClick: false });
@@ -100,14 +113,21 @@
     };
     const update = () => {
       value = props.value?.views ? structuredClone(props.value) : null;
-      draw();
+      if (seen) return draw();
+      due = true;
+      clearTimeout(later);
+      later = setTimeout(draw, UNSEEN_MS);
     };
 
     update();
     watch("value", update);
+    new IntersectionObserver((entries) => {
+      seen = entries.at(-1).isIntersecting;
+      if (seen && due) draw();
+    }).observe(area);
     radios.forEach((radio) => radio.addEventListener("change", draw));
     // A plot drawn while its tab was hidden had no size.
-    new ResizeObserver(() => value && area.offsetWidth && window.Plotly.Plots.resize(canvas)).observe(area);
+    new ResizeObserver(() => canvas.listening && area.offsetWidth && window.Plotly.Plots.resize(canvas)).observe(area);
     new MutationObserver(draw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   };
 })();

@@ -76,9 +76,9 @@ def hover(visitor: Visitor, plot: str, across: float) -> str:
 
 
 def test_enter_starts_a_race_and_all_of_it_is_shown(visitor: Visitor) -> None:
-    assert "Type a prompt" in visitor.slot("verdict")
+    assert "Type a prompt" in visitor.slot("lead")
     visitor.ask(QUESTION, new_tokens=40)
-    visitor.wait_for_text()
+    visitor.page.evaluate("document.querySelector('#token-map').scrollIntoView()")  # what is not seen is not drawn yet
     visitor.page.wait_for_selector("#token-map .plot-canvas image")
     early = picture(visitor, "token-map")
     visitor.wait_for_phase("finished")
@@ -316,6 +316,7 @@ def test_dark_and_narrow(open_page: Callable[..., Visitor]) -> None:
     narrow.wait_for_phase("finished")
     assert narrow.page.evaluate("document.documentElement.scrollWidth") <= 390
     colour = "getComputedStyle(document.querySelector('#layer-bars .point path')).fill"
+    narrow.page.wait_for_selector("#layer-bars .point path", state="attached")
     dark = narrow.page.evaluate(colour)
     narrow.page.evaluate("document.body.classList.remove('dark')")
     narrow.page.wait_for_function(f"{colour} !== {dark!r}")
