@@ -77,7 +77,6 @@
       const begins = RACING.includes(value.phase) && !RACING.includes(root.dataset.phase);
       const following = arms.filter(({ pane }) => pane.following); // read before anything is written: one layout
       root.dataset.phase = value.phase;
-      root.dataset.judged = value.judged;
       lead.dataset.arm = value.leader ?? "";
       tda.fill(root, value.slots);
       for (const { name, pane, run, mark } of arms) {

@@ -315,6 +315,7 @@ def test_dark_and_narrow(open_page: Callable[..., Visitor]) -> None:
     narrow.ask(QUESTION, new_tokens=4)
     narrow.wait_for_phase("finished")
     assert narrow.page.evaluate("document.documentElement.scrollWidth") <= 390
+    narrow.page.wait_for_function("Math.abs(document.querySelector('.race-track').getBoundingClientRect().top) < 300")
     colour = "getComputedStyle(document.querySelector('#layer-bars .point path')).fill"
     narrow.page.wait_for_selector("#layer-bars .point path", state="attached")
     dark = narrow.page.evaluate(colour)

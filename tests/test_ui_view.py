@@ -282,6 +282,7 @@ def test_three_arms_are_told_in_their_order() -> None:
     view.apply(Ended("rival", "eos"))
     view.apply(steps("sparse", ["x"] * 7, 10)[-1])
     assert slots(view)["lead"] == "When TT ended, at 9 tokens, dense had written 5 and GRIFFIN had written 6"
+    assert stage(view)["leader"] == "rival"
     marks = {arm: bar["mark"] for arm, bar in stage(view)["track"].items()}
     assert marks == {"dense": 0.25, "sparse": 0.3, "rival": None}
 

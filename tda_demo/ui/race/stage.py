@@ -18,9 +18,9 @@ _PROMISE = "Type a prompt and press Enter: the faster text pulls ahead here."
 
 
 def stage(view: RaceView) -> dict[str, Any]:
-    """JSON-ready: ``phase``; ``judged``, whether quality is known; ``leader``, the arm ahead, None while none is;
-    ``slots``, text by slot name, the rival's as ``rival.`` and the method's name for it; ``texts``, what each arm wrote
-    and where it parts from dense (dense from the method); ``track``, each arm's bar 0..1 and the mark on it.
+    """JSON-ready: ``phase``; ``leader``, the arm that is ahead, None while none is; ``slots``, text by slot name, the
+    rival's as ``rival.`` and the method's name for it; ``texts``, what each arm wrote and where it parts from dense
+    (dense from the method); ``track``, each arm's bar 0..1 and the mark on it.
     """
     rival = {f"rival.{slot}": text for slot, text in _method(view.rival).items()}
     told = {"lead": _lead(view), "verdict": _verdict(view), "duel": _duel(view), "budget": _budget(view)}
@@ -29,7 +29,6 @@ def stage(view: RaceView) -> dict[str, Any]:
         slots["rival.lane"] = "Rival"
     return {
         "phase": view.phase,
-        "judged": view.sparse.quality is not None,
         "leader": _leader(view),
         "slots": slots,
         "texts": {arm: {"text": view.arm(arm).text, "part": _part(view, arm)} for arm in ARMS},
