@@ -1,4 +1,5 @@
-// One plot that stays in the page: drawn once, then updated in place, in the colours of the theme.
+// One plot that stays in the page: drawn once, then updated in place, in the colours of the theme. What nobody sees is
+// not drawn before somebody does: until then the time belongs to the race, which may run on the same cores.
 (() => {
   const tda = (window.tda ??= {});
 
@@ -12,9 +13,6 @@
     return node;
   };
   tda.themed = themed;
-
-  // What nobody sees is drawn once its values have stopped coming: the time belongs to the race.
-  const UNSEEN_MS = 1200;
 
   const ARRAYS = { u1: Uint8Array, u2: Uint16Array };
   const decoded = ({ bdata, dtype }) => {
@@ -72,13 +70,10 @@
     const title = canvas.getAttribute("aria-label");
     let value = null;
     let seen = false;
-    let due = false;
-    let later = 0;
     let chosen = "";
 
     const draw = () => {
-      clearTimeout(later);
-      due = false;
+      figure.toggleAttribute("data-due", false);
       figure.dataset.empty = !value;
       canvas.setAttribute("aria-label", value?.summary ? `${title}: ${value.summary}` : title);
       ghost.textContent = props.value?.ghost ?? promise;
@@ -113,21 +108,21 @@
     };
     const update = () => {
       value = props.value?.views ? structuredClone(props.value) : null;
-      if (seen) return draw();
-      due = true;
-      clearTimeout(later);
-      later = setTimeout(draw, UNSEEN_MS);
+      figure.toggleAttribute("data-due", true);
+      if (seen) draw();
     };
+    const drawDue = () => figure.hasAttribute("data-due") && draw();
 
     update();
     watch("value", update);
     new IntersectionObserver((entries) => {
       seen = entries.at(-1).isIntersecting;
-      if (seen && due) draw();
+      if (seen) drawDue();
     }).observe(area);
+    window.addEventListener("beforeprint", drawDue);
     radios.forEach((radio) => radio.addEventListener("change", draw));
     // A plot drawn while its tab was hidden had no size.
     new ResizeObserver(() => canvas.listening && area.offsetWidth && window.Plotly.Plots.resize(canvas)).observe(area);
-    new MutationObserver(draw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    new MutationObserver(() => canvas.listening && draw()).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   };
 })();

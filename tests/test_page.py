@@ -67,6 +67,7 @@ def hover(visitor: Visitor, plot: str, across: float) -> str:
     """The tip at ``across`` (0..1) of the plot's width."""
     canvas = visitor.page.locator(f"#{plot} .plot-canvas")
     canvas.scroll_into_view_if_needed()
+    visitor.page.wait_for_selector(f"#{plot} .plot:not([data-due])")
     box = canvas.bounding_box()
     assert box is not None
     for nudge in (0, 3):  # plotly answers to movement
@@ -317,6 +318,7 @@ def test_dark_and_narrow(open_page: Callable[..., Visitor]) -> None:
     assert narrow.page.evaluate("document.documentElement.scrollWidth") <= 390
     narrow.page.wait_for_function("Math.abs(document.querySelector('.race-track').getBoundingClientRect().top) < 300")
     colour = "getComputedStyle(document.querySelector('#layer-bars .point path')).fill"
+    narrow.page.locator("#layer-bars .plot-area").scroll_into_view_if_needed()
     narrow.page.wait_for_selector("#layer-bars .point path", state="attached")
     dark = narrow.page.evaluate(colour)
     narrow.page.evaluate("document.body.classList.remove('dark')")
@@ -444,9 +446,10 @@ def test_the_lab_trains_draws_and_saves(visitor: Visitor) -> None:
     page.click("#claims button[role=tab]:has-text('Training')")
     page.wait_for_selector("#training-notice:has-text('Finished')")
     assert page.locator("#training-finding .finding-check").count() == 5
+    page.locator("#training-sparsity .plot-area").scroll_into_view_if_needed()
     area = page.locator("#training-sparsity .plot-area").bounding_box()
     page.wait_for_function(
-        "width => Math.abs(document.querySelector('#training-sparsity .main-svg').clientWidth - width) < 2",
+        "width => Math.abs(document.querySelector('#training-sparsity .main-svg')?.clientWidth - width) < 2",
         arg=area["width"] if area else 0,
     )
     assert "step" in hover(visitor, "training-sparsity", 0.5)
