@@ -66,8 +66,8 @@ def picture(visitor: Visitor, plot: str) -> str:
 def hover(visitor: Visitor, plot: str, across: float) -> str:
     """The tip at ``across`` (0..1) of the plot's width."""
     canvas = visitor.page.locator(f"#{plot} .plot-canvas")
-    canvas.scroll_into_view_if_needed()
-    visitor.page.wait_for_selector(f"#{plot} .plot:not([data-due])")
+    visitor.page.locator(f"#{plot} .plot-area").scroll_into_view_if_needed()
+    visitor.page.wait_for_selector(f"#{plot} .plot:not([data-due])")  # it is drawn once it is seen
     box = canvas.bounding_box()
     assert box is not None
     for nudge in (0, 3):  # plotly answers to movement
@@ -131,7 +131,6 @@ def test_the_equaliser_scales_a_layer_and_resets(visitor: Visitor) -> None:
     visitor.ask(QUESTION, new_tokens=2)
     visitor.wait_for_phase("finished")
     assert sliders.nth(1).input_value() == "0"
-    visitor.page.hover("#layer-bars .plot-canvas")
     assert "(100.0 %)" in hover(visitor, "layer-bars", 1.2 / 30)
     visitor.page.click("#reset")
     visitor.page.wait_for_function("document.querySelectorAll('.sliders input')[1].value == '1'")
