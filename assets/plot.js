@@ -1,4 +1,5 @@
-// One plot that stays in the page: drawn once, then updated in place, in the colours of the theme.
+// One plot that stays in the page: drawn once, then updated in place, in the colours of the theme. What nobody sees is
+// not drawn before somebody does: until then the time belongs to the race, which may run on the same cores.
 (() => {
   const tda = (window.tda ??= {});
 
@@ -66,13 +67,20 @@
     const radios = [...figure.querySelectorAll("input[type=radio]")];
     const ghost = figure.querySelector(".plot-ghost");
     const promise = ghost.textContent;
+    const title = canvas.getAttribute("aria-label");
     let value = null;
+    let seen = false;
     let chosen = "";
 
     const draw = () => {
+      figure.toggleAttribute("data-due", false);
       figure.dataset.empty = !value;
+      canvas.setAttribute("aria-label", value?.summary ? `${title}: ${value.summary}` : title);
       ghost.textContent = props.value?.ghost ?? promise;
-      if (!value) return window.Plotly.purge(canvas);
+      if (!value) {
+        canvas.listening = false; // listeners go with the plot
+        return window.Plotly.purge(canvas);
+      }
       chosen = radios.find((radio) => radio.checked)?.value ?? Object.keys(value.views)[0];
       const { data, layout } = themed(value.views[chosen], getComputedStyle(figure));
       window.Plotly.react(canvas, data, { ...layout, autosize: true }, { displayModeBar: false, responsive: true, doubleClick: false });
@@ -100,14 +108,21 @@
     };
     const update = () => {
       value = props.value?.views ? structuredClone(props.value) : null;
-      draw();
+      figure.toggleAttribute("data-due", true);
+      if (seen) draw();
     };
+    const drawDue = () => figure.hasAttribute("data-due") && draw();
 
     update();
     watch("value", update);
+    new IntersectionObserver((entries) => {
+      seen = entries.at(-1).isIntersecting;
+      if (seen) drawDue();
+    }).observe(area);
+    window.addEventListener("beforeprint", drawDue);
     radios.forEach((radio) => radio.addEventListener("change", draw));
     // A plot drawn while its tab was hidden had no size.
-    new ResizeObserver(() => value && area.offsetWidth && window.Plotly.Plots.resize(canvas)).observe(area);
-    new MutationObserver(draw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    new ResizeObserver(() => canvas.listening && area.offsetWidth && window.Plotly.Plots.resize(canvas)).observe(area);
+    new MutationObserver(() => canvas.listening && draw()).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   };
 })();

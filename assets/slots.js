@@ -2,11 +2,15 @@
 (() => {
   const tda = (window.tda ??= {});
 
+  const NONE = "–"; // what stands for a number that is not known yet
+
   // Fills every [data-slot] below `element` from `values`; touches only what changed.
   tda.fill = (element, values) => {
     for (const slot of element.querySelectorAll("[data-slot]")) {
       const text = values[slot.dataset.slot] ?? "";
-      if (slot.textContent !== text) slot.textContent = text;
+      if (slot.textContent === text) continue;
+      slot.textContent = text;
+      slot.classList.toggle("not-known", text === NONE);
     }
   };
 

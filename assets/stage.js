@@ -2,6 +2,7 @@
 (() => {
   const tda = (window.tda ??= {});
   const NEAR_END = 40; // pixels from the end that still count as following it
+  const MARGIN = 14; // pixels between the race and the window's edge
 
   const parting = () => {
     const mark = document.createElement("span");
@@ -19,21 +20,23 @@
       this.part = null;
     }
 
+    get following() {
+      return this.box.scrollHeight - this.box.scrollTop - this.box.clientHeight < NEAR_END;
+    }
+
     write(text, part) {
-      const following = this.box.scrollHeight - this.box.scrollTop - this.box.clientHeight < NEAR_END;
       if (this.part === null && part === null && text.startsWith(this.node.data)) {
         if (text.length > this.node.data.length) this.node.appendData(text.slice(this.node.data.length));
       } else if (part !== this.part || text !== this.text) {
         this.rewrite(text, part);
       }
-      if (!text) this.box.scrollTop = 0;
-      else if (following) this.box.scrollTop = part === null ? this.box.scrollHeight : this.placeOfParting();
       this.text = text;
       this.part = part;
     }
 
-    placeOfParting() {
-      return this.box.querySelector(".parting-mark").offsetTop - this.box.offsetTop - 60;
+    scroll() {
+      const mark = this.box.querySelector(".parting-mark");
+      this.box.scrollTop = mark ? mark.offsetTop - this.box.offsetTop - 60 : this.box.scrollHeight;
     }
 
     rewrite(text, part) {
@@ -46,8 +49,19 @@
     }
   }
 
+  const RACING = ["reading", "running"];
+
+  // Brings the lanes and the texts into view, as far as both fit.
+  const bringIntoView = (track, panes) => {
+    const end = panes.getBoundingClientRect().bottom - window.innerHeight;
+    const top = Math.min(end, track.getBoundingClientRect().top) + MARGIN;
+    const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+    if (top > MARGIN) window.scrollBy({ top, behavior: calm ? "instant" : "smooth" });
+  };
+
   tda.stage = (element, props, watch) => {
     const root = element.querySelector(".stage");
+    const lead = root.querySelector(".lead");
     const arms = ["dense", "sparse", "rival"].map((name) => {
       const lane = root.querySelector(`.lane[data-arm=${name}]`);
       return {
@@ -60,7 +74,10 @@
     const draw = () => {
       const value = props.value;
       if (!value?.phase) return;
+      const begins = RACING.includes(value.phase) && !RACING.includes(root.dataset.phase);
+      const following = arms.filter(({ pane }) => pane.following); // read before anything is written: one layout
       root.dataset.phase = value.phase;
+      lead.dataset.arm = value.leader ?? "";
       tda.fill(root, value.slots);
       for (const { name, pane, run, mark } of arms) {
         const { share, mark: at } = value.track[name];
@@ -69,6 +86,8 @@
         mark.style.left = `${100 * (at ?? 0)}%`;
         pane.write(value.texts[name].text, value.texts[name].part);
       }
+      following.forEach(({ pane }) => pane.scroll());
+      if (begins) bringIntoView(root.querySelector(".race-track"), root.querySelector(".panes"));
     };
     draw();
     watch("value", draw);

@@ -66,7 +66,8 @@ def picture(visitor: Visitor, plot: str) -> str:
 def hover(visitor: Visitor, plot: str, across: float) -> str:
     """The tip at ``across`` (0..1) of the plot's width."""
     canvas = visitor.page.locator(f"#{plot} .plot-canvas")
-    canvas.scroll_into_view_if_needed()
+    visitor.page.locator(f"#{plot} .plot-area").scroll_into_view_if_needed()
+    visitor.page.wait_for_selector(f"#{plot} .plot:not([data-due])")  # it is drawn once it is seen
     box = canvas.bounding_box()
     assert box is not None
     for nudge in (0, 3):  # plotly answers to movement
@@ -76,9 +77,9 @@ def hover(visitor: Visitor, plot: str, across: float) -> str:
 
 
 def test_enter_starts_a_race_and_all_of_it_is_shown(visitor: Visitor) -> None:
-    assert "Type a prompt" in visitor.slot("verdict")
+    assert "Type a prompt" in visitor.slot("lead")
     visitor.ask(QUESTION, new_tokens=40)
-    visitor.wait_for_text()
+    visitor.page.evaluate("document.querySelector('#token-map').scrollIntoView()")  # what is not seen is not drawn yet
     visitor.page.wait_for_selector("#token-map .plot-canvas image")
     early = picture(visitor, "token-map")
     visitor.wait_for_phase("finished")
@@ -130,7 +131,6 @@ def test_the_equaliser_scales_a_layer_and_resets(visitor: Visitor) -> None:
     visitor.ask(QUESTION, new_tokens=2)
     visitor.wait_for_phase("finished")
     assert sliders.nth(1).input_value() == "0"
-    visitor.page.hover("#layer-bars .plot-canvas")
     assert "(100.0 %)" in hover(visitor, "layer-bars", 1.2 / 30)
     visitor.page.click("#reset")
     visitor.page.wait_for_function("document.querySelectorAll('.sliders input')[1].value == '1'")
@@ -315,7 +315,10 @@ def test_dark_and_narrow(open_page: Callable[..., Visitor]) -> None:
     narrow.ask(QUESTION, new_tokens=4)
     narrow.wait_for_phase("finished")
     assert narrow.page.evaluate("document.documentElement.scrollWidth") <= 390
+    narrow.page.wait_for_function("Math.abs(document.querySelector('.race-track').getBoundingClientRect().top) < 300")
     colour = "getComputedStyle(document.querySelector('#layer-bars .point path')).fill"
+    narrow.page.locator("#layer-bars .plot-area").scroll_into_view_if_needed()
+    narrow.page.wait_for_selector("#layer-bars .point path", state="attached")
     dark = narrow.page.evaluate(colour)
     narrow.page.evaluate("document.body.classList.remove('dark')")
     narrow.page.wait_for_function(f"{colour} !== {dark!r}")
@@ -442,9 +445,10 @@ def test_the_lab_trains_draws_and_saves(visitor: Visitor) -> None:
     page.click("#claims button[role=tab]:has-text('Training')")
     page.wait_for_selector("#training-notice:has-text('Finished')")
     assert page.locator("#training-finding .finding-check").count() == 5
+    page.locator("#training-sparsity .plot-area").scroll_into_view_if_needed()
     area = page.locator("#training-sparsity .plot-area").bounding_box()
     page.wait_for_function(
-        "width => Math.abs(document.querySelector('#training-sparsity .main-svg').clientWidth - width) < 2",
+        "width => Math.abs(document.querySelector('#training-sparsity .main-svg')?.clientWidth - width) < 2",
         arg=area["width"] if area else 0,
     )
     assert "step" in hover(visitor, "training-sparsity", 0.5)

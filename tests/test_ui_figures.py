@@ -94,6 +94,7 @@ def test_the_largest_values_stay_small() -> None:
 def test_layer_bars_show_shares_and_after_the_race_the_errors() -> None:
     before, after = layer_bars(KEPT, WIDTHS, [], 0.2), layer_bars(KEPT, WIDTHS, [0.1, 0.9, 0.3], 0.2)
     bars, dots = after["views"]["layers"]["data"]
+    assert after["summary"] == "from 40 % to 100 % of a layer's neurons; realised CETT from 0.10 to 0.90"
     assert list(bars["y"]) == [40, 50, 100]
     assert list(dots["y"]) == [0.1, 0.9, 0.3] and not before["views"]["layers"]["data"][1]["y"]
     assert after["views"]["layers"]["layout"]["yaxis2"]["range"][1] > 0.9

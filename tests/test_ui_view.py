@@ -116,7 +116,8 @@ def test_no_speed_is_shown_before_it_means_anything() -> None:
 
 def test_who_leads_is_told_at_equal_time() -> None:
     view = after(prompt_read(), *steps("dense", ["x"] * 5, 12), *steps("sparse", ["x"] * 8, 10))
-    assert slots(view)["lead"] == "Ahead by 3 tokens at equal decode time: GRIFFIN"
+    assert slots(view)["lead"] == "GRIFFIN is 3 tokens ahead at equal decode time"
+    assert stage(view)["leader"] == "sparse" and stage(after(prompt_read()))["leader"] is None
 
 
 def test_the_place_of_the_slower_arm_is_marked_when_the_faster_ends() -> None:
@@ -178,16 +179,12 @@ def test_a_run_stopped_in_the_line_is_over() -> None:
 
 def test_the_empty_page_says_what_will_be_seen() -> None:
     empty = stage(RaceView())
-    assert empty["phase"] == "empty" and "press Enter" in empty["slots"]["verdict"]
+    assert empty["phase"] == "empty" and "press Enter" in empty["slots"]["lead"]
 
 
 def test_the_method_has_its_own_name_everywhere() -> None:
     shown = slots(after(prompt_read()))
-    assert (shown["name"], shown["lane"], shown["chosen"]) == (
-        "GRIFFIN",
-        "GRIFFIN",
-        "neurons chosen once, from the prompt",
-    )
+    assert (shown["name"], shown["lane"], shown["chosen"]) == ("GRIFFIN", "GRIFFIN", "one set, from the prompt")
     assert slots(RaceView())["lane"] == "Sparse"
 
 
@@ -208,7 +205,7 @@ def test_sets_chosen_anew_are_counted_as_they_come() -> None:
     sparse = [step_of("sparse", index, [2, 4 * (index == 2)], 400 + 200 * index) for index in range(1, 3)]
     view = after(read)
     assert slots(view)["bound"] == slots(view)["sparsity"] == "–"
-    assert slots(view)["chosen"] == "neurons chosen anew while writing"
+    assert slots(view)["chosen"] == "a new set at every token"
     frame = Frame(view, {})
     first = frame.outputs()
     assert "no one set" in first["neurons"]["ghost"] and "GRIFFIN" in first["neurons"]["ghost"]
@@ -251,7 +248,7 @@ def test_a_rival_has_its_own_figures_and_its_own_pane() -> None:
     assert (shown["lane"], shown["rival.lane"], shown["rival.chosen"]) == (
         "GRIFFIN",
         "TT",
-        "neurons chosen anew while writing",
+        "a new set at every token",
     )
     assert (shown["speedup"], shown["rival.speedup"]) == ("1.20×", "1.20×")
     assert (shown["rival.bound"], shown["rival.sparsity"], shown["rival.prompt"]) == ("1.25×", "62.5 %", "110 ms")
@@ -285,6 +282,7 @@ def test_three_arms_are_told_in_their_order() -> None:
     view.apply(Ended("rival", "eos"))
     view.apply(steps("sparse", ["x"] * 7, 10)[-1])
     assert slots(view)["lead"] == "When TT ended, at 9 tokens, dense had written 5 and GRIFFIN had written 6"
+    assert stage(view)["leader"] == "rival"
     marks = {arm: bar["mark"] for arm, bar in stage(view)["track"].items()}
     assert marks == {"dense": 0.25, "sparse": 0.3, "rival": None}
 

@@ -21,8 +21,14 @@ _SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "save", "stage", "
 Outputs = dict[str, Any]  # new values by component name
 
 # Of every event that waits for the worker: it is the queue, and gradio's own must let every visitor through to it, to
-# be told their place.
-EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+# be told their place. Progress is shown on nothing: where it is only hidden, every output still counts the time at each
+# frame of the browser, and that work is taken from the race.
+EVENT: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "show_progress_on": [],
+    "concurrency_limit": None,
+}
 
 
 def serve_scripts() -> None:

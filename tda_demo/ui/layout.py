@@ -11,7 +11,7 @@ from .service import Service
 TITLE = "TDA race"
 _HEADER = f"""<header class="masthead"><h1>{TITLE}</h1>
 <p>One language model writes the same answer twice, at equal decode time: with every neuron, and with only those that a
-method picks for your prompt.</p></header>"""
+method picks.</p></header>"""
 
 
 def build(service: Service) -> gr.Blocks:

@@ -25,6 +25,7 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None) ->
         server_port=port,
         theme=theme(),
         css_paths=sorted(ASSETS.glob("*.css")),
+        head=f"<script>{(ASSETS / 'start.js').read_text(encoding='utf-8')}</script>",
         footer_links=["api"],
         run_history=False,
         ssr_mode=False,

@@ -43,10 +43,12 @@ _COLOURS = {
     "button_primary_background_fill": ("#1d2126", "#e9e7e2"),
     "button_primary_background_fill_hover": ("#3a414b", "#ffffff"),
     "button_primary_border_color": ("#1d2126", "#e9e7e2"),
+    "button_primary_border_color_hover": ("#3a414b", "#ffffff"),
     "button_primary_text_color": ("#ffffff", "#14161a"),
     "button_secondary_background_fill": ("transparent", "transparent"),
     "button_secondary_background_fill_hover": ("#efece5", "#262a31"),
     "button_secondary_border_color": ("#8b8f96", "#6a717d"),
+    "button_secondary_border_color_hover": ("#1d2126", "#e9e7e2"),
     "button_secondary_text_color": ("#1d2126", "#e9e7e2"),
 }
 _SHAPES = {

@@ -48,9 +48,10 @@ def controls(offers: Offers, limits: Limits) -> Components:
     with gr.Row(elem_id="controls"):
         with gr.Column(scale=3, min_width=320):
             parts |= _prompt()
+            parts |= _model(offers, values)
         with gr.Column(scale=2, min_width=300):
             method.choose()
-            parts |= _model(offers, values)
+            parts |= _foot()
     with gr.Row(elem_id="more"):
         with gr.Accordion("Method settings", open=False, elem_id="method-settings"):
             method.more()
@@ -90,7 +91,7 @@ def _model(offers: Offers, values: dict[str, Any]) -> Components:
             info=offers.hint,
             allow_custom_value=offers.any_model,
             elem_id="model",
-            min_width=190,
+            min_width=260,
             scale=3,
         )
         precision = gr.Dropdown(
@@ -99,12 +100,14 @@ def _model(offers: Offers, values: dict[str, Any]) -> Components:
             label="Precision",
             elem_id="precision",
             min_width=110,
-            scale=2,
+            scale=1,
         )
+    return {"model": model, "precision": precision}
+
+
+def _foot() -> Components:
     with gr.Row(elem_id="model-foot"):
         return {
-            "model": model,
-            "precision": precision,
             "model_notice": notice(elem_id="model-notice"),
             "link": gr.Button("Copy link", size="sm", elem_id="copy-link", scale=0, min_width=90),
             "reset": gr.Button("Reset all settings", size="sm", elem_id="reset", scale=0, min_width=130),

@@ -1,7 +1,8 @@
 """The plots, as plotly figures made of arrays. Colours are CSS variables: the browser fills in the theme's.
 
 Every function is pure and returns what ``components.live_plot`` draws, JSON-ready: ``views``, a figure by name (arrays
-travel as base64 typed arrays), and ``hover``, what the tip needs to say what is under the pointer.
+travel as base64 typed arrays), ``summary``, the same in a sentence for who cannot see it, and ``hover``, what the tip
+needs to say what is under the pointer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ _PROMPT_COLUMNS = 192  # a longer prompt shows its end
 _NEURON_COLUMNS = 1_536
 _ROOM = 48  # columns held free for what will be written, doubled whenever they are full
 _CLEAR = "rgba(0,0,0,0)"
-_INK, _MUTED, _RULE, _SPARSE, _OFF = (f"var(--{name})" for name in ("ink", "muted", "rule", "tda", "plot-off"))
+_INK, _PAPER, _MUTED, _RULE, _SPARSE, _OFF = (
+    f"var(--{name})" for name in ("ink", "paper", "muted", "rule", "tda", "plot-off")
+)
 
 
 def token_map(
@@ -51,7 +54,11 @@ def token_map(
         xaxis={"range": [-0.5, divider + _room(steps, max_new_tokens)], "visible": False},
         yaxis=_layer_axis(len(d_ff)),
         margin={"l": 34, "r": 6, "t": 22, "b": 6},
-        shapes=[_line(x=(divider, divider), yref="paper", y=(0, 1), width=1.5)],
+        # Seen on whatever colour it crosses: light beside dark.
+        shapes=[
+            _line(x=(divider, divider), yref="paper", y=(0, 1), width=width, colour=colour)
+            for width, colour in ((4, _PAPER), (1.5, _INK))
+        ],
         annotations=[
             _text(
                 divider, 1, f"({hidden:,} earlier tokens not drawn) prompt " if hidden else "prompt ", "right", xref="x"
@@ -62,6 +69,7 @@ def token_map(
     views = {"fired": _heatmap(columns.T, max(d_ff)), "computed": _heatmap(computed.T, max(d_ff), x=edges)}
     return {
         "views": {name: go.Figure(trace, layout).to_dict() for name, trace in views.items()},
+        "summary": f"{len(d_ff)} layers by {len(prompt)} prompt tokens and {steps} written ones",
         "hover": {
             "kind": "tokens",
             "tokens": [visible(token) for token in (*prompt_tokens[hidden:], *tokens)],
@@ -108,8 +116,10 @@ def layer_bars(
             annotations=[_text(0, 1, "neurons kept, %", "left"), _text(0, 0.3, caption, "left")],
         ),
     )
+    errors = f"; realised CETT from {min(cett):.2f} to {max(cett):.2f}" if cett else ""
     return {
         "views": {"layers": figure.to_dict()},
+        "summary": f"from {min(shares):.0f} % to {max(shares):.0f} % of a layer's neurons{errors}",
         "hover": {"kind": "layers", "cett": list(cett), **_counts(kept, d_ff)},
     }
 
@@ -141,6 +151,7 @@ def neuron_map(indices: Sequence[np.ndarray], d_ff: Sequence[int]) -> dict[str, 
     figure["data"][0]["colorscale"] = [[0, _OFF], [1, _SPARSE]]  # plotly's own check knows no CSS variables in a scale
     return {
         "views": {"neurons": figure},
+        "summary": f"{sum(len(own) for own in indices):,} of {sum(d_ff):,} neurons are active",
         "hover": {"kind": "neurons", "per_column": per_column, "d_ff": [int(own) for own in d_ff]},
     }
 
@@ -197,9 +208,15 @@ def _layer_axis(layers: int) -> dict[str, Any]:
 
 
 def _line(
-    x: tuple[float, float], y: tuple[float, float], width: float, xref: str = "x", yref: str = "y", dash: str = "solid"
+    x: tuple[float, float],
+    y: tuple[float, float],
+    width: float,
+    xref: str = "x",
+    yref: str = "y",
+    dash: str = "solid",
+    colour: str = _INK,
 ) -> dict[str, Any]:
-    line = {"color": _INK, "width": width, "dash": dash}
+    line = {"color": colour, "width": width, "dash": dash}
     return {"type": "line", "x0": x[0], "x1": x[1], "y0": y[0], "y1": y[1], "xref": xref, "yref": yref, "line": line}
 
 

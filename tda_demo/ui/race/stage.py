@@ -13,17 +13,14 @@ from .view import ARMS, MethodView, RaceView
 if TYPE_CHECKING:
     from ...result import Quality, RaceResult
 
-_CHOSEN = {True: "neurons chosen once, from the prompt", False: "neurons chosen anew while writing"}
-_PROMISE = (
-    "Type a prompt and press Enter. The model reads it once with every neuron; then it writes twice, and here you see "
-    "how much faster the second text came, where the two part, and which neurons each layer used."
-)
+_CHOSEN = {True: "one set, from the prompt", False: "a new set at every token"}
+_PROMISE = "Type a prompt and press Enter: the faster text pulls ahead here."
 
 
 def stage(view: RaceView) -> dict[str, Any]:
-    """JSON-ready: ``phase``; ``slots``, text by slot name, the rival's as ``rival.`` and the method's name for it;
-    ``texts``, what each arm wrote and where it parts from dense (dense from the method); ``track``, each arm's bar 0..1
-    and the mark on it.
+    """JSON-ready: ``phase``; ``leader``, the arm that is ahead, None while none is; ``slots``, text by slot name, the
+    rival's as ``rival.`` and the method's name for it; ``texts``, what each arm wrote and where it parts from dense
+    (dense from the method); ``track``, each arm's bar 0..1 and the mark on it.
     """
     rival = {f"rival.{slot}": text for slot, text in _method(view.rival).items()}
     told = {"lead": _lead(view), "verdict": _verdict(view), "duel": _duel(view), "budget": _budget(view)}
@@ -32,6 +29,7 @@ def stage(view: RaceView) -> dict[str, Any]:
         slots["rival.lane"] = "Rival"
     return {
         "phase": view.phase,
+        "leader": _leader(view),
         "slots": slots,
         "texts": {arm: {"text": view.arm(arm).text, "part": _part(view, arm)} for arm in ARMS},
         "track": {arm: _bar(view, arm) for arm in ARMS},
@@ -79,7 +77,7 @@ def _parting(quality: Quality | None) -> str:
 def _verdict(view: RaceView) -> str:
     result = view.result
     if result is None:
-        return _PROMISE if view.phase == "empty" else ""
+        return ""
     return wording.verdict(
         result.speedup,
         result.byte_bound,
@@ -145,21 +143,32 @@ def _state(view: RaceView, arm: str) -> str:
     )
 
 
+def _leader(view: RaceView) -> str | None:
+    """The arm with the most tokens, now or when the first one ended; a token more or less is none ahead."""
+    tokens = view.first_end[1] if view.first_end else {name: arm.tokens for name, arm in view.racing.items()}
+    if view.sparse.prompt is None or max(tokens.values()) - min(tokens.values()) <= 1:
+        return None
+    return max(tokens, key=lambda arm: tokens[arm])
+
+
 def _lead(view: RaceView) -> str:
     """Who is ahead, in tokens at equal decode time."""
+    if view.phase == "empty":
+        return _PROMISE
     if view.first_end is not None:
         first, tokens = view.first_end
         others = [f"{view.arm_name(arm)} had written {tokens[arm]:,}" for arm in view.racing if arm != first]
         ended = wording.count(tokens[first], "token")
         return f"When {view.arm_name(first)} ended, at {ended}, {' and '.join(others)}"
+    leader = _leader(view)
+    if leader is None:
+        return f"Equal decode time for {'all' if view.rival.method else 'both'}: the faster arm pulls ahead"
     tokens = {view.arm_name(name): arm.tokens for name, arm in view.racing.items()}
-    lead = max(tokens.values()) - min(tokens.values())
-    if not view.sparse.prompt or lead <= 1:
-        who = "both" if len(tokens) == 2 else "all"
-        return f"Equal decode time for {who}: the faster arm pulls ahead"
-    if len(tokens) > 2:
+    if view.rival.method:
         return f"At equal decode time: {wording.standing(tokens)}"
-    return f"Ahead by {wording.count(lead, 'token')} at equal decode time: {max(tokens, key=lambda arm: tokens[arm])}"
+    lead = max(tokens.values()) - min(tokens.values())
+    name = view.arm_name(leader)
+    return f"{name[0].upper()}{name[1:]} is {wording.count(lead, 'token')} ahead at equal decode time"
 
 
 def _bar(view: RaceView, arm: str) -> dict[str, float | None]:

@@ -173,7 +173,7 @@ class RaceView:
                 self._step(event)
             case PromptRead():
                 self.sparse.prompt, self.rival.prompt = event, event.rival
-                self._say("running", "Racing: the arm that has used less time steps next.")
+                self._say("running", "Racing at equal decode time.")
             case Ended():
                 self._end(event)
             case Judging():
