@@ -6,6 +6,7 @@
     share: "The share is that of the row's own precision: what quantising saves does not show here.",
     rate: "Times of different machines do not compare; resting on a point names its machine.",
   };
+  const NARROW = 520; // px: less has no room for an axis title in one line
   const RACE_NOTE = "A race has no perplexity of a given text: its star is not in this view.";
 
   const element = (tag, text, properties = {}) => Object.assign(document.createElement(tag), { textContent: text }, properties);
@@ -29,14 +30,17 @@
     const everything = figure.querySelector("[data-whole]");
     let value = null;
     let whole = false;
+    let pointed = null; // the legend's entry under the pointer: all that is not its own steps back
 
     figure.querySelectorAll("[data-axis]").forEach((axis) => axis.querySelectorAll("input").forEach((radio) => (radio.name = `pareto-${axis.dataset.axis}`)));
     const chosen = (axis) => figure.querySelector(`[data-axis=${axis}] input:checked`).value;
     const visible = ({ meta }) => Object.entries(meta).every(([group, key]) => !off.has(`${group} ${key}`));
+    const seen = (trace) => (pointed && trace.meta[pointed.group] !== pointed.key ? { ...trace, opacity: 0.1 } : trace);
     const current = () => {
       const { data, layout, beyond } = tda.themed(value.views[`${chosen("quality")}/${chosen("cost")}`], getComputedStyle(figure));
       if (whole) delete layout.yaxis.range;
-      return { data: data.filter(visible), layout, beyond };
+      if (area.offsetWidth < NARROW) layout.xaxis.title.text = layout.xaxis.title.text.replace(" (", "<br>(");
+      return { data: data.filter(visible).map(seen), layout, beyond };
     };
 
     const draw = () => {
@@ -51,7 +55,7 @@
         canvas.on("plotly_unhover", () => (tip.hidden = true));
       }
       everything.hidden = !beyond;
-      everything.textContent = whole ? "Show the lower part" : `${beyond} points lie above: show all`;
+      everything.textContent = whole ? "Show the lower part" : `${beyond} ${beyond === 1 ? "point lies" : "points lie"} above: show all`;
       const race = value.legend.source.some(({ key }) => key === "your last race") && chosen("quality") === "perplexity";
       tda.fill(figure, { note: [NOTES[chosen("cost")], race && RACE_NOTE].filter(Boolean).join(" ") });
     };
@@ -77,14 +81,31 @@
             off[box.checked ? "delete" : "add"](`${group} ${key}`);
             draw();
           });
+          const point = (at) => {
+            pointed = at;
+            draw();
+          };
+          entry.addEventListener("mouseenter", () => point({ group, key }));
+          entry.addEventListener("mouseleave", () => point(null));
           if (colour) entry.appendChild(element("i", "")).style.background = colour;
           if (symbol) entry.appendChild(element("b", GLYPHS[symbol] ?? "●"));
           entry.appendChild(element("span", label));
           return entry;
         });
-        fieldset.replaceChildren(fieldset.querySelector("legend"), ...labels);
+        const names = entries.map(({ key }) => `${group} ${key}`);
+        fieldset.replaceChildren(fieldset.querySelector("legend"), ...labels, ...(names.length > 4 ? allAndNone(names, labels) : []));
       }
     };
+    const allAndNone = (names, labels) =>
+      ["all", "none"].map((word) => {
+        const button = element("button", word, { type: "button", className: "text-button" });
+        button.addEventListener("click", () => {
+          names.forEach((name) => off[word === "all" ? "delete" : "add"](name));
+          labels.forEach((label) => (label.querySelector("input").checked = word === "all"));
+          draw();
+        });
+        return button;
+      });
     const tabulate = () => {
       const { head = [], body = [] } = value?.table ?? {};
       const row = (cells, tag) => {
@@ -115,6 +136,7 @@
     };
 
     const update = () => {
+      pointed = null; // its entry is about to be made anew
       value = props.value?.views ? structuredClone(props.value) : null;
       figure.querySelectorAll("[data-save]").forEach((button) => (button.disabled = !value));
       legend();

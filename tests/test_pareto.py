@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,13 @@ from tda_demo.methods import METHODS
 from tda_demo.progress import Progress
 from tda_demo.race import Finished, PromptRead, RaceSettings, Stepped, race
 from tda_demo.report.record import RaceRecord, traced
+from tda_demo.result import MethodResult
+from tda_demo.ui.components import ASSETS
 from tda_demo.ui.loader import Loading, Models
 from tda_demo.ui.offers import Offers
 from tda_demo.ui.pareto import figures, runs
 from tda_demo.ui.pareto.handlers import keep
-from tda_demo.ui.pareto.points import OWN, RACE, SHIPPED, point, points, race_point, shipped_rows
+from tda_demo.ui.pareto.points import OWN, RACE, SHIPPED, point, points, race_points, shipped_rows
 from tda_demo.ui.pareto.request import SweepRequest, checked, suggested
 from tda_demo.ui.pareto.runs import Measured, Measuring, TimedOut, sweep_job
 from tda_demo.ui.pareto.view import SweepView
@@ -89,6 +93,22 @@ def test_every_pair_of_axes_has_the_points_it_can_show() -> None:
     assert figures.plot([]) is None
 
 
+def test_every_method_has_a_colour_of_its_own_in_both_themes() -> None:
+    told = [point(SHIPPED, fields(method=method)) for method in ("dense", *METHODS)]
+    value = figures.plot(told[::-1])
+    assert value is not None
+    entries = value["legend"]["method"]
+    assert [entry["key"] for entry in entries] == ["dense", *METHODS]
+    assert [entry["label"] for entry in entries[1:]] == [method.__name__ for method in METHODS.values()]
+    styles = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "pareto.css"))
+    by_theme = []
+    for entry in entries:
+        name = entry["colour"].removeprefix("var(").removesuffix(")")
+        by_theme.append(re.findall(rf"{name}: (#[0-9a-f]{{6}});", styles))
+    for theme in zip(*by_theme, strict=True):
+        assert len(set(theme)) == len(entries)
+
+
 def test_the_last_race_is_a_point(lm: Any) -> None:
     events = list(race(lm, METHODS["griffin"](), "w5 w6 w7 w8", RaceSettings(max_new_tokens=8)))
     read = next(event for event in events if isinstance(event, PromptRead))
@@ -100,12 +120,22 @@ def test_the_last_race_is_a_point(lm: Any) -> None:
         read, widths, [step.text for step in steps], [step.fired for step in steps if step.fired is not None]
     )
     record = RaceRecord("prompt", {}, finished.result, trace, metrics.mlp_share(trace.kept, widths))
-    found = race_point(record)
-    assert found is not None and found.source == RACE and found.rise is None
+    (found,) = race_points(record)
+    assert found.source == RACE and found.rise is None
     assert found.share == pytest.approx(1 - np.mean(finished.result.sparsity))
     assert found.kl == finished.result.quality.kl and set(found.fields) == set(Row.__annotations__) - {"cett", "recall"}
     assert points([], record)[-1] == found
     json.dumps([figures.plot([found]), record.to_json()], allow_nan=False)
+    other = MethodResult(
+        "tda", {"cett": 0.3}, finished.result.sparse, None, 1.5, None, [0.5], finished.result.quality, ""
+    )
+    duel = dataclasses.replace(record, result=dataclasses.replace(finished.result, rival=other), rival_mlp_share=0.4)
+    both = race_points(duel)
+    assert both[0] == found and (both[1].method, both[1].share, both[1].settings) == ("tda", 0.4, {"cett": 0.3})
+    too_short = dataclasses.replace(other, quality=None)
+    assert race_points(dataclasses.replace(duel, result=dataclasses.replace(finished.result, rival=too_short))) == [
+        found
+    ]
 
 
 @pytest.mark.parametrize(

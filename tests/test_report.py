@@ -19,6 +19,7 @@ import tda_demo.models
 from tda_demo.__main__ import main
 from tda_demo.evaluate.row import Row
 from tda_demo.report import sweep_report
+from tda_demo.report.page import table
 from tda_demo.report.png import cividis, data_uri
 from tda_demo.report.race import _parted
 
@@ -90,6 +91,19 @@ def test_a_sweep_is_told_whole() -> None:
     seen = check_harmless(page)
     assert seen.tags.count("title") == 1 + 3 * (2 + 2 + 1)  # a note a point; the second has no times
     assert data(page)[0]["model"] == HOSTILE and seen.text.count(HOSTILE) > 9
+
+
+def test_a_row_that_lacks_a_field_keeps_its_columns() -> None:
+    told = table([{"a": 1, "b": 2, "c": 3}, {"a": 4, "c": 6}])
+    assert "<td>4</td><td></td><td>6</td>" in told
+
+
+def test_hopeless_points_do_not_press_the_others_flat() -> None:
+    numbers = dict.fromkeys(Row.__annotations__, 0.25)
+    row = {**numbers, "model": "m", "settings": "{}", "precision": "int8", "date": "today"}
+    page = sweep_report([{**row, "method": f"m{at}", "kl": kl} for at, kl in enumerate((0.1, 0.2, 0.3, 0.4, 9.0))])
+    assert page.count("; above it 1 more in the table") == 3  # against each of the three costs
+    assert "m4 {}, int8: 0.25, 9" not in page and "<td>9</td>" in page
 
 
 def test_a_picture_holds_what_was_drawn() -> None:

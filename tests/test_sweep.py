@@ -31,10 +31,11 @@ from tda_demo.evaluate.ledger import Ledger
 from tda_demo.evaluate.shards import ALONE, Shard
 from tda_demo.evaluate.speed import SpeedSettings
 from tda_demo.evaluate.sweep import follow, grid, sweep
-from tda_demo.methods import TDA
+from tda_demo.methods import GRIFFIN, TDA
 from tda_demo.methods.base import Dial
 from tda_demo.methods.settings import Range, setting
 from tda_demo.models import LoadedModel
+from tda_demo.weights.embedded import WHEEL_SHA256
 
 SETTINGS = EvaluationSettings(20, 9)
 METHODS = [TDA(cett=0.2, online=True), TDA(cett=0.5, online=True)]
@@ -261,6 +262,12 @@ def test_a_shipped_curve_is_read(path: Path) -> None:
     curve = QualityCurve(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
     assert curve.kl[0] == 0 and curve.documents == len(passages(held_out=False))
     assert curve.mlp_share[0] == 1 and len(curve.mlp_share) == len(curve.kl) == len(curve.values)
+
+
+def test_shipped_curves_are_those_that_are_looked_for(lm: LoadedModel) -> None:
+    embedded = dataclasses.replace(lm, fingerprint=WHEEL_SHA256, precision="int8")
+    wanted = {budget.kept_curve_path(embedded, method()).name for method in (TDA, GRIFFIN)}
+    assert {path.name for path in budget.SHIPPED.iterdir()} == wanted
 
 
 def test_allocation_keeps_the_share_and_spares_the_layer_that_costs_most() -> None:

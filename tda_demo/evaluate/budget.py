@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 SHIPPED = ASSETS / "budgets"
 PROMPT_TOKENS, SCORE_TOKENS = 96, 64  # every passage is as long, whatever its language
-# Where on the dial the curve is measured, 0 dense and 1 sparsest; closest where some method turns from good to bad.
-PLACES = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
+# Where on the dial the curve is measured, 0 dense and 1 sparsest; closest where some method turns from good to bad, and
+# at the dense end, where KL rises faster than in proportion and a straight line would promise too much of it.
+PLACES = (0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,10 @@ def quality_curve(lm: LoadedModel, method: Method, report: Report = silent) -> Q
 
 
 def kept_curve_path(lm: LoadedModel, method: Method) -> Path:
-    """Where this model's curve lives in the user's cache."""
+    """Where this model's curve lives in the user's cache; of other passages or places it is another curve."""
     others = {name: value for name, value in method.settings().items() if name != method.dial.setting}
-    name = f"{lm.fingerprint[:12]}-{lm.precision}-{method.name}-{digest(others)[:8]}.json"
+    made_of = [others, PLACES, PROMPT_TOKENS, SCORE_TOKENS, [text.text for text in passages(held_out=False)]]
+    name = f"{lm.fingerprint[:12]}-{lm.precision}-{method.name}-{digest(made_of)[:8]}.json"
     return cache_root() / "budgets" / name
 
 

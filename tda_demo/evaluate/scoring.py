@@ -265,7 +265,7 @@ def _chosen(
     for text, each in zip(texts, a, strict=True):
         text.see(block, each[:prompt_tokens])
     masks = torch.stack([text.masks[0] for text in texts])
-    return masks, _tail(block, scored_a, masks[:, None]), [history for text in texts for history in text.histories]
+    return masks, _tail_of_sets(block, scored_a, masks), [history for text in texts for history in text.histories]
 
 
 @torch.inference_mode()
@@ -336,6 +336,12 @@ def _output_norms(block: FeedForward, a: torch.Tensor) -> torch.Tensor:
 def _tail(block: FeedForward, a: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """The part in the output of the neurons that ``masks`` leave out: [batch, T, d_ff] -> float32 [batch, T, d]."""
     return (a.float() * ~masks) @ block.output_weight().T
+
+
+def _tail_of_sets(block: FeedForward, a: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """The same for ``masks`` [batch, d_ff]: a set serves a whole text, so only what it leaves out is multiplied."""
+    weight = block.output_weight()
+    return torch.stack([each[:, ~mask].float() @ weight[:, ~mask].T for each, mask in zip(a, masks, strict=True)])
 
 
 def _left_out(

@@ -22,7 +22,7 @@ from ..methods.base import Method
 from ..methods.settings import parse
 from ..progress import Progress, Report, silent
 from .documents import Document
-from .evaluation import EvaluationSettings, Unit, cut, grouped
+from .evaluation import BATCH, EvaluationSettings, Unit, cut, grouped
 from .ledger import Ledger, digest
 from .row import Row, Texts, row
 from .scoring import Chooser, Reading, Score, compare, read
@@ -97,6 +97,7 @@ def sweep(
         raise UserError("Several processes would spoil each other's times: leave out --time, or start one process.")
     reference = load("float32")
     book = ledger(digest([_FORMAT, reference.fingerprint, asdict(settings)])[:16])
+    documents = sum(1 for _ in itertools.islice(texts(), settings.documents))
 
     def arms(precision: str) -> _Arms:
         lm = reference if precision == "float32" else load(precision)
@@ -104,7 +105,7 @@ def sweep(
 
     found: list[tuple[list[list[Score]], Texts]] = []
     for precision in precisions:
-        everything = shard.gather(_scored(arms(precision), texts, settings, book, shard, report))
+        everything = shard.gather(_scored(arms(precision), texts, documents, settings, book, shard, report))
         if not everything:
             raise _too_short(text_name, settings)
         everything.sort(key=lambda part: part[0])
@@ -131,6 +132,7 @@ def sweep(
 def _scored(
     arms: _Arms,
     texts: Callable[[], Iterable[Document]],
+    documents: int,
     settings: EvaluationSettings,
     book: Ledger,
     shard: Shard,
@@ -139,7 +141,7 @@ def _scored(
     """This process's units: their number, the scores of every arm (outer) on every text, and an id of their tokens."""
     parts = []
     for index, unit in enumerate(_units(arms.lm, texts, settings)):
-        report(Progress(f"Sweeping, {arms.lm.precision}", index, 0, "batches"))
+        report(Progress(f"Sweeping, {arms.lm.precision}", index * BATCH, documents, "documents"))
         if not shard.mine(index) or not unit.ids:
             continue
         name = digest([unit.ids, arms.lm.precision, arms.names[1:]])

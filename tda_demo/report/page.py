@@ -58,11 +58,11 @@ def pairs(values: Mapping[str, Any]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line each of ``rows``, which all have the fields of the first; nothing without one."""
+    """A line each of ``rows``, under the fields of the first; what a row lacks is left blank. Nothing without a row."""
     if not rows:
         return ""
     head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{_value(each)}</td>" for each in row.values()) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"<td>{_value(row.get(name))}</td>" for name in rows[0]) + "</tr>" for row in rows)
     return f'<div class="scroll"><table class="wide"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

@@ -12,7 +12,21 @@ from .png import data_uri
 
 WIDTH, HEIGHT = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 22, 44
-COLOURS = ("#4a78b8", "#d0752b", "#2f9a86", "#a463b8", "#8a8f98", "#c24a72", "#7c8b1d", "#b0472f")
+# Each is legible on white and on near black.
+COLOURS = (
+    "#4a78b8",
+    "#d0752b",
+    "#2f9a86",
+    "#a463b8",
+    "#8a8f98",
+    "#d6408f",
+    "#7c8b1d",
+    "#cf3b3b",
+    "#1f9fc4",
+    "#4fa33a",
+    "#8a6a4f",
+    "#6f6fe8",
+)
 _SHAPES = {
     "circle": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "square": "M-3.5-3.5h7v7h-7z",
@@ -91,6 +105,15 @@ def plot(series: Sequence[Series], x_label: str, y_label: str, zero: bool = True
                 for (x, y), note in zip(placed, notes, strict=True)
             ]
     return "".join([*parts, "</svg>"])
+
+
+def useful_top(heights: Sequence[float]) -> float | None:
+    """Where an axis had better end, so that a few hopeless points do not press all others flat; None: at the last."""
+    if not heights:
+        return None
+    in_order = sorted(heights)
+    enough = 2.5 * in_order[3 * len(in_order) // 4]
+    return enough if 0 < enough < in_order[-1] / 1.5 else None
 
 
 def bars(values: Sequence[float], notes: Sequence[str], x_label: str, y_label: str, colour: str) -> str:

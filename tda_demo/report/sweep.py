@@ -32,14 +32,31 @@ def sweep_report(rows: Sequence[Fields]) -> str:
     return page(
         "Sweep: " + ", ".join(sorted({str(row["model"]) for row in rows})),
         f"{one['date']}, {one['machine']}, {one['threads']} threads; {one['text']}",
-        [*(_views(rows, quality) for quality in _QUALITIES), section("Every row", table(rows))],
+        [_key(rows), *(_views(rows, quality) for quality in _QUALITIES), section("Every row", table(rows))],
         rows,
     )
 
 
+def _key(rows: Sequence[Fields]) -> str:
+    """What colours and shapes say, once for all plots: a dozen methods in four precisions are too many for each."""
+    methods = [svg.Series(method, [], colour) for method, colour in _colours(rows).items()]
+    precisions = [
+        svg.Series(precision, [], "currentColor", shape=_SHAPES.get(precision, "circle"), joined=False)
+        for precision in dict.fromkeys(row["precision"] for row in rows)
+    ]
+    frontier_line = svg.Series("frontier: no other point beats these", [], "currentColor", shape="")
+    return svg.legend([*methods, frontier_line]) + svg.legend(precisions)
+
+
+def _colours(rows: Sequence[Fields]) -> dict[str, str]:
+    """A colour a method, in the order in which they first appear."""
+    methods = dict.fromkeys(row["method"] for row in rows)
+    return {method: svg.COLOURS[index % len(svg.COLOURS)] for index, method in enumerate(methods)}
+
+
 def _views(rows: Sequence[Fields], quality: Any) -> str:
     drawn = "".join(_view(rows, quality, cost) for cost in _COSTS)
-    return section(quality[0].split(",")[0], f'<div class="two">{drawn}</div>')
+    return section(quality[0].split(",")[0], f'<div class="plots">{drawn}</div>')
 
 
 def _view(rows: Sequence[Fields], quality: Any, cost: Any) -> str:
@@ -47,24 +64,26 @@ def _view(rows: Sequence[Fields], quality: Any, cost: Any) -> str:
     shown = [(row, x, y) for row in rows if (x := x_of(row)) is not None and (y := y_of(row)) is not None]
     if not shown:
         return ""
-    methods = list(dict.fromkeys(row["method"] for row in rows))
+    top = None if y_more else svg.useful_top([y for _, _, y in shown])
+    above = 0 if top is None else sum(y > top for _, _, y in shown)
+    shown = [each for each in shown if top is None or each[2] <= top]
+    beyond = f"; above it {above} more in the table" if above else ""
+    colours = _colours(rows)
     groups: dict[tuple[str, str], list[tuple[Fields, float, float]]] = {}
-    for each in sorted(shown, key=lambda each: each[1]):
+    for each in sorted(shown, key=lambda each: each[0]["step_bytes"]):  # sparse to dense: times are noisy
         groups.setdefault((each[0]["method"], each[0]["precision"]), []).append(each)
     series = [
         svg.Series(
             f"{method}, {precision}",
             [(x, y) for _, x, y in group],
-            svg.COLOURS[methods.index(method) % len(svg.COLOURS)],
+            colours[method],
             [f"{method} {row['settings']}, {precision}: {x:.4g}, {y:.4g}" for row, x, y in group],
             _SHAPES.get(precision, "circle"),
             joined=method != "dense",
         )
         for (method, precision), group in groups.items()
     ]
-    return figure(
-        f"Against {x_label}", svg.legend(series) + svg.plot([*series, _best(shown, x_more, y_more)], x_label, y_label)
-    )
+    return figure(f"Against {x_label}{beyond}", svg.plot([*series, _best(shown, x_more, y_more)], x_label, y_label))
 
 
 def _best(shown: Sequence[tuple[Fields, float, float]], x_more: bool, y_more: bool) -> svg.Series:

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from ...methods import METHODS
 from ...metrics import frontier
+from ...report.svg import useful_top
 from .. import wording
 from .points import OWN, RACE, SHIPPED, SOURCES, Point
 
 _INK, _MUTED, _RULE, _SHEET = "var(--ink)", "var(--muted)", "var(--rule)", "var(--paper)"
 _CLEAR = "rgba(0,0,0,0)"
-_SERIES = 6  # colours beside those of dense and TDA: --series-0 and so on in pareto.css
 _SYMBOLS = {"float32": "circle", "bfloat16": "square", "int8": "diamond", "nf4": "triangle-up"}
-_NAMES = {"tda": "TDA", "griffin": "GRIFFIN", "coreinfer": "CoreInfer"}
+# A method's colour is its own, whatever else is measured; ``assets/pareto.css`` says which.
+_COLOURS = {"dense": "var(--dense)", "tda": "var(--tda)"} | {
+    method: f"var(--series-{method})" for method in METHODS if method != "tda"
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def plot(points: Sequence[Point]) -> dict[str, Any] | None:
 
 
 def method_name(method: str) -> str:
-    return _NAMES.get(method, method)
+    return METHODS[method].__name__ if method in METHODS else method
 
 
 def tip(point: Point) -> list[str]:
@@ -147,11 +151,10 @@ _COLUMNS: Mapping[str, Callable[[Point], str]] = {
 
 
 def _colours(points: Sequence[Point]) -> dict[str, str]:
-    """A colour for every method, the same whatever is switched off."""
-    own = {"dense": "var(--dense)", "tda": "var(--tda)"}
-    others = [method for method in dict.fromkeys(point.method for point in points) if method not in own]
-    own |= {method: f"var(--series-{index % _SERIES})" for index, method in enumerate(others)}
-    return {method: own[method] for method in dict.fromkeys(point.method for point in points)}
+    """Of every method there is a point of, in the order of the catalogue."""
+    measured = dict.fromkeys(point.method for point in points)
+    known = {method: colour for method, colour in _COLOURS.items() if method in measured}
+    return known | {method: _MUTED for method in measured if method not in known}
 
 
 def _figure(points: Sequence[Point], quality: Axis, cost: Axis, colours: Mapping[str, str]) -> dict[str, Any]:
@@ -160,21 +163,16 @@ def _figure(points: Sequence[Point], quality: Axis, cost: Axis, colours: Mapping
     traces = [_frontier(points, places, shown, quality, cost, source) for source in (SHIPPED, OWN)]
     by_trace = sorted(shown, key=lambda index: _trace_key(points[index]))
     for _, group in groupby(by_trace, key=lambda index: _trace_key(points[index])):
-        members = sorted(group, key=lambda index: places[index][0] or 0.0)
+        # From sparse to dense whatever the axes: joined by measured tokens/s a line would follow the clock's noise.
+        members = sorted(group, key=lambda index: points[index].megabytes)
         traces.append(_trace(points[members[0]], members, places, colours))
-    heights = sorted(y for index in shown if (y := places[index][1]) is not None)
-    top = _top(heights) if heights and not quality.more_is_better else None
+    heights = [y for index in shown if (y := places[index][1]) is not None]
+    top = None if quality.more_is_better else useful_top(heights)
     return {
         "data": [trace for trace in traces if trace],
         "layout": _layout(quality, cost, top),
         "beyond": sum(y > top for y in heights) if top is not None else 0,
     }
-
-
-def _top(heights: Sequence[float]) -> float | None:
-    """Where the axis ends at first, so that a few hopeless points do not press all others flat; None: at the last."""
-    enough = 2.5 * heights[3 * len(heights) // 4]
-    return enough if 0 < enough < heights[-1] / 1.5 else None
 
 
 def _trace_key(point: Point) -> tuple[int, str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ...errors import UserError
+from ...methods import METHODS
 from ..components import Outputs
 from ..service import Service
 from . import figures
@@ -86,19 +87,8 @@ def buttons(running: bool) -> Outputs:
     return {"run": gr.update(interactive=not running), "stop": gr.update(interactive=running)}
 
 
-async def methods(service: Service) -> AsyncIterator[Outputs]:
-    """The methods there are, once the worker has loaded what they need."""
-    while not service.models.state.settled:
-        await asyncio.sleep(_LOOK_SECONDS)
-    from ...methods import METHODS
-
-    yield {"method": gr.update(choices=[(figures.method_name(name), name) for name in METHODS])}
-
-
 def dial(method: str) -> Outputs:
     """The values to begin with, and what they are values of."""
-    from ...methods import METHODS
-
     chosen = METHODS[method].dial
     said = f"From {chosen.dense:g}, which is exact, to {chosen.sparsest:g}."
     values = written(suggested(chosen.dense, chosen.sparsest))

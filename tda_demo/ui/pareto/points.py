@@ -14,6 +14,7 @@ from ..components import ASSETS
 
 if TYPE_CHECKING:
     from ...report.record import RaceRecord
+    from ...result import MethodResult, RaceResult
 
 SHIPPED, OWN, RACE = "shipped sweep", "your sweeps", "your last race"
 SOURCES = (SHIPPED, OWN, RACE)
@@ -68,34 +69,41 @@ def point(source: str, row: Mapping[str, Any]) -> Point:
     )
 
 
-def race_point(record: RaceRecord) -> Point | None:
-    """The sparse arm of a race; None where it was too short to be judged or to have read anything."""
+def race_points(record: RaceRecord) -> list[Point]:
+    """The method's arm of a race, and its rival's; without those too short to be judged or to have read anything."""
+    rival = record.result.rival
+    arms = [(record.result, record.mlp_share), *([(rival, record.rival_mlp_share)] if rival else [])]
+    found = (_race_point(record, arm, mlp_share) for arm, mlp_share in arms)
+    return [each for each in found if each]
+
+
+def _race_point(record: RaceRecord, arm: RaceResult | MethodResult, mlp_share: float | None) -> Point | None:
     result = record.result
-    if result.quality is None or result.sparse.weight_bytes is None:
+    if arm.quality is None or arm.sparse.weight_bytes is None:
         return None
     environment = result.environment
     machine = environment.get("gpu") or environment["cpu"]
-    speed = result.speedup
+    speed = arm.speedup
     row: dict[str, Any] = {
         "model": result.model,
-        "method": result.method,
-        "settings": json.dumps(result.settings),
+        "method": arm.method,
+        "settings": json.dumps(arm.settings),
         "precision": result.precision,
-        "kl": result.quality.kl,
-        "agreement": result.quality.agreement,
+        "kl": arm.quality.kl,
+        "agreement": arm.quality.agreement,
         "perplexity": None,
         "perplexity_float32": None,
-        "sparsity": sum(result.sparsity) / len(result.sparsity),
-        "mlp_share": record.mlp_share,
-        "step_bytes": result.sparse.weight_bytes,
-        "byte_bound": result.byte_bound,
-        "tokens_per_second": result.sparse.tokens_per_second,
+        "sparsity": sum(arm.sparsity) / len(arm.sparsity),
+        "mlp_share": mlp_share,
+        "step_bytes": arm.sparse.weight_bytes,
+        "byte_bound": arm.byte_bound,
+        "tokens_per_second": arm.sparse.tokens_per_second,
         "speedup": speed.median if speed else None,
         "speedup_low": speed.low if speed else None,
         "speedup_high": speed.high if speed else None,
         "speedup_n": speed.n if speed else None,
         "documents": 1,
-        "scored_tokens": result.quality.positions,
+        "scored_tokens": arm.quality.positions,
         "prompt_tokens": result.prompt_tokens,
         "text": "the race's own dense text",
         "tokens_sha256": "",
@@ -120,8 +128,7 @@ def shipped_rows() -> tuple[dict[str, Any], ...]:
 def points(own: Iterable[Mapping[str, Any]], race: RaceRecord | None) -> list[Point]:
     """All that is to be seen: shipped, then the visitor's own."""
     found = [point(SHIPPED, row) for row in shipped_rows()] + [point(OWN, row) for row in own]
-    last = race_point(race) if race else None
-    return [*found, last] if last else found
+    return found + (race_points(race) if race else [])
 
 
 def _typed(name: str, text: str) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ...errors import UserError
+from ...methods import METHODS
 from ..components import EVENT, facts, in_order, notice, pareto_plot
 from ..offers import AUTOMATIC, EMBEDDED, Offers
 from ..reports import Made, report_buttons
@@ -59,7 +60,11 @@ def _controls(offers: Offers) -> Components:
     with gr.Row(elem_id="pareto-controls"):
         parts = {
             "method": gr.Dropdown(
-                [("TDA", "tda")], value="tda", label="Method", elem_id="pareto-method", min_width=140
+                [(figures.method_name(name), name) for name in METHODS],
+                value="tda",
+                label="Method",
+                elem_id="pareto-method",
+                min_width=140,
             ),
             "values": gr.Textbox(
                 written(suggested(0, 0.6)),
@@ -97,17 +102,12 @@ def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
         async for outputs in handlers.look(service, owner(request)):
             yield outputs["plot"]
 
-    async def methods() -> AsyncIterator[Any]:
-        async for outputs in handlers.methods(service):
-            yield outputs["method"]
-
     def dial(method: str) -> Any:
         return handlers.dial(method)["values"]
 
     tab = parts["plot"].parent
     assert isinstance(tab, gr.Tab), "a tab is built inside its gr.Tab"
     tab.select(look, None, parts["plot"], **EVENT)
-    page.load(methods, None, parts["method"], **EVENT)
     parts["method"].input(dial, parts["method"], parts["values"], **EVENT)
     parts["run"].click(run, [parts[name] for name in _WISHES], [parts[name] for name in _DRAWN], **EVENT)
     parts["stop"].click(service.stop, queue=False, **EVENT)
