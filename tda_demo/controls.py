@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .methods import METHODS
+
+Fields = Mapping[str, Any]
 
 _EQUAL = 0.01  # bytes that differ by less are the same: a budget is met to about that
 
@@ -41,29 +43,31 @@ def against(
     return f"{name} {verb} the control {control}: KL {kl:.3f} against {control_kl:.3f} nats/token."
 
 
-def not_beating(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for every row of a sweep (``evaluate.row.Row``) that some control's row of its model, precision and
-    text is at least as good as.
+def unbeaten(row: Fields, rows: Iterable[Fields]) -> Fields | None:
+    """The control's row of lowest KL among those of a sweep (``evaluate.row.Row``) that ``row`` does not beat, of its
+    model, precision and text; None where it beats them all, or is dense or a control itself.
     """
-    found = []
-    for row in rows:
-        if row["method"] == "dense" or is_control(row["method"]):
-            continue
-        better = [
-            other
-            for other in rows
-            if is_control(other["method"])
-            and _scored_alike(row, other)
-            and beats(row["step_bytes"], row["kl"], other["step_bytes"], other["kl"]) is False
-        ]
-        if better:
-            best = min(better, key=lambda other: other["kl"])
-            found.append(
-                f"{row['method']} {row['settings']} at {row['precision']} does not beat the control {best['method']}: "
-                f"KL {row['kl']:.3f} against {best['kl']:.3f} nats/token at no more bytes."
-            )
-    return found
+    if row["method"] == "dense" or is_control(row["method"]):
+        return None
+    found = [
+        other
+        for other in rows
+        if is_control(other["method"])
+        and _scored_alike(row, other)
+        and beats(row["step_bytes"], row["kl"], other["step_bytes"], other["kl"]) is False
+    ]
+    return min(found, key=lambda other: other["kl"], default=None)
 
 
-def _scored_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def not_beating(rows: Sequence[Fields]) -> list[str]:
+    """A sentence for every row of a sweep that does not beat a control."""
+    pairs = [(row, control) for row in rows if (control := unbeaten(row, rows))]
+    return [
+        f"{row['method']} {row['settings']} at {row['precision']} does not beat the control {control['method']}: "
+        f"KL {row['kl']:.3f} against {control['kl']:.3f} nats/token at no more bytes."
+        for row, control in pairs
+    ]
+
+
+def _scored_alike(one: Fields, other: Fields) -> bool:
     return all(one[name] == other[name] for name in ("model", "precision", "tokens_sha256"))

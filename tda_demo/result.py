@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -130,15 +131,18 @@ def summary(result: RaceResult) -> str:
     return "\n".join([*lines, *filter(None, [against_control(result)])])
 
 
-def against_control(result: RaceResult) -> str:
-    """Whether a method beats the control it raced, in one sentence; empty where not one of the two is a control."""
+def against_control(result: RaceResult, named: Callable[[str], str] = str) -> str:
+    """Whether a method beats the control it raced, in one sentence; empty where not one of the two is a control.
+
+    ``named`` gives the name of a method by which it is called.
+    """
     rival = result.rival
     if rival is None or is_control(result.method) == is_control(rival.method):
         return ""
     own, control = (rival, result) if is_control(result.method) else (result, rival)
     read, control_read = (found.sparse.weight_bytes for found in (own, control))
     kl, control_kl = (found.quality and found.quality.kl for found in (own, control))
-    return against(own.method, read, kl, control.method, control_read, control_kl)
+    return against(named(own.method), read, kl, named(control.method), control_read, control_kl)
 
 
 def _measured(found: RaceResult | MethodResult) -> list[str]:

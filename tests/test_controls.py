@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tda_demo.controls import against, beats, is_control, not_beating
+from tda_demo.controls import against, beats, is_control, not_beating, unbeaten
 from tda_demo.methods import METHODS
 
 
@@ -62,3 +62,4 @@ def test_rows_that_a_control_is_as_good_as_are_named() -> None:
     ]
     (said,) = not_beating(rows)
     assert said.startswith("cats {} at int8 does not beat the control random: KL 0.600 against 0.500")
+    assert unbeaten(rows[4], rows) == rows[1] and unbeaten(rows[3], rows) is None and unbeaten(rows[2], rows) is None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Any
 
+from ..controls import not_beating
 from ..metrics import frontier
 from . import svg
 from .page import figure, finite, page, section, table
@@ -32,7 +34,12 @@ def sweep_report(rows: Sequence[Fields]) -> str:
     return page(
         "Sweep: " + ", ".join(sorted({str(row["model"]) for row in rows})),
         f"{one['date']}, {one['machine']}, {one['threads']} threads; {one['text']}",
-        [_key(rows), *(_views(rows, quality) for quality in _QUALITIES), section("Every row", table(rows))],
+        [
+            _key(rows),
+            *(_views(rows, quality) for quality in _QUALITIES),
+            section("Every row", table(rows)),
+            _controls(rows),
+        ],
         rows,
     )
 
@@ -46,6 +53,11 @@ def _key(rows: Sequence[Fields]) -> str:
     ]
     frontier_line = svg.Series("frontier: no other point beats these", [], "currentColor", shape="")
     return svg.legend([*methods, frontier_line]) + svg.legend(precisions)
+
+
+def _controls(rows: Sequence[Fields]) -> str:
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in not_beating(rows))
+    return section("No better than a control", f"<ul>{sentences}</ul>" if sentences else "")
 
 
 def _colours(rows: Sequence[Fields]) -> dict[str, str]:

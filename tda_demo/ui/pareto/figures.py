@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from ...controls import unbeaten
 from ...methods import METHODS
 from ...metrics import frontier
 from ...report.svg import useful_top
@@ -61,6 +62,7 @@ def plot(points: Sequence[Point]) -> dict[str, Any] | None:
     if not points:
         return None
     colours = _colours(points)
+    rows = [point.fields for point in points]
     return {
         "views": {
             f"{quality}/{cost}": _figure(points, QUALITIES[quality], COSTS[cost], colours)
@@ -81,7 +83,7 @@ def plot(points: Sequence[Point]) -> dict[str, Any] | None:
                 if any(point.source == source for point in points)
             ],
         },
-        "tips": [tip(point) for point in points],
+        "tips": [tip(point, unbeaten(point.fields, rows)) for point in points],
         "table": {"head": list(_COLUMNS), "body": [[cell(point) for cell in _COLUMNS.values()] for point in points]},
         "rows": [{"source": point.source, **point.fields} for point in points],
     }
@@ -91,8 +93,8 @@ def method_name(method: str) -> str:
     return METHODS[method].__name__ if method in METHODS else method
 
 
-def tip(point: Point) -> list[str]:
-    """All that is known of a point, for whoever rests on it."""
+def tip(point: Point, control: Mapping[str, Any] | None = None) -> list[str]:
+    """All that is known of a point, for whoever rests on it; ``control`` is the row of one that it does not beat."""
     fields = point.fields
     text = f"{fields['scored_tokens']:,} tokens of {fields['text']}, after {fields['prompt_tokens']} of prompt"
     speed = "no times were taken"
@@ -110,6 +112,7 @@ def tip(point: Point) -> list[str]:
         *([f"{point.source} of {point.model}"] if point.source != SHIPPED else []),
         f"KL {point.kl:.4f} nats/token{rise}, agreement {wording.percent(point.agreement, 1)}, against {against}",
         f"{wording.percent(point.share, 1)} of the MLP weight bytes, {point.megabytes:.1f} MB a token",
+        *([f"does not beat the control {method_name(control['method'])}: KL {control['kl']:.4f}"] if control else []),
         speed,
         text,
         f"{point.machine}, torch {fields['torch']}",

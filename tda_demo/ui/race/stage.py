@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ... import metrics
+from ...methods import METHODS
+from ...result import against_control
 from .. import wording
 from .view import ARMS, MethodView, RaceView
 
@@ -97,7 +99,9 @@ def _duel(view: RaceView) -> str:
         wording.measured(own.name, own.byte_bound, own.speedup, own.quality.kl if own.quality else None)
         for own in view.methods
     ]
-    return " ".join([*each, wording.duel(view.sparse.name, view.rival.name, result.speedup_over_rival)])
+    faster = wording.duel(view.sparse.name, view.rival.name, result.speedup_over_rival)
+    better = against_control(result, lambda method: METHODS[method].__name__)
+    return " ".join(filter(None, [*each, faster, better]))
 
 
 def _notes(view: RaceView) -> str:
