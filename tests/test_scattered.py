@@ -1,4 +1,4 @@
-"""Neurons computed one by one where they lie, against float64."""
+"""Neurons computed one by one, as records, wherever they lie, against float64."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def test_any_neurons_of_any_width(precision: str, width: int, d_ff: int, share: 
     )
     gate_bias, up_bias = (random.standard_normal(d_ff).astype(np.float32) for _ in range(2))
     rows, columns = [encode(part, precision) for part in (gate, up)], encode_by_neuron(down, precision)
+    nothing = np.empty((d_ff, 0), columns.codes.dtype)
     neurons = Neurons(
-        rows[0].codes,
-        rows[1].codes,
-        columns.codes,
+        np.stack([rows[0].codes, rows[1].codes, columns.codes], axis=1),
+        nothing,
+        nothing,
         rows[0].scales,
         rows[1].scales,
         columns.block_scales,

@@ -48,7 +48,7 @@ class _Routed(StrengthRule):
     def __init__(self, lm: LoadedModel, artefact: Artefact) -> None:
         from ..kernels.formats import encode
 
-        self.note = f"{artefact.about.note}; its arm holds a second copy of the MLP weights"
+        self.note = artefact.about.note
         self.experts = [layer["expert"] for layer in artefact.layers]
         self.order = tuple(expert.argsort(stable=True) for expert in self.experts)
         self.router = [encode(layer["router"], "int8") for layer in artefact.layers]

@@ -106,6 +106,8 @@ _kept: WeakKeyDictionary[PreTrainedModel, list[_Copy]] = WeakKeyDictionary()  # 
 class _Predicted(TokenRule):
     """``limits`` float64 [layers] of the likely error."""
 
+    whole = True
+
     def __init__(self, lm: LoadedModel) -> None:
         self.activation = activation_function(lm)
         if lm.model not in _kept:

@@ -43,12 +43,14 @@ class TokenRule(ABC):
     ``full`` names the matrices that are read whatever fires, of ``gate`` and ``up``; a computed neuron's row or column
     of the others is read too. ``extra_bytes`` is what a step reads besides the model's weights: predictors, sketches.
     ``kernel`` holds the arrays of the compiled CPU kernel, a type of ``kernels.cpu.token``; None where there is none.
-    ``order`` int64 [d_ff] of every layer is how its neurons have to lie for that kernel, which then works on a copy of
-    them; None where they may lie as they do. ``note`` is a sentence on what it took to make the rule.
+    ``whole`` says that it computes a neuron whole or not at all: it then works on a copy of the MLP's weights in which
+    a neuron lies in one piece. ``order`` int64 [d_ff] of every layer is how neurons have to lie in that copy; None
+    where they may lie as they do. ``note`` is a sentence on what it took to make the rule.
     """
 
     full: frozenset[str] = frozenset()
     extra_bytes: int = 0
+    whole: bool = False
     order: tuple[torch.Tensor, ...] | None = None
     note: str = ""
 

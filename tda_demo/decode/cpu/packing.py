@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -55,6 +57,7 @@ class Packer:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self._spare: deque[tuple[np.ndarray, ...]] = deque(maxlen=2)
+        self._records: Callable[[], np.ndarray | None] = lambda: None  # those in the model's own order, while in use
 
     def pack(self, active: ActiveSets) -> Packed:
         if not any(active.sparsity()):
@@ -72,6 +75,26 @@ class Packer:
                 cpu.gather(getattr(neurons, name), chosen, threads, copy)
         vectors = {name: getattr(neurons, name)[chosen] for name in _VECTORS}
         return Packed(Neurons(**matrices, **vectors), cpu.Active(_bounds(active), None), pages)
+
+    def records(self, order: Sequence[torch.Tensor] | None = None) -> Neurons:
+        """All neurons as records (``kernels.cpu.scattered``), in the order in which ``order`` names each layer's.
+
+        They are a second copy of the MLP's weights, the same for all arms that use it at one time. nf4 stays as it is:
+        unpacking takes longer there than reading.
+        """
+        neurons = self.layout.neurons
+        ordered = ActiveSets(tuple(order), tuple(map(len, order))) if order else None
+        if neurons.gate.dtype == np.uint8:
+            return self.arrange(ordered).neurons if ordered else neurons
+        chosen = _neurons(self.layout, ordered) if ordered else slice(None)
+        records = None if ordered else self._records()
+        if records is None:
+            records = np.stack([getattr(neurons, name)[chosen] for name in _MATRICES], axis=1)
+        if ordered is None:
+            self._records = weakref.ref(records)
+        nothing = np.empty((len(records), 0), records.dtype)
+        vectors = {name: getattr(neurons, name)[chosen] for name in _VECTORS}
+        return Neurons(gate=records, up=nothing, down=nothing, **vectors)
 
     def take_back(self, packed: Packed) -> None:
         """For when nothing reads ``packed`` any more."""

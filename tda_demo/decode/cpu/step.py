@@ -89,19 +89,15 @@ class CpuStepEngine:
     def _token_arm(self, rule: TokenRule, positions: int, prompt_cache: Cache | None = None) -> CpuStepArm:
         if isinstance(rule, ChannelRule):
             return ChannelArm(self.lm, self.layout, rule, positions, prompt_cache)
-        if rule.order is None:
-            return RuleArm(self.lm, self.layout, self.layout.neurons, rule, positions, prompt_cache)
         begin = time.perf_counter()
-        packed = self.packer.arrange(ActiveSets(rule.order, tuple(map(len, rule.order))))
+        neurons = self.packer.records(rule.order) if rule.whole else self.layout.neurons
         packing_ms = (time.perf_counter() - begin) * 1e3
-        arm = RuleArm(self.lm, self.layout, packed.neurons, rule, positions, prompt_cache, packing_ms)
-        weakref.finalize(arm, self.packer.take_back, packed)
-        return arm
+        return RuleArm(self.lm, self.layout, neurons, rule, positions, prompt_cache, packing_ms)
 
     def in_place_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
-        """An arm that reads active neurons where they lie: ``activate`` may give it others before every step."""
+        """An arm that reads active neurons wherever they lie: ``activate`` may give it others before every step."""
         active = places(self.layout, prefill.active)
-        return CpuStepArm(self.lm, self.layout, self.layout.neurons, active, prefill.tokens + room, prefill.cache)
+        return CpuStepArm(self.lm, self.layout, self.packer.records(), active, prefill.tokens + room, prefill.cache)
 
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         return self.eager.judge(prefill, tokens)

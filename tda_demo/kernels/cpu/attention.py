@@ -76,7 +76,7 @@ def combine(outs, peaks, sums, mixed):
 
 
 @intrinsic
-def _ask_for(_context, array, index, begin, end):
+def _asking_for(_context, array, index, begin, end):
     """Asks for ``array[index, begin:end]``."""
     need_contiguous(array)
     signature = types.void(array, index, begin, end)
@@ -95,3 +95,6 @@ def _ask_for(_context, array, index, begin, end):
         return context.get_dummy_value()
 
     return signature, generate
+
+
+_ask_for: Any = _asking_for

@@ -18,7 +18,10 @@ from .scattered import compute
 
 
 class Neurons(NamedTuple):
-    """Neurons of all layers, one layer's after the other's."""
+    """Neurons of all layers, one layer's after the other's.
+
+    As records, which ``scattered`` computes, ``gate`` is codes [neurons, 3, d] of all three, ``up`` and ``down`` empty.
+    """
 
     gate: np.ndarray  # codes [neurons, ...] of rows of gate
     up: np.ndarray  # codes [neurons, ...] of rows of up

@@ -27,6 +27,7 @@ class StrengthRule(TokenRule):
     """A neuron is computed where its ``strength`` reaches its layer's of ``limits`` float64 [layers]."""
 
     limits: np.ndarray
+    whole = True
 
     @abstractmethod
     def strength(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
