@@ -194,9 +194,10 @@ def test_references_are_compared_with_what_both_arms_write(lm: LoadedModel, tmp_
     assert told.exact_match == {"dense": 0.5, "sparse": 0.5}
 
 
-def test_what_cannot_be_scored_is_one_sentence(lm: LoadedModel, texts: Path) -> None:
+def test_what_cannot_be_scored_is_one_sentence(lm: LoadedModel, texts: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"as long as 60 prompt and 40 scored tokens: the longest, from line 7, has 60"):
-        evaluate(lm, METHOD, texts, EvaluationSettings(60, 40))
+        evaluate(lm, METHOD, texts, EvaluationSettings(60, 40), result=tmp_path / "result.json")
+    assert list(tmp_path.iterdir()) == [texts]
     with pytest.raises(UserError, match="takes 128"):
         evaluate(lm, METHOD, texts, EvaluationSettings(200, 57))
     with pytest.raises(UserError, match="score_tokens is 0"):

@@ -167,7 +167,8 @@ def _record(
         scores = score(lm, [chooser], ids, settings.prompt_tokens)[0] if unit.ids else []
         texts = [write(lm, chooser, prompt, settings.max_new_tokens) for prompt in unit.prompts]
         found = {"scores": [asdict(each) for each in scores], "texts": texts}
-        ledger.put(name, found)
+        if scores or texts:  # texts that are all too short leave nothing behind
+            ledger.put(name, found)
     return {**found, "name": name, "references": unit.references, "short": unit.short, "longest": unit.longest}
 
 
