@@ -58,7 +58,7 @@ def test_shipped_points_have_every_field_and_every_precision_of_dense() -> None:
     rows = shipped_rows()
     assert all(set(row) == set(Row.__annotations__) for row in rows)
     assert {row["precision"] for row in rows if row["method"] == "dense"} == {"float32", "bfloat16", "int8", "nf4"}
-    assert {row["method"] for row in rows} == {"dense", "tda", "griffin", "coreinfer", "random", "magnitude"}
+    assert {row["method"] for row in rows} == {"dense", *METHODS}
     assert all(row["speedup_low"] <= row["speedup"] <= row["speedup_high"] for row in rows)
     identities = [(row["method"], row["settings"], row["precision"]) for row in rows]
     assert len(set(identities)) == len(identities) and len({row["tokens_sha256"] for row in rows}) == 1
