@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -102,10 +103,19 @@ def test_readme_card_asks_for_the_gradio_that_is_pinned() -> None:
 
 
 def test_shipped_thresholds_are_of_the_embedded_model_and_the_shipped_passages() -> None:
-    tables = [json.loads(path.read_text(encoding="utf-8")) for path in (ASSETS / "thresholds").iterdir()]
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in (ASSETS / "thresholds").iterdir()]
+    tables = [table for table in read if isinstance(table, dict)]
     assert {table["weighted"] for table in tables} == {False, True}
     for table in tables:
         assert table["fingerprint"] == WHEEL_SHA256
         assert table["data_sha256"] == shipped_passages().sha256
         assert len(table["thresholds"]) == 30
         assert all(layer == sorted(layer) and layer[0] == 0 for layer in table["thresholds"])
+
+
+@pytest.mark.parametrize("name", ["int8-cats", "int8-tt", "int8-teal", "int8-sketch-error", "bfloat16-sketch-error"])
+def test_shipped_quantiles_of_token_level_methods_are_of_the_embedded_model(name: str) -> None:
+    path = ASSETS / "thresholds" / f"SmolLM2-135M-Instruct-{WHEEL_SHA256[:12]}-{name}.json"
+    layers = json.loads(path.read_text(encoding="utf-8"))
+    assert len(layers) == 30 and all(math.isfinite(value) for layer in layers for value in layer)
+    assert name.endswith("teal") or all(layer == sorted(layer) for layer in layers)
