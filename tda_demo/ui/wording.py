@@ -113,9 +113,10 @@ def verdict(
             "is how far two equal arms differ on this machine."
         )
     if speedup.low > 1:
+        above = "; what is above that is chance, or weights that fit a cache" if speedup.median > byte_bound else ""
         return (
             f"{times(speedup.median)}: {name} was faster, skipping {percent(sparsity, 1)} of the MLP neurons; "
-            f"the bytes it saves allow at most {times(byte_bound)}."
+            f"the bytes it saves allow at most {times(byte_bound)}{above}."
         )
     if speedup.high >= 1:
         return (
