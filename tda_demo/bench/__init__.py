@@ -2,7 +2,8 @@
 
 Interleaved, so that whatever else the machine does falls on all of them alike. The machine's read bandwidth is measured
 in the same rounds. Sparse rows hold real active sets: the share ``keep`` of each layer's neurons that score highest on
-a real prompt, as packed copies; "in place" reads them where they lie, as sets that change at every step would be.
+a real prompt, as packed copies; "in place" reads them from among all, as sets that change at every step would be: each
+neuron in one piece, the next one anywhere.
 """
 
 from __future__ import annotations
