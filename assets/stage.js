@@ -62,6 +62,7 @@
   tda.stage = (element, props, watch) => {
     const root = element.querySelector(".stage");
     const lead = root.querySelector(".lead");
+    const boards = [...root.querySelectorAll(".scoreboard")];
     const arms = ["dense", "sparse", "rival"].map((name) => {
       const lane = root.querySelector(`.lane[data-arm=${name}]`);
       return {
@@ -78,6 +79,7 @@
       const following = arms.filter(({ pane }) => pane.following); // read before anything is written: one layout
       root.dataset.phase = value.phase;
       lead.dataset.arm = value.leader ?? "";
+      for (const board of boards) board.dataset.undecided = value.undecided.includes(board.dataset.arm);
       tda.fill(root, value.slots);
       for (const { name, pane, run, mark } of arms) {
         const { share, mark: at } = value.track[name];

@@ -109,6 +109,17 @@ def test_numbers_carry_their_units() -> None:
     assert shown["sparsity"] == "62.5 %" and shown["dense.rate"] == "83.3" and shown["dense.time"] == "228 ms"
 
 
+def test_a_speedup_whose_interval_includes_one_has_no_efficiency() -> None:
+    texts = ["x"] * 20
+    uneven = [
+        event for index in range(20) for event in steps("sparse", texts, 11 if index % 2 else 13)[index : index + 1]
+    ]
+    view = after(prompt_read(), *steps("dense", texts, 12), *uneven)
+    assert slots(view)["efficiency"] == "–" and stage(view)["undecided"] == ["sparse"]
+    decided = after(prompt_read(), *steps("dense", texts, 12), *steps("sparse", texts, 10))
+    assert stage(decided)["undecided"] == []
+
+
 def test_no_speed_is_shown_before_it_means_anything() -> None:
     shown = slots(after(prompt_read(), *steps("dense", ["x"] * 5, 12), *steps("sparse", ["x"] * 5, 10)))
     assert shown["speedup"] == "–" and shown["interval"] == "measured from the 4th step on"

@@ -26,6 +26,16 @@ def test_slower_says_so_and_why_in_numbers() -> None:
     assert "from 20.0 ms to 16.0 ms; it took 22.0 ms" in said and "80 % of the weight bytes" in said
 
 
+def test_totals_are_told_where_they_contradict_the_median() -> None:
+    slow_once = [10.0] * 9 + [200.0]
+    assert wording.totals(FAST, [12.0] * 10, slow_once, "GRIFFIN").startswith(
+        "All 10 steps together took dense 120 ms and GRIFFIN 290 ms"
+    )
+    assert wording.totals(SLOW, slow_once, [12.0] * 12, "GRIFFIN") != ""
+    assert wording.totals(FAST, [12.0] * 10, [10.0] * 10, "GRIFFIN") == ""
+    assert wording.totals(None, [], [], "GRIFFIN") == ""
+
+
 def test_noise_is_called_noise() -> None:
     assert "interval includes 1" in verdict(EVEN)
 

@@ -72,7 +72,7 @@ def _figures(found: RaceResult | MethodResult, mlp_share: float | None, prompt: 
             f"{found.byte_bound:.2f}×" if found.byte_bound else _NONE,
             "the most that reading fewer weight bytes allows",
         ),
-        ("efficiency", f"{found.efficiency:.0%}" if found.efficiency else _NONE, "of the byte bound"),
+        ("efficiency", f"{found.efficiency:.0%}" if found.efficiency else _NONE, "speedup / byte bound"),
         ("sparsity", f"{np.mean(found.sparsity):.1%}", "of the MLP neurons, mean over layers"),
         ("MLP bytes", f"{mlp_share:.1%}" if mlp_share else _NONE, "read by a sparse step"),
         ("prompt", f"{found.sparse.prefill_ms:.0f} ms", prompt),

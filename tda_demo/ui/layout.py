@@ -10,7 +10,7 @@ from .service import Service
 
 TITLE = "TDA race"
 _HEADER = f"""<header class="masthead"><h1>{TITLE}</h1>
-<p>One language model writes the same answer twice, at equal decode time: with every neuron, and with only those that a
+<p>One language model answers the same prompt twice, at equal decode time: with every neuron, and with only those that a
 method picks.</p></header>"""
 
 

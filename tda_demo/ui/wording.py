@@ -127,9 +127,24 @@ def verdict(
     return (
         f"{times(speedup.median)}: slower than dense. Skipping {percent(sparsity, 1)} of the MLP neurons leaves "
         f"{percent(1 / byte_bound)} of the weight bytes to read, which at best takes a step from {dense:.1f} ms to "
-        f"{dense / byte_bound:.1f} ms; it took {sparse:.1f} ms. On this machine the step is dominated by work that "
-        "sparsity does not remove, such as attention, norms and launching each operation, or by what it adds: "
-        "predicting neurons, and reading rows that lie scattered."
+        f"{dense / byte_bound:.1f} ms; it took {sparse:.1f} ms. The rest may be work that sparsity does not remove, "
+        "such as attention, norms and launching each operation, or what it adds: predicting neurons, and reading rows "
+        "that lie scattered."
+    )
+
+
+def totals(speedup: Speedup | None, dense_ms: Sequence[float], sparse_ms: Sequence[float], name: str) -> str:
+    """Where the time of all steps says the opposite of the median step, both; else nothing.
+
+    A few steps during which the machine did something else move a total, and who is ahead, but no median.
+    """
+    shared = min(len(dense_ms), len(sparse_ms))
+    dense, sparse = sum(dense_ms[:shared]), sum(sparse_ms[:shared])
+    if speedup is None or (speedup.median - 1) * (dense - sparse) >= 0:
+        return ""
+    return (
+        f"All {count(shared, 'step')} together took dense {duration(dense)} and {name} {duration(sparse)}: "
+        "a few slow ones weigh there, and decide who is ahead, but not in the median."
     )
 
 

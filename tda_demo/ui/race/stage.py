@@ -13,6 +13,7 @@ from .. import wording
 from .view import ARMS, MethodView, RaceView
 
 if TYPE_CHECKING:
+    from ...metrics import Speedup
     from ...result import Quality, RaceResult
 
 _CHOSEN = {True: "one set, from the prompt", False: "a new set at every token"}
@@ -20,9 +21,10 @@ _PROMISE = "Type a prompt and press Enter: the faster text pulls ahead here."
 
 
 def stage(view: RaceView) -> dict[str, Any]:
-    """JSON-ready: ``phase``; ``leader``, the arm that is ahead, None while none is; ``slots``, text by slot name, the
-    rival's as ``rival.`` and the method's name for it; ``texts``, what each arm wrote and where it parts from dense
-    (dense from the method); ``track``, each arm's bar 0..1 and the mark on it.
+    """JSON-ready: ``phase``; ``leader``, the arm that is ahead, None while none is; ``undecided``, the methods whose
+    speedup is not known to be one or the other side of 1; ``slots``, text by slot name, the rival's as ``rival.`` and
+    the method's name for it; ``texts``, what each arm wrote and where it parts from dense (dense from the method);
+    ``track``, each arm's bar 0..1 and the mark on it.
     """
     rival = {f"rival.{slot}": text for slot, text in _method(view.rival).items()}
     told = {"lead": _lead(view), "verdict": _verdict(view), "duel": _duel(view), "budget": _budget(view)}
@@ -32,6 +34,7 @@ def stage(view: RaceView) -> dict[str, Any]:
     return {
         "phase": view.phase,
         "leader": _leader(view),
+        "undecided": [arm for arm in ARMS if arm != "dense" and _undecided(view.method(arm).speedup)],
         "slots": slots,
         "texts": {arm: {"text": view.arm(arm).text, "part": _part(view, arm)} for arm in ARMS},
         "track": {arm: _bar(view, arm) for arm in ARMS},
@@ -48,12 +51,24 @@ def _method(own: MethodView) -> dict[str, str]:
         "speedup": wording.times(speedup.median if speedup else None),
         "interval": wording.interval(speedup) if own.prompt else "",
         "bound": wording.times(bound),
-        "efficiency": wording.percent(metrics.efficiency(speedup.median, bound) if speedup and bound else None),
+        "efficiency": wording.percent(_efficiency(speedup, bound)),
         **_costs(own),
         "agreement": wording.percent(quality.agreement if quality else None, 1),
         "kl": f"{quality.kl:.3f}" if quality else wording.NONE,
         "parting": _parting(quality),
     }
+
+
+def _undecided(speedup: Speedup | None) -> bool:
+    """Whether the interval includes 1."""
+    return speedup is not None and speedup.low <= 1 <= speedup.high
+
+
+def _efficiency(speedup: Speedup | None, bound: float | None) -> float | None:
+    """None where no difference was measured: beside a low bound no gain at all would look like most of it."""
+    if speedup is None or bound is None or _undecided(speedup):
+        return None
+    return metrics.efficiency(speedup.median, bound)
 
 
 def _costs(own: MethodView) -> dict[str, str]:
@@ -80,14 +95,9 @@ def _verdict(view: RaceView) -> str:
     result = view.result
     if result is None:
         return ""
-    return wording.verdict(
-        result.speedup,
-        result.byte_bound,
-        float(np.mean(result.sparsity)),
-        result.dense.step_ms,
-        result.sparse.step_ms,
-        view.sparse.name,
-    )
+    times, name = (result.dense.step_ms, result.sparse.step_ms), view.sparse.name
+    said = wording.verdict(result.speedup, result.byte_bound, float(np.mean(result.sparsity)), *times, name)
+    return f"{said} {wording.totals(result.speedup, *times, name)}".rstrip()
 
 
 def _duel(view: RaceView) -> str:

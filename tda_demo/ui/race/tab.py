@@ -43,7 +43,8 @@ def build(page: gr.Blocks, service: Service) -> None:
 def _plots() -> Components:
     tokens = live_plot(
         "Neurons, layer by token",
-        "A column is a token: the prompt, then what the sparse arm writes. A row is a layer, the first on top.",
+        "A column is a token, a row a layer, the first on top. The prompt is counted among all neurons, what the "
+        "sparse arm writes among those it computes.",
         "Every token will add a column: how many of each layer's neurons fired for it.",
         kind="tokens",
         views=("fired", "computed"),
