@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ByChannel:
-    """``codes`` [layers * inputs, outputs] of q, k, v, o, gate and up, as ``kernels.formats.ByNeuron`` has them;
-    ``places`` says which of the layer's matrices each of them, and down, is or is a part of.
+    """``codes`` [layers, pieces, inputs, outputs / pieces] of q, k, v, o, gate and up, as ``kernels.formats.ByNeuron``
+    has them; ``places`` says which of the layer's matrices each of them, and down, is or is a part of.
     """
 
     codes: tuple[np.ndarray, ...]
@@ -40,15 +40,19 @@ def by_channel(lm: LoadedModel, matrices: Sequence[Sequence[nn.Linear]]) -> ByCh
 def _read(lm: LoadedModel, matrices: Sequence[Sequence[nn.Linear]]) -> ByChannel:
     layers = [_parts(lm, block, layer) for block, layer in zip(lm.blocks, find_layers(lm.model), strict=True)]
     codes = tuple(
-        np.concatenate([_codes(weights, lm.precision) for _, weights in part])
+        np.stack([_pieces(encode_by_neuron(weights, lm.precision).codes) for _, weights in part])
         for part in zip(*(parts[:-1] for parts in layers), strict=True)
     )
     owners = [linear for linear, _ in layers[0]]
     return ByChannel(codes, tuple(next(at for at, each in enumerate(matrices[0]) if each is own) for own in owners))
 
 
-def _codes(weight: torch.Tensor, precision: str) -> np.ndarray:
-    return encode_by_neuron(weight, precision).codes
+def _pieces(codes: np.ndarray) -> np.ndarray:
+    """``codes`` [inputs, outputs] as [pieces, inputs, outputs / pieces]: one a thread, if that leaves no rest."""
+    inputs, outputs = codes.shape
+    threads = torch.get_num_threads()
+    pieces = threads if outputs % threads == 0 else 1
+    return np.ascontiguousarray(codes.reshape(inputs, pieces, -1).swapaxes(0, 1))
 
 
 def _parts(lm: LoadedModel, block: FeedForward, layer: nn.Module) -> list[tuple[nn.Linear, torch.Tensor]]:

@@ -1,7 +1,9 @@
 """TEAL's kernel: of every matrix a token reads the input channels whose magnitude exceeds the matrix's limit.
 
 The matrices lie by input channel, so a channel left out is a piece of memory left out. Each thread computes some of a
-matrix's outputs, its stretch of every channel that is read, so no sums of threads have to be added.
+matrix's outputs, its stretch of every channel that is read, so no sums of threads have to be added. A matrix is cut
+into as many pieces as there are threads, so that a thread's stretches lie one behind the other: with gaps between them
+int8 takes half again as long.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ..rows import FAST, _widen, f32, weighted_rows
 
 
 class Channels(NamedTuple):
-    """Matrices by input channel: codes [layers * inputs, outputs], a layer's after the other's; down lies so anyway."""
+    """Matrices by input channel: codes [layers, pieces, inputs, outputs / pieces]; down lies so anyway."""
 
     q: np.ndarray
     k: np.ndarray
@@ -31,31 +33,32 @@ class Channels(NamedTuple):
 
 
 @njit(fastmath=FAST, nogil=True)
-def _columns(codes, base, x, limit, begin, out):
-    """out = the sum over channels with |x_i| > limit of x_i times row base + i, its columns from ``begin`` on.
+def _columns(codes, x, limit, begin, out):
+    """out = the sum over channels with |x_i| > limit of x_i times row i, its columns from ``begin`` on.
 
     Returns how many channels that were.
     """
     rows, weights = np.empty(x.shape[0], np.int64), np.empty(x.shape[0], f32)
     count = 0
     for i in range(x.shape[0]):
-        rows[count] = base + i
+        rows[count] = i
         weights[count] = x[i]
         count += abs(x[i]) > limit
     columns = out.shape[0]
     for j in range(columns):
         out[j] = f32(0)
     last = begin + columns
-    fours = count // 4 * 4
-    for i in range(0, fours, 4):
-        row_0, row_1 = codes[rows[i]][begin:last], codes[rows[i + 1]][begin:last]
-        row_2, row_3 = codes[rows[i + 2]][begin:last], codes[rows[i + 3]][begin:last]
-        weight_0, weight_1, weight_2, weight_3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+    quarter = count // 4
+    for i in range(quarter):  # four streams, as in ``rows``
+        i1, i2, i3 = i + quarter, i + 2 * quarter, i + 3 * quarter
+        row_0, row_1 = codes[rows[i]][begin:last], codes[rows[i1]][begin:last]
+        row_2, row_3 = codes[rows[i2]][begin:last], codes[rows[i3]][begin:last]
+        weight_0, weight_1, weight_2, weight_3 = weights[i], weights[i1], weights[i2], weights[i3]
         for j in range(columns):
             out[j] += (weight_0 * _widen(row_0[j]) + weight_1 * _widen(row_1[j])) + (
                 weight_2 * _widen(row_2[j]) + weight_3 * _widen(row_3[j])
             )
-    for i in range(fours, count):
+    for i in range(4 * quarter, count):
         row, weight = codes[rows[i]][begin:last], weights[i]
         for j in range(columns):
             out[j] += weight * _widen(row[j])
@@ -65,18 +68,19 @@ def _columns(codes, base, x, limit, begin, out):
 @njit(fastmath=FAST, nogil=True)
 def _stretch(rule, matrix, codes, layer, x, offset, first, last, out):
     """The part of outputs first to last that a matrix gives whose first output is ``offset``."""
-    begin, end = max(first, offset), min(last, offset + codes.shape[1])
-    if begin < end:
-        # Every thread finds the same number.
-        rule.counts[layer, matrix] = _columns(
-            codes, layer * x.shape[0], x, rule.limits[layer, matrix], begin - offset, out[begin:end]
-        )
+    width, limit = codes.shape[3], rule.limits[layer, matrix]
+    for piece in range(codes.shape[1]):
+        start = offset + piece * width
+        begin, end = max(first, start), min(last, start + width)
+        if begin < end:
+            # Every thread and every piece finds the same number.
+            rule.counts[layer, matrix] = _columns(codes[layer, piece], x, limit, begin - start, out[begin:end])
 
 
 @projection(Channels)
 def _projected(rule, layer, which, codes, scale, x, first, last, out):
     if which == QKV:
-        queries, keys = rule.q.shape[1], rule.k.shape[1]
+        queries, keys = rule.q.shape[1] * rule.q.shape[3], rule.k.shape[1] * rule.k.shape[3]
         _stretch(rule, 0, rule.q, layer, x, 0, first, last, out)
         _stretch(rule, 1, rule.k, layer, x, queries, first, last, out)
         _stretch(rule, 2, rule.v, layer, x, queries + keys, first, last, out)
@@ -88,7 +92,7 @@ def _projected(rule, layer, which, codes, scale, x, first, last, out):
 
 @kernel(Channels)
 def _block(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
-    start = layer * rule.gate.shape[1]
+    start = layer * rule.gate.shape[1] * rule.gate.shape[3]
     _stretch(rule, 4, rule.gate, layer, x, start, first, last, activations)
     _stretch(rule, 5, rule.up, layer, x, start, first, last, up)
     for i in range(first, last):
