@@ -50,7 +50,7 @@ class _Gated(TokenRule):
         is_glu = all(block.gate is not None or block.fused for block in lm.blocks)
         self.full = frozenset({"gate"} if is_glu else {"up"})
         self.is_glu = is_glu
-        self.activation = activation_function(lm)
+        self.activation = activation_function(lm.model)
         self.limits = np.zeros(len(lm.blocks))
 
     def strength(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
