@@ -61,6 +61,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     dial: ClassVar[Dial]
+    leaves_out: ClassVar[str] = "of the MLP neurons"  # what the sparsity of a race under it is a share of
     is_control: ClassVar[bool] = False  # chooses blindly: what every other method has to beat
 
     def __post_init__(self) -> None:
