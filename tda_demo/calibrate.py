@@ -79,7 +79,7 @@ def threshold_table(lm: LoadedModel, *, weighted: bool, report: Report = silent)
     """The table of the model at its precision: kept in the user's cache, else shipped, else calibrated now and kept.
 
     The shipped ones are of the embedded model in float32 and serve it at every precision, so that its first race need
-    not wait: its own thresholds in bfloat16, int8 and nf4 differ from them by at most 0.1, 0.8 and 2.4 % in any layer
+    not wait: its own thresholds in bfloat16, int8 and nf4 differ from them by at most 0.1, 0.7 and 2.4 % in any layer
     (at targets of 0.1, 0.2 and 0.4, n = 1,371 tokens of 6 passages). ``tda_demo calibrate`` keeps its own.
     """
     kept = kept_table_path(lm, weighted)

@@ -107,7 +107,7 @@ def bench_shapes(
             family; or the weights do not fit the card.
     """
     if not torch.cuda.is_available():
-        raise UserError("This machine has no usable GPU (a CUDA device): use --device cpu, without --shapes.")
+        raise UserError("This machine has no usable GPU (a CUDA device): measure the CPU, without --shapes.")
     if not has_triton():
         raise UserError("The GPU kernels need Triton, which torch's CUDA builds bring: pip install triton.")
     if precision not in (None, *PRECISIONS):

@@ -14,8 +14,6 @@ _KINDS = {
     "gelu": GELU_ERF,
     "relu": RELU,
 }
-
-
 _FIELDS = ("hidden_activation", "hidden_act", "activation_function")  # gemma; most families; opt
 
 
