@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+from tda_demo.arguments import Parser
+from tda_demo.errors import UserError
 from tda_demo.ui.start import launch, make_page
 
-parser = argparse.ArgumentParser(description="A dense decoder and the same model under TDA, racing on a web page.")
+parser = Parser(description="A dense decoder and the same model under TDA, racing on a web page.")
 parser.add_argument("--port", type=int, default=None, help="default: the first free one from 7860")
 parser.add_argument("--host", default=None, help="default: 127.0.0.1; 0.0.0.0 lets other machines in")
 parser.add_argument("--allow-any-model", action="store_true", help="visitors may name any hub id or local path")
 parser.add_argument("--threads", type=int, default=None, help="default: the cores this process may use")
-options, _ = parser.parse_known_args()
+options = parser.parse_args(None if __name__ == "__main__" else [])  # imported, the arguments are someone else's
 if options.threads is not None:
     os.environ["OMP_NUM_THREADS"] = str(max(1, options.threads))  # read when torch is loaded, beside the page
 demo = make_page(options.allow_any_model)
 
 if __name__ == "__main__":
-    launch(demo, host=options.host, port=options.port)
+    try:
+        launch(demo, host=options.host, port=options.port)
+    except UserError as error:
+        parser.error(str(error))

@@ -1,5 +1,5 @@
-"""Dynamic activation, measured: ``with TDA(cett=0.2)(load_model()): ...``, and races in
-``tda_demo.race`` between a dense and a sparse arm.
+"""Dynamic activation, measured: ``with TDA(cett=0.2)(load_model()): ...``, and races
+between a dense and a sparse arm: ``from tda_demo.race import race``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .errors import UserError
-    from .methods import CATS, GRIFFIN, TDA, TT, CoreInfer, Magnitude, Random, Sketch
+    from .methods import CATS, GRIFFIN, TDA, TEAL, TT, CoreInfer, DejaVu, Magnitude, MoEfication, Random, Sketch
     from .models import LoadedModel, load_model
     from .race import RaceSettings
 
@@ -21,11 +21,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 _HOME = {
     "CATS": "methods",
     "CoreInfer": "methods",
+    "DejaVu": "methods",
     "GRIFFIN": "methods",
     "Magnitude": "methods",
+    "MoEfication": "methods",
     "Random": "methods",
     "Sketch": "methods",
     "TDA": "methods",
+    "TEAL": "methods",
     "TT": "methods",
     "LoadedModel": "models",
     "RaceSettings": "race",
@@ -36,10 +39,13 @@ __all__ = [
     "CATS",
     "GRIFFIN",
     "TDA",
+    "TEAL",
     "TT",
     "CoreInfer",
+    "DejaVu",
     "LoadedModel",
     "Magnitude",
+    "MoEfication",
     "RaceSettings",
     "Random",
     "Sketch",

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from .arguments import Parser
 from .commands import COMMANDS
 from .errors import UserError
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tda_demo", description="Dynamic activation, measured.")
+    parser = Parser(prog="python -m tda_demo", description="Dynamic activation, measured.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

@@ -1,13 +1,16 @@
-"""Where files are kept between runs, and how they are written: whole, or not at all."""
+"""Where files are shipped and kept between runs, and how they are written: whole, or not at all."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import uuid
 from pathlib import Path
 
 from .errors import UserError
+
+ASSETS = Path(__file__).parent.parent / "assets"  # what the project ships
 
 
 def cache_root() -> Path:
@@ -21,6 +24,15 @@ def cache_root() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "tda-demo"
     return Path.home() / ".cache" / "tda-demo"
+
+
+def kept_name(model: str, fingerprint: str, *parts: str) -> str:
+    """What a file made for one model is called, without its ending: names tell people, fingerprints tell weights apart.
+
+    ``model`` may be a hub id or any other name; only what every file system takes is left of it.
+    """
+    slug = re.sub(r"[^A-Za-z0-9.-]+", "-", model).strip("-.")[-60:]
+    return "-".join([slug, fingerprint[:12], *parts])
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from .controls import against, is_control
+from .methods import METHODS, Method
 from .metrics import Speedup
 
 
@@ -32,8 +33,8 @@ class ArmResult:
 class Quality:
     """Teacher-forced on the dense arm's text: ``agreement`` 0..1 and ``kl`` in nats per token over ``positions``.
 
-    ``divergence`` is the token at which the free-running texts part, ``divergence_at`` the character; None where they
-    do not. ``cett`` is the realised CETT of each layer.
+    ``divergence`` is the token at which the free-running texts part, ``divergence_at`` the character, both counted from
+    0; None where they do not. ``cett`` is the realised CETT of each layer.
     """
 
     agreement: float
@@ -152,9 +153,10 @@ def _measured(found: RaceResult | MethodResult) -> list[str]:
         lines.append(
             f"{_speedup(found.speedup, 'dense')}; byte bound {found.byte_bound:.3f}x, efficiency {found.efficiency:.0%}"
         )
-    lines.append(f"sparsity {fmean(found.sparsity):.1%} (mean over layers)")
+    leaves_out = METHODS.get(found.method, Method).leaves_out
+    lines.append(f"sparsity {fmean(found.sparsity):.1%} {leaves_out} (mean over layers)")
     if quality := found.quality:
-        parting = "nowhere" if quality.divergence is None else f"at token {quality.divergence}"
+        parting = "nowhere" if quality.divergence is None else f"at token {quality.divergence + 1}"
         lines.append(
             f"agreement {quality.agreement:.1%}, KL {quality.kl:.3f} nats/token over {quality.positions} tokens; "
             f"texts part {parting}; realised CETT {fmean(quality.cett):.3f} (mean over layers)"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -100,6 +102,21 @@ def test_readme_card_asks_for_the_gradio_that_is_pinned() -> None:
     (pinned,) = re.findall(r"^gradio==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     (asked,) = re.findall(r"^sdk_version: (\S+)", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert asked == pinned
+
+
+def test_what_is_imported_is_pinned() -> None:
+    listed = re.findall(r"^([\w-]+)[=<>]=", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    pinned = {name.replace("-", "_") for name in listed}
+    found: set[str] = set()
+    for path in (ROOT / "app.py", *(ROOT / "tda_demo").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                found.add(node.module.partition(".")[0])
+    own = {"tda_demo", "triton"}  # torch's builds for a GPU bring their triton
+    optional = {"spaces", "lm_eval", "llama_cpp", "pyarrow"}  # done without where they are not installed
+    assert found - set(sys.stdlib_module_names) - own - optional <= pinned
 
 
 def test_shipped_thresholds_are_of_the_embedded_model_and_the_shipped_passages() -> None:

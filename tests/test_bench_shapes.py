@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tda_demo.__main__ import main
 from tda_demo.bench import BenchSettings
 from tda_demo.bench.checks import check_blocks
 from tda_demo.bench.configs import NAMES, config_of
-from tda_demo.bench.shapes import ShapesTable, measure_shapes
+from tda_demo.bench.shapes import ShapesTable, bench_shapes, measure_shapes
 from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.block_weights import BlockWeights
 from tda_demo.decode.gpu.graph import CudaGraphEngine
@@ -97,7 +98,11 @@ def test_shapes_have_the_size_their_names_say(name: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.005)
 
 
-@pytest.mark.parametrize("options", [["--device", "cuda", "--shapes", "llama3-8b"], ["--shapes", "llama3-8b"]], ids=len)
+@pytest.mark.parametrize(
+    "options",
+    [["--device", "cuda", "--shapes", "llama3-8b"], ["--shapes", "llama3-8b"], ["--device", "cuda", "--model", "m"]],
+    ids=" ".join,
+)
 @pytest.mark.skipif(CUDA, reason="there is a card here")
 def test_without_a_card_one_sentence_says_so(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *options]) == 2
@@ -108,3 +113,66 @@ def test_without_a_card_one_sentence_says_so(options: list[str], capsys: pytest.
 def test_unknown_shapes_are_refused() -> None:
     with pytest.raises(UserError, match="llama3-8b"):
         config_of("llama9")
+
+
+@pytest.mark.parametrize("beside", [["--model", "m"], ["--device", "cpu"]], ids=" ".join)
+def test_shapes_are_not_those_of_a_model_nor_of_a_cpu(beside: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--shapes", "llama3-8b", *beside]) == 2
+    assert "leave out --model and --device cpu" in capsys.readouterr().err
+
+
+@pytest.fixture
+def measurable(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A card as far as the command asks for one; what would be measured on it, in arguments."""
+    asked: list[dict[str, Any]] = []
+
+    def measure(config: Any, precisions: Any, _device: Any, **more: Any) -> ShapesTable:
+        asked.append({"config": config, "precisions": precisions, **more})
+        return ShapesTable([], 1.0, more["context"], ["measured"])
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("tda_demo.bench.shapes.has_triton", lambda: True)
+    monkeypatch.setattr("tda_demo.bench.shapes.measure_shapes", measure)
+    monkeypatch.setattr("tda_demo.environment.describe", lambda *_: {"cpu": "c", "threads": 1, "torch": "t"})
+    return asked
+
+
+def test_a_model_s_own_shapes_need_no_weights(
+    tmp_path: Path, measurable: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "own"
+    CONFIG.save_pretrained(folder)
+    assert main(["bench", "--device", "cuda", "--model", str(folder), "--precision", "bfloat16"]) == 0
+    (asked,) = measurable
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    assert [getattr(asked["config"], size) for size in sizes] == [getattr(CONFIG, size) for size in sizes]
+    assert asked["precisions"] == ("bfloat16",) and asked["context"] + 128 == CONFIG.max_position_embeddings
+    told = capsys.readouterr().out
+    assert f"{folder}, random weights" in told and "measured" in told
+
+
+def test_without_a_model_or_shapes_it_is_the_embedded_one(
+    tmp_path: Path, measurable: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CONFIG.save_pretrained(tmp_path)
+    monkeypatch.setattr("tda_demo.weights.embedded.embedded_weights", lambda _report: tmp_path)
+    assert main(["bench", "--device", "cuda"]) == 0
+    assert measurable[0]["config"].vocab_size == CONFIG.vocab_size
+
+
+def test_a_family_the_kernels_do_not_know_is_refused() -> None:
+    config = CONFIG.__class__.from_dict({**CONFIG.to_dict(), "hidden_act": "tanh"})
+    with pytest.raises(UserError, match="do not know this llama model's layout in float32"):
+        measure_shapes(config, ("float32",), DEVICE, dtype=torch.float32, context=12, copy_bytes=4096)
+
+
+def test_shapes_too_large_for_the_card_are_one_sentence(
+    measurable: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("tda_demo.bench.shapes.measure_shapes", full)
+    with pytest.raises(UserError, match="do not fit"):
+        bench_shapes("llama3-8b", precision="bfloat16")
+    assert not measurable

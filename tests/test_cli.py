@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tiny import PROMPT, tiny
 
 import tda_demo.models
-from tda_demo.__main__ import main
+from tda_demo.__main__ import _parser, main
 from tda_demo.errors import UserError
 from tda_demo.methods import Method
 
@@ -62,18 +64,33 @@ def test_race_has_a_rival(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     assert main(["race", PROMPT, "--rival-set", "keep=0.4"]) == 2
     assert "name one with --rival" in capsys.readouterr().err
 
-    assert main(["race", PROMPT, "--mlp-bytes", "60"]) == 2
-    assert "from 0 to 1" in capsys.readouterr().err
+    for wrong, message in ((["--mlp-bytes", "60"], "from 0 to 1"), (["--kl", "-1"], "--kl is -1")):
+        assert main(["race", PROMPT, *wrong]) == 2
+        assert message in capsys.readouterr().err
 
-    asked: list[tuple[str, float]] = []
+    asked: list[tuple[str, float | None, float | None]] = []
 
-    def within(_lm: object, method: Method, *, mlp_share: float, report: object) -> Method:
-        asked.append((method.name, mlp_share))
+    def within(_lm: object, method: Method, *, kl: float | None, mlp_share: float | None, report: object) -> Method:
+        asked.append((method.name, kl, mlp_share))
         return method
 
     monkeypatch.setattr("tda_demo.evaluate.budget.within", within)
     assert main(["race", PROMPT, *options, "--mlp-bytes", "0.6"]) == 0
-    assert asked == [("griffin", 0.6), ("random", 0.6)] and "griffin over random" in capsys.readouterr().out
+    assert asked == [("griffin", None, 0.6), ("random", None, 0.6)]
+    assert "griffin over random" in capsys.readouterr().out
+    assert main(["race", PROMPT, *options, "--kl", "0.2"]) == 0
+    assert asked[2:] == [("griffin", 0.2, None), ("random", 0.2, None)]
+
+
+@pytest.mark.usefixtures("tiny_loads")
+def test_calibrate_reads_json_lines_too(own_cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    lines = [{"text": "w3 w4 w5 w6 w7", "reference": "w9"}, {"text": "w8 w9 w10 w11 w12"}]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert main(["calibrate", "--text", str(path)]) == 0
+    (table,) = (own_cache / "thresholds").iterdir()
+    told = json.loads(table.read_text(encoding="utf-8"))
+    assert (told["data"], told["passages"], told["tokens"]) == ("texts.jsonl", 2, 10)
 
 
 @pytest.mark.usefixtures("tiny_loads")
@@ -150,7 +167,40 @@ def test_a_model_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert capsys.readouterr().err == "tda_demo: There is no such model.\n"
 
 
-def test_usage_errors_exit_with_2() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["race"], "the following arguments are required: PROMPT"),
+        (["rac", "w5"], "invalid choice: 'rac'"),
+        (["race", "w5", "--max-new-tokens", "many"], "invalid int value: 'many'"),
+        (["race", "w5", "--kl", "0.1", "--mlp-bytes", "0.5"], "--mlp-bytes: not allowed with argument --kl"),
+        (["race", "w5", "--cett\n0.2"], "unrecognized arguments: --cett 0.2"),
+        (["bench", "--device", "tpu"], "invalid choice: 'tpu'"),
+        (["train", "tda"], "invalid choice: 'tda'"),
+        (["theory", "inertia", "--seed", "x"], "invalid int value: 'x'"),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exit_:
-        main(["race"])
-    assert exit_.value.code == 2
+        main(arguments)
+    told = capsys.readouterr()
+    assert exit_.value.code == 2 and told.out == ""
+    assert message in told.err and "--help)" in told.err and told.err.count("\n") == 1
+
+
+def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
+    """Every argument of every command, with the command's name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from actions(command)
+        else:
+            yield parser.prog, action
+
+
+def test_help_explains_every_argument() -> None:
+    found = [(prog, action) for prog, action in actions(_parser()) if not prog.endswith("lm-eval")]
+    assert len(found) > 50 and not [(prog, action.dest) for prog, action in found if not action.help]

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from fake_hub import COMMIT, FakeHub, fake_hub
 from model_files import write_model
-from transformers import BertConfig
+from transformers import AutoConfig, BertConfig
 
 from tda_demo.errors import UserError
 from tda_demo.models import load_model
-from tda_demo.progress import Progress
+from tda_demo.progress import Progress, silent
+from tda_demo.weights import find_config
 
 
 @pytest.fixture
@@ -59,6 +60,13 @@ def test_hub_model_without_network_comes_from_the_hub_cache(
     assert load_model("someone/tiny").fingerprint == first.fingerprint
     with pytest.raises(UserError, match="The hub cannot be reached and 'someone/other' is not stored here"):
         load_model("someone/other")
+
+
+def test_a_configuration_alone_fetches_no_weights(hub: FakeHub, model_folder: Path) -> None:
+    hub.repos["someone/tiny"] = model_folder
+    config = find_config("someone/tiny", silent)
+    assert config.vocab_size == AutoConfig.from_pretrained(model_folder).vocab_size
+    assert not [name for name in hub.fetched if name.endswith(".safetensors")]
 
 
 def test_hub_model_that_does_not_exist(hub: FakeHub) -> None:

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
-from tda_demo.calibrate import Passages, ThresholdTable, calibrate, kept_table_path, save_table
+import tda_demo
+from tda_demo.calibrate import Passages, ThresholdTable, calibrate, kept_table_path, save_table, threshold_table
 from tda_demo.decode.arm import engine_for
 from tda_demo.errors import UserError
 from tda_demo.feedforward import observed
 from tda_demo.methods import CATS, GRIFFIN, METHODS, TDA, TEAL, TT, CoreInfer, Magnitude, Method, Random, Sketch
-from tda_demo.models import LoadedModel
+from tda_demo.models import PRECISIONS, LoadedModel
+from tda_demo.weights.embedded import NAME, WHEEL_SHA256
 
 ZERO: dict[str, Method] = {
     "tda": TDA(cett=0),
@@ -68,6 +70,30 @@ def prepared(family: str) -> LoadedModel:
     lm = tiny(family)
     save_table(table(family), kept_table_path(lm, weighted=False))
     return lm
+
+
+def test_every_method_has_a_public_name() -> None:
+    public = {name: getattr(tda_demo, name) for name in tda_demo.__all__}
+    assert set(METHODS.values()) <= set(public.values())
+    assert all(found.__name__ == name for name, found in public.items())
+
+
+def test_every_precision_has_a_table_of_its_own_and_the_embedded_model_has_one_at_each(
+    lm: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(lm: LoadedModel, passages: Passages, *, weighted: bool, report: object) -> ThresholdTable:
+        return dataclasses.replace(table("llama"), precision=lm.precision)
+
+    monkeypatch.setattr("tda_demo.calibrate.calibrate", measured)
+    for precision in PRECISIONS:
+        other = dataclasses.replace(lm, precision=precision)
+        assert threshold_table(other, weighted=False).precision == precision
+    monkeypatch.setattr("tda_demo.calibrate.calibrate", None)
+    assert threshold_table(lm, weighted=False).precision == "float32"  # what int8 left there does not serve it
+    for precision in PRECISIONS:
+        embedded = dataclasses.replace(lm, name=NAME, fingerprint=WHEEL_SHA256, precision=precision)
+        for weighted in (False, True):
+            assert threshold_table(embedded, weighted=weighted).fingerprint == WHEEL_SHA256
 
 
 def logits_after_prompt(lm: LoadedModel) -> torch.Tensor:

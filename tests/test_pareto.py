@@ -173,7 +173,7 @@ class Planted(Models):
 
 @pytest.fixture
 def models(lm: Any, monkeypatch: pytest.MonkeyPatch) -> Planted:
-    from tda_demo.evaluate import documents
+    from tda_demo import documents
 
     words = " ".join(f"w{word}" for word in np.random.default_rng(0).integers(5, 90, 40))
     monkeypatch.setattr(documents, "passages", lambda **_: [documents.Document(words, at) for at in range(3)])

@@ -43,6 +43,12 @@ def parted(folder: Path) -> LoadedModel:
     return load_model(str(folder), device="cpu", device_map=spread(folder))
 
 
+@pytest.fixture(autouse=True)
+def quantiles(own_cache: Path) -> Path:
+    """CATS keeps what it measured of a model."""
+    return own_cache
+
+
 def raced(lm: LoadedModel, method: str, **settings: Any) -> RaceResult:
     last = list(race(lm, METHODS[method](**settings), PROMPT, RaceSettings(max_new_tokens=5)))[-1]
     assert isinstance(last, Finished)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from dataclasses import dataclass, field
@@ -289,6 +290,21 @@ def test_the_json_of_a_duel_has_two_keys_more(lm: LoadedModel) -> None:
     assert told["rival"]["sparsity"]["mean"] == 0.5 and told["speedup_over_rival"]["n"] > 0
     said = summary(last.result)
     assert "griffin (keep=0.5), against dense:" in said and "tda over griffin: speedup" in said
+
+
+def test_the_summary_counts_tokens_from_one_and_says_what_was_left_out(lm: LoadedModel) -> None:
+    _, result = run(lm, max_new_tokens=12)
+    assert result.quality is not None
+    parted = dataclasses.replace(result, quality=dataclasses.replace(result.quality, divergence=3))
+    assert "texts part at token 4;" in summary(parted) and parted.to_json()["quality"]["divergence"] == 3
+    for name, words in (
+        ("tda", "of the MLP neurons (mean"),
+        ("cats", "of the MLP neurons, but for their gates"),
+        ("tt", "in the down projection alone"),
+        ("teal", "of the MLP weights, by input channel"),
+        ("a method of someone else", "of the MLP neurons (mean"),
+    ):
+        assert words in summary(dataclasses.replace(result, method=name))
 
 
 @pytest.mark.parametrize(

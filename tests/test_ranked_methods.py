@@ -176,8 +176,8 @@ def test_settings_out_of_range_are_refused_by_name(kind: Any, settings: dict[str
 def test_a_budget_is_met_on_a_dial_that_falls(
     lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from tda_demo.documents import Document
     from tda_demo.evaluate import budget
-    from tda_demo.evaluate.documents import Document
 
     random = np.random.default_rng(1)
     texts = [Document(" ".join(f"w{word}" for word in random.integers(5, 90, 40)), at) for at in range(4)]

@@ -56,7 +56,7 @@ def test_the_sketch_is_the_block_in_four_bits_and_knows_where_it_errs(family: st
         whole = (x64 / unit).round() * unit
         rows = [values(part, taken_apart, 32) for part in (copy.gate, copy.up) if part is not None]
         first = (whole @ rows[0].T) + (0 if copy.gate is not None or block.up.bias is None else block.up.bias.double())
-        act = activation_function(lm)
+        act = activation_function(lm.model)
         expected = act(first) * (whole @ rows[1].T) if copy.gate is not None else act(first)
         predicted, error = rule._predicted(block, x)
         torch.testing.assert_close(predicted.double(), expected, rtol=1e-3, atol=1e-4)

@@ -22,11 +22,11 @@ from tiny import tiny
 
 import tda_demo.models
 from tda_demo.__main__ import main
+from tda_demo.documents import Document, passages, read_documents
 from tda_demo.errors import UserError
 from tda_demo.evaluate import EvaluationSettings, allocate, budget, evaluate
 from tda_demo.evaluate.allocate import Sensitivity
 from tda_demo.evaluate.budget import QualityCurve
-from tda_demo.evaluate.documents import Document, passages, read_documents
 from tda_demo.evaluate.ledger import Ledger
 from tda_demo.evaluate.shards import ALONE, Shard
 from tda_demo.evaluate.speed import SpeedSettings
@@ -198,7 +198,6 @@ def test_a_budget_is_spent_and_not_exceeded(rises: list[float], most: float) -> 
     curve = QualityCurve("tda", "cett", values, kl, tuple(1 + each for each in kl), (1.0,) * len(kl), "float32", 1, 1)
     found = curve.value_for_kl(most)
     assert np.interp(found, values, kl) == pytest.approx(min(most, kl[-1]), abs=1e-9)
-    assert curve.value_for_perplexity(most) == pytest.approx(found, abs=1e-9)
 
 
 def test_a_budget_below_nothing_is_refused() -> None:

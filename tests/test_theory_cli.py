@@ -45,6 +45,17 @@ def test_json_holds_claim_verdict_and_tables(experiment: str, texts: str, capsys
     assert all(len({len(column) for column in table["columns"].values()}) == 1 for table in told["tables"].values())
 
 
+def test_json_lines_are_the_same_texts(tmp_path: Path, texts: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "texts.jsonl"
+    rows = Path(texts).read_text(encoding="utf-8").split("\n###\n")
+    path.write_text("\n".join(json.dumps({"text": row}) for row in rows), encoding="utf-8")
+    told = []
+    for file in (texts, str(path)):
+        assert main(["theory", "root-cause", *SMALL["root-cause"], "--text", file, "--json", "-"]) == 0
+        told.append(json.loads(capsys.readouterr().out)["tables"])
+    assert told[0] == told[1]
+
+
 def test_words_and_a_file(tmp_path: Path, texts: str, capsys: pytest.CaptureFixture[str]) -> None:
     path, report = tmp_path / "deep" / "cause.json", tmp_path / "cause.html"
     files = ["--json", str(path), "--report", str(report)]

@@ -54,7 +54,7 @@ def strength_in_float64(lm: LoadedModel, name: str, block: FeedForward, x: torch
     norms = block.down.weight.double().norm(dim=0)
     first = (x.double() @ block.linears[0].weight.double().T)[:, : block.d_ff]
     first = first if block.linears[0].bias is None else first + block.linears[0].bias.double()
-    return {"tt": a.double().abs() * norms, "cats": activation_function(lm)(first).abs()}[name]
+    return {"tt": a.double().abs() * norms, "cats": activation_function(lm.model)(first).abs()}[name]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

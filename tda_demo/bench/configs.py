@@ -72,7 +72,7 @@ _SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 NAMES = tuple(_SHAPES)
 
 
-def config_of(name: str | None) -> PreTrainedConfig:
+def config_of(name: str) -> PreTrainedConfig:
     """The configuration called ``name``.
 
     Raises:
@@ -81,6 +81,6 @@ def config_of(name: str | None) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     if name not in _SHAPES:
-        raise UserError(f"On a GPU the table measures named shapes: use --shapes with one of {', '.join(NAMES)}.")
+        raise UserError(f"There are no shapes '{name}'; there are: {', '.join(NAMES)}.")
     family, fields = _SHAPES[name]
     return AutoConfig.for_model(family, **fields)

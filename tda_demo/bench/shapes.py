@@ -1,4 +1,4 @@
-"""The speed table of real shapes on a GPU: random weights, batch 1, one command that builds, checks and times.
+"""The speed table of a model's shapes on a GPU: random weights, batch 1, one command that builds, checks and times.
 
 Contestants take turns within one run, as on the CPU. Active sets are drawn at random, which scatters them as much as
 can be; random weights say nothing about quality. The card's copy bandwidth, bytes read plus bytes written, is measured
@@ -21,7 +21,7 @@ import torch
 from .. import metrics
 from ..decode.arm import Prefill
 from ..decode.eager import share_weights
-from ..decode.gpu.graph import CudaGraphArm, CudaGraphEngine, Decoder
+from ..decode.gpu.graph import CudaGraphArm, CudaGraphEngine, Decoder, supported
 from ..decode.timed import ArmDecoder
 from ..errors import UserError
 from ..feedforward import FeedForward
@@ -29,6 +29,7 @@ from ..kernels.gpu.blocks import has_triton
 from ..kernels.gpu.choice import Choice
 from ..methods.base import Selector
 from ..progress import Progress, Report, silent
+from ..weights import find_config
 from . import BenchSettings, Contestant, row_of
 from .checks import check_blocks, check_step
 from .configs import config_of
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 KEEPS = (0.75, 0.5, 0.3)
 PRECISIONS = ("bfloat16", "nf4")
-_ROOM = 128
+_CONTEXT, _ROOM = 512, 128  # tokens read, and decoded before an arm starts over
 MakeEngine = Callable[..., CudaGraphEngine]
 
 
@@ -95,14 +96,18 @@ class CopyBandwidth:
         return float(np.median(self.readings))
 
 
-def bench_shapes(name: str | None, precision: str | None = None, report: Report = silent) -> ShapesTable:
-    """Measures the shapes called ``name`` in bfloat16 and NF4, or in one of them, on the first CUDA device.
+def bench_shapes(
+    shapes: str | None, model: str | None = None, precision: str | None = None, report: Report = silent
+) -> ShapesTable:
+    """Measures the named ``shapes``, or without a name those of ``model`` (None: the embedded one), in bfloat16 and NF4
+    or in one of them, on the first CUDA device.
 
     Raises:
-        UserError: there is no such card, shapes or precision, or Triton is missing.
+        UserError: there is no such card, shapes, model or precision; Triton is missing; the kernels do not know the
+            family; or the weights do not fit the card.
     """
     if not torch.cuda.is_available():
-        raise UserError("This machine has no usable GPU (a CUDA device): leave --shapes out and measure the CPU.")
+        raise UserError("This machine has no usable GPU (a CUDA device): measure the CPU, without --shapes.")
     if not has_triton():
         raise UserError("The GPU kernels need Triton, which torch's CUDA builds bring: pip install triton.")
     if precision not in (None, *PRECISIONS):
@@ -110,7 +115,12 @@ def bench_shapes(name: str | None, precision: str | None = None, report: Report 
     asked = (precision,) if precision else PRECISIONS
     if "nf4" in asked and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("NF4 needs bitsandbytes: install it, or measure --precision bfloat16 alone.")
-    return measure_shapes(config_of(name), asked, torch.device("cuda", 0), report=report)
+    config = config_of(shapes) if shapes else find_config(model, report)
+    context = min(_CONTEXT, config.get_text_config().max_position_embeddings - _ROOM)
+    try:
+        return measure_shapes(config, asked, torch.device("cuda", 0), context=context, report=report)
+    except torch.OutOfMemoryError as error:
+        raise UserError("These shapes do not fit into the GPU's memory: choose smaller ones.") from error
 
 
 def measure_shapes(
@@ -119,7 +129,7 @@ def measure_shapes(
     device: torch.device,
     *,
     dtype: torch.dtype = torch.bfloat16,
-    context: int = 512,
+    context: int = _CONTEXT,
     settings: BenchSettings | None = None,
     make_engine: MakeEngine = CudaGraphEngine,
     copy_bytes: int = 2**32,
@@ -137,6 +147,8 @@ def measure_shapes(
     for precision in precisions:
         if precision == "nf4":
             lm = to_nf4(lm)
+        if not supported(lm):
+            raise UserError(f"The GPU kernels do not know this {config.model_type} model's layout in {precision}.")
         engine = make_engine(lm)
         engine.warm_up(report)
         notes += _notes(engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
+from ..errors import UserError
 from ..progress import terminal_bar
 from .shared import Commands, add_threads, write_json
 
@@ -12,10 +13,8 @@ from .shared import Commands, add_threads, write_json
 def add(commands: Commands) -> None:
     bench = commands.add_parser("bench", help="measure decoding speed: transformers, dense, packed active sets")
     bench.add_argument("--model", metavar="M", help="a hub id, a folder or a .gguf file; default: the embedded model")
-    bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    bench.add_argument(
-        "--shapes", metavar="S", help="on a GPU: random weights of a model's real shapes, e.g. llama3-8b"
-    )
+    bench.add_argument("--device", choices=["cpu", "cuda"], help="cuda: random weights of M's shapes; default: cpu")
+    bench.add_argument("--shapes", metavar="S", help="on a GPU, in place of M: shapes by name, e.g. llama3-8b")
     bench.add_argument("--precision", metavar="P", help="one precision; default: all")
     add_threads(bench)
     bench.add_argument("--json", metavar="FILE", help="write the rows there; - prints them instead of the table")
@@ -28,6 +27,8 @@ def run(options: argparse.Namespace) -> None:
     from ..bench import bench, markdown
     from ..environment import describe, use_threads
 
+    if options.shapes and (options.model or options.device == "cpu"):
+        raise UserError("--shapes measures random weights on a GPU: leave out --model and --device cpu.")
     use_threads(options.threads)
     if options.device == "cuda" or options.shapes:
         _on_a_gpu(options)
@@ -47,13 +48,15 @@ def _on_a_gpu(options: argparse.Namespace) -> None:
     from ..bench.shapes import bench_shapes
     from ..bench.table import markdown
     from ..environment import describe
+    from ..models import EMBEDDED
 
     with terminal_bar() as report:
-        table = bench_shapes(options.shapes, options.precision, report=report)
+        table = bench_shapes(options.shapes, options.model, options.precision, report)
     if options.json is not None:
         write_json([dataclasses.asdict(row) for row in table.rows], options.json)
     if options.json != "-":
         environment = describe(torch.device("cuda"), options.precision or "all")
-        print(f"{options.shapes}, random weights, batch 1, context {table.context}")
+        name = options.shapes or options.model or EMBEDDED
+        print(f"{name}, random weights, batch 1, context {table.context}")
         print(markdown(table.rows, environment, table.copy_gb_per_second, "copy bandwidth"))
         print("\n".join(["", *table.notes]))

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 
 from ..progress import terminal_bar
-from .shared import Commands, add_model
+from .shared import TEXT, Commands, add_model
 
 
 def add(commands: Commands) -> None:
     calibrate = commands.add_parser("calibrate", help="find a model's thresholds and keep them for its races")
     add_model(calibrate)
-    calibrate.add_argument("--text", type=Path, metavar="FILE", help="documents separated by lines holding only ###")
+    calibrate.add_argument("--text", type=Path, metavar="FILE", help=f"{TEXT}; default: the project's passages")
     calibrate.add_argument("--weighted", action="store_true", help="for the score times the output norm")
     calibrate.add_argument("--out", type=Path, metavar="FILE", help="write the table there instead of the user's cache")
     calibrate.set_defaults(run=run)

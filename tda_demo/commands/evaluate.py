@@ -6,18 +6,12 @@ import argparse
 from pathlib import Path
 
 from ..progress import silent, terminal_bar
-from .shared import Commands, add_json, add_method, add_model, chosen_method, write_json
+from .shared import TEXT, Commands, add_json, add_method, add_model, chosen_method, write_json
 
 
 def add(commands: Commands) -> None:
     evaluate = commands.add_parser("evaluate", help="measure a method's quality on a file of texts")
-    evaluate.add_argument(
-        "--text",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="documents separated by lines holding only ###, or .jsonl with a text (and a reference) a line",
-    )
+    evaluate.add_argument("--text", type=Path, required=True, metavar="FILE", help=TEXT)
     evaluate.add_argument("--prompt-tokens", type=int, default=384, metavar="N", help="run dense; default 384")
     evaluate.add_argument("--score-tokens", type=int, default=128, metavar="N", help="scored; default 128")
     evaluate.add_argument("--documents", type=int, metavar="N", help="take the first N; default: all")
@@ -31,9 +25,9 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from ..documents import count_documents
     from ..environment import use_threads
     from ..evaluate import EvaluationSettings, evaluate
-    from ..evaluate.documents import count_documents
     from ..evaluate.evaluation import open_ledger
     from ..evaluate.result import summary
     from ..evaluate.shards import shard

@@ -14,13 +14,18 @@ from ..files import write_text
 if TYPE_CHECKING:
     from ..methods import Method
 
+TEXT = "documents separated by lines holding only ###, or .jsonl with a text (and a reference) a line"
 Commands = Any  # argparse names the type of what add_subparsers returns only privately
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Which model, how it is held, and where it runs."""
     parser.add_argument("--model", metavar="M", help="a hub id, a folder or a .gguf file; default: the embedded model")
-    parser.add_argument("--precision", metavar="P")
+    parser.add_argument(
+        "--precision",
+        metavar="P",
+        help="float32, bfloat16, int8 or nf4; default: int8 on a CPU, bfloat16 on a GPU",
+    )
     parser.add_argument("--device", metavar="D", help="cpu or cuda")
     add_threads(parser)
 

@@ -37,8 +37,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..controls import not_beating
+    from ..documents import count_documents, passages, read_documents
     from ..environment import use_threads
-    from ..evaluate.documents import count_documents, passages, read_documents
     from ..evaluate.evaluation import EvaluationSettings
     from ..evaluate.ledger import Ledger
     from ..evaluate.shards import shard

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import write_text
 from ..progress import Report, terminal_bar
-from .shared import Commands, add_json, add_model, add_threads, write_json
+from .shared import TEXT, Commands, add_json, add_model, add_threads, write_json
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -113,8 +113,7 @@ def _add_keep(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_text(parser: argparse.ArgumentParser) -> None:
-    what = "documents separated by lines holding only ###; a single one is cut into pieces"
-    parser.add_argument("--text", type=Path, metavar="FILE", help=what)
+    parser.add_argument("--text", type=Path, metavar="FILE", help=f"{TEXT}; a single text is cut into pieces")
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

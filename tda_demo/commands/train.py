@@ -12,7 +12,7 @@ from .shared import Commands, add_json, add_model, chosen_method, write_json
 
 def add(commands: Commands) -> None:
     train = commands.add_parser("train", help="train what dejavu or moefication needs for a model, and keep it")
-    train.add_argument("method", choices=("dejavu", "moefication"))
+    train.add_argument("method", choices=("dejavu", "moefication"), help="what to train")
     train.add_argument("--set", action="append", default=[], metavar="K=V", help="a setting, e.g. rank=64; repeatable")
     add_model(train)
     add_json(train)

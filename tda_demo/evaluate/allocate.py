@@ -18,11 +18,11 @@ import torch
 from ..calibrate import TARGETS, threshold_table
 from ..cett import score as neuron_score
 from ..cett import strengths
+from ..documents import passages
 from ..errors import UserError
 from ..feedforward import FeedForward
 from ..methods.tda import TDA
 from ..progress import Progress, Report, silent
-from .documents import passages
 from .evaluation import cut, grouped
 from .scoring import BatchSets, Choice, compare, read
 

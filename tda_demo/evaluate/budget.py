@@ -1,4 +1,4 @@
-"""A method's setting in other units: "at most this KL", "at most this much more perplexity", "this share of the bytes".
+"""A method's setting in other units: "at most this KL", "this share of the bytes".
 
 A curve of quality and bytes over the method's dial is measured once on the calibration passages, never on held-out
 ones, and kept for the model; every budget is then read off the curve, linear between its points, which is no work.
@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..calibrate import ASSETS
+from ..documents import passages
 from ..errors import UserError
-from ..files import cache_root, write_text
+from ..files import ASSETS, cache_root, write_text
 from ..methods.base import Method
 from ..progress import Progress, Report, silent
-from .documents import passages
 from .evaluation import cut, grouped
 from .ledger import digest
 from .result import quality
@@ -65,16 +64,6 @@ class QualityCurve:
         if not most >= 0:
             raise UserError(f"A KL budget of {most} cannot be met; it must be a number of nats per token, 0 or more.")
         return _last_within(self.values, self.kl, most)
-
-    def value_for_perplexity(self, more: float) -> float:
-        """The dial's sparsest value whose perplexity is at most ``1 + more`` times the dense one.
-
-        Raises:
-            UserError: ``more`` is negative or not a number.
-        """
-        if not more >= 0:
-            raise UserError(f"A perplexity budget of {more:+.1%} cannot be met; it must be 0 or more.")
-        return _last_within(self.values, self.perplexity, 1 + more)
 
     def value_for_mlp_share(self, most: float) -> float:
         """The dial's densest value that reads at most the share ``most`` of the MLP weight bytes.
@@ -128,24 +117,21 @@ def within(
     method: Method,
     *,
     kl: float | None = None,
-    perplexity: float | None = None,
     mlp_share: float | None = None,
     report: Report = silent,
 ) -> Method:
-    """``method`` with its dial where the budget is used up on the calibration passages; give one of the three budgets.
+    """``method`` with its dial where the budget is used up on the calibration passages; give one of the two.
 
     Raises:
         UserError: the budget cannot be met; see ``QualityCurve``.
     """
-    given = [each for each in (kl, perplexity, mlp_share) if each is not None]
-    if len(given) != 1:
-        raise TypeError("give one of kl, perplexity and mlp_share")
+    if (kl is None) == (mlp_share is None):
+        raise TypeError("give one of kl and mlp_share")
     curve = quality_curve(lm, method, report)
     if kl is not None:
         return turned(method, curve.value_for_kl(kl))
-    if perplexity is not None:
-        return turned(method, curve.value_for_perplexity(perplexity))
-    return turned(method, curve.value_for_mlp_share(given[0]))
+    assert mlp_share is not None
+    return turned(method, curve.value_for_mlp_share(mlp_share))
 
 
 def turned(method: Method, value: float) -> Method:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..documents import Document, count_documents, read_documents
 from ..environment import describe
 from ..errors import UserError
 from ..methods.base import Method
 from ..progress import Progress, Report, silent
-from .documents import Document, count_documents, read_documents
 from .generation import compare, write
 from .ledger import Ledger, digest
 from .result import Evaluation, quality

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from ..documents import Document
 from ..environment import describe
 from ..errors import UserError
 from ..feedforward import FeedForward
@@ -21,7 +22,6 @@ from ..methods import METHODS
 from ..methods.base import Method
 from ..methods.settings import parse
 from ..progress import Progress, Report, silent
-from .documents import Document
 from .evaluation import BATCH, EvaluationSettings, Unit, cut, grouped
 from .ledger import Ledger, digest
 from .row import Row, Texts, row

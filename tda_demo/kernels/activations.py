@@ -14,11 +14,14 @@ _KINDS = {
     "gelu": GELU_ERF,
     "relu": RELU,
 }
+_FIELDS = ("hidden_activation", "hidden_act", "activation_function")  # gemma; most families; opt
+
+
+def activation_field(config: Any) -> str:
+    """The field of ``config`` that names the function between a block's matrices; empty where there is none."""
+    return next((field for field in _FIELDS if getattr(config, field, None)), "")
 
 
 def activation_of(config: Any) -> int | None:
     """The function between a block's matrices, or None where the kernels do not have it."""
-    for field in ("hidden_activation", "hidden_act", "activation_function"):
-        if name := getattr(config, field, None):
-            return _KINDS.get(name)
-    return None
+    return _KINDS.get(getattr(config, activation_field(config), ""))

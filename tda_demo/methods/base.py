@@ -61,6 +61,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     dial: ClassVar[Dial]
+    leaves_out: ClassVar[str] = "of the MLP neurons"  # what the sparsity of a race under it is a share of
     is_control: ClassVar[bool] = False  # chooses blindly: what every other method has to beat
 
     def __post_init__(self) -> None:
@@ -132,7 +133,7 @@ def _patched(lm: LoadedModel, chooser: Selector | TokenRule) -> Iterator[None]:
 def _is_prompt(args: tuple, kwargs: dict) -> bool:
     ids = _ids(args, kwargs)
     if ids is not None and ids.shape[0] > 1:
-        raise UserError("A sequence-level method serves one sequence at a time; call the model with batch size 1.")
+        raise UserError("A method serves one sequence at a time: call the model with batch size 1.")
     cache = kwargs.get("past_key_values")
     return cache is None or cache.get_seq_length() == 0
 

@@ -34,6 +34,7 @@ class CATS(Method):
 
     name: ClassVar[str] = "cats"
     dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
+    leaves_out: ClassVar[str] = "of the MLP neurons, but for their gates, which are all read"
 
     keep: float = setting(0.5, "mean share of the neurons whose gate exceeds the threshold; 1 is exact", Range(0, 1))
 
@@ -50,7 +51,7 @@ class _Gated(TokenRule):
         is_glu = all(block.gate is not None or block.fused for block in lm.blocks)
         self.full = frozenset({"gate"} if is_glu else {"up"})
         self.is_glu = is_glu
-        self.activation = activation_function(lm)
+        self.activation = activation_function(lm.model)
         self.limits = np.zeros(len(lm.blocks))
 
     def strength(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,17 +19,17 @@ import numpy as np
 
 from ..calibrate import shipped_passages
 from ..feedforward import find_layers
-from ..files import cache_root, write_text
+from ..files import cache_root, kept_name, write_text
 from ..later import inference_mode, nn, torch
 from ..progress import Progress, Report, silent
 from .channels import matrices
+from .quantiles import SHARES, quantiles
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
 
 MOST = 0.9  # the sparsity of a matrix at which the search ends
 _STEP = 0.1
-_SHARES = np.linspace(0, 1, 101)  # of inputs that stay below
 _PASSAGES, _TOKENS = 8, 48  # read; the search measures errors on the first two
 
 
@@ -60,7 +59,7 @@ def shares_at(path: np.ndarray, weights: np.ndarray, sparsity: float) -> np.ndar
 
 
 def _limits(shares: np.ndarray, magnitudes: np.ndarray) -> np.ndarray:
-    found = [np.interp(share, _SHARES, each) for share, each in zip(shares, magnitudes, strict=True)]
+    found = [np.interp(share, SHARES, each) for share, each in zip(shares, magnitudes, strict=True)]
     return np.where(shares > 0, found, -np.inf)
 
 
@@ -94,8 +93,7 @@ def greedy(error: Callable[[np.ndarray], float], weights: Sequence[int]) -> np.n
 def channel_table(lm: LoadedModel, report: Report = silent) -> ChannelTable:
     """The model's table: kept in the user's cache, or measured now and kept."""
     weights = tuple(np.array([each.in_features * each.out_features for each in matrices(b)]) for b in lm.blocks)
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", lm.name).strip("-.")[-60:]
-    kept = cache_root() / "thresholds" / f"{name}-{lm.fingerprint[:12]}-{lm.precision}-teal.json"
+    kept = cache_root() / "thresholds" / f"{kept_name(lm.name, lm.fingerprint, lm.precision, 'teal')}.json"
     if (table := _load(kept, weights)) is not None:
         return table
     table = measure(lm, weights, report)
@@ -121,7 +119,7 @@ def _load(path: Path, weights: tuple[np.ndarray, ...]) -> ChannelTable | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     fits = len(layers) == len(weights) and all(
-        each.shape == (len(sizes), len(_SHARES)) and steps.ndim == 2 and steps.shape[1] == len(sizes)
+        each.shape == (len(sizes), len(SHARES)) and steps.ndim == 2 and steps.shape[1] == len(sizes)
         for each, steps, sizes in zip(magnitudes, shares, weights, strict=True)
     )
     return ChannelTable(magnitudes, shares, weights) if fits else None
@@ -136,7 +134,7 @@ def measure(lm: LoadedModel, weights: tuple[np.ndarray, ...], report: Report = s
     inputs = _inputs(lm, ids)
     for block, layer in zip(lm.blocks, find_layers(lm.model), strict=True):
         report(Progress("Sharing out the sparsity", block.layer, len(lm.blocks), "layers"))
-        magnitudes.append(_rounded(np.stack([_quantiles(each) for each in inputs[block.layer]])))
+        magnitudes.append(_rounded(np.stack([quantiles(each) for each in inputs[block.layer]])))
         error = _Error(layer, matrices(block), *calls[block.layer], magnitudes[-1])
         paths.append(_rounded(greedy(error, weights[block.layer].tolist())))
     report(Progress("Sharing out the sparsity", len(lm.blocks), len(lm.blocks), "layers"))
@@ -169,11 +167,6 @@ def _inputs(lm: LoadedModel, ids: torch.Tensor) -> list[list[torch.Tensor]]:
                 hooks.callback(linear.register_forward_pre_hook(keep(seen[block.layer])).remove)
         _run(lm, ids)
     return seen
-
-
-def _quantiles(magnitudes: torch.Tensor) -> np.ndarray:
-    in_order = magnitudes.flatten().float().sort().values.cpu().numpy()
-    return in_order[np.rint(_SHARES * (len(in_order) - 1)).astype(int)].astype(np.float64)
 
 
 def _dense_calls(lm: LoadedModel, ids: torch.Tensor) -> list[tuple[Any, Any, torch.Tensor]]:

@@ -36,7 +36,7 @@ class ChannelRule(TokenRule):
         self.lm = lm
         self.limits = [each.astype(np.float32) for each in limits]
         self.extra_bytes = sum(each.nbytes for each in self.limits)
-        self.activation = activation_function(lm)
+        self.activation = activation_function(lm.model)
         self.channel_bytes = [[_channel_bytes(lm, each) for each in matrices(block)] for block in lm.blocks]
 
     def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:

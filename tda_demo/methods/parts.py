@@ -6,23 +6,28 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..feedforward import FeedForward
+from ..kernels.activations import activation_field
 from ..later import torch
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..kernels.formats import Rows
-    from ..models import LoadedModel
 
 Activation = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
-def activation_function(lm: LoadedModel) -> Activation:
-    """The function between a block's matrices, as the model's configuration names it."""
+def activation_name(model: PreTrainedModel) -> str:
+    """What the model's configuration calls the function between a block's matrices, e.g. "silu"."""
+    config: Any = model.config.get_text_config()
+    return getattr(config, activation_field(config))
+
+
+def activation_function(model: PreTrainedModel) -> Activation:
+    """The function between a block's matrices."""
     from transformers.activations import ACT2FN
 
-    config: Any = lm.model.config
-    text = getattr(config, "text_config", config)
-    fields = ("hidden_activation", "hidden_act", "activation_function")
-    return ACT2FN[next(name for field in fields if (name := getattr(text, field, None)))]
+    return ACT2FN[activation_name(model)]
 
 
 def gate_of(block: FeedForward, x: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@ With the threshold for a share of the neurons, that share of them fires on avera
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -17,7 +16,7 @@ import numpy as np
 
 from ..calibrate import SHIPPED, shipped_passages
 from ..feedforward import FeedForward
-from ..files import cache_root, write_text
+from ..files import cache_root, kept_name, write_text
 from ..later import torch
 from ..progress import Progress, Report, silent
 from .token import between
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 Score = Callable[[FeedForward, "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
-SHARES = np.linspace(0, 1, 101)  # of neurons that stay below
+SHARES = np.linspace(0, 1, 101)  # of values that stay below
 _TOKENS = 1024  # in all, spread over the passages
 _LONGEST = 256  # tokens of a passage that are read
 
@@ -46,8 +45,7 @@ def limits(lm: LoadedModel, name: str, score: Score, keep: float, report: Report
 
 def kept_table(lm: LoadedModel, name: str, columns: int, make: Callable[[], np.ndarray]) -> np.ndarray:
     """Float64 [layers, columns], of the model: the one in the user's cache, else shipped, else made now and kept."""
-    model = re.sub(r"[^A-Za-z0-9.-]+", "-", lm.name).strip("-.")[-60:]
-    kept = cache_root() / "thresholds" / f"{model}-{lm.fingerprint[:12]}-{lm.precision}-{name}.json"
+    kept = cache_root() / "thresholds" / f"{kept_name(lm.name, lm.fingerprint, lm.precision, name)}.json"
     for path in (kept, SHIPPED / kept.name):
         if (table := _load(path, (len(lm.blocks), columns))) is not None:
             return table

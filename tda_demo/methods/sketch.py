@@ -109,7 +109,7 @@ class _Predicted(TokenRule):
     whole = True
 
     def __init__(self, lm: LoadedModel) -> None:
-        self.activation = activation_function(lm)
+        self.activation = activation_function(lm.model)
         if lm.model not in _kept:
             _kept[lm.model] = [_copy(block, lm) for block in lm.blocks]
         self.copies = _kept[lm.model]

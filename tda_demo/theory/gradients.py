@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..feedforward import FeedForward, find_blocks
+from ..methods.parts import activation_function
 from .reading import Stopped
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def signals(model: PreTrainedModel, ids: torch.Tensor, stop: threading.Event | N
         Stopped: ``stop`` was set.
     """
     blocks = find_blocks(model)
-    activation = _activation_function(model)
+    activation = activation_function(model)
     inputs: dict[tuple[int, str], torch.Tensor] = {}
     handles = list(_taps(blocks, inputs, stop or threading.Event()))
     try:
@@ -111,24 +112,6 @@ def gradient_scale(each: Tally) -> np.ndarray:
     """Root mean square of the gradient, float64 [layers]; 1 where it is all zero."""
     scale = np.sqrt(each.gradient_squares.sum(axis=0) / each.entries.sum(axis=0))
     return np.where(scale > 0, scale, 1)
-
-
-_ACTIVATION_KEYS = ("hidden_activation", "hidden_act", "activation_function")  # gemma; most families; opt
-
-
-def activation_key(model: PreTrainedModel) -> str:
-    config = model.config.get_text_config()
-    return next(key for key in _ACTIVATION_KEYS if getattr(config, key, None))
-
-
-def activation_name(model: PreTrainedModel) -> str:
-    return str(getattr(model.config.get_text_config(), activation_key(model)))
-
-
-def _activation_function(model: PreTrainedModel) -> nn.Module:
-    from transformers.activations import ACT2FN
-
-    return ACT2FN[activation_name(model)]
 
 
 def _taps(

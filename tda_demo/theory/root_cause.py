@@ -35,10 +35,12 @@ import torch
 from ..decode.eager import share_weights
 from ..errors import UserError
 from ..feedforward import find_blocks
+from ..kernels.activations import activation_field
+from ..methods.parts import activation_name
 from ..progress import Progress, Report, silent
 from .claims import ROOT_CAUSE
 from .findings import Check, Finding, Table, columns
-from .gradients import BINS, NEAR, REACH, Tally, activation_key, activation_name, gradient_scale, signals, stack, tally
+from .gradients import BINS, NEAR, REACH, Tally, gradient_scale, signals, stack, tally
 from .reading import Stopped, pieces, pieces_note, plain_ids
 from .settings import RootCauseSettings
 from .statistics import LEAST_CLUSTERS, Estimate, mean, ratios
@@ -198,7 +200,7 @@ def _twin(model: PreTrainedModel, activation: str, settings: RootCauseSettings) 
     from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(model.config.get_text_config())
-    setattr(config, activation_key(model), activation)
+    setattr(config, activation_field(config), activation)
     config.num_hidden_layers = settings.twin_layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: settings.twin_layers]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
-_ASSETS = Path(__file__).parents[2] / "assets"
+from ..documents import passages
+from ..files import ASSETS
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,10 @@ class Histories:
 
 def english_passages() -> tuple[str, ...]:
     """The project's English passages, code left out: nothing is calibrated here, so none is held out."""
-    lines = [json.loads(line) for line in (_ASSETS / "passages.jsonl").read_text(encoding="utf-8").splitlines()]
-    return tuple(line["text"] for line in lines if line["language"] == "en")
+    return tuple(each.text for each in passages(language="en"))
 
 
 def histories() -> tuple[Histories, ...]:
     """Sentences on different topics, each with its histories."""
-    lines = (_ASSETS / "histories.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (ASSETS / "histories.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(Histories(**json.loads(line)) for line in lines)

@@ -34,9 +34,9 @@ import numpy as np
 import torch
 
 from ..cett import score, strengths
+from ..methods.parts import activation_name
 from ..progress import Progress, Report, silent
 from .findings import Finding
-from .gradients import activation_name
 from .reading import Reader, Stopped, active, block_inputs, first_token, importance, plain_ids, random_ids
 from .settings import UncertaintySettings
 from .statistics import LEAST_CLUSTERS, correlation, jaccard, ranks

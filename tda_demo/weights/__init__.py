@@ -6,6 +6,7 @@ import hashlib
 import os.path
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..progress import Report
@@ -13,7 +14,10 @@ from . import embedded
 from .cache import cached_folder
 from .folder import check_config, check_weights, fingerprint
 from .gguf import convert
-from .hub import hub_weights
+from .hub import hub_description, hub_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,31 @@ def find_weights(name: str | None, report: Report) -> Weights:
         return _from_folder(Path(path))
     folder, commit = hub_weights(name, report)
     return Weights(name, hashlib.sha256(f"{name}@{commit}".encode()).hexdigest(), folder)
+
+
+def find_config(name: str | None, report: Report) -> PreTrainedConfig:
+    """The configuration of the model called ``name`` as ``find_weights`` takes it; a hub model's weights stay there.
+
+    Raises:
+        UserError: it cannot be had; says why and what to do.
+    """
+    from transformers import AutoConfig
+
+    folder = _described(name, report)
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _described(name: str | None, report: Report) -> Path:
+    """A folder with the model's configuration, found fit to be raced."""
+    if name is None or name == embedded.NAME:
+        return embedded.embedded_weights(report)
+    path = os.path.expanduser(name)
+    if name.lower().endswith(".gguf"):
+        return _from_gguf(path, report).folder
+    if name and os.path.isdir(path):
+        check_config(Path(path), name)
+        return Path(path)
+    return hub_description(name, report)
 
 
 def _from_folder(folder: Path) -> Weights:

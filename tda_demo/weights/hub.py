@@ -23,11 +23,21 @@ def hub_weights(name: str, report: Report) -> tuple[Path, str]:
     Raises:
         UserError: no such model, gated, no network, not supported, or no safetensors.
     """
-    folder = _fetch(name, _DESCRIPTION, report)
-    check_config(folder, name)
+    hub_description(name, report)
     folder = _fetch(name, _WEIGHTS, report)
     check_weights(folder, name)
     return folder, folder.name
+
+
+def hub_description(name: str, report: Report) -> Path:
+    """The local folder of the hub model ``name`` with its configuration and tokenizer; weights are not fetched.
+
+    Raises:
+        UserError: as ``hub_weights``, but for the weights.
+    """
+    folder = _fetch(name, _DESCRIPTION, report)
+    check_config(folder, name)
+    return folder
 
 
 def _fetch(name: str, patterns: list[str], report: Report) -> Path:

@@ -95,7 +95,7 @@ class CpuStepEngine:
         return RuleArm(self.lm, self.layout, neurons, rule, positions, prompt_cache, packing_ms)
 
     def in_place_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
-        """An arm that reads active neurons wherever they lie: ``activate`` may give it others before every step."""
+        """An arm that reads its active neurons wherever they lie among all, each in one piece; nothing is copied."""
         active = places(self.layout, prefill.active)
         return CpuStepArm(self.lm, self.layout, self.packer.records(), active, prefill.tokens + room, prefill.cache)
 
@@ -137,10 +137,6 @@ class CpuStepArm:
     @property
     def weight_bytes(self) -> int | None:
         return self.layout.shared_bytes + neuron_bytes(self.neurons, self.active)
-
-    def activate(self, sets: ActiveSets) -> None:
-        """From the next step on the arm computes ``sets``; no copies are made. Only of an arm in place."""
-        self._use(places(self.layout, sets))
 
     def _use(self, active: cpu.Active) -> None:
         self.active = active

@@ -59,8 +59,9 @@ class Active(NamedTuple):
     """The neurons a step computes: those of layer l at the places ``first[l] : first[l + 1]``.
 
     ``chosen`` says which neuron a place stands for; None where the places are the neurons themselves, all of them or
-    packed copies of some. In place, with ``chosen``, an active set may be another one at every step, but scattered rows
-    are read at less than half of the speed of packed ones.
+    packed copies of some. In place, with ``chosen``, an active set may be another one at every step, but a step over
+    scattered neurons reads 62 to 83 % of the bytes a second that one over packed copies does (nf4 to float32, half of
+    the neurons kept, each lying in one piece).
     """
 
     first: np.ndarray  # int64 [layers + 1]

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError
-from ...files import cache_root, write_bytes
+from ...files import cache_root, kept_name, write_bytes
 from ...later import torch
 from .recipe import Recipe
 
@@ -53,9 +52,8 @@ class Artefact:
 
 def path_of(lm: LoadedModel, recipe: Recipe) -> Path:
     """Where the artefact of this model and these settings lives in the user's cache."""
-    model = re.sub(r"[^A-Za-z0-9.-]+", "-", lm.name).strip("-.")[-60:]
     settings = hashlib.sha256(json.dumps(recipe.settings(), sort_keys=True).encode()).hexdigest()
-    return cache_root() / "trained" / f"{model}-{lm.fingerprint[:12]}-{recipe.name}-{settings[:8]}.safetensors"
+    return cache_root() / "trained" / f"{kept_name(lm.name, lm.fingerprint, recipe.name, settings[:8])}.safetensors"
 
 
 def load(path: Path, lm: LoadedModel, recipe: Recipe) -> Artefact:

@@ -50,7 +50,7 @@ def _train(lm: LoadedModel, recipe: Recipe, path: Path, report: Report) -> None:
     begin = time.perf_counter()
     inputs = block_inputs(lm, [*learning, *held_out], report)
     seconds += time.perf_counter() - begin
-    activation = activation_function(lm)
+    activation = activation_function(lm.model)
     is_relu = type(activation).__name__.startswith("ReLU")
     layers = []
     stage, total = f"Training {recipe.name}", len(lm.blocks) * recipe.epochs

@@ -73,7 +73,7 @@ def sweep_job(models: Models, request: SweepRequest, seconds: float, ticket: Tic
     try:
         with suppress(GivenUp):
             # Imported here, in the worker's thread: torch must not hold up the page.
-            from ...evaluate.documents import passages
+            from ...documents import passages
             from ...evaluate.evaluation import EvaluationSettings
             from ...evaluate.speed import SpeedSettings
             from ...evaluate.sweep import follow

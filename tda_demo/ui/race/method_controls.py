@@ -18,7 +18,7 @@ from ..components import equaliser
 from ..limits import NO_RIVAL, Factors, Layers, Limits
 
 BY = ("setting", "quality", "bytes")
-# Where on a dial the presets lie, 0 dense and 1 sparsest; None is the method's default, which is its paper's value.
+# Where on a dial the presets lie, 0 dense and 1 sparsest; None is the method's default.
 PRESETS = {"exact": 0.0, "mild": 1 / 6, "default": None, "aggressive": 5 / 6}
 
 _BOTH = '<p class="about-method">The same budget for both: each method gets the setting that uses it up.</p>'

@@ -1,7 +1,7 @@
-"""Texts to score, read as a stream: a file of any size takes the memory of its longest document's beginning.
+"""Texts, read as a stream: a file of any size takes the memory of its longest document's beginning.
 
-Two formats: plain text whose documents are separated by lines holding only ``###``, and ``.jsonl`` with a ``text`` on
-every line and perhaps a ``reference``, what a good continuation of it says.
+Two formats, for every command alike: plain text whose documents are separated by lines holding only ``###``, and
+``.jsonl`` with a ``text`` on every line and perhaps a ``reference``, what a good continuation of it says.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..calibrate import PASSAGES
-from ..errors import UserError
+from .errors import UserError
+from .files import ASSETS
 
+PASSAGES = ASSETS / "passages.jsonl"
 KEPT_CHARACTERS = 1 << 20  # of a plain text's document; what follows is read past
 _PIECE_BYTES = 1 << 16  # of a line taken at once, so that a line of any length is read in flat memory
 _LINE_BYTES = 1 << 26  # of a JSON line, which can only be parsed whole
@@ -59,11 +60,15 @@ def count_documents(path: Path, limit: int | None = None) -> int:
     return found
 
 
-def passages(*, held_out: bool) -> list[Document]:
-    """The project's own passages: those held out for scoring, or those to calibrate on."""
+def passages(*, held_out: bool | None = None, language: str | None = None) -> list[Document]:
+    """The project's own passages: those held out for scoring or those to calibrate on, those in a language ("en",
+    "code"); None takes either.
+    """
     lines = [json.loads(line) for line in PASSAGES.read_text(encoding="utf-8").splitlines()]
     return [
-        Document(line["text"], number) for number, line in enumerate(lines, start=1) if line["held_out"] == held_out
+        Document(line["text"], number)
+        for number, line in enumerate(lines, start=1)
+        if held_out in (None, line["held_out"]) and language in (None, line["language"])
     ]
 
 
