@@ -299,9 +299,9 @@ def test_the_summary_counts_tokens_from_one_and_says_what_was_left_out(lm: Loade
     assert "texts part at token 4;" in summary(parted) and parted.to_json()["quality"]["divergence"] == 3
     for name, words in (
         ("tda", "of the MLP neurons (mean"),
-        ("cats", "of the MLP neurons, but for their gates"),
-        ("tt", "in the down projection alone"),
-        ("teal", "of the MLP weights, by input channel"),
+        ("cats", "of the MLP neurons' up and down"),
+        ("tt", "of the MLP neurons' down"),
+        ("teal", "of the MLP weights"),
         ("a method of someone else", "of the MLP neurons (mean"),
     ):
         assert words in summary(dataclasses.replace(result, method=name))

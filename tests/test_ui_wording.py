@@ -11,7 +11,7 @@ FAST, EVEN, SLOW = Speedup(1.2, 1.1, 1.3, 50), Speedup(1.01, 0.97, 1.05, 50), Sp
 
 
 def verdict(speedup: Speedup | None, sparsity: float = 0.25) -> str:
-    return wording.verdict(speedup, 1.25, sparsity, [20.0] * 20, [22.0] * 20, "GRIFFIN")
+    return wording.verdict(speedup, 1.25, sparsity, [20.0] * 20, [22.0] * 20, "GRIFFIN", "of the MLP neurons")
 
 
 def test_faster_says_by_how_much_and_what_was_possible() -> None:
@@ -41,7 +41,7 @@ def test_noise_is_called_noise() -> None:
 
 
 def test_exact_is_called_exact() -> None:
-    assert "Every neuron was kept" in verdict(EVEN, sparsity=0)
+    assert "Nothing was left out" in verdict(EVEN, sparsity=0)
 
 
 def test_a_budget_is_told_with_what_it_came_to() -> None:

@@ -34,7 +34,7 @@ class CATS(Method):
 
     name: ClassVar[str] = "cats"
     dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
-    leaves_out: ClassVar[str] = "of the MLP neurons, but for their gates, which are all read"
+    leaves_out: ClassVar[str] = "of the MLP neurons' up and down"
 
     keep: float = setting(0.5, "mean share of the neurons whose gate exceeds the threshold; 1 is exact", Range(0, 1))
 

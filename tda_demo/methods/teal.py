@@ -33,7 +33,7 @@ class TEAL(Method):
 
     name: ClassVar[str] = "teal"
     dial: ClassVar[Dial] = Dial("sparsity", dense=0.0, sparsest=MOST)
-    leaves_out: ClassVar[str] = "of the MLP weights, by input channel"
+    leaves_out: ClassVar[str] = "of the MLP weights"
 
     sparsity: float = setting(
         0.4, "mean share of a layer's weights, attention's included, that is left out; 0 is exact", Range(0, MOST)

@@ -35,7 +35,7 @@ class TT(Method):
 
     name: ClassVar[str] = "tt"
     dial: ClassVar[Dial] = Dial("cett", dense=0.0, sparsest=0.6)
-    leaves_out: ClassVar[str] = "of the MLP neurons, in the down projection alone"
+    leaves_out: ClassVar[str] = "of the MLP neurons' down"
 
     cett: float = setting(0.2, "relative output error the thresholds are calibrated to; 0 is exact", Range(0, 0.6))
 

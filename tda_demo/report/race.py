@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from .. import metrics
+from ..methods import METHODS
+from ..methods.base import Method
 from ..result import ArmResult, MethodResult, RaceResult
 from . import svg
 from .page import figure, numbers, page, pairs, section
@@ -61,7 +63,7 @@ def _hero(record: RaceRecord) -> list[tuple[str, str, str]]:
 
 def _figures(found: RaceResult | MethodResult, mlp_share: float | None, prompt: str) -> list[tuple[str, str, str]]:
     """What was measured of a method; ``prompt`` is what its prompt time was spent on."""
-    quality = found.quality
+    quality, leaves_out = found.quality, METHODS.get(found.method, Method).leaves_out
     parting = _NONE
     if quality:
         parting = "never" if quality.divergence is None else f"token {quality.divergence + 1}"
@@ -73,7 +75,7 @@ def _figures(found: RaceResult | MethodResult, mlp_share: float | None, prompt: 
             "the most that reading fewer weight bytes allows",
         ),
         ("efficiency", f"{found.efficiency:.0%}" if found.efficiency else _NONE, "speedup / byte bound"),
-        ("sparsity", f"{np.mean(found.sparsity):.1%}", "of the MLP neurons, mean over layers"),
+        ("sparsity", f"{np.mean(found.sparsity):.1%}", f"{leaves_out}, mean over layers"),
         ("MLP bytes", f"{mlp_share:.1%}" if mlp_share else _NONE, "read by a sparse step"),
         ("prompt", f"{found.sparse.prefill_ms:.0f} ms", prompt),
         ("agreement", f"{quality.agreement:.1%}" if quality else _NONE, "equal most likely tokens"),

@@ -103,29 +103,34 @@ def verdict(
     dense_ms: Sequence[float],
     sparse_ms: Sequence[float],
     name: str,
+    leaves_out: str,
 ) -> str:
-    """What the race showed, and where the method ``name`` did not win, why not, from the race's own numbers."""
+    """What the race showed, and where the method ``name`` did not win, why not, from the race's own numbers.
+
+    ``sparsity`` is the share 0..1 of what ``leaves_out`` says, "of the MLP neurons".
+    """
     if speedup is None or byte_bound is None:
         return "Too few steps to compare the two speeds."
+    skipped = f"{percent(sparsity, 1)} {leaves_out}"
     if sparsity == 0:
         return (
-            f"Every neuron was kept, so both arms did the same work: {times(speedup.median)} "
+            f"Nothing was left out, so both arms did the same work: {times(speedup.median)} "
             "is how far two equal arms differ on this machine."
         )
     if speedup.low > 1:
         above = "; what is above that is chance, or weights that fit a cache" if speedup.median > byte_bound else ""
         return (
-            f"{times(speedup.median)}: {name} was faster, skipping {percent(sparsity, 1)} of the MLP neurons; "
+            f"{times(speedup.median)}: {name} was faster, skipping {skipped}; "
             f"the bytes it saves allow at most {times(byte_bound)}{above}."
         )
     if speedup.high >= 1:
         return (
             f"{times(speedup.median)}: the interval includes 1, so this race shows no difference from dense. {name} "
-            f"skips {percent(sparsity, 1)} of the MLP neurons; the bytes it saves allow at most {times(byte_bound)}."
+            f"skips {skipped}; the bytes it saves allow at most {times(byte_bound)}."
         )
     dense, sparse = (median(steps[WARM_UP_STEPS:]) for steps in (dense_ms, sparse_ms))
     return (
-        f"{times(speedup.median)}: slower than dense. Skipping {percent(sparsity, 1)} of the MLP neurons leaves "
+        f"{times(speedup.median)}: slower than dense. Skipping {skipped} leaves "
         f"{percent(1 / byte_bound)} of the weight bytes to read, which at best takes a step from {dense:.1f} ms to "
         f"{dense / byte_bound:.1f} ms; it took {sparse:.1f} ms. The rest may be work that sparsity does not remove, "
         "such as attention, norms and launching each operation, or what it adds: predicting neurons, and reading rows "

@@ -8,6 +8,7 @@ import numpy as np
 
 from ... import metrics
 from ...methods import METHODS
+from ...methods.base import Method
 from ...result import against_control
 from .. import wording
 from .view import ARMS, MethodView, RaceView
@@ -52,6 +53,7 @@ def _method(own: MethodView) -> dict[str, str]:
         "interval": wording.interval(speedup) if own.prompt else "",
         "bound": wording.times(bound),
         "efficiency": wording.percent(_efficiency(speedup, bound)),
+        "sparsity_of": f"{METHODS[own.method].leaves_out if own.method else Method.leaves_out} skipped, mean",
         **_costs(own),
         "agreement": wording.percent(quality.agreement if quality else None, 1),
         "kl": f"{quality.kl:.3f}" if quality else wording.NONE,
@@ -96,7 +98,8 @@ def _verdict(view: RaceView) -> str:
     if result is None:
         return ""
     times, name = (result.dense.step_ms, result.sparse.step_ms), view.sparse.name
-    said = wording.verdict(result.speedup, result.byte_bound, float(np.mean(result.sparsity)), *times, name)
+    sparsity, leaves_out = float(np.mean(result.sparsity)), METHODS[view.sparse.method].leaves_out
+    said = wording.verdict(result.speedup, result.byte_bound, sparsity, *times, name, leaves_out)
     return f"{said} {wording.totals(result.speedup, *times, name)}".rstrip()
 
 
