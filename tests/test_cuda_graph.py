@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,7 @@ def on_device(lm: LoadedModel) -> LoadedModel:
 def engine_of(lm: LoadedModel, dense: Way = "kernels", sparse: Way = "kernels") -> CudaGraphEngine:
     assert supported(lm)
     make: Callable[..., runners.Runner] = runners.captured if CUDA else runners.eager
-    return CudaGraphEngine(lm, make, lambda _: Choice(SMALL, dense, sparse, {}))
+    return CudaGraphEngine(lm, make, lambda _: Choice(SMALL, SMALL, dense, sparse, {}))
 
 
 def dense_errors(lm: LoadedModel, dense: Way = "kernels", steps: list[int] = STEPS[:3]) -> float:
@@ -62,8 +63,21 @@ def test_logits_are_those_of_transformers_beyond_the_sliding_windows(family: str
 
 
 @pytest.mark.parametrize("family", ["llama", "opt"])
-def test_the_vendors_way_gives_the_same_logits(family: str) -> None:
-    assert dense_errors(on_device(tiny(family)), "vendor", STEPS[:3]) < 1e-4
+@pytest.mark.parametrize("way", ["vendor", "vendor, usual layout"])
+def test_the_vendors_way_gives_the_same_logits(way: Way, family: str) -> None:
+    assert dense_errors(on_device(tiny(family)), way, STEPS[:3]) < 1e-4
+
+
+def test_down_projections_in_the_usual_layout_are_copied_once_and_for_the_dense_arm_alone() -> None:
+    lm = on_device(tiny())
+    engine = engine_of(lm, "vendor, usual layout")
+    prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
+    arms = [engine.dense_arm(prefill, 1) for _ in range(2)]
+    used = [[block.down.weight for block in find_blocks(arm.decoder.runner.step.model)] for arm in arms]  # type: ignore[attr-defined]
+    for mine, again, block in zip(*used, lm.blocks, strict=True):
+        assert mine.is_contiguous() and mine.data_ptr() == again.data_ptr()
+        assert block.down.weight.t().is_contiguous() and torch.equal(mine, block.down.weight)
+    assert arms[0].weight_bytes == bytes_per_step(lm.model)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +127,23 @@ def test_one_prepared_step_serves_changing_sets_and_prompts() -> None:
         del arm
         gc.collect()
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("way", ["kernels", "vendor"])
+def test_a_decoder_that_nothing_uses_is_freed_at_once(way: Way) -> None:
+    """Not when Python next looks for cycles: what it holds is memory of the card."""
+    lm = on_device(tiny())
+    engine = engine_of(lm, sparse=way)
+    arm = engine.sparse_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), 1)
+    arm.step(40)
+    gc.disable()
+    try:
+        cache = weakref.ref(arm.decoder.cache.layers[0].keys)
+        del arm
+        engine.shared.spare[True].clear()
+        assert cache() is None
+    finally:
+        gc.enable()
 
 
 def test_two_arms_at_once_do_not_share_memory() -> None:

@@ -55,5 +55,6 @@ def _on_a_gpu(options: argparse.Namespace) -> None:
     if options.json != "-":
         environment = describe(torch.device("cuda"), options.precision or "all")
         print(f"{options.shapes}, random weights, batch 1, context {table.context}")
-        print(markdown(table.rows, environment, table.copy_gb_per_second, "copy bandwidth"))
+        name, gb_per_second = table.bandwidth
+        print(markdown(table.rows, environment, gb_per_second, name))
         print("\n".join(["", *table.notes]))

@@ -80,17 +80,18 @@ class KernelAttention(nn.Module):
         return parts
 
 
-def install_layers(model: PreTrainedModel) -> None:
-    """Replaces norms and attention of ``model`` in place, where its family has the layout."""
+def install_layers(model: PreTrainedModel) -> bool:
+    """Replaces norms and attention of ``model`` in place, where its family has the layout; whether it has."""
     config: Any = model.config
     if config.model_type not in FAMILIES:
-        return
+        return False
     for name, module in list(model.named_modules()):
         if type(module).__name__.endswith("RMSNorm"):
             model.set_submodule(name, KernelNorm(module))
     whole: Any = model
     for layer in whole.model.layers:
         layer.self_attn = KernelAttention(layer.self_attn, config)
+    return True
 
 
 def _window(attention: Any, config: Any) -> int:
