@@ -132,12 +132,15 @@ def nf4_programs(lists: dict[str, str]):
 def attention_programs() -> None:
     head = {"HEAD": 128, "PADDED": 128}
     cached = {"query": "*bf16", "keys": "*bf16", "values": "*bf16", "position": "*i64"}
-    compiled(
-        gpu_attention_programs.norm_program,
-        {"x": "*bf16", "weight": "*bf16", "out": "*bf16"},
-        {"epsilon": 1e-5, "WIDTH": D, "PADDED": D, "ADDED": 0.0},
-        warps=8,
-    )
+    for updated in (False, True):
+        more = {"update": "*bf16", "total": "*bf16"} if updated else {}
+        compiled(
+            gpu_attention_programs.norm_program,
+            {"x": "*bf16", "weight": "*bf16", "out": "*bf16", **more},
+            {"epsilon": 1e-5, "WIDTH": D, "PADDED": D, "ADDED": 0.0, "UPDATED": updated}
+            | ({} if updated else {"update": None, "total": None}),
+            warps=8,
+        )
     compiled(
         gpu_attention_programs.place_program,
         {**cached, "key": "*bf16", "value": "*bf16", "cosine": "*bf16", "sine": "*bf16", "out": "*bf16"},

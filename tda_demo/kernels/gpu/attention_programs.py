@@ -1,8 +1,8 @@
 """The Triton programs of what lies between a step's large products; import this only where ``support.has_triton``.
 
-One token's normalisation, rotary embedding and attention are each a handful of tiny operations in torch. Captured in a
-graph they cost one to two microseconds apiece, which over all layers is as long as a third of the weights takes. Here
-they are one launch each, attention two. Arithmetic is float32.
+One token's sum and normalisation, rotary embedding and attention are each a handful of tiny operations in torch.
+Captured in a graph they cost one to two microseconds apiece, which over all layers is as long as a third of the weights
+takes. Here they are one launch each, attention two. Arithmetic is float32.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -16,12 +16,31 @@ import triton.language as tl
 
 
 @triton.jit
-def norm_program(x, weight, out, epsilon, WIDTH: tl.constexpr, PADDED: tl.constexpr, ADDED: tl.constexpr):
-    """RMSNorm of one row of x [rows, WIDTH]; ``ADDED`` goes onto the weight: Gemma stores it less one."""
+def norm_program(
+    x,
+    update,
+    weight,
+    total,
+    out,
+    epsilon,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,
+    ADDED: tl.constexpr,
+    UPDATED: tl.constexpr,
+):
+    """RMSNorm of one row of x [rows, WIDTH]; ``ADDED`` goes onto the weight: Gemma stores it less one.
+
+    ``UPDATED``: of the row of x + update, which goes to ``total`` and is rounded as it is there.
+    """
     columns = tl.arange(0, PADDED)
     inside = columns < WIDTH
     row = tl.program_id(0) * WIDTH
     values = tl.load(x + row + columns, mask=inside, other=0.0).to(tl.float32)
+    if UPDATED:
+        values += tl.load(update + row + columns, mask=inside, other=0.0).to(tl.float32)
+        rounded = values.to(total.dtype.element_ty)
+        tl.store(total + row + columns, rounded, mask=inside)
+        values = rounded.to(tl.float32)
     scale = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32) + ADDED
     root = tl.sqrt(tl.sum(values * values, axis=0) / WIDTH + epsilon)
     tl.store(out + row + columns, (values / root * scale).to(out.dtype.element_ty), mask=inside)
