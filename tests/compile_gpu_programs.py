@@ -20,6 +20,7 @@ from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu import attention_programs as gpu_attention_programs
 from tda_demo.kernels.gpu import nf4_programs as gpu_nf4_programs
 from tda_demo.kernels.gpu import programs as gpu_programs
+from tda_demo.kernels.gpu.tilings import nf4_stages
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 D, FF, BATCH = 4096, 14336, 1
@@ -112,7 +113,11 @@ def int8_programs(lists: dict[str, str]):
 
 
 def nf4_programs(lists: dict[str, str]):
-    shape = {"D": D, "FF": FF, "ALL": False}
+    for held in (False, True):
+        yield from _nf4_programs(lists, {"D": D, "FF": FF, "ALL": False, "HELD": held})
+
+
+def _nf4_programs(lists: dict[str, str], shape: dict[str, object]):
     yield compiled(
         gpu_nf4_programs.nf4_neurons_program,
         {"x": "*bf16", "gate": "*u8", "up": "*u8", "gate_absmax": "*fp32", "up_absmax": "*fp32", "table": "*fp32"}
@@ -121,17 +126,19 @@ def nf4_programs(lists: dict[str, str]):
         | {"ROWS": 2, "BLOCKS": 64},
         warps=4,
     )
-    yield compiled(
-        gpu_nf4_programs.nf4_down_program,
-        {"activations": "*fp32", "down": "*u8", "absmax": "*fp32", "table": "*fp32", "partial": "*fp32", **lists},
-        {**shape, "ROWS": 4, "BLOCKS": 16, "STAGES": 1},
-        warps=4,
-    )
+    _, second = nf4_stages(D, 132)
+    for rows, wide, warps in {(each["down_rows"], each["down_columns"], each["down_warps"]) for each in second}:
+        yield compiled(
+            gpu_nf4_programs.nf4_down_program,
+            {"activations": "*fp32", "down": "*u8", "absmax": "*fp32", "table": "*fp32", "partial": "*fp32", **lists},
+            {**shape, "ROWS": rows, "BLOCKS": wide // 64, "STAGES": 1},
+            warps=warps,
+        )
 
 
 def attention_programs() -> None:
     head = {"HEAD": 128, "PADDED": 128}
-    cached = {"query": "*bf16", "keys": "*bf16", "values": "*bf16", "position": "*i64"}
+    cached = {"query": "*bf16", "keys": "*bf16", "values": "*bf16", "position": "*i64", "positions": "i32"}
     for updated in (False, True):
         more = {"update": "*bf16", "total": "*bf16"} if updated else {}
         compiled(
@@ -144,13 +151,13 @@ def attention_programs() -> None:
     compiled(
         gpu_attention_programs.place_program,
         {**cached, "key": "*bf16", "value": "*bf16", "cosine": "*bf16", "sine": "*bf16", "out": "*bf16"},
-        {**head, "HEADS": 32, "KV_HEADS": 8, "ROTARY": 128, "POSITIONS": 768},
+        {**head, "HEADS": 32, "KV_HEADS": 8, "ROTARY": 128},
         warps=1,
     )
     attention = compiled(
         gpu_attention_programs.attend_program,
         {**cached, "mixed": "*fp32", "highest": "*fp32", "total": "*fp32"},
-        {**head, "scale": 0.1, "cap": 0.0, "GROUP": 4, "POSITIONS": 768, "WINDOW": 0, "CAPPED": False, "TILE": 32},
+        {**head, "scale": 0.1, "cap": 0.0, "GROUP": 4, "WINDOW": 0, "CAPPED": False, "TILE": 32},
         warps=4,
     )
     assert stack_bytes(attention) == 0

@@ -85,7 +85,7 @@ def attend(
     programs = triton_programs("attention_programs")
     positions, size = keys.shape[2], heads.size
     cosine, sine = rotary
-    shape = {"HEAD": size, "PADDED": padded(size), "POSITIONS": positions}
+    shape = {"HEAD": size, "PADDED": padded(size)}
     turned = torch.empty(heads.heads * size, dtype=query.dtype, device=query.device)
     programs.place_program[(heads.heads + 2 * heads.kv_heads,)](
         query,
@@ -97,6 +97,7 @@ def attend(
         turned,
         keys,
         values,
+        positions,
         HEADS=heads.heads,
         KV_HEADS=heads.kv_heads,
         ROTARY=cosine.numel(),
@@ -114,6 +115,7 @@ def attend(
         mixed,
         highest,
         total,
+        positions,
         heads.scale,
         heads.cap,
         GROUP=heads.heads // heads.kv_heads,

@@ -70,14 +70,17 @@ def place_program(
     out,
     keys,
     values,
+    positions,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD: tl.constexpr,
     PADDED: tl.constexpr,
     ROTARY: tl.constexpr,
-    POSITIONS: tl.constexpr,
 ):
-    """Rotates queries into ``out`` [HEADS, HEAD] and keys into the cache, where values go as they are; a head each."""
+    """Rotates queries into ``out`` [HEADS, HEAD] and keys into the cache, where values go as they are; a head each.
+
+    ``positions``, for which the cache has room, is no constant: a longer cache compiles nothing.
+    """
     head = tl.program_id(0)
     at = tl.load(position)
     j = tl.arange(0, PADDED)
@@ -88,11 +91,11 @@ def place_program(
     elif head < HEADS + KV_HEADS:
         kv = head - HEADS
         turned = _rotated(key + kv * HEAD, cosine, sine, HEAD, PADDED, ROTARY)
-        tl.store(keys + (kv * POSITIONS + at) * HEAD + j, turned.to(keys.dtype.element_ty), mask=inside)
+        tl.store(keys + (kv * positions + at) * HEAD + j, turned.to(keys.dtype.element_ty), mask=inside)
     else:
         kv = head - HEADS - KV_HEADS
         plain = tl.load(value + kv * HEAD + j, mask=inside, other=0.0)
-        tl.store(values + (kv * POSITIONS + at) * HEAD + j, plain, mask=inside)
+        tl.store(values + (kv * positions + at) * HEAD + j, plain, mask=inside)
 
 
 @triton.jit
@@ -104,12 +107,12 @@ def attend_program(
     mixed,
     highest,
     total,
+    positions,
     scale,
     cap,
     GROUP: tl.constexpr,
     HEAD: tl.constexpr,
     PADDED: tl.constexpr,
-    POSITIONS: tl.constexpr,
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
     TILE: tl.constexpr,
@@ -122,7 +125,7 @@ def attend_program(
     j = tl.arange(0, PADDED)
     inside = j < HEAD
     q = tl.load(query + head * HEAD + j, mask=inside, other=0.0).to(tl.float32) * scale
-    rows = head // GROUP * POSITIONS
+    rows = head // GROUP * positions
     top = tl.full([], float("-inf"), tl.float32)
     weight_sum = tl.full([], 0.0, tl.float32)
     sums = tl.zeros([PADDED], tl.float32)

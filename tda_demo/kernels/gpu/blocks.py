@@ -25,7 +25,8 @@ class Tiles:
     """How the launches are cut; powers of two. Which is fastest depends on the card and is measured (``choice``).
 
     ``programs`` bounds the grid of the first launch, whose programs then take several tiles each; 0 gives each tile a
-    program of its own. ``splits`` is the number of partial sums, at most 1024.
+    program of its own. ``splits`` is the number of partial sums, at most 1024. ``held`` is for NF4: where a program
+    looks up its code values.
     """
 
     rows: int = 4
@@ -37,6 +38,7 @@ class Tiles:
     down_warps: int = 4
     down_stages: int = 1
     splits: int = 128
+    held: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -144,6 +144,7 @@ class Nf4Matrices:
             KIND=self.activation,
             ROWS=tiles.rows,
             BLOCKS=tiles.columns // BLOCK,
+            HELD=tiles.held,
             num_warps=tiles.warps,
         )
         programs.nf4_down_program[(tiles.splits, -(-width // tiles.down_columns), batch)](
@@ -157,6 +158,7 @@ class Nf4Matrices:
             **shape,
             ROWS=tiles.down_rows,
             BLOCKS=tiles.down_columns // BLOCK,
+            HELD=tiles.held,
             STAGES=tiles.down_stages,
             num_warps=tiles.down_warps,
         )

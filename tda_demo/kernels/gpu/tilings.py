@@ -43,13 +43,13 @@ def float_stages(width: int, processors: int) -> Stages:
 def nf4_stages(width: int, processors: int) -> Stages:
     """The same for NF4; at 4096 columns a row of codes is 2 KiB and a program has 4 to 8 KiB under way."""
     columns = min(4096, max(256, width & -width))
-    first = [(4, 8, 0), (2, 4, 0), (1, 4, 0), (2, 4, 8)]
+    first = [(*cut, held) for cut in [(4, 8, 0), (2, 4, 0), (1, 4, 0), (2, 4, 8)] for held in (False, True)]
     second = [(4, 1024, 4, 128), (8, 512, 4, 64), (4, 512, 2, 128), (8, 1024, 4, 64)]
-    second += [(16, 1024, 4, 128), (8, 1024, 4, 256), (4, 1024, 4, 512), (8, 512, 4, 256)]
+    second += [(16, 1024, 8, 128), (8, 1024, 4, 256), (4, 1024, 4, 512), (8, 512, 4, 256)]
     return (
         [
-            {"rows": rows, "columns": columns, "warps": warps, "programs": each * processors}
-            for rows, warps, each in first
+            {"rows": rows, "columns": columns, "warps": warps, "programs": each * processors, "held": held}
+            for rows, warps, each, held in first
         ],
         [
             {"down_rows": rows, "down_columns": min(wide, columns), "down_warps": warps, "splits": splits}
