@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -127,6 +128,24 @@ def test_one_prepared_step_serves_changing_sets_and_prompts() -> None:
         del arm
         gc.collect()
     assert len(made) == 1
+
+
+def test_the_choice_is_measured_with_the_models_own_device_as_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current device, whatever its tensors are on."""
+    current: list[torch.device] = []
+
+    @contextmanager
+    def current_device(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr("tda_demo.decode.gpu.graph.current_device", current_device)
+    lm = on_device(tiny())
+    engine = engine_of(lm)
+    chosen = engine.choose
+    engine.choose = lambda blocks: chosen(blocks) if current == [lm.device] else pytest.fail("another device")
+    assert engine.shared.choice.dense == "kernels"
 
 
 @pytest.mark.parametrize("way", ["kernels", "vendor"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from test_gpu_kernels import random_matrices, reference
 from tiny import tiny
 
 from tda_demo.decode.arm import engine_for
+from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.graph import CudaGraphEngine
 from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, feed_forward
@@ -80,6 +82,21 @@ def test_the_step_is_captured_and_waits_for_nothing_inside(family: str) -> None:
         arm.decoder.runner.run()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_graph_goes_on_when_another_one_is_gone() -> None:
+    weight, x = torch.randn(4096, 4096, device=DEVICE).bfloat16(), torch.randn(64, 4096, device=DEVICE).bfloat16()
+    out = torch.empty_like(x)
+    kept, gone = (runners.captured(lambda: torch.mm(x, weight, out=out)) for _ in range(2))
+    assert kept.name == gone.name == "CUDA graph"
+    del gone
+    gc.collect()
+    torch.cuda.empty_cache()
+    filler = torch.full((2**26,), torch.nan, device=DEVICE)  # where the other's memory was
+    out.fill_(torch.nan)
+    kept.run()
+    assert relative_error(out, x.double() @ weight.double()) < TOLERANCE[torch.bfloat16]
+    assert filler.isnan().all()
 
 
 def test_the_measured_choice_is_complete() -> None:
