@@ -7,6 +7,8 @@ rounded values in float32, so both compute the same function.
 
 from __future__ import annotations
 
+import gc
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,18 +22,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PRECISIONS = FORMATS
-_GPU_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "nf4": torch.bfloat16,  # of what bitsandbytes computes with and does not quantise
-    "int8": torch.bfloat16,
-}
+_GPU_PRECISIONS = ("float32", "bfloat16", "nf4", "int8")
 
 
 def offered(device: str | None) -> tuple[str, ...]:
     """The precisions of ``device`` (``cpu``, ``cuda``), or of the one a model is loaded on where none is named."""
     on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
-    return tuple(_GPU_DTYPES) if on_gpu else PRECISIONS
+    return _GPU_PRECISIONS if on_gpu else PRECISIONS
 
 
 def choose(asked: str | None, device: torch.device) -> str:
@@ -45,7 +42,7 @@ def choose(asked: str | None, device: torch.device) -> str:
     if asked is None:
         if device.type == "cpu":
             return "int8"
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        return "bfloat16" if _has_bfloat16() else "float32"
     names = offered(device.type)
     if asked not in names:
         raise UserError(f"'{asked}' is not a precision on {device.type}: use {', '.join(names[:-1])} or {names[-1]}.")
@@ -53,8 +50,13 @@ def choose(asked: str | None, device: torch.device) -> str:
 
 
 def model_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of the transformers model."""
-    return torch.float32 if device.type == "cpu" else _GPU_DTYPES[precision]
+    """The dtype of the transformers model: under bitsandbytes of what it computes with and does not quantise.
+
+    That is bfloat16, or float16 on cards before Ampere, which only emulate bfloat16.
+    """
+    if device.type == "cpu" or precision == "float32":
+        return torch.float32
+    return torch.bfloat16 if precision == "bfloat16" or _has_bfloat16() else torch.float16
 
 
 def loading(precision: str, device: torch.device) -> dict[str, Any]:
@@ -63,6 +65,8 @@ def loading(precision: str, device: torch.device) -> dict[str, Any]:
         return {}
     from transformers import BitsAndBytesConfig
 
+    # Its int8 product warns at every call, within every timing, that it rounds its input, which it is there to do.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     kinds: dict[str, Any] = (
         {"load_in_8bit": True}
         if precision == "int8"
@@ -73,6 +77,21 @@ def loading(precision: str, device: torch.device) -> dict[str, Any]:
         }
     )
     return {"quantization_config": BitsAndBytesConfig(**kinds), "device_map": {"": device}}
+
+
+def give_back_memory() -> None:
+    """Frees what models that nothing uses any more still hold, on a GPU too.
+
+    bitsandbytes' 4-bit weights and their modules hold each other, so they do not go with the last use.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _has_bfloat16() -> bool:
+    """Whether the GPU computes in bfloat16 itself."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def head_format(precision: str) -> str:

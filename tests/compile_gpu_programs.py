@@ -20,6 +20,7 @@ from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu import attention_programs as gpu_attention_programs
 from tda_demo.kernels.gpu import nf4_programs as gpu_nf4_programs
 from tda_demo.kernels.gpu import programs as gpu_programs
+from tda_demo.kernels.gpu.tilings import float_stages, nf4_stages
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 D, FF, BATCH = 4096, 14336, 1
@@ -43,32 +44,17 @@ def stack_bytes(kernel) -> int:
 
 
 def weight_loads(kernel) -> set[str]:
-    """The widths of the loads marked evict_first, which are those of weights."""
-    return set(re.findall(r"ld\.global\.L1::evict_first\S*?\.(v\d\.b\d+|b\d+) ", kernel.asm["ptx"]))
+    """The widths of the loads marked evict_first, which are those of weights, or of the copies of a pipeline."""
+    ptx = kernel.asm["ptx"]
+    loads = set(re.findall(r"ld\.global\.L1::evict_first\S*?\.(v\d\.b\d+|b\d+) ", ptx))
+    copies = {int(size, 16) for size in re.findall(r"cp\.async\.\S+ .*?, 0x([0-9a-f]+)", ptx)}
+    return loads | {"v4.b32" if size == 16 else f"{size} bytes" for size in copies - {4}}  # 4: of a list of numbers
 
 
 def main() -> None:
-    shape = {"D": D, "FF": FF, "BATCH": BATCH, "PADDED": BATCH}
-    for every in (False, True):
-        lists = {} if every else {"chosen": "*i32", "count": "*i32"}
-        absent = {"chosen": None, "count": None} if every else {}
-        first = compiled(
-            gpu_programs.neurons_program,
-            {"x": "*bf16", "gate": "*bf16", "up": "*bf16", "activations": "*fp32", **lists},
-            {**shape, **absent, "gate_bias": None, "up_bias": None, "GATE_BIAS": False, "UP_BIAS": False}
-            | {"gate_scale": None, "up_scale": None, "SCALED": False}
-            | {"GLU": True, "KIND": SILU, "ALL": every, "ROWS": 4, "COLUMNS": 1024},
-            warps=8,
-        )
-        second = compiled(
-            gpu_programs.down_program,
-            {"activations": "*fp32", "down": "*bf16", "partial": "*fp32", **lists},
-            {**shape, **absent, "ALL": every, "ROWS": 8, "COLUMNS": 1024, "STAGES": 1},
-            warps=4,
-        )
-        for kernel in (first, second):
-            assert weight_loads(kernel) == {"v4.b32"}, weight_loads(kernel)
-            assert stack_bytes(kernel) == 0
+    for kernel in float_programs():
+        assert weight_loads(kernel) == {"v4.b32"}, weight_loads(kernel)
+        assert stack_bytes(kernel) == 0
     compiled(
         gpu_programs.sum_program,
         {"partial": "*fp32", "out": "*bf16"},
@@ -93,6 +79,30 @@ def main() -> None:
     attention_programs()
 
 
+def float_programs():
+    first, second = float_stages(D, 132)
+    lists = {"chosen": "*i32", "count": "*i32"}
+    for every in (False, True):
+        listed, absent = ({}, dict.fromkeys(lists)) if every else (lists, {})
+        shape = {"D": D, "FF": FF, "BATCH": BATCH, "PADDED": BATCH, "ALL": every, **absent}
+        for rows, columns, warps in {(each["rows"], each["columns"], each["warps"]) for each in first}:
+            yield compiled(
+                gpu_programs.neurons_program,
+                {"x": "*bf16", "gate": "*bf16", "up": "*bf16", "activations": "*fp32", **listed},
+                {**shape, "gate_bias": None, "up_bias": None, "GATE_BIAS": False, "UP_BIAS": False}
+                | {"gate_scale": None, "up_scale": None, "SCALED": False}
+                | {"GLU": True, "KIND": SILU, "ROWS": rows, "COLUMNS": columns},
+                warps=warps,
+            )
+        for each in second:
+            yield compiled(
+                gpu_programs.down_program,
+                {"activations": "*fp32", "down": "*bf16", "partial": "*fp32", **listed},
+                {**shape, "ROWS": each["down_rows"], "COLUMNS": each["down_columns"], "STAGES": each["down_stages"]},
+                warps=each["down_warps"],
+            )
+
+
 def int8_programs(lists: dict[str, str]):
     shape = {"D": D, "FF": FF, "BATCH": BATCH, "PADDED": BATCH, "ALL": False}
     yield compiled(
@@ -112,7 +122,11 @@ def int8_programs(lists: dict[str, str]):
 
 
 def nf4_programs(lists: dict[str, str]):
-    shape = {"D": D, "FF": FF, "ALL": False}
+    for held in (False, True):
+        yield from _nf4_programs(lists, {"D": D, "FF": FF, "ALL": False, "HELD": held})
+
+
+def _nf4_programs(lists: dict[str, str], shape: dict[str, object]):
     yield compiled(
         gpu_nf4_programs.nf4_neurons_program,
         {"x": "*bf16", "gate": "*u8", "up": "*u8", "gate_absmax": "*fp32", "up_absmax": "*fp32", "table": "*fp32"}
@@ -121,33 +135,38 @@ def nf4_programs(lists: dict[str, str]):
         | {"ROWS": 2, "BLOCKS": 64},
         warps=4,
     )
-    yield compiled(
-        gpu_nf4_programs.nf4_down_program,
-        {"activations": "*fp32", "down": "*u8", "absmax": "*fp32", "table": "*fp32", "partial": "*fp32", **lists},
-        {**shape, "ROWS": 4, "BLOCKS": 16, "STAGES": 1},
-        warps=4,
-    )
+    _, second = nf4_stages(D, 132)
+    for rows, wide, warps in {(each["down_rows"], each["down_columns"], each["down_warps"]) for each in second}:
+        yield compiled(
+            gpu_nf4_programs.nf4_down_program,
+            {"activations": "*fp32", "down": "*u8", "absmax": "*fp32", "table": "*fp32", "partial": "*fp32", **lists},
+            {**shape, "ROWS": rows, "BLOCKS": wide // 64, "STAGES": 1},
+            warps=warps,
+        )
 
 
 def attention_programs() -> None:
     head = {"HEAD": 128, "PADDED": 128}
-    cached = {"query": "*bf16", "keys": "*bf16", "values": "*bf16", "position": "*i64"}
-    compiled(
-        gpu_attention_programs.norm_program,
-        {"x": "*bf16", "weight": "*bf16", "out": "*bf16"},
-        {"epsilon": 1e-5, "WIDTH": D, "PADDED": D, "ADDED": 0.0},
-        warps=8,
-    )
+    cached = {"query": "*bf16", "keys": "*bf16", "values": "*bf16", "position": "*i64", "positions": "i32"}
+    for updated in (False, True):
+        more = {"update": "*bf16", "total": "*bf16"} if updated else {}
+        compiled(
+            gpu_attention_programs.norm_program,
+            {"x": "*bf16", "weight": "*bf16", "out": "*bf16", **more},
+            {"epsilon": 1e-5, "WIDTH": D, "PADDED": D, "ADDED": 0.0, "UPDATED": updated}
+            | ({} if updated else {"update": None, "total": None}),
+            warps=8,
+        )
     compiled(
         gpu_attention_programs.place_program,
         {**cached, "key": "*bf16", "value": "*bf16", "cosine": "*bf16", "sine": "*bf16", "out": "*bf16"},
-        {**head, "HEADS": 32, "KV_HEADS": 8, "ROTARY": 128, "POSITIONS": 768},
+        {**head, "HEADS": 32, "KV_HEADS": 8, "ROTARY": 128},
         warps=1,
     )
     attention = compiled(
         gpu_attention_programs.attend_program,
         {**cached, "mixed": "*fp32", "highest": "*fp32", "total": "*fp32"},
-        {**head, "scale": 0.1, "cap": 0.0, "GROUP": 4, "POSITIONS": 768, "WINDOW": 0, "CAPPED": False, "TILE": 32},
+        {**head, "scale": 0.1, "cap": 0.0, "GROUP": 4, "WINDOW": 0, "CAPPED": False, "TILE": 32},
         warps=4,
     )
     assert stack_bytes(attention) == 0

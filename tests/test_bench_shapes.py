@@ -19,13 +19,14 @@ from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.block_weights import BlockWeights
 from tda_demo.decode.gpu.graph import CudaGraphEngine
 from tda_demo.errors import UserError
-from tda_demo.kernels.gpu.blocks import Matrices, Tiles
+from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import Choice
+from tda_demo.kernels.gpu.matrices import Matrices
 from tda_demo.models import LoadedModel
 
 pytestmark = ON_A_CARD
 SMALL = Tiles(rows=64, columns=64, down_rows=64, down_columns=64, splits=2)
-CHOICE = Choice(SMALL, "kernels", "kernels", {"dense, kernels": 1.0})
+CHOICE = Choice(SMALL, SMALL, "kernels", "kernels", {"dense, kernels": 1.0})
 CONFIG = LlamaConfig(
     vocab_size=97,
     hidden_size=64,
@@ -65,11 +66,14 @@ def test_rows_of_both_precisions_and_every_keep(monkeypatch: pytest.MonkeyPatch)
         assert {(engine, precision, keep) for engine in ("sparse", "MLP sparse") for keep in keeps} <= found
     assert ("bitsandbytes", "nf4", 1.0) in found
     assert ("MLP vendor", "float32", 1.0) in found
-    assert table.copy_gb_per_second > 0
+    rates = {"read bandwidth": table.read_gb_per_second, "copy bandwidth": table.copy_gb_per_second}
+    name, best = table.bandwidth
+    assert rates[name] == best == max(rates.values()) and min(rates.values()) > 0
     halves = [row for row in table.rows if row.engine == "MLP sparse" and row.keep == 0.5]
     assert [row.byte_bound for row in halves] == [pytest.approx(2), pytest.approx(2)]
     assert all(row.over_transformers is None for row in table.rows if row.engine.startswith("MLP"))
     told = "\n".join(table.notes)
+    assert "reading" in told and "copying" in told
     assert "against float64" in told and "again: RMS error" in told and "bitsandbytes under the same graph" in told
 
 
@@ -77,7 +81,7 @@ def test_wrong_kernels_are_found_before_anything_is_timed(monkeypatch: pytest.Mo
     up = torch.randn(8, 16, device=DEVICE)
     blocks = BlockWeights([Matrices(up, up, up, None, None, None, 0)], (), torch.float32, ())
     tiles = Tiles(rows=8, columns=16, down_rows=8, down_columns=16, splits=1)
-    choice = Choice(tiles, "kernels", "kernels", {})
+    choice = Choice(tiles, tiles, "kernels", "kernels", {})
     assert "relative error" in check_blocks(blocks, choice)
 
     def wrong(_weights: Any, x: torch.Tensor, *_: object) -> torch.Tensor:
@@ -128,10 +132,11 @@ def measurable(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def measure(config: Any, precisions: Any, _device: Any, **more: Any) -> ShapesTable:
         asked.append({"config": config, "precisions": precisions, **more})
-        return ShapesTable([], 1.0, more["context"], ["measured"])
+        return ShapesTable([], 1.0, 1.0, more["context"], ["measured"])
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("tda_demo.bench.shapes.has_triton", lambda: True)
+    monkeypatch.setattr("tda_demo.bench.shapes.triton_runs", lambda _device: True)
     monkeypatch.setattr("tda_demo.bench.shapes.measure_shapes", measure)
     monkeypatch.setattr("tda_demo.environment.describe", lambda *_: {"cpu": "c", "threads": 1, "torch": "t"})
     return asked

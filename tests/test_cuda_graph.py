@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -39,7 +41,7 @@ def on_device(lm: LoadedModel) -> LoadedModel:
 def engine_of(lm: LoadedModel, dense: Way = "kernels", sparse: Way = "kernels") -> CudaGraphEngine:
     assert supported(lm)
     make: Callable[..., runners.Runner] = runners.captured if CUDA else runners.eager
-    return CudaGraphEngine(lm, make, lambda _: Choice(SMALL, dense, sparse, {}))
+    return CudaGraphEngine(lm, make, lambda _: Choice(SMALL, SMALL, dense, sparse, {}))
 
 
 def dense_errors(lm: LoadedModel, dense: Way = "kernels", steps: list[int] = STEPS[:3]) -> float:
@@ -62,8 +64,21 @@ def test_logits_are_those_of_transformers_beyond_the_sliding_windows(family: str
 
 
 @pytest.mark.parametrize("family", ["llama", "opt"])
-def test_the_vendors_way_gives_the_same_logits(family: str) -> None:
-    assert dense_errors(on_device(tiny(family)), "vendor", STEPS[:3]) < 1e-4
+@pytest.mark.parametrize("way", ["vendor", "vendor, usual layout"])
+def test_the_vendors_way_gives_the_same_logits(way: Way, family: str) -> None:
+    assert dense_errors(on_device(tiny(family)), way, STEPS[:3]) < 1e-4
+
+
+def test_down_projections_in_the_usual_layout_are_copied_once_and_for_the_dense_arm_alone() -> None:
+    lm = on_device(tiny())
+    engine = engine_of(lm, "vendor, usual layout")
+    prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
+    arms = [engine.dense_arm(prefill, 1) for _ in range(2)]
+    used = [[block.down.weight for block in find_blocks(arm.decoder.runner.step.model)] for arm in arms]  # type: ignore[attr-defined]
+    for mine, again, block in zip(*used, lm.blocks, strict=True):
+        assert mine.is_contiguous() and mine.data_ptr() == again.data_ptr()
+        assert block.down.weight.t().is_contiguous() and torch.equal(mine, block.down.weight)
+    assert arms[0].weight_bytes == bytes_per_step(lm.model)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +128,41 @@ def test_one_prepared_step_serves_changing_sets_and_prompts() -> None:
         del arm
         gc.collect()
     assert len(made) == 1
+
+
+def test_the_choice_is_measured_with_the_models_own_device_as_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current device, whatever its tensors are on."""
+    current: list[torch.device] = []
+
+    @contextmanager
+    def current_device(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr("tda_demo.decode.gpu.graph.current_device", current_device)
+    lm = on_device(tiny())
+    engine = engine_of(lm)
+    chosen = engine.choose
+    engine.choose = lambda blocks: chosen(blocks) if current == [lm.device] else pytest.fail("another device")
+    assert engine.shared.choice.dense == "kernels"
+
+
+@pytest.mark.parametrize("way", ["kernels", "vendor"])
+def test_a_decoder_that_nothing_uses_is_freed_at_once(way: Way) -> None:
+    """Not when Python next looks for cycles: what it holds is memory of the card."""
+    lm = on_device(tiny())
+    engine = engine_of(lm, sparse=way)
+    arm = engine.sparse_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), 1)
+    arm.step(40)
+    gc.disable()
+    try:
+        cache = weakref.ref(arm.decoder.cache.layers[0].keys)
+        del arm
+        engine.shared.spare[True].clear()
+        assert cache() is None
+    finally:
+        gc.enable()
 
 
 def test_two_arms_at_once_do_not_share_memory() -> None:

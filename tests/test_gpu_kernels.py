@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from tiny import tiny
 
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU, activation_of
-from tda_demo.kernels.gpu import choice as ways
-from tda_demo.kernels.gpu.blocks import ActiveBuffer, Matrices, Scratch, Tiles, Weights, by_neuron, feed_forward
+from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, Weights, feed_forward
+from tda_demo.kernels.gpu.choice import vendor
+from tda_demo.kernels.gpu.matrices import Matrices, by_neuron
 
 pytestmark = [
     *ON_A_CARD,
@@ -138,40 +139,12 @@ def test_blocks_are_read_through_the_view_and_keep_computing(family: str) -> Non
     else:
         gate, up = up.chunk(2, dim=1) if block.gate is None else (block.gate(x), up)
         expected = block.down(F.relu(gate) * up)
-    assert relative_error(ways.vendor(matrices, x), expected) < 1e-6
+    assert relative_error(vendor(matrices, x), expected) < 1e-6
 
 
 def test_activation_names_of_transformers() -> None:
     found = {family: activation_of(tiny(family).model.config) for family in ("llama", "gemma2", "opt", "gpt_neox")}
     assert found == {"llama": SILU, "gemma2": GELU_TANH, "opt": RELU, "gpt_neox": GELU_ERF}
-
-
-def test_the_choice_is_the_fastest_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = (
-        [{"rows": 2, "columns": 16}, {"rows": 4, "columns": 16}],
-        [{"splits": 2, "down_columns": 16}, {"splits": 4}],
-    )
-    monkeypatch.setattr(ways, "float_stages", lambda _: stages)
-    blocks = [random_matrices(8, 12, torch.float32, SILU, glu=True, bias=False) for _ in range(2)]
-    told = iter(
-        [5.0, 4.0, 3.0, 2.0, 7.0, 8.0, 1.0]
-    )  # rows, rows, splits, splits; dense; then the vendor's dense and packed
-
-    def timer(call: object) -> float:
-        assert callable(call)
-        call()
-        return next(told)
-
-    choice = ways.choose_float(blocks, timer)
-    assert (choice.tiles.rows, choice.tiles.splits) == (4, 4)
-    assert (choice.dense, choice.sparse) == ("kernels", "vendor")
-    assert choice.times_ms == {
-        "sparse, kernels": 1.0,
-        "sparse, vendor": 0.5,
-        "dense, kernels": 3.5,
-        "dense, vendor": 4.0,
-    }
-    assert str(choice) == "dense kernels; sparse packed copies, vendor GEMV"
 
 
 @pytest.mark.skipif(CUDA, reason="the card itself compiles them")

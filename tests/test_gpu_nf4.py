@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -73,12 +74,22 @@ def test_requantising_changes_nothing_where_the_values_lie_on_the_new_grid() -> 
     activation=st.sampled_from([SILU, GELU_TANH, GELU_ERF, RELU]),
     glu=st.booleans(),
     bias=st.booleans(),
+    held=st.booleans(),
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=12, deadline=None)
 def test_active_sets_of_any_shape(
-    blocks: int, d_ff: int, share: float, batch: int, activation: int, glu: bool, bias: bool, dtype: Any, seed: int
+    blocks: int,
+    d_ff: int,
+    share: float,
+    batch: int,
+    activation: int,
+    glu: bool,
+    bias: bool,
+    held: bool,
+    dtype: Any,
+    seed: int,
 ) -> None:
     torch.manual_seed(seed)
     plain = random_matrices(64 * blocks, d_ff, torch.float32, activation, glu, bias)
@@ -90,9 +101,10 @@ def test_active_sets_of_any_shape(
     active.set(indices)
     active.chosen[len(indices) :] = 2**30
     x = torch.randn(batch, 64 * blocks).to(DEVICE, dtype)
-    check(nf4, nf4.decoded(), x, indices, active, SMALL)
+    tiles = dataclasses.replace(SMALL, held=held)
+    check(nf4, nf4.decoded(), x, indices, active, tiles)
     if share == 1:
-        check(nf4, nf4.decoded(), x, indices, None, SMALL)
+        check(nf4, nf4.decoded(), x, indices, None, tiles)
 
 
 @pytest.mark.parametrize("fused", [False, True])

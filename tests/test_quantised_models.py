@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import Choice
 from tda_demo.methods import GRIFFIN, TDA, CoreInfer, Magnitude, Random
 from tda_demo.models import LoadedModel
-from tda_demo.precision import loading
+from tda_demo.precision import give_back_memory, loading, model_dtype
 
 TILES = Tiles(rows=128, columns=64, down_rows=128, down_columns=64, splits=2)
 
@@ -114,7 +116,7 @@ def test_with_a_method_a_quantised_model_is_patched_and_restored(tmp_path: Path)
 def test_the_captured_decoder_runs_nf4_and_judges_what_it_runs(tmp_path: Path) -> None:
     _, lm = quantised(tmp_path, "nf4")
     assert supported(lm)
-    engine = CudaGraphEngine(lm, runners.eager, lambda _: Choice(TILES, "kernels", "kernels", {}))
+    engine = CudaGraphEngine(lm, runners.eager, lambda _: Choice(TILES, TILES, "kernels", "kernels", {}))
     prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
     prefill = dataclasses.replace(prefill, plan=random_sets(lm, (128, 60, 40)))
     arm, masked = engine.sparse_arm(prefill, 2), engine.eager.sparse_arm(prefill, 2)
@@ -131,7 +133,7 @@ def test_the_captured_decoder_runs_nf4_and_judges_what_it_runs(tmp_path: Path) -
 def test_the_decoder_runs_int8_and_skips(tmp_path: Path) -> None:
     _, lm = quantised(tmp_path, "int8")
     assert supported(lm)
-    engine = CudaGraphEngine(lm, runners.captured, lambda _: Choice(TILES, "kernels", "kernels", {}))
+    engine = CudaGraphEngine(lm, runners.captured, lambda _: Choice(TILES, TILES, "kernels", "kernels", {}))
     prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
     prefill = dataclasses.replace(prefill, plan=random_sets(lm, (128, 60, 40)))
     arm, masked = engine.sparse_arm(prefill, 2), engine.eager.sparse_arm(prefill, 2)
@@ -144,6 +146,39 @@ def test_the_decoder_runs_int8_and_skips(tmp_path: Path) -> None:
     dense = engine.dense_arm(prefill, 2).weight_bytes
     skipped = 128 + 3 * 128 - (128 + 60 + 40) - 128  # neurons; each has three rows of 64 codes and two scales
     assert dense - arm.weight_bytes == skipped * (3 * 64 + 2 * 4) - (128 + 60 + 40) * 2 * 4
+
+
+def test_a_model_that_nothing_uses_is_freed_with_its_4_bit_weights(tmp_path: Path) -> None:
+    _, lm = quantised(tmp_path, "nf4")
+    gc.disable()
+    try:
+        module = weakref.ref(lm.blocks[0].down)
+        del lm
+        assert module() is not None  # bitsandbytes' weight and module hold each other
+        give_back_memory()
+        assert module() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+@pytest.mark.parametrize("precision", ["nf4", "int8"])
+def test_cards_without_bfloat16_compute_in_float16(
+    precision: str, native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native and not including_emulation)
+    device = torch.device("cuda")
+    assert model_dtype(precision, device) == dtype
+    if precision == "nf4":
+        assert loading(precision, device)["quantization_config"].bnb_4bit_compute_dtype == dtype
+    assert model_dtype("float32", device) == model_dtype("bfloat16", torch.device("cpu")) == torch.float32
+    assert model_dtype("bfloat16", device) == torch.bfloat16  # as it was asked for
+
+
+def test_the_int8_product_does_not_warn_at_every_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, lm = quantised(tmp_path, "int8")
+    lm.model(input_ids=torch.tensor([PROMPT_IDS]))
+    assert "MatMul8bitLt" not in caplog.text
 
 
 def test_on_a_cpu_nothing_is_left_to_bitsandbytes() -> None:

@@ -10,8 +10,9 @@ from .. import metrics
 from ..decode.arm import Engine
 from ..decode.eager import EagerEngine
 from ..decode.gpu.block_weights import BlockWeights
-from ..kernels.gpu.blocks import ActiveBuffer, Matrices, Scratch, feed_forward
+from ..kernels.gpu.blocks import ActiveBuffer, Scratch, feed_forward
 from ..kernels.gpu.choice import Choice, vendor
+from ..kernels.gpu.matrices import Matrices
 from ..kernels.gpu.nf4 import Nf4Matrices
 from ..methods.base import Selector
 
@@ -37,10 +38,11 @@ def check_blocks(blocks: BlockWeights, choice: Choice, keep: float = 0.5) -> str
         stored = weights.decoded() if isinstance(weights, Nf4Matrices) else weights
         assert isinstance(stored, Matrices)
         for each, buffer in ((stored, None), (stored.take(indices), active)):
-            scratch = Scratch.for_(weights, 1, choice.tiles, blocks.dtype)
+            tiles = choice.tiles(sparse=buffer is not None)
+            scratch = Scratch.for_(weights, 1, tiles, blocks.dtype)
             scratch.out.fill_(torch.nan)
             expected = vendor(each.to(torch.float64), x.double())
-            out = feed_forward(weights, x, buffer, scratch, choice.tiles).double()
+            out = feed_forward(weights, x, buffer, scratch, tiles).double()
             worst = max(worst, _relative(out, expected))
     return _judged("blocks against float64", worst, _LIMITS[blocks.dtype])
 

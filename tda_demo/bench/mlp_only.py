@@ -9,8 +9,9 @@ import torch
 
 from ..decode.gpu import runners
 from ..decode.gpu.block_weights import BlockWeights
-from ..kernels.gpu.blocks import ActiveBuffer, Matrices, Scratch, feed_forward
+from ..kernels.gpu.blocks import ActiveBuffer, feed_forward, scratches
 from ..kernels.gpu.choice import Choice, vendor
+from ..kernels.gpu.matrices import Matrices
 from . import Contestant
 
 
@@ -18,17 +19,15 @@ class Captured:
     """One call of all blocks, prepared once; device events time it on a card."""
 
     def __init__(self, call: Callable[[], object], device: torch.device) -> None:
-        def step() -> None:
-            call()
-
         self.device = device
-        self.runner = runners.captured(step) if device.type == "cuda" else runners.eager(step)
+        self.runner = (runners.captured if device.type == "cuda" else runners.eager)(call)
 
     def times_ms(self, count: int) -> list[float]:
         return [self._on_the_card() if self.device.type == "cuda" else self._on_the_host() for _ in range(count)]
 
     def _on_the_card(self) -> float:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self.runner.run()  # keeps the card busy until the timed run is queued: else its launch would be timed too
         begin.record()
         self.runner.run()
         end.record()
@@ -53,14 +52,16 @@ def mlp_contestants(blocks: BlockWeights, choice: Choice, keeps: Sequence[float]
         rival = Captured(lambda: [vendor(each, x) for each in floats], device)
         yield Contestant("MLP vendor", precision, "dense", 1.0, read, rival)
     for keep in (1.0, *keeps):
+        tiles = choice.tiles(sparse=keep < 1)
         runs = []
-        for each in weights:
+        for each, scratch in zip(weights, scratches(weights, 1, tiles, blocks.dtype), strict=True):
             active = None if keep == 1 else ActiveBuffer.full(each.d_ff, device)
             if active is not None:
                 active.set(torch.randperm(each.d_ff, device=device)[: round(keep * each.d_ff)].sort().values)
-            runs.append((each, active, Scratch.for_(each, 1, choice.tiles, blocks.dtype)))
+            runs.append((each, active, scratch))
         captured = Captured(
-            lambda runs=runs: [feed_forward(each, x, active, own, choice.tiles) for each, active, own in runs], device
+            lambda runs=runs, tiles=tiles: [feed_forward(each, x, active, own, tiles) for each, active, own in runs],
+            device,
         )
         kept = sum(round(keep * each.d_ff) * each.neuron_bytes for each in weights)
         name = "MLP dense" if keep == 1 else "MLP sparse"

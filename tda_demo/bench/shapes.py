@@ -1,8 +1,8 @@
 """The speed table of a model's shapes on a GPU: random weights, batch 1, one command that builds, checks and times.
 
 Contestants take turns within one run, as on the CPU. Active sets are drawn at random, which scatters them as much as
-can be; random weights say nothing about quality. The card's copy bandwidth, bytes read plus bytes written, is measured
-in the same rounds.
+can be; random weights say nothing about quality. The card's bandwidth is measured in the same rounds, of reading alone
+and of copying; shares are of the higher one, and a step reads nearly all it moves.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ import torch
 from .. import metrics
 from ..decode.arm import Prefill
 from ..decode.eager import share_weights
-from ..decode.gpu.graph import CudaGraphArm, CudaGraphEngine, Decoder, supported
+from ..decode.gpu.decoder import CudaGraphArm, Decoder
+from ..decode.gpu.graph import CudaGraphEngine, supported
+from ..decode.gpu.kernel_blocks import use_usual_layout
 from ..decode.timed import ArmDecoder
 from ..errors import UserError
 from ..feedforward import FeedForward
-from ..kernels.gpu.blocks import has_triton
 from ..kernels.gpu.choice import Choice
+from ..kernels.gpu.support import has_triton, triton_runs
 from ..methods.base import Selector
+from ..precision import give_back_memory
 from ..progress import Progress, Report, silent
 from ..weights import find_config
 from . import BenchSettings, Contestant, row_of
@@ -39,7 +42,7 @@ from .random_model import random_model, to_nf4
 from .table import Row
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from ..models import LoadedModel
 
@@ -51,12 +54,18 @@ MakeEngine = Callable[..., CudaGraphEngine]
 
 @dataclass(frozen=True)
 class ShapesTable:
-    """Rows, the copy bandwidth measured beside them in GB/s, the context length, and what else was found, in words."""
+    """Rows, the bandwidths measured beside them in GB/s, the context length, and what else was found, in words."""
 
     rows: list[Row]
+    read_gb_per_second: float
     copy_gb_per_second: float
     context: int
     notes: list[str]
+
+    @property
+    def bandwidth(self) -> tuple[str, float]:
+        """What the rows' shares are of: its name, and GB/s."""
+        return _higher(self.read_gb_per_second, self.copy_gb_per_second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,25 +84,36 @@ class RandomShare(Selector):
         return torch.zeros(len(activations), dtype=torch.int64, device=activations.device)
 
 
-class CopyBandwidth:
-    """Bytes read plus bytes written a second, of a copy much larger than the card's cache."""
+class Bandwidth:
+    """Bytes a second of arrays much larger than the card's cache: read by a sum, and read and written by a copy."""
 
     def __init__(self, device: torch.device, nbytes: int) -> None:
         self.source = torch.ones(nbytes // 4, device=device)
         self.target = torch.empty_like(self.source)
-        self.readings: list[float] = []
+        self.total = torch.empty((), device=device)
+        self.reads: list[float] = []
+        self.copies: list[float] = []
 
     def measure(self) -> None:
+        self.reads.append(self._rate(lambda: torch.sum(self.source, dim=0, out=self.total), 1))
+        self.copies.append(self._rate(lambda: self.target.copy_(self.source), 2))
+
+    def _rate(self, pass_over: Callable[[], object], times_moved: int) -> float:
+        passes = 4
         _wait(self.source.device)
         begin = time.perf_counter()
-        for _ in range(4):
-            self.target.copy_(self.source)
+        for _ in range(passes):
+            pass_over()
         _wait(self.source.device)
-        self.readings.append(4 * 2 * self.source.nbytes / (time.perf_counter() - begin) / 1e9)
+        return passes * times_moved * self.source.nbytes / (time.perf_counter() - begin) / 1e9
 
     @property
-    def gb_per_second(self) -> float:
-        return float(np.median(self.readings))
+    def read_gb_per_second(self) -> float:
+        return float(np.median(self.reads))
+
+    @property
+    def copy_gb_per_second(self) -> float:
+        return float(np.median(self.copies))
 
 
 def bench_shapes(
@@ -110,6 +130,9 @@ def bench_shapes(
         raise UserError("This machine has no usable GPU (a CUDA device): measure the CPU, without --shapes.")
     if not has_triton():
         raise UserError("The GPU kernels need Triton, which torch's CUDA builds bring: pip install triton.")
+    device = torch.device("cuda", 0)
+    if not triton_runs(device):
+        raise UserError("Triton cannot run here, as the log explains: it needs a C compiler and Python's headers.")
     if precision not in (None, *PRECISIONS):
         raise UserError(f"'{precision}' is not measured with shapes: use {' or '.join(PRECISIONS)}.")
     asked = (precision,) if precision else PRECISIONS
@@ -118,7 +141,7 @@ def bench_shapes(
     config = config_of(shapes) if shapes else find_config(model, report)
     context = min(_CONTEXT, config.get_text_config().max_position_embeddings - _ROOM)
     try:
-        return measure_shapes(config, asked, torch.device("cuda", 0), context=context, report=report)
+        return measure_shapes(config, asked, device, context=context, report=report)
     except torch.OutOfMemoryError as error:
         raise UserError("These shapes do not fit into the GPU's memory: choose smaller ones.") from error
 
@@ -139,7 +162,7 @@ def measure_shapes(
     torch.manual_seed(0)
     settings = settings or BenchSettings()
     ids = torch.randint(3, config.vocab_size, (context,)).tolist()
-    bandwidth = CopyBandwidth(device, copy_bytes)
+    bandwidth = Bandwidth(device, copy_bytes)
     rows: list[Row] = []
     notes: list[str] = []
     report(Progress("Building a model of random weights", 0, 0, "layers"))
@@ -147,6 +170,7 @@ def measure_shapes(
     for precision in precisions:
         if precision == "nf4":
             lm = to_nf4(lm)
+            give_back_memory()
         if not supported(lm):
             raise UserError(f"The GPU kernels do not know this {config.model_type} model's layout in {precision}.")
         engine = make_engine(lm)
@@ -162,15 +186,18 @@ def measure_shapes(
             *mlp_contestants(engine.shared.blocks, engine.shared.choice, KEEPS),
         ]
         _measure(contestants, bandwidth, settings, report)
-        rows += _rows(contestants, bandwidth.gb_per_second, settings)
+        _, highest = _higher(bandwidth.read_gb_per_second, bandwidth.copy_gb_per_second)
+        rows += _rows(contestants, highest, settings)
         notes += _against_bitsandbytes(contestants)
         contestants.clear()  # and with them the decoders
-    return ShapesTable(rows, bandwidth.gb_per_second, context, notes)
+        del engine
+    notes.append(_bandwidths(bandwidth))
+    return ShapesTable(rows, bandwidth.read_gb_per_second, bandwidth.copy_gb_per_second, context, notes)
 
 
 def _contestants(lm: LoadedModel, engine: CudaGraphEngine, ids: list[int]) -> Iterator[Contestant]:
     read = engine.shared.blocks.bytes_per_step(lm.model, None)
-    yield Contestant("transformers", lm.precision, "dense", 1.0, read, StockGenerate(lm.model, ids))
+    yield Contestant("transformers", lm.precision, "dense", 1.0, read, StockGenerate(_stock(engine), ids))
     if lm.precision == "nf4":
         prefill = engine.prefill(ids, RandomShare(1.0))
         make = partial(_bitsandbytes, lm, engine, prefill, read)
@@ -183,15 +210,22 @@ def _contestants(lm: LoadedModel, engine: CudaGraphEngine, ids: list[int]) -> It
         yield Contestant(name, lm.precision, method, keep, weight_bytes, ArmDecoder(make, 5, _ROOM))
 
 
+def _stock(engine: CudaGraphEngine) -> PreTrainedModel:
+    """transformers as a user finds it: with down projections in its own layout, not by neuron as the kernels read."""
+    if engine.lm.precision == "nf4":
+        return engine.lm.model  # whose matrices stay as they are
+    model = share_weights(engine.lm.model)
+    use_usual_layout(model, engine.shared.usual_downs)
+    return model
+
+
 def _bitsandbytes(lm: LoadedModel, engine: CudaGraphEngine, prefill: Prefill, weight_bytes: int) -> CudaGraphArm:
-    """The model's own modules, with nothing of ours in them, in fixed memory and captured as the other arms are."""
+    """bitsandbytes' own products in every linear, with norms and attention, memory and capture as in the other arms."""
     decoder = Decoder(share_weights(lm.model), [], prefill.cache, prefill.tokens + _ROOM, engine.make_runner)
     return CudaGraphArm(decoder, prefill, weight_bytes)
 
 
-def _measure(
-    contestants: Sequence[Contestant], bandwidth: CopyBandwidth, settings: BenchSettings, report: Report
-) -> None:
+def _measure(contestants: Sequence[Contestant], bandwidth: Bandwidth, settings: BenchSettings, report: Report) -> None:
     for turn in range(settings.rounds + 1):
         report(Progress("Measuring", turn, settings.rounds, "rounds"))
         bandwidth.measure()
@@ -210,7 +244,10 @@ def _rows(contestants: Sequence[Contestant], gb_per_second: float, settings: Ben
 
 def _notes(engine: CudaGraphEngine) -> list[str]:
     choice, changes = engine.shared.choice, engine.shared.blocks.changes
-    notes = [f"{engine.name}; tiles {choice.tiles}; ms a block: {_listed(choice)}"]
+    notes = [
+        f"{engine.name}; ms a block: {_listed(choice)}",
+        f"tiles: dense {choice.dense_tiles}, sparse {choice.sparse_tiles}",
+    ]
     if changes:
         worst = max(changes, key=lambda change: change.rms)
         notes.append(
@@ -235,6 +272,17 @@ def _against_bitsandbytes(contestants: Sequence[Contestant]) -> list[str]:
         f"({ratio.low:.2f}-{ratio.high:.2f}) bitsandbytes under the same graph"
         for each, ratio in zip(ours, ratios, strict=True)
     ]
+
+
+def _higher(read: float, copy: float) -> tuple[str, float]:
+    return ("read bandwidth", read) if read >= copy else ("copy bandwidth", copy)
+
+
+def _bandwidths(measured: Bandwidth) -> str:
+    return (
+        f"measured bandwidth: reading {measured.read_gb_per_second:.1f} GB/s, "
+        f"copying {measured.copy_gb_per_second:.1f} GB/s read and written"
+    )
 
 
 def _wait(device: torch.device) -> None:

@@ -58,5 +58,6 @@ def _on_a_gpu(options: argparse.Namespace) -> None:
         environment = describe(torch.device("cuda"), options.precision or "all")
         name = options.shapes or options.model or EMBEDDED
         print(f"{name}, random weights, batch 1, context {table.context}")
-        print(markdown(table.rows, environment, table.copy_gb_per_second, "copy bandwidth"))
+        bandwidth, gb_per_second = table.bandwidth
+        print(markdown(table.rows, environment, gb_per_second, bandwidth))
         print("\n".join(["", *table.notes]))

@@ -11,7 +11,7 @@ import torch
 from .. import metrics
 from ..decode.arm import Arm, Engine, Prefill, TokenArm
 from ..decode.text import decode
-from ..methods.base import Method, Selector
+from ..methods.base import ActiveSets, Method, Selector
 from ..methods.token import TokenRule
 from ..result import ArmResult, MethodResult, Quality
 from .events import PromptRead
@@ -37,7 +37,7 @@ class Contender:
             prefill_ms=self.prefill.prefill_ms,
             selection_ms=self.prefill.selection_ms,
             packing_ms=self.lane.arm.packing_ms,
-            active=self.prefill.settled,
+            active=_on_host(self.prefill.settled),
             fired=self.prefill.fired.cpu().numpy(),
             byte_bound=self._bound(dense),
             rival=rival,
@@ -97,6 +97,13 @@ def fired(lm: LoadedModel, chooser: Selector | TokenRule, prefill: Prefill, arm:
         for block, activations, computed in zip(lm.blocks, arm.activations(), prefill.settled.indices, strict=True)
     ]
     return torch.cat(counts).cpu().numpy()
+
+
+def _on_host(active: ActiveSets | None) -> ActiveSets | None:
+    """A copy that whoever draws it can read while the device decodes, or a step is captured there."""
+    if active is None:
+        return None
+    return ActiveSets(tuple(indices.cpu() for indices in active.indices), active.d_ff)
 
 
 def arm_result(lane: Lane, prefill_ms: float) -> ArmResult:

@@ -97,10 +97,12 @@ class Models:
         from ..decode.arm import engine_for
         from ..environment import describe
         from ..models import load_model
+        from ..precision import give_back_memory
 
         self._check(name, precision)
         while len(self._loaded) >= self.most:  # before loading, so that both are never in memory
             self._loaded.popitem(last=False)
+            give_back_memory()
         lm = load_model(name, precision=precision, report=report)
         engine_for(lm).warm_up(report)  # what is slow once belongs to loading, not to somebody's first race
         if name is None:

@@ -11,9 +11,10 @@ from torch import nn
 
 from ...feedforward import FeedForward
 from ...kernels.activations import activation_of
-from ...kernels.gpu.blocks import Matrices, Weights
+from ...kernels.gpu.blocks import Weights
 from ...kernels.gpu.choice import Choice, choose_float, choose_int8, choose_nf4
 from ...kernels.gpu.int8 import Int8Matrices, is_int8, largest_of
+from ...kernels.gpu.matrices import Matrices
 from ...kernels.gpu.nf4 import BLOCK, Nf4Matrices, Requantisation
 from ..eager import bytes_per_step
 

@@ -19,25 +19,24 @@ import dataclasses
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...feedforward import find_blocks
 from ...kernels.activations import activation_of
-from ...kernels.gpu.blocks import has_triton
+from ...kernels.gpu.capture import current_device
 from ...kernels.gpu.choice import Choice
-from ...methods.base import ActiveSets, Selector
+from ...kernels.gpu.support import triton_runs
+from ...methods.base import Selector
 from ...methods.token import TokenRule
 from ...progress import Progress, Report, silent
 from ..arm import Judgement, Prefill
 from ..eager import EagerEngine, bytes_per_step, restrict, share_weights
 from . import runners
 from .block_weights import BlockWeights, read_blocks, readable
-from .kernel_blocks import KernelBlock, install_kernels
-from .kernel_layers import install_layers
-from .static_cache import StaticPromptCache, attention_masks
+from .decoder import CudaGraphArm, Decoder, MakeRunner
+from .kernel_blocks import install_kernels, use_usual_layout
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -47,12 +46,11 @@ if TYPE_CHECKING:
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "opt", "gpt_neox")
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}  # choosing their tables waits for the device
 _ROOM = 256  # caches grow in steps of this many positions
-MakeRunner = Callable[[runners.Step], runners.Runner]
 
 
 def can_decode(lm: LoadedModel) -> bool:
-    """Whether this engine runs ``lm``: on one CUDA device, with Triton, in a family and a precision that it knows."""
-    return lm.device.type == "cuda" and has_triton() and supported(lm)
+    """Whether this engine runs ``lm``: on one CUDA device, where Triton works, in a family and precision it knows."""
+    return lm.device.type == "cuda" and supported(lm) and triton_runs(lm.device)
 
 
 def supported(lm: LoadedModel) -> bool:
@@ -90,8 +88,9 @@ class CudaGraphEngine:
     @property
     def shared(self) -> _Shared:
         if self.lm.model not in _models:
-            blocks = read_blocks(self.lm)
-            _models[self.lm.model] = _Shared(blocks, self.choose(blocks))
+            with current_device(self.lm.device):
+                blocks = read_blocks(self.lm)
+                _models[self.lm.model] = _Shared(blocks, self.choose(blocks))
         return _models[self.lm.model]
 
     def warm_up(self, report: Report = silent, chooser: Selector | TokenRule | None = None) -> None:
@@ -159,9 +158,10 @@ class CudaGraphEngine:
         shared = self.shared
         kernels = []
         if sparse or shared.choice.dense == "kernels":
-            kernels = install_kernels(
-                model, shared.blocks.weights, shared.choice.tiles, self.lm.model.dtype, sparse=sparse
-            )
+            tiles = shared.choice.tiles(sparse=sparse)
+            kernels = install_kernels(model, shared.blocks.weights, tiles, self.lm.model.dtype, sparse=sparse)
+        elif shared.choice.dense == "vendor, usual layout":
+            use_usual_layout(model, shared.usual_downs)
         # bitsandbytes' int8 product, which attention uses, waits for the device: no graph can hold it.
         make_runner = runners.eager if shared.blocks.int8 else self.make_runner
         return self._named(Decoder(model, kernels, prompt_cache, _rounded(positions), make_runner))
@@ -183,103 +183,17 @@ class _Shared:
         self.choice = choice
         self.spare: dict[bool, list[Decoder]] = {False: [], True: []}
 
+    @cached_property
+    def usual_downs(self) -> list[torch.Tensor]:
+        """Every down projection contiguous as [d, d_ff], as transformers has it; copies."""
+        return [block.down.weight.detach().contiguous() for block in self.blocks.blocks]
+
 
 _models: weakref.WeakKeyDictionary[PreTrainedModel, _Shared] = weakref.WeakKeyDictionary()
 
 
-class Decoder:
-    """A module tree in fixed memory and its prepared step: token and position in, float32 [vocabulary] logits out."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        kernels: list[KernelBlock],
-        prompt_cache: Cache,
-        positions: int,
-        make_runner: MakeRunner,
-    ) -> None:
-        device = model.device
-        install_layers(model)
-        self.model = model
-        self.kernels = kernels
-        self.token = torch.zeros(1, 1, dtype=torch.int64, device=device)
-        self.position = torch.zeros(1, dtype=torch.int64, device=device)
-        self.cache = StaticPromptCache(prompt_cache, positions, self.position)
-        self.logits = torch.zeros(model.config.get_text_config().vocab_size, device=device)
-        self._seen: list[torch.Tensor] = []
-        if not kernels:
-            seen = self._seen
-            for block in find_blocks(model):
-                block.down.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-        with torch.no_grad(), _current(device):
-            self.runner = make_runner(self._step)
-
-    def set_active(self, active: ActiveSets) -> None:
-        """Rewrites the lists of neurons in place; the prepared step computes these from now on."""
-        for kernel_block, indices in zip(self.kernels, active.indices, strict=True):
-            if kernel_block.active is not None:
-                kernel_block.active.set(indices)
-
-    @torch.no_grad()
-    def step(self, token: int) -> torch.Tensor:
-        """Feeds one token; waits for the device once."""
-        device = self.token.device
-        with _current(device):
-            self.token.fill_(token)
-            self.runner.run()
-            if device.type == "cuda":
-                torch.cuda.current_stream(device).synchronize()
-        return self.logits
-
-    def activations(self) -> list[torch.Tensor]:
-        """[1, d_ff or fewer] per layer; of a sparse kernel block's, as many places as neurons are active."""
-        if self.kernels:
-            return [kernel_block.scratch.activations for kernel_block in self.kernels]
-        return [seen.reshape(1, -1) for seen in self._seen]
-
-    def _step(self) -> None:
-        self._seen.clear()
-        output = self.model(
-            input_ids=self.token,
-            position_ids=self.position[None],
-            attention_mask=attention_masks(self.model.config, self.cache.positions, self.position, self.model.dtype),
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self.logits.copy_(output.logits[0, -1])
-        self.position.add_(1)
-
-
-class CudaGraphArm:
-    """A decoder that has taken over a prompt; given back to the engine when the arm is gone."""
-
-    def __init__(self, decoder: Decoder, prefill: Prefill, weight_bytes: int, packing_ms: float = 0.0) -> None:
-        self.decoder = decoder
-        self.weight_bytes = weight_bytes
-        self.packing_ms = packing_ms
-        self.counts = prefill.active.counts() if any(each.active for each in decoder.kernels) else None
-        self.left = decoder.cache.positions - decoder.cache.fill(prefill.cache)
-
-    def step(self, token: int) -> torch.Tensor:
-        if self.left == 0:  # the replayed step would write beyond the cache
-            raise IndexError(f"this arm was made for {self.decoder.cache.positions} tokens, and has had them")
-        self.left -= 1
-        return self.decoder.step(token)
-
-    def activations(self) -> list[torch.Tensor]:
-        activations = self.decoder.activations()
-        if self.counts is None:
-            return activations
-        return [each[:, :count] for each, count in zip(activations, self.counts, strict=True)]
-
-
 def _rounded(positions: int) -> int:
     return -(-positions // _ROOM) * _ROOM
-
-
-def _current(device: torch.device) -> AbstractContextManager[Any]:
-    """``device`` as the current one: launches and graphs go there."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _now(device: torch.device) -> float:

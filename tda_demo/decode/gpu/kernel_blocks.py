@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ...feedforward import FeedForward, find_blocks
-from ...kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, Weights, feed_forward
+from ...kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, Weights, feed_forward, scratches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,16 +36,20 @@ def install_kernels(
 ) -> list[KernelBlock]:
     """Replaces every block of ``model`` in place; sparse ones start with all their neurons active."""
     names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
-    partial = None
     installed = []
-    for block, each in zip(find_blocks(model), weights, strict=True):
-        scratch = Scratch.for_(each, 1, tiles, dtype, partial)
-        partial = scratch.partial  # blocks run one after the other
+    own = scratches(weights, 1, tiles, dtype)
+    for block, each, scratch in zip(find_blocks(model), weights, own, strict=True):
         active = ActiveBuffer.full(each.d_ff, each.device) if sparse else None
         kernel_block = KernelBlock(each, active, scratch, tiles)
         _replace(model, block, names, kernel_block)
         installed.append(kernel_block)
     return installed
+
+
+def use_usual_layout(model: PreTrainedModel, downs: Sequence[torch.Tensor]) -> None:
+    """Gives the down projections of ``model``, and of no model that shares weights with it, other copies [d, d_ff]."""
+    for block, down in zip(find_blocks(model), downs, strict=True):
+        block.down.weight = nn.Parameter(down, requires_grad=False)
 
 
 def _replace(model: PreTrainedModel, block: FeedForward, names: dict[nn.Module, str], new: nn.Module) -> None:

@@ -6,12 +6,13 @@ blocks, get the same.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
-from ...kernels.gpu.attention import Heads, attend, rms_norm
+from ...kernels.gpu.attention import Heads, add_rms_norm, attend, rms_norm
+from .one_linear import one_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from .static_cache import StaticPromptCache
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
+_PRE_NORM_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3")  # whose layers are as in KernelLayer
+
+
+class Unadded(NamedTuple):
+    """The hidden states ``x`` + ``update``, both [1, 1, d]; the norm that reads them adds them up in its own launch."""
+
+    x: torch.Tensor
+    update: torch.Tensor
 
 
 class KernelNorm(nn.Module):
@@ -30,18 +39,28 @@ class KernelNorm(nn.Module):
         self.epsilon = getattr(norm, "variance_epsilon", None) or norm.eps
         self.added = 1.0 if type(norm).__name__.startswith("Gemma") else 0.0  # Gemma stores its weights less one
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return rms_norm(hidden_states.contiguous(), self.weight, self.epsilon, self.added)
+    def forward(self, hidden_states: torch.Tensor | Unadded) -> torch.Tensor:
+        return self.added_up(hidden_states)[1]
+
+    def added_up(self, hidden_states: torch.Tensor | Unadded) -> tuple[torch.Tensor, torch.Tensor]:
+        """The hidden states, and what the norm makes of them."""
+        if isinstance(hidden_states, Unadded):
+            x, update = (each.contiguous() for each in hidden_states)
+            return add_rms_norm(x, update, self.weight, self.epsilon, self.added)
+        return hidden_states, rms_norm(hidden_states.contiguous(), self.weight, self.epsilon, self.added)
 
 
 class KernelAttention(nn.Module):
-    """Attention of one token over a StaticPromptCache; the projections stay the model's own."""
+    """Attention of one token over a StaticPromptCache; the output projection stays the model's own."""
 
     def __init__(self, attention: Any, config: Any) -> None:
         super().__init__()
         self.layer_idx = attention.layer_idx
         for name in ("qkv_proj", "q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"):
             setattr(self, name, getattr(attention, name, None))
+        own: Any = self
+        if own.qkv_proj is None and (whole := one_linear([own.q_proj, own.k_proj, own.v_proj])):
+            own.qkv_proj, own.q_proj, own.k_proj, own.v_proj = whole, None, None, None
         self.heads = Heads(
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
@@ -80,17 +99,40 @@ class KernelAttention(nn.Module):
         return parts
 
 
-def install_layers(model: PreTrainedModel) -> None:
-    """Replaces norms and attention of ``model`` in place, where its family has the layout."""
+class KernelLayer(nn.Module):
+    """A decoder layer, x + attention(norm(x)) and then x + block(norm(x)), which leaves its last sum to the next norm.
+
+    The next layer's, or the model's own behind the last layer.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.input_layernorm: KernelNorm = layer.input_layernorm
+        self.self_attn: KernelAttention = layer.self_attn
+        self.post_attention_layernorm: KernelNorm = layer.post_attention_layernorm
+        self.mlp: nn.Module = layer.mlp
+
+    def forward(self, hidden_states: torch.Tensor | Unadded, **rest: Any) -> Unadded:
+        x, normed = self.input_layernorm.added_up(hidden_states)
+        update, _ = self.self_attn(normed, **rest)
+        x, normed = self.post_attention_layernorm.added_up(Unadded(x, update))
+        return Unadded(x, self.mlp(normed))
+
+
+def install_layers(model: PreTrainedModel) -> bool:
+    """Replaces norms and attention of ``model`` in place, where its family has the layout; whether it has."""
     config: Any = model.config
     if config.model_type not in FAMILIES:
-        return
+        return False
     for name, module in list(model.named_modules()):
         if type(module).__name__.endswith("RMSNorm"):
             model.set_submodule(name, KernelNorm(module))
     whole: Any = model
-    for layer in whole.model.layers:
+    for index, layer in enumerate(whole.model.layers):
         layer.self_attn = KernelAttention(layer.self_attn, config)
+        if config.model_type in _PRE_NORM_FAMILIES:
+            whole.model.layers[index] = KernelLayer(layer)
+    return True
 
 
 def _window(attention: Any, config: Any) -> int:

@@ -7,20 +7,26 @@ from dataclasses import dataclass
 
 import torch
 
-Step = Callable[[], None]
+from ...kernels.gpu.capture import capture
+
+Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Runner:
-    """``run()`` does the step that was prepared, on the memory it was prepared on."""
+    """``run()`` does the step that was prepared, on the memory it was prepared on.
+
+    ``step`` is that step: a graph holds the addresses of its tensors only, which are freed with it.
+    """
 
     name: str
     run: Step
+    step: Step
 
 
 def eager(step: Step) -> Runner:
     """Calls the step each time."""
-    return Runner("called eagerly", step)
+    return Runner("called eagerly", step, step)
 
 
 def captured(step: Step) -> Runner:
@@ -29,16 +35,8 @@ def captured(step: Step) -> Runner:
     It runs a few times on the way here, so what it changes (the position) must be set afterwards.
     """
     try:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # compiles kernels and lets libraries make their handles, which no graph can hold
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the card meanwhile
-            step()
+        graph = capture(step, runs=3)
     except RuntimeError:  # a family whose forward pass waits for the device
         torch.cuda.synchronize()
-        return Runner("called eagerly: the step could not be captured", step)
-    return Runner("CUDA graph", graph.replay)
+        return Runner("called eagerly: the step could not be captured", step, step)
+    return Runner("CUDA graph", graph.replay, step)

@@ -26,12 +26,43 @@ class Heads:
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, added: float = 0.0) -> torch.Tensor:
     """RMSNorm over the last axis of contiguous ``x`` [..., d], times ``weight`` [d] + ``added``, in x's dtype."""
     out = torch.empty_like(x)
+    _norm(x, None, weight, None, out, epsilon, added)
+    return out
+
+
+def add_rms_norm(
+    x: torch.Tensor, update: torch.Tensor, weight: torch.Tensor, epsilon: float, added: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``x`` + ``update``, rounded to their dtype, and its RMSNorm, in one launch; see ``rms_norm``."""
+    total, out = torch.empty_like(x), torch.empty_like(x)
+    _norm(x, update, weight, total, out, epsilon, added)
+    return total, out
+
+
+def _norm(
+    x: torch.Tensor,
+    update: torch.Tensor | None,
+    weight: torch.Tensor,
+    total: torch.Tensor | None,
+    out: torch.Tensor,
+    epsilon: float,
+    added: float,
+) -> None:
     width = x.shape[-1]
     programs = triton_programs("attention_programs")
     programs.norm_program[(x.numel() // width,)](
-        x, weight, out, epsilon, WIDTH=width, PADDED=padded(width), ADDED=added, num_warps=8 if width > 1024 else 1
+        x,
+        update,
+        weight,
+        total,
+        out,
+        epsilon,
+        WIDTH=width,
+        PADDED=padded(width),
+        ADDED=added,
+        UPDATED=update is not None,
+        num_warps=8 if width > 1024 else 1,
     )
-    return out
 
 
 def attend(
@@ -54,7 +85,7 @@ def attend(
     programs = triton_programs("attention_programs")
     positions, size = keys.shape[2], heads.size
     cosine, sine = rotary
-    shape = {"HEAD": size, "PADDED": padded(size), "POSITIONS": positions}
+    shape = {"HEAD": size, "PADDED": padded(size)}
     turned = torch.empty(heads.heads * size, dtype=query.dtype, device=query.device)
     programs.place_program[(heads.heads + 2 * heads.kv_heads,)](
         query,
@@ -66,6 +97,7 @@ def attend(
         turned,
         keys,
         values,
+        positions,
         HEADS=heads.heads,
         KV_HEADS=heads.kv_heads,
         ROTARY=cosine.numel(),
@@ -83,6 +115,7 @@ def attend(
         mixed,
         highest,
         total,
+        positions,
         heads.scale,
         heads.cap,
         GROUP=heads.heads // heads.kv_heads,

@@ -1,8 +1,8 @@
-"""The Triton programs of what lies between a step's large products; import this only where ``gpu.has_triton``.
+"""The Triton programs of what lies between a step's large products; import this only where ``support.has_triton``.
 
-One token's normalisation, rotary embedding and attention are each a handful of tiny operations in torch. Captured in a
-graph they cost one to two microseconds apiece, which over all layers is as long as a third of the weights takes. Here
-they are one launch each, attention two. Arithmetic is float32.
+One token's sum and normalisation, rotary embedding and attention are each a handful of tiny operations in torch.
+Captured in a graph they cost one to two microseconds apiece, which over all layers is as long as a third of the weights
+takes. Here they are one launch each, attention two. Arithmetic is float32.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -16,12 +16,31 @@ import triton.language as tl
 
 
 @triton.jit
-def norm_program(x, weight, out, epsilon, WIDTH: tl.constexpr, PADDED: tl.constexpr, ADDED: tl.constexpr):
-    """RMSNorm of one row of x [rows, WIDTH]; ``ADDED`` goes onto the weight: Gemma stores it less one."""
+def norm_program(
+    x,
+    update,
+    weight,
+    total,
+    out,
+    epsilon,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,
+    ADDED: tl.constexpr,
+    UPDATED: tl.constexpr,
+):
+    """RMSNorm of one row of x [rows, WIDTH]; ``ADDED`` goes onto the weight: Gemma stores it less one.
+
+    ``UPDATED``: of the row of x + update, which goes to ``total`` and is rounded as it is there.
+    """
     columns = tl.arange(0, PADDED)
     inside = columns < WIDTH
     row = tl.program_id(0) * WIDTH
     values = tl.load(x + row + columns, mask=inside, other=0.0).to(tl.float32)
+    if UPDATED:
+        values += tl.load(update + row + columns, mask=inside, other=0.0).to(tl.float32)
+        rounded = values.to(total.dtype.element_ty)
+        tl.store(total + row + columns, rounded, mask=inside)
+        values = rounded.to(tl.float32)
     scale = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32) + ADDED
     root = tl.sqrt(tl.sum(values * values, axis=0) / WIDTH + epsilon)
     tl.store(out + row + columns, (values / root * scale).to(out.dtype.element_ty), mask=inside)
@@ -51,14 +70,17 @@ def place_program(
     out,
     keys,
     values,
+    positions,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD: tl.constexpr,
     PADDED: tl.constexpr,
     ROTARY: tl.constexpr,
-    POSITIONS: tl.constexpr,
 ):
-    """Rotates queries into ``out`` [HEADS, HEAD] and keys into the cache, where values go as they are; a head each."""
+    """Rotates queries into ``out`` [HEADS, HEAD] and keys into the cache, where values go as they are; a head each.
+
+    ``positions``, for which the cache has room, is no constant: a longer cache compiles nothing.
+    """
     head = tl.program_id(0)
     at = tl.load(position)
     j = tl.arange(0, PADDED)
@@ -69,11 +91,11 @@ def place_program(
     elif head < HEADS + KV_HEADS:
         kv = head - HEADS
         turned = _rotated(key + kv * HEAD, cosine, sine, HEAD, PADDED, ROTARY)
-        tl.store(keys + (kv * POSITIONS + at) * HEAD + j, turned.to(keys.dtype.element_ty), mask=inside)
+        tl.store(keys + (kv * positions + at) * HEAD + j, turned.to(keys.dtype.element_ty), mask=inside)
     else:
         kv = head - HEADS - KV_HEADS
         plain = tl.load(value + kv * HEAD + j, mask=inside, other=0.0)
-        tl.store(values + (kv * POSITIONS + at) * HEAD + j, plain, mask=inside)
+        tl.store(values + (kv * positions + at) * HEAD + j, plain, mask=inside)
 
 
 @triton.jit
@@ -85,12 +107,12 @@ def attend_program(
     mixed,
     highest,
     total,
+    positions,
     scale,
     cap,
     GROUP: tl.constexpr,
     HEAD: tl.constexpr,
     PADDED: tl.constexpr,
-    POSITIONS: tl.constexpr,
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
     TILE: tl.constexpr,
@@ -103,7 +125,7 @@ def attend_program(
     j = tl.arange(0, PADDED)
     inside = j < HEAD
     q = tl.load(query + head * HEAD + j, mask=inside, other=0.0).to(tl.float32) * scale
-    rows = head // GROUP * POSITIONS
+    rows = head // GROUP * positions
     top = tl.full([], float("-inf"), tl.float32)
     weight_sum = tl.full([], 0.0, tl.float32)
     sums = tl.zeros([PADDED], tl.float32)

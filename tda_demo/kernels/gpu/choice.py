@@ -1,33 +1,43 @@
 """Which way to run a feed-forward block is fastest on this card: a short measurement, made once when a model is loaded.
 
 Every candidate runs the same blocks in turn inside one captured graph, so launches cost what they cost while decoding
-and no block is still in the cache from the run before (a few blocks are larger than it). Both arms are given the
-fastest way there is: the dense arm the kernels or the vendor's own GEMV, the sparse arm the kernels on the neurons
-where they lie or the vendor's GEMV on packed copies.
+and no block is still in the cache from the run before (together they are larger than it). Both arms are given the
+fastest way there is, each with tiles of its own: the dense arm the kernels or the vendor's own GEMV, the sparse arm the
+kernels on the neurons where they lie or the vendor's GEMV on packed copies.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import inf
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 
+from ...errors import UserError
 from ...feedforward import FeedForward
 from ..activations import GELU_ERF, GELU_TANH, RELU, SILU
-from .blocks import ActiveBuffer, Matrices, Scratch, Tiles, Weights, feed_forward
+from .blocks import ActiveBuffer, Tiles, Weights, feed_forward, scratches
+from .capture import graph_ms
+from .matrices import Matrices
+from .tilings import Stages, float_stages, multiprocessors, nf4_stages
 
-Way = Literal["kernels", "vendor"]
+Way = Literal["kernels", "vendor", "vendor, usual layout"]
 Timer = Callable[[Callable[[], object]], float]
-Stages = tuple[list[dict[str, int]], list[dict[str, int]]]
 
-_BLOCKS = 4
-_REPEATS = 20
+logger = logging.getLogger(__name__)
+
+_BLOCKS, _BYTES = 4, 256 * 2**20  # to measure on, at least: caches hold some 50 MB
+_USUAL = "dense, vendor, usual layout"
+_SAID: dict[Way, str] = {
+    "kernels": "kernels",
+    "vendor": "vendor GEMV",
+    "vendor, usual layout": "vendor GEMV on a down projection in the usual layout",
+}
 _FUNCTIONS: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {
     SILU: F.silu,
     GELU_TANH: lambda x: F.gelu(x, approximate="tanh"),
@@ -38,16 +48,20 @@ _FUNCTIONS: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """The tiles of the kernels and the way each arm runs; ``times_ms`` a block, by candidate."""
+    """The kernels' tiles in each arm and the way each arm runs; ``times_ms`` a block, by arm and way."""
 
-    tiles: Tiles
+    dense_tiles: Tiles
+    sparse_tiles: Tiles
     dense: Way
     sparse: Way
     times_ms: dict[str, float]
 
+    def tiles(self, *, sparse: bool) -> Tiles:
+        return self.sparse_tiles if sparse else self.dense_tiles
+
     def __str__(self) -> str:
         sparse = "skipping in place" if self.sparse == "kernels" else "packed copies, vendor GEMV"
-        return f"dense {'kernels' if self.dense == 'kernels' else 'vendor GEMV'}; sparse {sparse}"
+        return f"dense {_SAID[self.dense]}; sparse {sparse}"
 
 
 def vendor(matrices: Matrices, x: torch.Tensor) -> torch.Tensor:
@@ -72,8 +86,8 @@ class Trial:
 
     @classmethod
     def of(cls, blocks: Sequence[Weights], dtype: torch.dtype, keep: float = 0.5) -> Trial:
-        """The first few of ``blocks`` with ``keep`` of their neurons, drawn at random."""
-        some = blocks[:_BLOCKS]
+        """The first of ``blocks``, enough of them, with ``keep`` of their neurons, drawn at random."""
+        some = blocks[: _enough(blocks)]
         device = some[0].device
         kept = [torch.randperm(each.d_ff)[: max(1, round(keep * each.d_ff))].sort().values.to(device) for each in some]
         return cls(some, kept, torch.randn(1, some[0].width, device=device).to(dtype))
@@ -81,56 +95,71 @@ class Trial:
     def kernels(self, tiles: Tiles, *, sparse: bool) -> Callable[[], object]:
         """Every block in turn with ``tiles``, the neurons kept or all of them."""
         runs = []
-        for block, indices in zip(self.blocks, self.kept, strict=True):
+        own = scratches(self.blocks, 1, tiles, self.x.dtype)
+        for block, indices, scratch in zip(self.blocks, self.kept, own, strict=True):
             active = ActiveBuffer.full(block.d_ff, block.device) if sparse else None
             if active is not None:
                 active.set(indices)
-            runs.append((block, active, Scratch.for_(block, 1, tiles, self.x.dtype)))
-        return lambda: [feed_forward(block, self.x, active, own, tiles) for block, active, own in runs]
+            runs.append((block, active, scratch))
+        return lambda: [feed_forward(block, self.x, active, scratch, tiles) for block, active, scratch in runs]
 
 
 def choose(
-    trial: Trial, stages: Stages, rivals: Mapping[str, Callable[[], object]], timer: Timer | None = None
+    trial: Trial,
+    stages: Stages,
+    rivals: Mapping[str, Callable[[], object]],
+    timer: Timer | None = None,
+    only_timed: Collection[str] = (),
 ) -> Choice:
-    """Measures the tiles of both launches on ``trial``, then the best of them against the rivals.
+    """Measures each arm's tiles for both launches on ``trial``, then the best of them against the rivals.
+
+    What fails on this card (a program too large for it, say) counts as never done, and the log says so.
 
     Args:
         stages: fields of ``Tiles`` to try for gate and up, then for down.
-        rivals: the vendor's way through the trial's blocks, for the arms "dense" and "sparse" that have one.
+        rivals: the vendor's ways through the trial's blocks, by arm and way: "dense, vendor".
         timer: a call's milliseconds; None captures a graph and takes device events.
+        only_timed: rivals that are measured and not chosen.
+
+    Raises:
+        UserError: an arm has no way that runs.
     """
-    timer = timer or graph_ms
-    times: dict[Tiles, float] = {}
-    tiles = Tiles()
-    for stage in stages:
-        options = [dataclasses.replace(tiles, **option) for option in stage]
-        times |= {option: timer(trial.kernels(option, sparse=True)) for option in options}
-        tiles = min(options, key=times.__getitem__)
-    measured = {"sparse, kernels": times[tiles], "dense, kernels": timer(trial.kernels(tiles, sparse=False))}
-    measured |= {f"{arm}, vendor": timer(rival) for arm, rival in rivals.items()}
-
-    def fastest(arm: str) -> Way:
-        return "kernels" if measured[f"{arm}, kernels"] <= measured.get(f"{arm}, vendor", inf) else "vendor"
-
+    timer = _or_never(timer or graph_ms)
+    dense_tiles, dense = _best_tiles(trial, stages, timer, sparse=False)
+    sparse_tiles, sparse = _best_tiles(trial, stages, timer, sparse=True)
+    measured = {"dense, kernels": dense, "sparse, kernels": sparse}
+    measured |= {name: timer(rival) for name, rival in rivals.items()}
+    open_to = {name: ms for name, ms in measured.items() if name not in only_timed}
     per_block = {name: ms / len(trial.blocks) for name, ms in measured.items()}
-    return Choice(tiles, fastest("dense"), fastest("sparse"), per_block)
+    return Choice(dense_tiles, sparse_tiles, _fastest("dense", open_to), _fastest("sparse", open_to), per_block)
 
 
 def choose_float(blocks: Sequence[Matrices], timer: Timer | None = None) -> Choice:
-    """``choose`` for blocks in a float dtype, against torch's own products."""
+    """``choose`` for blocks in a float dtype, against torch's own products.
+
+    Of these the dense arm may have down by neuron, as the kernels read it, or in transformers' layout, where there is
+    memory for copies of all layers. Packed copies have transformers' layout.
+    """
     trial = Trial.of(blocks, blocks[0].up.dtype)
     some = blocks[: len(trial.blocks)]
-    packed = [block.take(indices) for block, indices in zip(some, trial.kept, strict=True)]
+    usual = [_in_the_usual_layout(block) for block in some]
+    kept = zip(some, trial.kept, strict=True)
+    packed = [_in_the_usual_layout(block.take(indices)) for block, indices in kept]
     rivals = {
-        "dense": lambda: [vendor(block, trial.x) for block in some],
-        "sparse": lambda: [vendor(block, trial.x) for block in packed],
+        "dense, vendor": lambda: [vendor(block, trial.x) for block in some],
+        _USUAL: lambda: [vendor(block, trial.x) for block in usual],
+        "sparse, vendor": lambda: [vendor(block, trial.x) for block in packed],
     }
-    return choose(trial, float_stages(blocks[0].width), rivals, timer)
+    device = blocks[0].device
+    room = 2 * sum(block.down.nbytes for block in blocks) <= _free_bytes(device)  # graphs and caches need some too
+    stages = float_stages(blocks[0].width, multiprocessors(device))
+    return choose(trial, stages, rivals, timer, () if room else (_USUAL,))
 
 
 def choose_int8(weights: Sequence[Weights], dtype: torch.dtype, timer: Timer | None = None) -> Choice:
     """``choose`` for LLM.int8, among tiles alone: bitsandbytes' product waits for the device, so no graph holds it."""
-    return choose(Trial.of(weights, dtype), float_stages(weights[0].width), {}, timer)
+    stages = float_stages(weights[0].width, multiprocessors(weights[0].device))
+    return choose(Trial.of(weights, dtype), stages, {}, timer)
 
 
 def choose_nf4(
@@ -139,8 +168,8 @@ def choose_nf4(
     """``choose`` for NF4, against bitsandbytes' own modules in the dense arm; columns of theirs cannot be packed."""
     trial = Trial.of(weights, dtype)
     some = list(zip(blocks, weights, strict=True))[: len(trial.blocks)]
-    rival = {"dense": lambda: [through_modules(block, each.activation, trial.x) for block, each in some]}
-    return choose(trial, nf4_stages(weights[0].width), rival, timer)
+    rival = {"dense, vendor": lambda: [through_modules(block, each.activation, trial.x) for block, each in some]}
+    return choose(trial, nf4_stages(weights[0].width, multiprocessors(weights[0].device)), rival, timer)
 
 
 def through_modules(block: FeedForward, activation: int, x: torch.Tensor) -> torch.Tensor:
@@ -153,66 +182,53 @@ def through_modules(block: FeedForward, activation: int, x: torch.Tensor) -> tor
     return block.down(function(value) if block.gate is None else function(block.gate(x)) * value)
 
 
-def float_stages(width: int) -> Stages:
-    """Tiles worth trying at hidden size ``width``: for gate and up, 16 to 64 KiB of bfloat16 reads under way each.
-
-    For down the columns of a warp are 256, so that no sum crosses warps.
-    """
-    columns = _columns(width)
-    first = [(4, 8, 0), (2, 4, 0), (1, 4, 0), (2, 8, 132 * 4), (4, 8, 132 * 2)]
-    second = [(8, 1, 128), (16, 1, 64), (4, 1, 256), (8, 3, 128), (8, 1, 256)]
-    return (
-        [{"rows": rows, "columns": columns, "warps": warps, "programs": most} for rows, warps, most in first],
-        [
-            {
-                "down_rows": rows,
-                "down_columns": columns,
-                "down_warps": max(1, columns // 256),
-                "down_stages": stages,
-                "splits": splits,
-            }
-            for rows, stages, splits in second
-        ],
-    )
+def _enough(blocks: Sequence[Weights]) -> int:
+    """How many of ``blocks`` to measure on, all if need be."""
+    held = 0
+    for number, block in enumerate(blocks, 1):
+        held += block.d_ff * block.neuron_bytes
+        if number >= _BLOCKS and held >= _BYTES:
+            return number
+    return len(blocks)
 
 
-def nf4_stages(width: int) -> Stages:
-    """Tiles worth trying for NF4; at 4096 columns a row of codes is 2 KiB and a program has 4 to 8 KiB under way."""
-    columns = min(4096, max(256, width & -width))
-    first = [(4, 8, 0), (2, 4, 0), (1, 4, 0), (2, 4, 132 * 8)]
-    second = [(4, 1024, 4, 128), (8, 512, 4, 64), (4, 512, 2, 128), (8, 1024, 4, 64)]
-    return (
-        [{"rows": rows, "columns": columns, "warps": warps, "programs": most} for rows, warps, most in first],
-        [
-            {"down_rows": rows, "down_columns": min(wide, columns), "down_warps": warps, "splits": splits}
-            for rows, wide, warps, splits in second
-        ],
-    )
+def _best_tiles(trial: Trial, stages: Stages, timer: Timer, *, sparse: bool) -> tuple[Tiles, float]:
+    """The fastest of every stage on top of the fastest before, and its milliseconds."""
+    best, times = Tiles(), {}
+    for stage in stages:
+        options = [dataclasses.replace(best, **option) for option in stage]
+        times |= {option: timer(trial.kernels(option, sparse=sparse)) for option in options}
+        best = min(options, key=times.__getitem__)
+    return best, times[best]
 
 
-def _columns(width: int) -> int:
-    """The largest power of two up to 1024 that divides ``width``, so that no lane idles; 512 where it is small."""
-    divisor = width & -width
-    return min(1024, divisor) if divisor >= 256 else 512
+def _or_never(timer: Timer) -> Timer:
+    def timed(call: Callable[[], object]) -> float:
+        try:
+            return timer(call)
+        except Exception as error:  # Triton has exceptions of its own, and passes on those of its tools
+            logger.warning("One way through a block does not run on this card: %s", error)
+            return inf
+
+    return timed
 
 
-def graph_ms(call: Callable[[], object]) -> float:
-    """Median milliseconds of ``call`` on the current CUDA device, captured once and replayed."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):  # compiles, and lets libraries make their handles, neither of which can be captured
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    graph.replay()
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(_REPEATS + 1)]
-    events[0].record()
-    for event in events[1:]:
-        graph.replay()
-        event.record()
-    torch.cuda.synchronize()
-    times = sorted(begin.elapsed_time(end) for begin, end in pairwise(events))
-    return times[len(times) // 2]
+def _fastest(arm: str, measured: Mapping[str, float]) -> Way:
+    ways = {name.removeprefix(f"{arm}, "): ms for name, ms in measured.items() if name.startswith(arm)}
+    best = min(ways, key=ways.__getitem__)
+    if ways[best] == inf:
+        raise UserError("None of the kernels runs on this GPU, as the log explains: use the device cpu.")
+    return cast(Way, best)
+
+
+def _in_the_usual_layout(block: Matrices) -> Matrices:
+    """``block`` with a copy of down that is contiguous as [d, d_ff]."""
+    return dataclasses.replace(block, down=block.down.t().contiguous().t())
+
+
+def _free_bytes(device: torch.device) -> float:
+    """What is left of the card's memory, torch's unused share included; without a card no limit."""
+    if device.type != "cuda":
+        return inf
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused

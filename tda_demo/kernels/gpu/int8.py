@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from ...feedforward import FeedForward
-from .blocks import ActiveBuffer, Matrices, Scratch, Tiles, halves, launch
+from .blocks import ActiveBuffer, Scratch, Tiles
+from .matrices import Matrices, halves, launch
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ class Int8Matrices:
         return Matrices(gate, self.up.decoded(), self.down.float() * self.down_scale, *biases, self.activation)
 
     def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
-        """See ``gpu.Weights``."""
+        """See ``blocks.Weights``."""
         gate, gate_scale = (None, None) if self.gate is None else (self.gate.codes, self.gate.scale)
         launch(self, gate, self.up.codes, gate_scale, self.up.scale, x, active, scratch, tiles)
 

@@ -18,7 +18,8 @@ from torch import nn
 
 from ...errors import UserError
 from ...feedforward import FeedForward
-from .blocks import ActiveBuffer, Matrices, Scratch, Tiles, grid, halves, triton_programs
+from .blocks import ActiveBuffer, Scratch, Tiles, grid, triton_programs
+from .matrices import Matrices, halves
 
 BLOCK = 64
 
@@ -118,7 +119,7 @@ class Nf4Matrices:
         return Matrices(gate, self.up.decoded(), self.down.decoded(), *biases, self.activation)
 
     def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
-        """See ``gpu.Weights``; ``tiles.columns`` and ``down_columns`` count weights, at least 64."""
+        """See ``blocks.Weights``; ``tiles.columns`` and ``down_columns`` count weights, at least 64."""
         programs = triton_programs("nf4_programs")
         batch, width = x.shape
         shape: Any = {"D": width, "FF": self.d_ff, "ALL": active is None}
@@ -143,6 +144,7 @@ class Nf4Matrices:
             KIND=self.activation,
             ROWS=tiles.rows,
             BLOCKS=tiles.columns // BLOCK,
+            HELD=tiles.held,
             num_warps=tiles.warps,
         )
         programs.nf4_down_program[(tiles.splits, -(-width // tiles.down_columns), batch)](
@@ -156,6 +158,7 @@ class Nf4Matrices:
             **shape,
             ROWS=tiles.down_rows,
             BLOCKS=tiles.down_columns // BLOCK,
+            HELD=tiles.held,
             STAGES=tiles.down_stages,
             num_warps=tiles.down_warps,
         )

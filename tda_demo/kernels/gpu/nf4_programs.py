@@ -1,9 +1,9 @@
-"""The Triton programs for NF4 weights as bitsandbytes packs them; import this only where ``gpu.has_triton``.
+"""The Triton programs for NF4 weights as bitsandbytes packs them; import this only where ``support.has_triton``.
 
 A byte holds two weights, the first in its high half; 64 weights share a float32 ``absmax``. Tiles are [rows, blocks,
 32 bytes], so that a thread reads 16 bytes at once and a block's scale is read and multiplied once. The sixteen code
-values are looked up in a table that stays in the first-level cache. Each row of a batch is a program of its own, which
-reads the weights again.
+values are looked up in a table that stays in the first-level cache, or in a copy in shared memory. Each row of a batch
+is a program of its own, which reads the weights again.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -19,13 +19,22 @@ from .programs import activate, active_rows
 
 
 @triton.jit
-def _unpacked(codes, table):
-    """The two float32 code values, before scaling, of each byte."""
-    return tl.load(table + (codes >> 4)), tl.load(table + (codes & 15))
+def _unpacked(codes, table, HELD: tl.constexpr):
+    """The two float32 code values, before scaling, of each byte.
+
+    ``HELD``: looked up in a copy of the table in shared memory, which takes fewer instructions and more registers.
+    """
+    if HELD:
+        values = tl.load(table + tl.arange(0, 16))
+        flat = tl.ravel(codes).to(tl.int32)
+        high, low = tl.gather(values, flat >> 4, 0), tl.gather(values, flat & 15, 0)
+        return tl.reshape(high, codes.shape), tl.reshape(low, codes.shape)
+    else:
+        return tl.load(table + (codes >> 4)), tl.load(table + (codes & 15))
 
 
 @triton.jit
-def _products(x, codes, absmax, table, rows, valid, D: tl.constexpr, BLOCKS: tl.constexpr):
+def _products(x, codes, absmax, table, rows, valid, D: tl.constexpr, BLOCKS: tl.constexpr, HELD: tl.constexpr):
     """float32 [rows, BLOCKS], to be summed over its last axis: x [D] times the given NF4 rows."""
     total = tl.zeros([rows.shape[0], BLOCKS], tl.float32)
     byte = tl.arange(0, 32)
@@ -48,7 +57,7 @@ def _products(x, codes, absmax, table, rows, valid, D: tl.constexpr, BLOCKS: tl.
             eviction_policy="evict_first",
         )
         scale = tl.load(absmax + rows[:, None] * (D // 64) + blocks[None, :], mask=some, other=0.0)
-        high, low = _unpacked(packed, table)
+        high, low = _unpacked(packed, table, HELD)
         total += tl.sum(high * even[None, :, :] + low * odd[None, :, :], axis=2) * scale
     return total
 
@@ -75,6 +84,7 @@ def nf4_neurons_program(
     ALL: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCKS: tl.constexpr,
+    HELD: tl.constexpr,
 ):
     """As ``neurons_program``, of row ``program_id(1)`` of x."""
     active = FF if ALL else tl.load(count)
@@ -83,9 +93,9 @@ def nf4_neurons_program(
         places = tile * ROWS + tl.arange(0, ROWS)
         valid = places < active
         rows = active_rows(chosen, places, valid, ALL)
-        products = _products(x + row * D, up, up_absmax, table, rows, valid, D, BLOCKS)
+        products = _products(x + row * D, up, up_absmax, table, rows, valid, D, BLOCKS, HELD)
         if GLU:
-            opened = tl.sum(_products(x + row * D, gate, gate_absmax, table, rows, valid, D, BLOCKS), axis=1)
+            opened = tl.sum(_products(x + row * D, gate, gate_absmax, table, rows, valid, D, BLOCKS, HELD), axis=1)
         value = tl.sum(products, axis=1)
         if UP_BIAS:
             value += tl.load(up_bias + rows, mask=valid, other=0.0).to(tl.float32)
@@ -112,6 +122,7 @@ def nf4_down_program(
     ALL: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCKS: tl.constexpr,
+    HELD: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """As ``down_program``, of row ``program_id(2)`` of the activations; ``partial`` is [splits, batch, D]."""
@@ -137,7 +148,7 @@ def nf4_down_program(
         )
         scale = tl.load(absmax + rows[:, None] * (D // 64) + blocks[None, :], mask=some, other=0.0)
         weights = tl.load(activations + row * FF + places, mask=valid, other=0.0, eviction_policy="evict_last")
-        high, low = _unpacked(packed, table)
+        high, low = _unpacked(packed, table, HELD)
         factor = (scale * weights[:, None])[:, :, None]
         high_total += high * factor
         low_total += low * factor

@@ -1,0 +1,124 @@
+"""A transformers model in fixed memory, its one-token step prepared once, and the arm that decodes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...feedforward import find_blocks
+from ...kernels.gpu.capture import current_device
+from ...methods.base import ActiveSets
+from ..arm import Prefill
+from . import runners
+from .kernel_blocks import KernelBlock
+from .kernel_layers import install_layers
+from .static_cache import StaticPromptCache, attention_masks
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
+
+MakeRunner = Callable[[runners.Step], runners.Runner]
+
+
+class _Step:
+    """Token and position in, float32 [vocabulary] logits out, all in tensors that stay where they are.
+
+    Not a method of Decoder: the runner keeps it, and a cycle would keep a decoder's memory until Python looks for such.
+    """
+
+    def __init__(self, model: PreTrainedModel, kernels: list[KernelBlock], prompt_cache: Cache, positions: int) -> None:
+        device = model.device
+        self.model = model
+        self.token = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.cache = StaticPromptCache(prompt_cache, positions, self.position)
+        self.logits = torch.zeros(model.config.get_text_config().vocab_size, device=device)
+        self.seen: list[torch.Tensor] = []
+        # Attention layers of ours see the positions there are without a mask. One that is there already, whatever it
+        # holds, keeps transformers from building its own.
+        self.mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device) if install_layers(model) else None
+        if not kernels:
+            seen = self.seen
+            for block in find_blocks(model):
+                block.down.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+
+    def __call__(self) -> None:
+        self.seen.clear()
+        mask = self.mask
+        if mask is None:
+            mask = attention_masks(self.model.config, self.cache.positions, self.position, self.model.dtype)
+        output = self.model(
+            input_ids=self.token,
+            position_ids=self.position[None],
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.logits.copy_(output.logits[0, -1])
+        self.position.add_(1)
+
+
+class Decoder:
+    """A module tree of its own over a model's weights, its cache, and the step as ``make_runner`` runs it."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        kernels: list[KernelBlock],
+        prompt_cache: Cache,
+        positions: int,
+        make_runner: MakeRunner,
+    ) -> None:
+        step = _Step(model, kernels, prompt_cache, positions)
+        self.kernels = kernels
+        self.token, self.cache, self.logits, self._seen = step.token, step.cache, step.logits, step.seen
+        with torch.no_grad(), current_device(model.device):
+            self.runner = make_runner(step)
+
+    def set_active(self, active: ActiveSets) -> None:
+        """Rewrites the lists of neurons in place; the prepared step computes these from now on."""
+        for kernel_block, indices in zip(self.kernels, active.indices, strict=True):
+            if kernel_block.active is not None:
+                kernel_block.active.set(indices)
+
+    @torch.no_grad()
+    def step(self, token: int) -> torch.Tensor:
+        """Feeds one token; waits for the device once."""
+        device = self.token.device
+        with current_device(device):
+            self.token.fill_(token)
+            self.runner.run()
+            if device.type == "cuda":
+                torch.cuda.current_stream(device).synchronize()
+        return self.logits
+
+    def activations(self) -> list[torch.Tensor]:
+        """[1, d_ff or fewer] per layer; of a sparse kernel block's, as many places as neurons are active."""
+        if self.kernels:
+            return [kernel_block.scratch.activations for kernel_block in self.kernels]
+        return [seen.reshape(1, -1) for seen in self._seen]
+
+
+class CudaGraphArm:
+    """A decoder that has taken over a prompt; given back to the engine when the arm is gone."""
+
+    def __init__(self, decoder: Decoder, prefill: Prefill, weight_bytes: int, packing_ms: float = 0.0) -> None:
+        self.decoder = decoder
+        self.weight_bytes = weight_bytes
+        self.packing_ms = packing_ms
+        self.counts = prefill.active.counts() if any(each.active for each in decoder.kernels) else None
+        self.left = decoder.cache.positions - decoder.cache.fill(prefill.cache)
+
+    def step(self, token: int) -> torch.Tensor:
+        if self.left == 0:  # the replayed step would write beyond the cache
+            raise IndexError(f"this arm was made for {self.decoder.cache.positions} tokens, and has had them")
+        self.left -= 1
+        return self.decoder.step(token)
+
+    def activations(self) -> list[torch.Tensor]:
+        activations = self.decoder.activations()
+        if self.counts is None:
+            return activations
+        return [each[:, :count] for each, count in zip(activations, self.counts, strict=True)]

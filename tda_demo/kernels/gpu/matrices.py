@@ -1,0 +1,183 @@
+"""Feed-forward blocks whose weights are plain matrices by neuron, in a float dtype, and their two launches.
+
+Int8 codes by neuron (``int8``) are read by the same launches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ...feedforward import FeedForward
+from .blocks import ActiveBuffer, Scratch, Tiles, Weights, grid, padded, triton_programs
+
+
+class RowWeights(Weights, Protocol):
+    """Weights of which a neuron is a row in each matrix; ``down`` is [d_ff, d], the biases of gate and up [d_ff]."""
+
+    @property
+    def down(self) -> torch.Tensor: ...
+
+    @property
+    def gate_bias(self) -> torch.Tensor | None: ...
+
+    @property
+    def up_bias(self) -> torch.Tensor | None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Matrices:
+    """A block stored by neuron: ``gate`` (None in plain blocks), ``up`` and ``down`` [d_ff, d], all of one dtype.
+
+    ``gate_bias`` and ``up_bias`` [d_ff] and ``down_bias`` [d] are None where the model has none.
+    """
+
+    gate: torch.Tensor | None
+    up: torch.Tensor
+    down: torch.Tensor
+    gate_bias: torch.Tensor | None
+    up_bias: torch.Tensor | None
+    down_bias: torch.Tensor | None
+    activation: int
+
+    @classmethod
+    def of(cls, block: FeedForward, activation: int) -> Matrices:
+        """Views of the weights of ``block``; its down projection is laid out by neuron first, in place."""
+        down = by_neuron(block.down)
+        if block.fused:
+            gate, up = block.up.weight.detach().chunk(2)
+            gate_bias, up_bias = halves(block.up.bias)
+            return cls(gate, up, down, gate_bias, up_bias, block.down.bias, activation)
+        gate = None if block.gate is None else block.gate.weight.detach()
+        gate_bias = None if block.gate is None else block.gate.bias
+        return cls(gate, block.up.weight.detach(), down, gate_bias, block.up.bias, block.down.bias, activation)
+
+    @property
+    def down_scale(self) -> None:
+        return None
+
+    @property
+    def d_ff(self) -> int:
+        return self.up.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.up.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.up.device
+
+    @property
+    def neuron_bytes(self) -> int:
+        rows = [each[:1] for each in (self.gate, self.up, self.down, self.gate_bias, self.up_bias) if each is not None]
+        return sum(row.nbytes for row in rows)
+
+    def take(self, indices: torch.Tensor) -> Matrices:
+        """Packed copies of the neurons ``indices`` int64 [k]."""
+
+        def rows(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.index_select(0, indices)
+
+        return Matrices(
+            rows(self.gate),
+            self.up.index_select(0, indices),
+            self.down.index_select(0, indices),
+            rows(self.gate_bias),
+            rows(self.up_bias),
+            self.down_bias,
+            self.activation,
+        )
+
+    def to(self, dtype: torch.dtype) -> Matrices:
+        """Copies in ``dtype``."""
+
+        def cast(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.to(dtype)
+
+        return Matrices(
+            cast(self.gate),
+            self.up.to(dtype),
+            self.down.to(dtype),
+            cast(self.gate_bias),
+            cast(self.up_bias),
+            cast(self.down_bias),
+            self.activation,
+        )
+
+    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
+        launch(self, self.gate, self.up, None, None, x, active, scratch, tiles)
+
+
+def launch(
+    weights: RowWeights,
+    gate: torch.Tensor | None,
+    up: torch.Tensor,
+    gate_scale: torch.Tensor | None,
+    up_scale: torch.Tensor | None,
+    x: torch.Tensor,
+    active: ActiveBuffer | None,
+    scratch: Scratch,
+    tiles: Tiles,
+) -> None:
+    """``Weights.launch`` where an element is a number, in whatever dtype, times its row's scale if it has one."""
+    programs = triton_programs("programs")
+    batch, width = x.shape
+    shape: Any = {"D": width, "FF": weights.d_ff, "BATCH": batch, "PADDED": padded(batch), "ALL": active is None}
+    chosen, count = (None, None) if active is None else (active.chosen, active.count)
+    programs.neurons_program[(grid(weights.d_ff, tiles),)](
+        x,
+        gate,
+        up,
+        gate_scale,
+        up_scale,
+        weights.gate_bias,
+        weights.up_bias,
+        chosen,
+        count,
+        scratch.activations,
+        **shape,
+        GLU=gate is not None,
+        SCALED=up_scale is not None,
+        GATE_BIAS=weights.gate_bias is not None,
+        UP_BIAS=weights.up_bias is not None,
+        KIND=weights.activation,
+        ROWS=tiles.rows,
+        COLUMNS=tiles.columns,
+        num_warps=tiles.warps,
+    )
+    programs.down_program[(tiles.splits, -(-width // tiles.down_columns))](
+        scratch.activations,
+        weights.down,
+        chosen,
+        count,
+        scratch.partial,
+        **shape,
+        ROWS=tiles.down_rows,
+        COLUMNS=tiles.down_columns,
+        STAGES=tiles.down_stages,
+        num_warps=tiles.down_warps,
+    )
+
+
+def by_neuron(linear: nn.Linear) -> torch.Tensor:
+    """The weight of a down projection as contiguous [d_ff, d].
+
+    The linear keeps a transposed view of the same memory, so the model is as large as before; its numbers are the same.
+    """
+    weight = linear.weight.detach()
+    if not weight.t().is_contiguous():
+        weight = weight.t().contiguous().t()
+        linear.weight.data = weight
+    return weight.t()
+
+
+def halves(bias: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The biases of gate and up, from a fused one."""
+    if bias is None:
+        return None, None
+    gate, up = bias.detach().chunk(2)
+    return gate, up
