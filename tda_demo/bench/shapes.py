@@ -150,7 +150,7 @@ def measure_shapes(
             *mlp_contestants(engine.shared.blocks, engine.shared.choice, KEEPS),
         ]
         _measure(contestants, bandwidth, settings, report)
-        rows += _rows(contestants, bandwidth.gb_per_second, settings)
+        rows += _rows(contestants, bandwidth.gb_per_second)
         notes += _against_bitsandbytes(contestants)
         contestants.clear()  # and with them the decoders
     return ShapesTable(rows, bandwidth.gb_per_second, context, notes)
@@ -189,9 +189,9 @@ def _measure(
                 contestant.rounds.append(float(np.median(times)))
 
 
-def _rows(contestants: Sequence[Contestant], gb_per_second: float, settings: BenchSettings) -> Iterator[Row]:
+def _rows(contestants: Sequence[Contestant], gb_per_second: float) -> Iterator[Row]:
     for each in contestants:
-        row = row_of(each, contestants, gb_per_second, settings)
+        row = row_of(each, contestants, gb_per_second)
         alone = each.engine.startswith("MLP")  # blocks without the rest of a step
         yield dataclasses.replace(row, over_transformers=None) if alone else row
 
