@@ -51,9 +51,9 @@ class Prefill:
 class Arm(Protocol):
     """One decoder.
 
-    ``weight_bytes`` is what the last step read of weights, everything counted; before the first step what every step
-    will, None where that depends on the token. ``packing_ms`` is what making the copies of the active neurons took, 0
-    where none were made.
+    ``weight_bytes`` is what the last step read of weights, everything counted, copies for later steps too; before the
+    first step what every step will, None where that depends on the token. ``packing_ms`` is what making the copies of
+    the active neurons took before the first step, 0 where none were made.
     """
 
     @property
