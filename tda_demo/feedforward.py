@@ -71,6 +71,11 @@ class FeedForward:
         """Whether accelerate keeps its matrices elsewhere and puts them in for each call, in place of any others."""
         return any(linear.weight.is_meta for linear in self.linears)
 
+    @property
+    def can_be_packed(self) -> bool:
+        """Whether copies of some neurons' rows and columns can take the place of its matrices."""
+        return not (self.is_quantised or self.is_offloaded)
+
 
 def _values(linear: nn.Linear) -> torch.Tensor:
     """The values of ``linear.weight``, float32 [out, in], however bitsandbytes or accelerate may hold them."""

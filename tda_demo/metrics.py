@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import intervals
+
 if TYPE_CHECKING:
     from torch import Tensor  # methods of tensors are used, torch itself is not: the page starts without it
 
 WARM_UP_STEPS = 3
-_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """Median of dense over sparse step time, its 95 % bootstrap interval, and the number of positions ``n``."""
+    """Median of dense over sparse step time, its 95 % bootstrap interval, and the number of pairs of times ``n``."""
 
     median: float
     low: float
@@ -38,11 +39,15 @@ def speedup(dense_ms: Sequence[float], sparse_ms: Sequence[float]) -> Speedup | 
 
 
 def paired_speedup(dense_ms: Sequence[float], sparse_ms: Sequence[float]) -> Speedup:
-    """Median of the ratios of times taken in pairs, with the percentile bootstrap of that median under a fixed seed."""
+    """Median of the ratios of times taken in pairs one after the other; see ``intervals.of_series_median``."""
     ratios = np.asarray(dense_ms, dtype=np.float64) / np.asarray(sparse_ms, dtype=np.float64)
-    resampled = np.random.default_rng(0).choice(ratios, size=(_RESAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(resampled, axis=1), [2.5, 97.5])
-    return Speedup(float(np.median(ratios)), float(low), float(high), len(ratios))
+    return Speedup(float(np.median(ratios)), *intervals.of_series_median(ratios), len(ratios))
+
+
+def grouped_speedup(dense_ms: Sequence[Sequence[float]], sparse_ms: Sequence[Sequence[float]]) -> Speedup:
+    """Median of the ratios of times taken in pairs, as many of every prompt (outer): prompts are resampled first."""
+    ratios = np.asarray(dense_ms, dtype=np.float64) / np.asarray(sparse_ms, dtype=np.float64)
+    return Speedup(float(np.median(ratios)), *intervals.of_groups_median(ratios), ratios.size)
 
 
 def tokens_per_second(step_ms: Sequence[float]) -> float | None:

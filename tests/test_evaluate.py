@@ -16,6 +16,7 @@ import torch
 from families import FAMILIES
 from model_files import write_model
 from parity import random_sets, stored
+from scipy import stats
 from tiny import tiny
 from transformers import DynamicCache
 
@@ -26,6 +27,7 @@ from tda_demo.decode.arm import Prefill, engine_for
 from tda_demo.errors import UserError
 from tda_demo.evaluate import EvaluationSettings, evaluate, evaluation, scoring
 from tda_demo.evaluate.generation import compare
+from tda_demo.evaluate.result import summary
 from tda_demo.evaluate.sweep import Everything
 from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.feedforward import FeedForward
@@ -145,6 +147,25 @@ def test_short_texts_are_left_out_and_counted(lm: LoadedModel, texts: Path) -> N
     assert found["kl"] > 0 and 0 < found["sparsity"] < 1 and found["byte_bound"] > 1
     first = evaluate(lm, METHOD, texts, EvaluationSettings(PROMPT, SCORED, documents=2)).to_json()
     assert (first["documents"], first["short"]) == (2, 0)
+
+
+def test_the_interval_of_kl_is_over_texts(lm: LoadedModel, texts: Path, tmp_path: Path) -> None:
+    """Equally long texts, eight of them: Student's interval of the mean of each text's own KL."""
+    found = evaluate(lm, METHOD, texts, SETTINGS)
+    each: list[float] = []
+    for text in texts.read_text(encoding="utf-8").split("\n###\n"):
+        if len(text.split()) >= PROMPT + SCORED:
+            (tmp_path / "one.txt").write_text(text, encoding="utf-8")
+            alone = evaluate(lm, METHOD, tmp_path / "one.txt", SETTINGS).to_json()
+            assert alone["kl_low"] is None and alone["kl_high"] is None
+            each.append(alone["kl"])
+    low, high = stats.t.interval(0.95, len(each) - 1, np.mean(each), stats.sem(each))
+    told = found.to_json()
+    assert 0 < low < np.mean(each) == pytest.approx(told["kl"], rel=1e-5)
+    assert (told["kl_low"], told["kl_high"]) == pytest.approx((low, high), rel=2e-3)
+    assert f"95 % over texts: {low:.2f}" in summary(found)
+    exact = evaluate(lm, TDA(cett=0), texts, SETTINGS).to_json()
+    assert (exact["kl_low"], exact["kl_high"]) == (0, 0)
 
 
 def test_the_zero_setting_is_the_dense_model_exactly(lm: LoadedModel, texts: Path) -> None:

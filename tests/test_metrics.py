@@ -39,6 +39,56 @@ def test_interval_covers_a_planted_ratio_and_shrinks_with_n() -> None:
     assert many.high - many.low < few.high - few.low
 
 
+def of_noise(correlation: float, n: int, count: int) -> list[tuple[list[float], list[float]]]:
+    """Step times in ms of a dense arm and of one 1.25 times as fast, whose noise has a memory: AR(1)."""
+    random = np.random.default_rng(2)
+    noise = np.empty((count, n + 50))
+    noise[:, 0] = random.normal(size=count)
+    for step in range(1, n + 50):
+        noise[:, step] = correlation * noise[:, step - 1] + random.normal(size=count)
+    return [((10 + 0.1 * each).tolist(), [8.0] * n) for each in noise[:, 50:]]
+
+
+def of_single_draws(ratios: np.ndarray) -> tuple[float, float]:
+    resampled = np.random.default_rng(0).choice(ratios, size=(1000, len(ratios)))
+    low, high = np.percentile(np.median(resampled, axis=1), [2.5, 97.5])
+    return low, high
+
+
+@pytest.mark.parametrize(
+    ("correlation", "n", "least"), [(0.0, 16, 0.92), (0.0, 125, 0.92), (0.5, 125, 0.91), (0.7, 125, 0.87)]
+)
+def test_an_interval_holds_the_truth_where_neighbours_are_alike(correlation: float, n: int, least: float) -> None:
+    """300 simulated races: one standard error is 1.3 to 2 points, so ``least`` is two below what many more gave."""
+    races = of_noise(correlation, n, 300)
+    found = [metrics.paired_speedup(*race) for race in races]
+    holds = np.mean([each.low <= 1.25 <= each.high for each in found])
+    plain = [of_single_draws(np.array(dense) / np.array(sparse)) for dense, sparse in races]
+    assert holds >= least
+    assert holds >= np.mean([low <= 1.25 <= high for low, high in plain]) + 0.3 * correlation - 0.02
+
+
+def test_equal_times_give_equal_intervals_and_few_times_one_too() -> None:
+    (dense, sparse), *_ = of_noise(0.5, 40, 1)
+    assert metrics.paired_speedup(dense, sparse) == metrics.paired_speedup(dense, sparse)
+    assert metrics.paired_speedup([3.0], [2.0]) == metrics.Speedup(1.5, 1.5, 1.5, 1)
+    assert metrics.paired_speedup([3.0, 4.0], [2.0, 2.0]) == metrics.Speedup(1.75, 1.5, 2.0, 2)
+    for n in range(3, 20):
+        found = metrics.paired_speedup(dense[:n], sparse[:n])
+        assert found.low < found.median < found.high and found.n == n
+
+
+def test_prompts_that_differ_widen_the_interval_of_a_row() -> None:
+    random = np.random.default_rng(3)
+    alike = 1.25 + 0.01 * random.normal(size=(3, 6))
+    apart = alike + np.array([[-0.1], [0.0], [0.1]])
+    one, many = (metrics.grouped_speedup(each.tolist(), np.ones((3, 6)).tolist()) for each in (alike, apart))
+    assert one.n == many.n == 18 and one.high - one.low < 0.03
+    assert many.low < 1.17 and many.high > 1.33
+    assert many == metrics.grouped_speedup(apart.tolist(), np.ones((3, 6)).tolist())
+    assert metrics.grouped_speedup([[3.0]], [[2.0]]) == metrics.Speedup(1.5, 1.5, 1.5, 1)
+
+
 def test_equal_arms_have_speedup_one() -> None:
     times = [5.0, 7.0, 9.0, 4.0, 6.0, 8.0]
     assert metrics.speedup(times, times) == metrics.Speedup(1.0, 1.0, 1.0, 3)

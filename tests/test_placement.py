@@ -13,6 +13,9 @@ from tda_demo import placement
 from tda_demo.decode.arm import engine_for
 from tda_demo.decode.eager import EagerEngine, share_weights
 from tda_demo.errors import UserError
+from tda_demo.evaluate.result import quality
+from tda_demo.evaluate.scoring import score
+from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.methods import METHODS
 from tda_demo.models import LoadedModel, load_model
 from tda_demo.race import Finished, RaceSettings, race
@@ -78,6 +81,19 @@ def test_a_race_gives_what_the_model_in_one_place_gives(
     assert got.sparsity == pytest.approx(expected.sparsity) and max(expected.sparsity) > 0
     assert got.quality is not None and expected.quality is not None
     assert got.quality.kl == pytest.approx(expected.quality.kl, abs=1e-6)
+
+
+def test_evaluation_counts_what_the_parts_in_memory_save(parted: LoadedModel) -> None:
+    rule = METHODS["griffin"](keep=0.5).bind(parted)
+    ids = parted.prompt_ids(PROMPT)
+    (scores,) = score(parted, [rule], torch.tensor([[*ids, 40, 41]]), len(ids))
+    found = quality(scores, step_bytes(parted), rule)
+    engine = engine_for(parted, rule)
+    prefill = engine.prefill(ids, rule)
+    dense, arm = engine.dense_arm(prefill, 1), engine.sparse_arm(prefill, 1)
+    assert found.step_bytes == arm.weight_bytes
+    assert found.byte_bound == (dense.weight_bytes or 0) / (arm.weight_bytes or 1) > 1
+    assert found.mlp_share == pytest.approx(1 - 0.5 / len(parted.blocks))
 
 
 def test_a_second_tree_holds_no_weights_and_leaves_the_first_alone(parted: LoadedModel) -> None:

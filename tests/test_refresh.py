@@ -81,7 +81,9 @@ def test_every_third_step_is_dense_and_the_sets_after_it_are_those_of_float64(fa
         assert torch.equal(again.step(token), logits)
         counts = [len(layer) for layer in sets[index]]
         assert arm.computed() == counts == [each.shape[1] for each in arm.activations()]
-        assert arm.weight_bytes == dense - (3 * 70 - sum(counts)) * neuron
+        renews = index + 1 < len(TOKENS) and (index + 1) % EVERY == 0
+        copied = sum(len(layer) for layer in sets[index + 1]) if renews else 0
+        assert arm.weight_bytes == dense - (3 * 70 - sum(counts) - copied) * neuron
     assert sets[2] == sets[5] == [list(range(70))] * 3  # dense
     assert len({str(sets[at]) for at in (0, 3, 6)}) == 3  # and the sets did change
     judged = engine.judge(prefill, TOKENS)
@@ -118,15 +120,17 @@ def test_evaluation_refreshes_text_by_text_as_the_arm_does(family: str) -> None:
         # The prompt's last token runs again with the scored ones, so the arm begins one earlier; the sets are of all.
         whole, shorter = (engine.prefill(text[: len(prompt) - cut], chooser) for cut in (0, 1))
         arm: Any = engine.sparse_arm(type(whole)(**{**vars(whole), "cache": shorter.cache}), len(TOKENS))
-        loss, kept = 0.0, []
+        loss, kept, read = 0.0, [], []
         for fed, target in zip(text[len(prompt) - 1 :], text[len(prompt) :], strict=False):
             loss -= float(arm.step(fed).log_softmax(dim=0)[target])
             kept.append(arm.computed())
+            read.append(arm.weight_bytes)
         assert found.sparse_loss == pytest.approx(loss, rel=1e-4)
         assert found.kept == pytest.approx(np.mean(kept, axis=0))
         assert min(found.cett) > 0 and max(found.recall) < 1
-    read = quality(scores, step_bytes(lm), chooser)
-    assert 1 - read.mlp_share == pytest.approx(np.mean(read.sparsity), rel=1e-5)
+        alone = quality([found], step_bytes(lm), chooser)
+        assert alone.step_bytes == pytest.approx(np.mean(read)) and min(found.copied) > 0
+        assert alone.mlp_share == pytest.approx(1 - np.mean(alone.sparsity) + sum(found.copied) / (3 * 70))
 
 
 def test_never_refreshing_and_refreshing_nothing(lm: LoadedModel) -> None:
@@ -135,11 +139,12 @@ def test_never_refreshing_and_refreshing_nothing(lm: LoadedModel) -> None:
     ((never,), (late,), (exact,)) = score(lm, choosers, text, 12)
     assert (never.kl, never.kept, never.sparse_loss) == (late.kl, late.kept, late.sparse_loss)  # nothing was due yet
     assert never.cett == pytest.approx(late.cett) and never.recall == pytest.approx(late.recall)
+    assert exact.copied == late.copied == (0, 0, 0) and never.copied == ()  # sets that are everything need no copy
     assert exact.kl == 0 and exact.kept == (70, 70, 70) and exact.sparse_loss == exact.dense_loss
 
 
-def test_a_race_counts_the_dense_steps(lm: LoadedModel) -> None:
-    events = list(race(lm, METHOD, PROMPT, RaceSettings(max_new_tokens=10)))
+def test_a_race_counts_the_dense_steps_and_the_copies(lm: LoadedModel) -> None:
+    events = list(race(lm, METHOD, PROMPT, RaceSettings(max_new_tokens=9)))
     (read,) = (event for event in events if isinstance(event, PromptRead))
     (result,) = (event.result for event in events if isinstance(event, Finished))
     assert read.active is None and read.byte_bound is None
@@ -147,7 +152,8 @@ def test_a_race_counts_the_dense_steps(lm: LoadedModel) -> None:
     fired = np.array([step.fired for step in steps])
     assert (fired[EVERY - 1 :: EVERY] == 70).all() and (fired[0] < 70).any()
     assert result.sparsity == pytest.approx((1 - fired.mean(axis=0) / 70).tolist())
-    computed = fired.sum(axis=1).mean()
+    copied = fired[EVERY::EVERY].sum() / len(fired)  # every set but the prompt's
+    computed = fired.sum(axis=1).mean() + copied
     dense = result.dense.weight_bytes or 0
     assert result.byte_bound == pytest.approx(dense / (dense - (3 * 70 - computed) * 3 * 32 * 4))
 

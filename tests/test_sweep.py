@@ -68,7 +68,9 @@ def test_rows_are_what_evaluate_finds_and_dense_rows_what_rounding_costs(texts: 
     assert found[3].perplexity_float32 == found[0].perplexity
     for row, method in zip(found[1:3], METHODS, strict=True):
         alone = evaluate(load("float32"), method, texts, SETTINGS).to_json()
-        assert row.kl == pytest.approx(alone["kl"], rel=1e-5)
+        for name in ("kl", "kl_low", "kl_high"):
+            assert getattr(row, name) == pytest.approx(alone[name], rel=1e-5)
+        assert row.kl_low < row.kl < row.kl_high
         assert row.perplexity == pytest.approx(alone["perplexity"]["sparse"])
         assert row.byte_bound == pytest.approx(alone["byte_bound"])
         assert row.mlp_share == pytest.approx(1 - alone["sparsity"])

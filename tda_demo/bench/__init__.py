@@ -1,9 +1,9 @@
 """Speed tables: every contestant decodes the same continuation in turn, a few tokens at a time, in one run.
 
 Interleaved, so that whatever else the machine does falls on all of them alike. The machine's read bandwidth is measured
-in the same rounds. Sparse rows hold real active sets: the share ``keep`` of each layer's neurons that score highest on
-a real prompt, as packed copies; "in place" reads them from among all, as sets that change at every step would be: each
-neuron in one piece, the next one anywhere.
+in the same rounds. Sparse rows hold real active sets, GRIFFIN's: the share ``keep`` of each layer's neurons that score
+highest on a real prompt, as packed copies; "in place" reads them from among all, as sets that change at every step
+would be: each neuron in one piece, the next one anywhere.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ import numpy as np
 import torch
 
 from .. import metrics
-from ..cett import score, strengths
 from ..decode.arm import engine_for
 from ..decode.cpu.step import CpuStepEngine
 from ..decode.eager import bytes_per_step
 from ..decode.timed import ArmDecoder
-from ..feedforward import FeedForward
-from ..methods.base import Selector
+from ..methods import GRIFFIN
 from ..models import EMBEDDED, LoadedModel, load_model
 from ..precision import PRECISIONS, choose
 from ..progress import Progress, Report, silent
@@ -68,22 +66,6 @@ class Contestant:
     weight_bytes: int
     decoder: Decoder
     rounds: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class _TopShare(Selector):
-    """The share ``keep`` of neurons with the highest score over the prompt."""
-
-    keep: float
-
-    def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
-        chosen = score(strengths(activations)).topk(round(self.keep * block.d_ff)).indices
-        return torch.zeros(block.d_ff, dtype=torch.bool).index_fill(0, chosen, True)
-
-    def fired(
-        self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return torch.zeros(len(activations), dtype=torch.int64)
 
 
 class _ReadBandwidth:
@@ -130,7 +112,7 @@ def bench(
             times = contestant.decoder.times_ms(settings.settle + settings.block)[settings.settle :]
             if turn > 0:  # the first round compiles, maps pages and wakes threads
                 contestant.rounds.append(float(np.median(times)))
-    rows = [row_of(each, contestants, bandwidth.gb_per_second, settings) for each in contestants]
+    rows = [row_of(each, contestants, bandwidth.gb_per_second) for each in contestants]
     return Table(rows, bandwidth.gb_per_second)
 
 
@@ -168,20 +150,20 @@ def _arms(lm: LoadedModel, ids: list[int], report: Report) -> Iterator[Contestan
     engine = engine_for(lm)
     engine.warm_up(report)
     for keep in (1.0, *KEEPS):
-        prefill = engine.prefill(ids, _TopShare(keep))
+        prefill = engine.prefill(ids, GRIFFIN(keep).bind(lm))
         make = partial(engine.dense_arm if keep == 1 else engine.sparse_arm, prefill, _ROOM)
         arm = make()
         decoder = ArmDecoder(make, int(prefill.logits.argmax()), _ROOM)
-        engine_name, method = ("dense", "dense") if keep == 1 else ("sparse", "tda")
+        engine_name, method = ("dense", "dense") if keep == 1 else ("sparse", "griffin")
         yield Contestant(engine_name, lm.precision, method, keep, arm.weight_bytes or 0, decoder)
     if isinstance(engine, CpuStepEngine):
-        prefill = engine.prefill(ids, _TopShare(_IN_PLACE_KEEP))
+        prefill = engine.prefill(ids, GRIFFIN(_IN_PLACE_KEEP).bind(lm))
         decoder = ArmDecoder(partial(engine.in_place_arm, prefill, _ROOM), int(prefill.logits.argmax()), _ROOM)
         bytes_read = engine.in_place_arm(prefill, 1).weight_bytes or 0
-        yield Contestant("in place", lm.precision, "tda", _IN_PLACE_KEEP, bytes_read, decoder)
+        yield Contestant("in place", lm.precision, "griffin", _IN_PLACE_KEEP, bytes_read, decoder)
 
 
-def row_of(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: float, settings: BenchSettings) -> Row:
+def row_of(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: float) -> Row:
     def rounds_of(engine: str, precision: str) -> list[float] | None:
         found = [each for each in all_of_them if (each.engine, each.precision) == (engine, precision)]
         return found[0].rounds if found else None
@@ -213,5 +195,5 @@ def row_of(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: f
         efficiency=metrics.efficiency(speedup.median, bound) if speedup and bound else None,
         over_transformers=over("transformers", "bfloat16"),
         over_llama_cpp=over("llama.cpp", "Q4_1"),
-        n=len(contestant.rounds) * settings.block,
+        n=len(contestant.rounds),
     )

@@ -187,7 +187,7 @@ def measure_shapes(
         ]
         _measure(contestants, bandwidth, settings, report)
         _, highest = _higher(bandwidth.read_gb_per_second, bandwidth.copy_gb_per_second)
-        rows += _rows(contestants, highest, settings)
+        rows += _rows(contestants, highest)
         notes += _against_bitsandbytes(contestants)
         contestants.clear()  # and with them the decoders
         del engine
@@ -235,9 +235,9 @@ def _measure(contestants: Sequence[Contestant], bandwidth: Bandwidth, settings: 
                 contestant.rounds.append(float(np.median(times)))
 
 
-def _rows(contestants: Sequence[Contestant], gb_per_second: float, settings: BenchSettings) -> Iterator[Row]:
+def _rows(contestants: Sequence[Contestant], gb_per_second: float) -> Iterator[Row]:
     for each in contestants:
-        row = row_of(each, contestants, gb_per_second, settings)
+        row = row_of(each, contestants, gb_per_second)
         alone = each.engine.startswith("MLP")  # blocks without the rest of a step
         yield dataclasses.replace(row, over_transformers=None) if alone else row
 

@@ -9,10 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; times are medians.
+    """One line of the table; times are medians over the rounds' own medians.
 
-    ``speedup`` is over the dense row of the same precision (``low`` and ``high`` its 95 % interval), ``read_share`` the
-    share of the measured read bandwidth, ``over_*`` the speed relative to that engine's row.
+    ``speedup`` is over the dense row of the same precision: the median of the ratios of ``n`` rounds, not the ratio of
+    the two rows' times, with ``low`` and ``high`` its 95 % interval. ``read_share`` is the share of the measured read
+    bandwidth, ``over_*`` the ratio of that engine's row's time to this one's.
     """
 
     engine: str
@@ -38,9 +39,10 @@ def markdown(
 ) -> str:
     """The table with its machine named above it, every column with its unit; ``bandwidth`` says what was measured."""
     machine = environment.get("gpu") or environment["cpu"]
+    rounds = max((row.n for row in rows), default=0)
     head = (
         f"{machine}, {environment['threads']} threads, torch {environment['torch']}; "
-        f"measured {bandwidth} {gb_per_second:.1f} GB/s\n"
+        f"measured {bandwidth} {gb_per_second:.1f} GB/s; over dense: median of the ratios of {rounds} rounds\n"
     )
     titles = (
         "engine",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from ..feedforward import FeedForward
 from ..methods.base import ActiveSets, Plan, Selector
 from ..methods.renewal import RenewedSets, Renewing
 from ..methods.token import TokenRule
@@ -50,9 +51,9 @@ class Prefill:
 class Arm(Protocol):
     """One decoder.
 
-    ``weight_bytes`` is what the last step read of weights, everything counted; before the first step what every step
-    will, None where that depends on the token. ``packing_ms`` is what making the copies of the active neurons took, 0
-    where none were made.
+    ``weight_bytes`` is what the last step read of weights, everything counted, copies for later steps too; before the
+    first step what every step will, None where that depends on the token. ``packing_ms`` is what making the copies of
+    the active neurons took before the first step, 0 where none were made.
     """
 
     @property
@@ -113,6 +114,10 @@ class Engine(Protocol):
         """The same under the prefill's plan; a ``TokenArm`` where ``prefill.settled`` is None."""
         ...
 
+    def skips(self, chooser: Selector | TokenRule, block: FeedForward) -> bool:
+        """Whether the sparse arm under ``chooser`` leaves weights of ``block`` unread, or reads all and zeroes."""
+        ...
+
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         """Both models on ``tokens``, which follow the prompt, in one pass each."""
         ...
@@ -129,7 +134,7 @@ def engine_for(lm: LoadedModel, *choosers: Selector | TokenRule) -> Engine:
     if lm.is_spread:
         return EagerEngine(lm)
     rules = [chooser for chooser in choosers if isinstance(chooser, TokenRule)]
-    if has_layout(lm) and all(rule.kernel is not None for rule in rules):
+    if has_layout(lm) and all(rule.has_kernel for rule in rules):
         return CpuStepEngine(lm)
     if can_decode(lm) and not rules and not any(isinstance(chooser, Renewing) for chooser in choosers):
         return CudaGraphEngine(lm)

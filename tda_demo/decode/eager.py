@@ -91,6 +91,9 @@ class EagerEngine:
         arm.packing_ms = _now(self.lm.device) - begin
         return RefreshingArm(arm, prefill.plan) if isinstance(prefill.plan, RenewedSets) else arm
 
+    def skips(self, chooser: Selector | TokenRule, block: FeedForward) -> bool:
+        return block.can_be_packed and not isinstance(chooser, TokenRule)
+
     @torch.inference_mode()
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         sparse = share_weights(self.lm.model)
@@ -207,6 +210,7 @@ class EagerArm:
         self.cache = copy.deepcopy(prompt_cache)
         self.weight_bytes = bytes_per_step(model) + (rule.extra_bytes if rule else 0)
         self.packing_ms = packing_ms
+        self.copied_bytes = 0
         self.masked: tuple[torch.Tensor, ...] | None = None
         self._limits = ExitStack()
         self._seen: list[torch.Tensor] = []
@@ -223,9 +227,13 @@ class EagerArm:
         self._limits.close()
         if sets is not None:
             self._limits.enter_context(sets.on(self.blocks))
-        is_masked = sets is not None and any(block.is_quantised or block.is_offloaded for block in self.blocks)
+        is_masked = sets is not None and not all(block.can_be_packed for block in self.blocks)
         self.masked = sets.indices if sets is not None and is_masked else None
         self.weight_bytes = bytes_per_step(self.model)
+        limited = [] if sets is None else zip(self.blocks, sets.indices, strict=True)
+        self.copied_bytes = sum(
+            _bytes_of_neurons(block) for block, indices in limited if len(indices) < block.d_ff and block.can_be_packed
+        )
 
     @torch.inference_mode()
     def step(self, token: int) -> torch.Tensor:
@@ -286,6 +294,12 @@ def bytes_per_step(model: PreTrainedModel) -> int:
     looked_up = {id(table) for table in tables if head is None or table is not head.weight}
     read = sum(parameter.nbytes for parameter in model.parameters() if id(parameter) not in looked_up)
     return read + sum(table[0].nbytes for table in tables)
+
+
+def _bytes_of_neurons(block: FeedForward) -> int:
+    """Of all that ``block`` holds now; the bias of ``down`` belongs to no neuron."""
+    first = [part.nbytes for linear in block.linears[:-1] for part in linear.parameters(recurse=False)]
+    return sum(first) + block.down.weight.nbytes
 
 
 def _forward(

@@ -12,7 +12,13 @@ from .arm import Arm
 
 
 class Changing(Arm, Protocol):
-    """An arm that may be given other neurons between two steps."""
+    """An arm that may be given other neurons between two steps.
+
+    ``copied_bytes`` is what it read of the weights to pack those it was last given; 0 where it made no copies.
+    """
+
+    @property
+    def copied_bytes(self) -> int: ...
 
     def use(self, sets: ActiveSets | None) -> None:
         """From the next step on it computes ``sets``, or all neurons."""
@@ -22,7 +28,9 @@ class Changing(Arm, Protocol):
 class RefreshingArm:
     """Steps ``arm``, which has the neurons of ``sets``, and every ``sets.every``-th time with all neurons.
 
-    What that takes, the dense step, the choice and the copies, falls in the step where it happens.
+    What that takes, the dense step, the choice and the copies, falls in the step where it happens: in its time, and in
+    its ``weight_bytes`` what the dense step reads and what is read to make the copies. The bytes written are no weights
+    read, and the first set's copies belong to ``packing_ms``, before any step.
     """
 
     def __init__(self, arm: Changing, sets: RenewedSets) -> None:
@@ -42,6 +50,7 @@ class RefreshingArm:
         if due:
             self.sets = self.sets.renewed(self._seen)
             self.arm.use(self.sets)
+            self.weight_bytes = (self.weight_bytes or 0) + self.arm.copied_bytes
         return logits
 
     def activations(self) -> list[torch.Tensor]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..models import LoadedModel
 
 SHIPPED = ASSETS / "budgets"
+_FORMAT = 2  # of the count of bytes; part of a curve's name
 PROMPT_TOKENS, SCORE_TOKENS = 96, 64  # every passage is as long, whatever its language
 # Where on the dial the curve is measured, 0 dense and 1 sparsest; closest where some method turns from good to bad, and
 # at the dense end, where KL rises faster than in proportion and a straight line would promise too much of it.
@@ -76,6 +77,10 @@ class QualityCurve:
                 f"A budget of {most:.1%} of the MLP weight bytes cannot be met; it must be from 0 to 100 %."
             )
         falling = np.minimum.accumulate(self.mlp_share)
+        if falling[-1] >= 1 > most:
+            raise UserError(
+                f"{self.method} saves no weight bytes on this model at this precision: leave out the budget."
+            )
         if falling[-1] > most:
             raise UserError(
                 f"{self.method} reads {math.ceil(100 * falling[-1])} % of the MLP weight bytes at its sparsest: "
@@ -154,9 +159,21 @@ def quality_curve(lm: LoadedModel, method: Method, report: Report = silent) -> Q
 
 
 def kept_curve_path(lm: LoadedModel, method: Method) -> Path:
-    """Where this model's curve lives in the user's cache; of other passages or places it is another curve."""
+    """Where this model's curve lives in the user's cache; of other passages or places it is another curve.
+
+    So it is on another device, whose engine may skip nothing where this one's does.
+    """
     others = {name: value for name, value in method.settings().items() if name != method.dial.setting}
-    made_of = [others, PLACES, PROMPT_TOKENS, SCORE_TOKENS, [text.text for text in passages(held_out=False)]]
+    made_of = [
+        _FORMAT,
+        lm.device.type,
+        lm.is_spread,
+        others,
+        PLACES,
+        PROMPT_TOKENS,
+        SCORE_TOKENS,
+        [text.text for text in passages(held_out=False)],
+    ]
     name = f"{lm.fingerprint[:12]}-{lm.precision}-{method.name}-{digest(made_of)[:8]}.json"
     return cache_root() / "budgets" / name
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..models import LoadedModel
 
 BATCH = 4  # texts run at once: beyond it nothing gets faster on two cores, and logits take memory
-_FORMAT = 1  # of the records; part of their key
+_FORMAT = 2  # of the records; part of their key
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from .. import metrics
+from ..theory.statistics import LEAST_CLUSTERS, ratios
 from .scoring import Chooser, Score
 from .weight_bytes import StepBytes
 
@@ -18,6 +21,7 @@ class Quality:
 
     ``kl`` in nats per token, ``agreement``, ``sparsity`` and ``mlp_share`` (of the MLP's bytes, what a method adds
     included) 0..1; ``step_bytes`` and ``byte_bound`` of the mean active set; ``cett`` and ``recall`` of every layer.
+    ``kl_low`` and ``kl_high`` are the 95 % interval of ``kl`` over texts; None of fewer texts than an interval takes.
     """
 
     documents: int
@@ -25,6 +29,8 @@ class Quality:
     dense_perplexity: float
     sparse_perplexity: float
     kl: float
+    kl_low: float | None
+    kl_high: float | None
     agreement: float
     kept: tuple[float, ...]
     sparsity: tuple[float, ...]
@@ -39,13 +45,17 @@ def quality(scores: Sequence[Score], weights: StepBytes, chooser: Chooser) -> Qu
     """Adds up the ``scores``, at least one, that ``chooser`` got on a model whose weights are ``weights``."""
     tokens = sum(score.tokens for score in scores)
     kept = _by_layer([score.kept for score in scores])
-    read = weights.read(kept, chooser, _by_layer([score.unread for score in scores]))
+    unread, copied = (_by_layer([getattr(score, name) for score in scores]) for name in ("unread", "copied"))
+    read = weights.read(kept, chooser, unread, copied)
+    kl_low, kl_high = _kl_interval(scores)
     return Quality(
         documents=len(scores),
         scored_tokens=tokens,
         dense_perplexity=metrics.perplexity(sum(score.dense_loss for score in scores), tokens),
         sparse_perplexity=metrics.perplexity(sum(score.sparse_loss for score in scores), tokens),
         kl=sum(score.kl for score in scores) / tokens,
+        kl_low=kl_low,
+        kl_high=kl_high,
         agreement=sum(score.agreeing for score in scores) / tokens,
         kept=kept,
         sparsity=tuple(1 - count / width for count, width in zip(kept, weights.widths, strict=True)),
@@ -55,6 +65,14 @@ def quality(scores: Sequence[Score], weights: StepBytes, chooser: Chooser) -> Qu
         cett=_by_layer([score.cett for score in scores]),
         recall=_by_layer([score.recall for score in scores]),
     )
+
+
+def _kl_interval(scores: Sequence[Score]) -> tuple[float, float] | tuple[None, None]:
+    """Nats per token, whole texts the clusters; no KL is below 0."""
+    if len(scores) < LEAST_CLUSTERS:
+        return None, None
+    (found,) = ratios(np.array([[score.kl] for score in scores]), np.array([[score.tokens] for score in scores]))
+    return max(found.low, 0.0), found.high
 
 
 def _by_layer(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
@@ -103,12 +121,18 @@ class Evaluation:
             "scored_tokens": found.scored_tokens if found else 0,
             "perplexity": {"dense": found.dense_perplexity, "sparse": found.sparse_perplexity} if found else None,
             "kl": found.kl if found else None,
+            "kl_low": found.kl_low if found else None,
+            "kl_high": found.kl_high if found else None,
             "agreement": found.agreement if found else None,
             "sparsity": fmean(found.sparsity) if found else None,
             "mlp_share": found.mlp_share if found else None,
             "layers": {"sparsity": found.sparsity, "cett": found.cett, "recall": found.recall} if found else None,
         }
         return {**fields, **scored}
+
+
+def _interval(found: Quality) -> str:
+    return "" if found.kl_low is None else f" (95 % over texts: {found.kl_low:.4f} to {found.kl_high:.4f})"
 
 
 def summary(evaluation: Evaluation) -> str:
@@ -121,7 +145,7 @@ def summary(evaluation: Evaluation) -> str:
             f"{found.scored_tokens} tokens of {found.documents} documents of {evaluation.text}, "
             f"{evaluation.score_tokens} each after a prompt of {evaluation.prompt_tokens}",
             f"perplexity {found.dense_perplexity:.2f} dense, {found.sparse_perplexity:.2f} sparse ({more:+.1%})",
-            f"KL {found.kl:.4f} nats/token, agreement {found.agreement:.1%}",
+            f"KL {found.kl:.4f} nats/token{_interval(found)}, agreement {found.agreement:.1%}",
             f"sparsity {fmean(found.sparsity):.1%}, mask recall {fmean(found.recall):.1%}, "
             f"realised CETT {fmean(found.cett):.3f} (means over layers)",
             f"{found.mlp_share:.1%} of the MLP bytes read; byte bound {evaluation.byte_bound:.3f}x",

@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 class Row:
     """One point. ``kl`` (nats/token), ``agreement`` and the perplexities are against the dense float32 model.
 
+    ``kl_low`` and ``kl_high`` are the 95 % interval of ``kl`` over texts, None of fewer texts than an interval takes.
+    Sweeps of earlier versions are without both.
+
     ``mlp_share`` and ``byte_bound`` are against the dense model of the row's own precision; ``step_bytes`` are all
     weight bytes a step reads. ``cett`` and ``recall`` are means over layers. ``settings`` is JSON. ``speedup`` is over
-    the dense model of the row's precision, ``speedup_n`` the pairs of blocks it is the median of; a dense row's is that
-    of two equal arms. None where no times were taken. ``date`` is the day, UTC.
+    the dense model of the row's precision, ``speedup_n`` the pairs of blocks it is the median of, its interval over
+    prompts and pairs within them; a dense row's is that of two equal arms. ``tokens_per_second`` is not this row's own
+    rate but that of the dense model, timed once for all rows of the precision, times ``speedup``: rows are timed one
+    after the other, and what the machine does meanwhile would come between them. None where no times were taken.
+    ``date`` is the day, UTC.
     """
 
     model: str
@@ -34,6 +40,8 @@ class Row:
     settings: str
     precision: str
     kl: float
+    kl_low: float | None
+    kl_high: float | None
     agreement: float
     perplexity: float
     perplexity_float32: float
@@ -85,6 +93,8 @@ def row(
         settings=json.dumps(method.settings() if method else {}),
         precision=lm.precision,
         kl=found.kl,
+        kl_low=found.kl_low,
+        kl_high=found.kl_high,
         agreement=found.agreement,
         perplexity=found.sparse_perplexity,
         perplexity_float32=found.dense_perplexity,

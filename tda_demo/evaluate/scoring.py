@@ -46,6 +46,12 @@ class BatchPlan(Protocol):
         """
         return None
 
+    def copied(self) -> list[torch.Tensor]:
+        """Neurons that were packed anew, float64 [batch] per layer: the mean over the tokens that last ran. Empty where
+        sets are packed before the first token only, or not at all.
+        """
+        return []
+
     def left_out(self, lm: LoadedModel, reading: Reading) -> tuple[list[torch.Tensor], list[torch.Tensor]] | None:
         """Realised CETT and mask recall, float64 [batch] a layer, where they are known from what last ran only."""
         return None
@@ -82,10 +88,12 @@ class BatchRenewed(BatchPlan):
         self.histories = histories
         self.every = every
         self.used: list[tuple[torch.Tensor, ...]] = []  # what last ran, the masks of a token each
+        self.packed: list[tuple[torch.Tensor, ...]] = []  # those that were chosen anew
 
     def run(self, lm: LoadedModel, cache: Cache, inputs: torch.Tensor) -> torch.Tensor:
         plan, histories, logits = BatchSets(self.masks), self.histories, []
         self.used.clear()
+        self.packed.clear()
         everything = tuple(torch.ones_like(mask) for mask in self.masks)
         for stretch in inputs.split(self.every, dim=1):
             sparse, last = stretch[:, : self.every - 1], stretch[:, self.every - 1 :]
@@ -102,10 +110,19 @@ class BatchRenewed(BatchPlan):
                     for layer, a in zip(histories, seen, strict=True)
                 ]
                 plan = BatchSets(tuple(torch.stack([text.active() for text in layer]) for layer in histories))
+                self.packed.append(plan.masks)
         return torch.cat(logits, dim=1)
 
     def kept(self) -> list[torch.Tensor]:
         return [self._by_token(layer).sum(dim=2).double().mean(dim=1) for layer in range(len(self.masks))]
+
+    def copied(self) -> list[torch.Tensor]:
+        """As the compiled step does: a set is copied whole unless it is everything."""
+        counts = [torch.zeros(len(mask), dtype=torch.float64, device=mask.device) for mask in self.masks]
+        for masks in self.packed:
+            leaves_out = ~torch.stack([mask.all(dim=1) for mask in masks]).all(dim=0)
+            counts = [count + leaves_out * mask.sum(dim=1) for count, mask in zip(counts, masks, strict=True)]
+        return [count / len(self.used) for count in counts]
 
     def left_out(self, lm: LoadedModel, reading: Reading) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         batch, scored = reading.inputs.shape
@@ -184,7 +201,7 @@ class Score:
 
     ``dense_loss``, ``sparse_loss`` and ``kl`` in nats; ``agreeing`` tokens; of every layer ``kept`` neurons (mean over
     tokens), ``cett`` and ``recall``; ``unread`` weight bytes a token in the MLP and elsewhere (mean), empty where they
-    follow from ``kept``.
+    follow from ``kept``; ``copied`` neurons a token that were packed anew, empty where none were.
     """
 
     tokens: int
@@ -196,6 +213,7 @@ class Score:
     cett: tuple[float, ...]
     recall: tuple[float, ...]
     unread: tuple[float, ...] = ()
+    copied: tuple[float, ...] = ()
 
 
 @torch.inference_mode()
@@ -306,7 +324,7 @@ def compare(
     kept = torch.stack(plan.kept()).T.cpu()  # [batch, layers]
     exact = (kept == everything).all(dim=1)
     cett, recall = plan.left_out(lm, reading) or (choice.cett, choice.recall)
-    unread = plan.unread()
+    unread, copied = plan.unread(), plan.copied()
     if unread is not None:
         exact &= (unread == 0).all(dim=1).cpu()
     scores = []
@@ -323,6 +341,7 @@ def compare(
                 cett=tuple(float(layer[b]) for layer in cett),
                 recall=tuple(float(layer[b]) for layer in recall),
                 unread=() if unread is None else tuple(unread[b].tolist()),
+                copied=tuple(float(layer[b]) for layer in copied),
             )
         )
     return scores

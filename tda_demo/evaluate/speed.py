@@ -37,7 +37,7 @@ class SpeedSettings:
 
 @dataclass(frozen=True)
 class Measured:
-    """``speedup`` over dense with its 95 % interval and the ``n`` pairs of blocks it is the median of.
+    """``speedup`` over dense with its 95 % interval, over prompts and pairs within them, and the ``n`` pairs of blocks.
 
     ``tokens_per_second`` is the dense arm's times the speedup: rows are timed one after the other, and what the machine
     does meanwhile falls on both arms of a row but not on all rows alike.
@@ -90,14 +90,8 @@ def dense_ms(models: Sequence[LoadedModel], ids: list[int], chooser: Chooser, se
 
 def measured(row: Sequence[Blocks], dense_ms: float) -> Measured:
     """What the blocks of a row, one or more prompts', come to, where the dense arm takes ``dense_ms`` a step."""
-    dense, sparse = joined(row)
-    found = metrics.paired_speedup(dense, sparse)
+    found = metrics.grouped_speedup([each.dense for each in row], [each.sparse for each in row])
     return Measured(1000 / dense_ms * found.median, found.median, found.low, found.high, found.n)
-
-
-def joined(row: Sequence[Blocks]) -> tuple[list[float], list[float]]:
-    """The dense and the sparse blocks of all prompts."""
-    return [ms for blocks in row for ms in blocks.dense], [ms for blocks in row for ms in blocks.sparse]
 
 
 def _decoder(lm: LoadedModel, ids: list[int], chooser: Chooser, settings: SpeedSettings) -> ArmDecoder:

@@ -27,13 +27,13 @@ from .ledger import Ledger, digest
 from .row import Row, Texts, row
 from .scoring import Chooser, Reading, Score, compare, read
 from .shards import ALONE, Shard
-from .speed import Blocks, Measured, SpeedSettings, dense_ms, joined, measure, measured
+from .speed import Blocks, Measured, SpeedSettings, dense_ms, measure, measured
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
 
 Load = Callable[[str], "LoadedModel"]  # the model in a precision
-_FORMAT = 1
+_FORMAT = 2
 _Part = TypeVar("_Part")
 
 
@@ -191,7 +191,7 @@ def follow(
     for which, method in enumerate([None, *methods]):
         scores = [score for each in counted(seen) for score in arms.scores(each, which)]
         blocks.append([measure(lm, arms.choosers[which], ids, speed) for ids in counted(prompts)])
-        dense = median(joined([each for told in blocks for each in told])[0])
+        dense = median(ms for told in blocks for each in told for ms in each.dense)
         yield row(lm, method, arms.choosers[which], scores, named, measured(blocks[-1], dense))
 
 

@@ -1,4 +1,8 @@
-"""What a step reads of the weights, by arithmetic: the same count as the engines', without making their copies."""
+"""What a step reads of the weights, by arithmetic: the same count as the engines', without making their copies.
+
+What is skipped is asked of the engine that runs the method alone: a method that it only zeroes saves nothing. On a GPU
+the lists of active neurons and bitsandbytes' scales, some bytes a neuron, are left out.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
+from ..decode.arm import engine_for
 from ..decode.eager import bytes_per_step
 from ..feedforward import FeedForward
 from ..kernels.formats import encode, encode_by_neuron
@@ -38,8 +43,9 @@ class Read:
 
 @dataclass(frozen=True)
 class StepBytes:
-    """Bytes a dense step reads, and how many of them each of the ``widths[l]`` neurons of layer l accounts for."""
+    """Bytes a ``dense`` step of ``lm`` reads; each of the ``widths[l]`` neurons of layer l takes ``neurons[l]``."""
 
+    lm: LoadedModel
     dense: int
     neurons: tuple[NeuronBytes, ...]
     widths: tuple[int, ...]
@@ -51,25 +57,37 @@ class StepBytes:
             width * (each.gate + each.up + each.down) for each, width in zip(self.neurons, self.widths, strict=True)
         )
 
-    def read(self, kept: Sequence[float], chooser: Selector | TokenRule, unread: Sequence[float] = ()) -> Read:
-        """Of a step that computes ``kept`` neurons of each layer (means over texts are welcome).
+    def read(
+        self,
+        kept: Sequence[float],
+        chooser: Selector | TokenRule,
+        unread: Sequence[float] = (),
+        copied: Sequence[float] = (),
+    ) -> Read:
+        """Of a step under ``chooser`` that uses ``kept`` neurons of each layer (means over texts are welcome).
 
-        ``unread`` bytes of the MLP and of the rest, of a rule that leaves out other parts than neurons.
+        ``unread`` bytes of the MLP and of the rest, of a rule that leaves out other parts than neurons; ``copied``
+        neurons of each layer are read once more, to pack a new active set.
         """
         full, extra = (chooser.full, chooser.extra_bytes) if isinstance(chooser, TokenRule) else (frozenset(), 0)
-        if unread:
+        engine = engine_for(self.lm, chooser)
+        skipping = [engine.skips(chooser, block) for block in self.lm.blocks]
+        if unread and all(skipping):
             return Read(self.dense - sum(unread) + extra, 1 - (unread[0] - extra) / self.mlp)
         saved = 0.0
-        for each, count, width in zip(self.neurons, kept, self.widths, strict=True):
-            by_matrix = asdict(each)
-            saved += (width - count) * sum(size for matrix, size in by_matrix.items() if matrix not in full)
+        counts = zip(self.neurons, self.widths, kept, copied or [0] * len(kept), skipping, strict=True)
+        for each, width, count, again, skips in counts:
+            if skips:
+                by_matrix = asdict(each)
+                saved += (width - count) * sum(size for matrix, size in by_matrix.items() if matrix not in full)
+                saved -= again * sum(by_matrix.values())
         return Read(self.dense - saved + extra, 1 - (saved - extra) / self.mlp)
 
 
 def step_bytes(lm: LoadedModel) -> StepBytes:
-    """Counts the weights of ``lm`` as they are stored at its precision: on a CPU in the kernels' formats."""
-    if lm.device.type != "cpu":
-        return StepBytes(bytes_per_step(lm.model), tuple(_held(block) for block in lm.blocks), _widths(lm))
+    """Counts the weights of ``lm`` as a step reads them: on a CPU in the kernels' formats, unless it is spread."""
+    if lm.device.type != "cpu" or lm.is_spread:
+        return StepBytes(lm, bytes_per_step(lm.model), tuple(_held(block) for block in lm.blocks), _widths(lm))
     from ..decode.cpu.fast_linears import read_by_a_step
 
     dense = 0
@@ -84,7 +102,7 @@ def step_bytes(lm: LoadedModel) -> StepBytes:
             dense += module.weight[0].nbytes
         else:
             dense += sum(parameter.nbytes for parameter in module.parameters(recurse=False))
-    return StepBytes(dense, tuple(_stored_neuron(block, lm.precision) for block in lm.blocks), _widths(lm))
+    return StepBytes(lm, dense, tuple(_stored_neuron(block, lm.precision) for block in lm.blocks), _widths(lm))
 
 
 def _widths(lm: LoadedModel) -> tuple[int, ...]:

@@ -42,7 +42,7 @@ def limit(block: FeedForward, indices: torch.Tensor) -> Callable[[], None]:
     Blocks that bitsandbytes has quantised or accelerate has offloaded compute all neurons and have the activations of
     the others zeroed: the same function, with nothing saved.
     """
-    return mask(block, indices) if block.is_quantised or block.is_offloaded else install(block, pack(block, indices))
+    return install(block, pack(block, indices)) if block.can_be_packed else mask(block, indices)
 
 
 def mask(block: FeedForward, indices: torch.Tensor) -> Callable[[], None]:

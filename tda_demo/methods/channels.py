@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,12 +81,15 @@ class ChannelRule(TokenRule):
     def kernel(self) -> Any:
         from ..kernels.cpu.token.channels import Channels
 
-        layers = len(self.lm.blocks)
-        if self.lm.precision == "nf4" or len({block.d_ff for block in self.lm.blocks}) > 1:
+        if not self.has_kernel:
             return None
         arrays = by_channel(self.lm, [matrices(block) for block in self.lm.blocks])
         limits = np.stack(self.limits)[:, list(arrays.places)]
-        return Channels(*arrays.codes, limits=limits, counts=np.zeros((layers, 6), np.int64))
+        return Channels(*arrays.codes, limits=limits, counts=np.zeros((len(self.lm.blocks), 6), np.int64))
+
+    @cached_property
+    def has_kernel(self) -> bool:
+        return self.lm.precision != "nf4" and len({block.d_ff for block in self.lm.blocks}) == 1
 
     def read_by(self, kernel: Any, computed: np.ndarray) -> list[list[int]]:
         """Channels of each of ``matrices`` of every layer that the last step of ``kernel`` read, which computed

@@ -1,9 +1,9 @@
 """Active sets that are chosen anew while the text is written: a prompt's inertia made adaptive. Ours, for TDA.
 
-Neurons that are not computed cannot be observed. So every N-th step runs dense, its bytes and time counted; its
-activations enter the running score, and the sets are chosen anew by the limits found for the prompt. Our reading of how
-they enter: the score is a mean over tokens, and a dense step stands for the N tokens since the last one, so it counts N
-times.
+Neurons that are not computed cannot be observed. So every N-th step runs dense; its activations enter the running
+score, and the sets are chosen anew by the limits found for the prompt. The bytes and the time of that step are counted,
+and those of packing the new sets. Our reading of how activations enter: the score is a mean over tokens, and a dense
+step stands for the N tokens since the last one, so it counts N times.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ..feedforward import FeedForward
@@ -57,6 +58,11 @@ class TokenRule(ABC):
     @property
     def kernel(self) -> Any:
         return None
+
+    @cached_property
+    def has_kernel(self) -> bool:
+        """Whether ``kernel`` is not None; a rule overrides it whose kernel takes copying the model's weights."""
+        return self.kernel is not None
 
     @abstractmethod
     def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:

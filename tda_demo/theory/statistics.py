@@ -6,21 +6,27 @@ independent, and an interval that treats them as such is too narrow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import NormalDist
 
 import numpy as np
 
+from ..intervals import expanded_tail, student
+
 LEAST_CLUSTERS = 4  # fewer give no interval worth the name
+# Fewer have too few different resamples: at n = 4 the bootstrap's interval is the range of the values and holds a
+# normal mean 88.7 % of the time, at 6 93.2 %, at 12 93.8 %, at 16 94.9 %; Student's holds it 95 % at any n. A skewed
+# (exponential) mean it holds more often than the bootstrap up to 6, and a point less often from 7 to 12 (simulated).
+_ENOUGH_FOR_BOOTSTRAP = 16
 _RESAMPLES = 2000
-_NORMAL = NormalDist()
+
+Estimator = Callable[[np.ndarray], np.ndarray]
+"""How often each cluster counts, float64 [rows, clusters] -> the estimates, [rows, columns]."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % bootstrap interval over ``n`` clusters."""
+    """A value with its 95 % interval over ``n`` clusters."""
 
     value: float
     low: float
@@ -49,11 +55,12 @@ def ratios(numerators: np.ndarray, denominators: np.ndarray) -> list[Estimate]:
     out; a column whose denominators are all zero is 0 with an interval that says nothing (0 to 0).
     """
     numerators, denominators = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
-    weights = _resampled(len(numerators))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = numerators.sum(axis=0) / denominators.sum(axis=0)
-        resampled = (weights @ numerators) / (weights @ denominators)
-    return _estimates(values, resampled, len(numerators))
+
+    def of(weights: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (weights @ numerators) / (weights @ denominators)
+
+    return _estimates(of, len(numerators))
 
 
 def regression(responses: Sequence[np.ndarray], predictors: Sequence[np.ndarray]) -> list[Estimate]:
@@ -70,11 +77,12 @@ def regression(responses: Sequence[np.ndarray], predictors: Sequence[np.ndarray]
     designs = [np.column_stack([np.ones(len(own)), own]) for own in predictors]
     squares = np.stack([design.T @ design for design in designs])
     products = np.stack([design.T @ own for design, own in zip(designs, responses, strict=True)])
-    weights = _resampled(len(designs))
-    resampled_squares = np.einsum("rc,cij->rij", weights, squares)
-    resampled = np.einsum("rij,rj->ri", np.linalg.pinv(resampled_squares, hermitian=True), weights @ products)
-    values = np.linalg.pinv(squares.sum(axis=0), hermitian=True) @ products.sum(axis=0)
-    return _estimates(values, resampled, len(designs))
+
+    def of(weights: np.ndarray) -> np.ndarray:
+        own_squares = np.einsum("rc,cij->rij", weights, squares)
+        return np.einsum("rij,rj->ri", np.linalg.pinv(own_squares, hermitian=True), weights @ products)
+
+    return _estimates(of, len(designs))
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -112,34 +120,42 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.where(spread > 0, (first * second).sum(axis=-1) / np.where(spread > 0, spread, 1), 0.0)
 
 
-def _resampled(clusters: int) -> np.ndarray:
-    """How often each cluster is drawn in each resample: float64 [resamples, clusters], the same at every call."""
-    if clusters < LEAST_CLUSTERS:
-        raise ValueError(f"{clusters} clusters: at least {LEAST_CLUSTERS} are needed for an interval")
-    random = np.random.default_rng(0)
-    return random.multinomial(clusters, np.full(clusters, 1 / clusters), size=_RESAMPLES).astype(np.float64)
+def _estimates(of: Estimator, n: int) -> list[Estimate]:
+    """The estimates from all ``n`` clusters: by bootstrap, or where they are too few for that by the jackknife.
 
-
-def _estimates(values: np.ndarray, resampled: np.ndarray, n: int) -> list[Estimate]:
-    """Expanded percentile intervals (Hesterberg, arXiv 1411.5279): plain percentiles are too narrow for few clusters.
-
-    The tail is widened from 2.5 % to Phi(-t sqrt(n / (n - 1))), t Student's 97.5 % point with n - 1 degrees of freedom.
+    Raises:
+        ValueError: there are fewer than ``LEAST_CLUSTERS`` clusters.
     """
-    tail = 100 * _NORMAL.cdf(-_student(n - 1) * sqrt(n / (n - 1)))
-    estimates = []
-    for value, column in zip(values, resampled.T, strict=True):
-        finite = column[np.isfinite(column)]
-        low, high = np.percentile(finite, [tail, 100 - tail]) if np.isfinite(value) and len(finite) else (0.0, 0.0)
-        estimates.append(Estimate(float(value) if np.isfinite(value) else 0.0, float(low), float(high), n))
-    return estimates
+    if n < LEAST_CLUSTERS:
+        raise ValueError(f"{n} clusters: at least {LEAST_CLUSTERS} are needed for an interval")
+    values = of(np.ones((1, n)))[0]
+    interval = _bootstrap if n >= _ENOUGH_FOR_BOOTSTRAP else _jackknife
+    intervals = zip(*interval(of, values, n), strict=True)
+    return [
+        Estimate(float(value), float(low), float(high), n) if np.isfinite(value) else Estimate(0.0, 0.0, 0.0, n)
+        for value, (low, high) in zip(values, intervals, strict=True)
+    ]
 
 
-def _student(degrees: int) -> float:
-    """Student's 97.5 % point by its expansion in 1 / degrees (Abramowitz and Stegun 26.7.5); 0.2 % off at 3."""
-    z = _NORMAL.inv_cdf(0.975)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
+def _bootstrap(of: Estimator, values: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Expanded percentiles of 2,000 resamples of whole clusters, the same at every call."""
+    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
+    resampled = _finite(of(draws), values)
+    tail = 100 * expanded_tail(n)
+    low, high = np.nanpercentile(resampled, [tail, 100 - tail], axis=0)
+    return low, high
+
+
+def _jackknife(of: Estimator, values: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Student's interval, n - 1 degrees of freedom, with the jackknife's error: of a mean the usual one.
+
+    Every cluster is left out once; of ratios and regressions this needs no formula of their own.
+    """
+    without = _finite(of(np.ones((n, n)) - np.eye(n)), values)
+    error = np.sqrt((n - 1) * np.nanvar(without, axis=0))
+    return values - student(n - 1) * error, values + student(n - 1) * error
+
+
+def _finite(resampled: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """``resampled`` [rows, columns] with NaN where it is not finite; a column that has no value is 0."""
+    return np.where(np.isfinite(values), np.where(np.isfinite(resampled), resampled, np.nan), 0.0)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ...feedforward import find_blocks
+from ...feedforward import FeedForward, find_blocks
 from ...kernels.cpu.linear import NeuronMajor, RowMajor
 from ...kernels.cpu.threads import cores
 from ...methods.base import ActiveSets, Selector
@@ -89,6 +89,9 @@ class FastLinearsEngine:
         arm.packing_ms = (time.perf_counter() - begin) * 1e3
         return RefreshingArm(arm, prefill.plan) if isinstance(prefill.plan, RenewedSets) else arm
 
+    def skips(self, chooser: Selector | TokenRule, block: FeedForward) -> bool:
+        return not isinstance(chooser, TokenRule)
+
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         return self.eager.judge(prefill, tokens)
 
@@ -110,12 +113,18 @@ class FastLinearsArm:
         self.threads = torch.get_num_threads()
         self.weight_bytes = linears.nbytes + (rule.extra_bytes if rule else 0)
         self.packing_ms = 0.0
+        self.copied_bytes = 0
 
     def use(self, sets: ActiveSets | None) -> None:
         """From the next step on it computes packed copies of ``sets``, or all neurons."""
         linears = self.linears if sets is None else pack(self.linears, self.model, sets)
         install(linears, self.model)
         self.weight_bytes = linears.nbytes
+        self.copied_bytes = sum(
+            matrix.neuron_bytes
+            for name, matrix in linears.matrices.items()
+            if matrix is not self.linears.matrices[name]
+        )
 
     def step(self, token: int) -> torch.Tensor:
         with cores(self.threads):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ...feedforward import FeedForward
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.mlp import Neurons
 from ...kernels.cpu.threads import cores
@@ -98,6 +99,9 @@ class CpuStepEngine:
         """An arm that reads its active neurons wherever they lie among all, each in one piece; nothing is copied."""
         active = places(self.layout, prefill.active)
         return CpuStepArm(self.lm, self.layout, self.packer.records(), active, prefill.tokens + room, prefill.cache)
+
+    def skips(self, chooser: Selector | TokenRule, block: FeedForward) -> bool:
+        return not isinstance(chooser, TokenRule) or chooser.has_kernel
 
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         return self.eager.judge(prefill, tokens)
@@ -191,6 +195,7 @@ class PackedArm(CpuStepArm):
         everything = cpu.Active(packer.layout.first, None)
         super().__init__(lm, packer.layout, packer.layout.neurons, everything, positions, prompt_cache)
         self.packer = packer
+        self.copied_bytes = 0
         self._held: list[Packed] = []
         weakref.finalize(self, _take_back, packer, self._held)
         begin = time.perf_counter()
@@ -199,6 +204,7 @@ class PackedArm(CpuStepArm):
 
     def use(self, sets: ActiveSets | None) -> None:
         """From the next step on it computes ``sets``, or all neurons; the copies it has serve until it gets others."""
+        self.copied_bytes = 0
         if sets is None:
             self.neurons = self.layout.neurons
             self._use(cpu.Active(self.layout.first, None))
@@ -208,6 +214,8 @@ class PackedArm(CpuStepArm):
         self._held.append(packed)
         self.neurons = packed.neurons
         self._use(packed.active)
+        if packed.pages is not None:
+            self.copied_bytes = neuron_bytes(packed.neurons, packed.active)
 
 
 def _take_back(packer: Packer, held: list[Packed]) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...feedforward import FeedForward
 from ...kernels.activations import activation_of
 from ...kernels.gpu.capture import current_device
 from ...kernels.gpu.choice import Choice
@@ -129,6 +130,9 @@ class CudaGraphEngine:
         packing_ms = _now(self.lm.device) - begin
         decoder = Decoder(model, [], prefill.cache, _rounded(positions), self.make_runner)
         return CudaGraphArm(self._named(decoder), prefill, bytes_per_step(model), packing_ms)
+
+    def skips(self, chooser: Selector | TokenRule, block: FeedForward) -> bool:
+        return not isinstance(chooser, TokenRule)
 
     def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
         judgement = self.eager.judge(prefill, tokens)
