@@ -12,6 +12,7 @@ import torch
 from tiny import tiny
 
 from tda_demo.errors import UserError
+from tda_demo.estimates import regression
 from tda_demo.methods import TDA
 from tda_demo.models import LoadedModel
 from tda_demo.progress import Progress
@@ -22,7 +23,6 @@ from tda_demo.theory.inertia_verdict import Measured, conclude
 from tda_demo.theory.probes import Grid, Swap, echo, grid, swap
 from tda_demo.theory.reading import Reader, Stopped, active, importance, whole_words
 from tda_demo.theory.settings import InertiaSettings
-from tda_demo.theory.statistics import regression
 
 TEXTS = [" ".join(f"w{3 + (start * 5 + step * (start + 2)) % 90}" for step in range(24)) for start in range(12)]
 SMALL = InertiaSettings(sequences=8, length=16, prompts=4, tokens=20)

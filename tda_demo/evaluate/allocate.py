@@ -24,7 +24,8 @@ from ..feedforward import FeedForward
 from ..methods.tda import TDA
 from ..progress import Progress, Report, silent
 from .evaluation import cut, grouped
-from .scoring import BatchSets, Choice, compare, read
+from .plans import BatchSets
+from .scoring import Choice, compare, read
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -80,7 +81,7 @@ def sensitivity(lm: LoadedModel, *, weighted: bool = False, most: int = 24, repo
         done += len(group)
         if not len(ids):
             continue
-        reading = read(lm, [probe], ids, PROMPT_TOKENS)
+        reading = read(lm, [probe], ids, PROMPT_TOKENS, errors=False)
         (choice,) = reading.choices
         targets = ids[:, PROMPT_TOKENS:]
         tokens += targets.numel()

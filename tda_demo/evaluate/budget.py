@@ -191,7 +191,7 @@ def measure(lm: LoadedModel, method: Method, report: Report = silent) -> Quality
     report(Progress(stage, 0, len(texts), "passages"))
     for group in grouped(iter(texts)):
         if ids := cut(lm, group, PROMPT_TOKENS + SCORE_TOKENS).ids:
-            found = score(lm, choosers, torch.tensor(ids, device=lm.device), PROMPT_TOKENS)
+            found = score(lm, choosers, torch.tensor(ids, device=lm.device), PROMPT_TOKENS, errors=False)
             for collected, each in zip(scores, found, strict=True):
                 collected.extend(each)
         done += len(group)

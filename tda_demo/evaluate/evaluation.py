@@ -17,8 +17,9 @@ from ..methods.base import Method
 from ..progress import Progress, Report, silent
 from .generation import compare, write
 from .ledger import Ledger, digest
+from .plans import Chooser
 from .result import Evaluation, quality
-from .scoring import Chooser, Score, score
+from .scoring import Score, score
 from .shards import ALONE, Shard
 from .weight_bytes import step_bytes
 

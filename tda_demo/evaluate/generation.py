@@ -13,8 +13,8 @@ from ..decode.arm import Arm, engine_for
 from ..decode.sampling import Sampler, sampler
 from ..decode.text import decode
 from ..errors import UserError
+from .plans import Chooser
 from .result import Generation
-from .scoring import Chooser
 
 if TYPE_CHECKING:
     from ..models import LoadedModel

@@ -27,7 +27,8 @@ from ..methods import METHODS, Method
 from ..methods.settings import parse
 from ..models import load_model
 from .generation import tokens
-from .scoring import BatchPlan, follow, read
+from .plans import BatchPlan
+from .scoring import follow, read
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -144,7 +145,7 @@ class MethodLM(TemplateLM):
         if self._read is None or self._read[0] != context:
             # The last token stands twice: a reading scores what follows its prompt, and here nothing does.
             ids = torch.tensor([[*context, context[-1]]], device=self.lm.device)
-            reading = read(self.lm, [self.chooser], ids, len(context))
+            reading = read(self.lm, [self.chooser], ids, len(context), errors=False)
             self._read = context, (reading.cache, reading.choices[0].plan)
         return self._read[1]
 

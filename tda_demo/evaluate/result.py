@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from .. import metrics
-from ..theory.statistics import LEAST_CLUSTERS, ratios
-from .scoring import Chooser, Score
+from ..estimates import LEAST_CLUSTERS, ratios
+from .plans import Chooser
+from .scoring import Score
 from .weight_bytes import StepBytes
 
 

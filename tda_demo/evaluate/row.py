@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from ..environment import describe
 from ..methods.base import Method
+from .plans import Chooser
 from .result import quality
-from .scoring import Chooser, Score
+from .scoring import Score
 from .speed import Measured
 from .weight_bytes import step_bytes
 

@@ -16,7 +16,7 @@ import numpy as np
 from .. import metrics
 from ..decode.arm import engine_for
 from ..decode.timed import ArmDecoder
-from .scoring import Chooser
+from .plans import Chooser
 
 if TYPE_CHECKING:
     from ..models import LoadedModel

@@ -24,8 +24,9 @@ from ..methods.settings import parse
 from ..progress import Progress, Report, silent
 from .evaluation import BATCH, EvaluationSettings, Unit, cut, grouped
 from .ledger import Ledger, digest
+from .plans import Chooser
 from .row import Row, Texts, row
-from .scoring import Chooser, Reading, Score, compare, read
+from .scoring import Reading, Score, compare, read
 from .shards import ALONE, Shard
 from .speed import Blocks, Measured, SpeedSettings, dense_ms, measure, measured
 
@@ -226,7 +227,7 @@ class _Arms:
         ids = torch.tensor(unit.ids, device=self.lm.device)
         reading = read(self.lm, self.choosers, ids, self.prompt_tokens)
         same = self.lm is self.reference
-        expected = reading if same else read(self.reference, [], ids, self.prompt_tokens)
+        expected = reading if same else read(self.reference, [], ids, self.prompt_tokens, errors=False)
         return _Seen(expected.logits, reading, ids[:, self.prompt_tokens :])
 
     @torch.inference_mode()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from math import comb
 from typing import Any, Literal
 
-from .statistics import Estimate
+from ..estimates import Estimate
 
 Outcome = Literal["supported", "contradicted", "mixed", "no effect"]
 

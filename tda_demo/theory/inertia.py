@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import UserError
+from ..estimates import LEAST_CLUSTERS
 from ..progress import Progress, Report, silent
 from .drift import drift
 from .findings import Finding
@@ -39,7 +40,6 @@ from .inertia_verdict import Measured, conclude
 from .probes import echo, grid, swap
 from .reading import Reader, Stopped, cut_to, first_token, pieces, pieces_note, random_ids, whole_words
 from .settings import SHORTEST, InertiaSettings
-from .statistics import LEAST_CLUSTERS
 from .texts import english_passages
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..estimates import LEAST_CLUSTERS, Estimate, mean, means, regression
 from .claims import INERTIA
 from .drift import Drift, ranges
 from .findings import Check, Finding, Table, columns
 from .probes import Grid, Swap
-from .statistics import LEAST_CLUSTERS, Estimate, mean, means, regression
 
 _KINDS = ("natural", "random")
 _WAYS = ("parallel", "one by one")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .reading import Reader, active, importance
-from .statistics import jaccard
+from .similarity import jaccard
 
 Tick = Callable[[int], None]  # told how many tokens were read
 

@@ -34,6 +34,7 @@ import torch
 
 from ..decode.eager import share_weights
 from ..errors import UserError
+from ..estimates import LEAST_CLUSTERS, Estimate, mean, ratios
 from ..feedforward import find_blocks
 from ..kernels.activations import activation_field
 from ..methods.parts import activation_name
@@ -43,7 +44,6 @@ from .findings import Check, Finding, Table, columns
 from .gradients import BINS, NEAR, REACH, Tally, gradient_scale, signals, stack, tally
 from .reading import Stopped, pieces, pieces_note, plain_ids
 from .settings import RootCauseSettings
-from .statistics import LEAST_CLUSTERS, Estimate, mean, ratios
 from .texts import english_passages
 
 if TYPE_CHECKING:

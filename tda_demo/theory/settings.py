@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import UserError
-from .statistics import LEAST_CLUSTERS
+from ..estimates import LEAST_CLUSTERS
 from .texts import histories
 
 SHORTEST = 8  # tokens of a sequence of claim 3, so that there is something before and after the places looked at

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..estimates import LEAST_CLUSTERS, mean, means
 from ..progress import Progress, Report, silent
 from .claims import TRAINING
 from .findings import Check, Finding, Table
 from .gradients import Tally, gradient_scale, signals, stack, tally
 from .grammar import VOCABULARY, passages
 from .settings import TrainingSettings
-from .statistics import LEAST_CLUSTERS, mean, means
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -34,12 +34,13 @@ import numpy as np
 import torch
 
 from ..cett import score, strengths
+from ..estimates import LEAST_CLUSTERS
 from ..methods.parts import activation_name
 from ..progress import Progress, Report, silent
 from .findings import Finding
 from .reading import Reader, Stopped, active, block_inputs, first_token, importance, plain_ids, random_ids
 from .settings import UncertaintySettings
-from .statistics import LEAST_CLUSTERS, correlation, jaccard, ranks
+from .similarity import correlation, jaccard, ranks
 from .texts import Histories, histories
 from .transfer import recalls
 from .uncertainty_verdict import KINDS, REFERENCE, Movement, Transfer, conclude

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..estimates import mean, means
 from .claims import UNCERTAINTY
 from .findings import Check, Finding, Table, columns
-from .statistics import chance_jaccard, mean, means
+from .similarity import chance_jaccard
 
 KINDS = ("same topic", "paraphrase", "none", "other topic", "other language", "random tokens")
 REFERENCE, CEILING = KINDS.index("same topic"), KINDS.index("paraphrase")
