@@ -11,7 +11,8 @@ from model_files import write_model
 
 from tda_demo import placement
 from tda_demo.decode.arm import engine_for
-from tda_demo.decode.eager import EagerEngine, share_weights
+from tda_demo.decode.eager import EagerEngine
+from tda_demo.decode.trees import share_weights
 from tda_demo.errors import UserError
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score

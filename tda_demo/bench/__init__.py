@@ -20,8 +20,8 @@ import torch
 from .. import metrics
 from ..decode.arm import engine_for
 from ..decode.cpu.step import CpuStepEngine
-from ..decode.eager import bytes_per_step
 from ..decode.timed import ArmDecoder
+from ..decode.trees import bytes_per_step
 from ..methods import GRIFFIN
 from ..models import EMBEDDED, LoadedModel, load_model
 from ..precision import PRECISIONS, choose

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..decode.eager import share_weights
+from ..decode.trees import share_weights
 from ..feedforward import find_blocks
 from ..models import LoadedModel
 

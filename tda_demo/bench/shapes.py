@@ -20,11 +20,11 @@ import torch
 
 from .. import metrics
 from ..decode.arm import Prefill
-from ..decode.eager import share_weights
 from ..decode.gpu.decoder import CudaGraphArm, Decoder
 from ..decode.gpu.graph import CudaGraphEngine, supported
 from ..decode.gpu.kernel_blocks import use_usual_layout
 from ..decode.timed import ArmDecoder
+from ..decode.trees import share_weights
 from ..errors import UserError
 from ..feedforward import FeedForward
 from ..kernels.gpu.choice import Choice

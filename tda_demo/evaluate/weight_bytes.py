@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from torch import nn
 
 from ..decode.arm import engine_for
-from ..decode.eager import bytes_per_step
+from ..decode.trees import bytes_per_step
 from ..feedforward import FeedForward
 from ..kernels.formats import encode, encode_by_neuron
 from ..methods.base import Selector

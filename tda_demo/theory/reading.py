@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..decode.eager import share_weights
+from ..decode.trees import share_weights
 from ..errors import UserError
 from ..feedforward import FeedForward, find_blocks, observed
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..decode.eager import share_weights
+from ..decode.trees import share_weights
 from ..errors import UserError
 from ..estimates import LEAST_CLUSTERS, Estimate, mean, ratios
 from ..feedforward import find_blocks

@@ -24,8 +24,9 @@ from ...methods.token import TokenRule
 from ...precision import head_format
 from ...progress import Progress, Report, silent
 from ..arm import Judgement, Prefill
-from ..eager import EagerArm, EagerEngine, share_weights
+from ..eager import EagerArm, EagerEngine
 from ..refreshing import RefreshingArm
+from ..trees import share_weights
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel

@@ -16,7 +16,7 @@ from ...kernels.gpu.choice import Choice, choose_float, choose_int8, choose_nf4
 from ...kernels.gpu.int8 import Int8Matrices, is_int8, largest_of
 from ...kernels.gpu.matrices import Matrices
 from ...kernels.gpu.nf4 import BLOCK, Nf4Matrices, Requantisation
-from ..eager import bytes_per_step
+from ..trees import bytes_per_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

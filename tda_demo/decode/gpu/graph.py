@@ -33,7 +33,8 @@ from ...methods.base import Selector
 from ...methods.token import TokenRule
 from ...progress import Progress, Report, silent
 from ..arm import Judgement, Prefill
-from ..eager import EagerEngine, bytes_per_step, restrict, share_weights
+from ..eager import EagerEngine
+from ..trees import bytes_per_step, restrict, share_weights
 from . import runners
 from .block_weights import BlockWeights, read_blocks, readable
 from .decoder import CudaGraphArm, Decoder, MakeRunner
