@@ -26,6 +26,11 @@ class Speedup:
     high: float
     n: int
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the interval includes 1: no difference was measured."""
+        return self.low <= 1 <= self.high
+
 
 def speedup(dense_ms: Sequence[float], sparse_ms: Sequence[float]) -> Speedup | None:
     """Median over positions of dense step time / sparse step time at the same position, warm-up steps left out.

@@ -111,9 +111,8 @@ def test_numbers_carry_their_units() -> None:
 
 def test_a_speedup_whose_interval_includes_one_has_no_efficiency() -> None:
     texts = ["x"] * 20
-    uneven = [
-        event for index in range(20) for event in steps("sparse", texts, 11 if index % 2 else 13)[index : index + 1]
-    ]
+    noise = np.random.default_rng(0).uniform(9, 15, 20)
+    uneven = [steps("sparse", texts, ms)[index] for index, ms in enumerate(noise)]
     view = after(prompt_read(), *steps("dense", texts, 12), *uneven)
     assert slots(view)["efficiency"] == "–" and stage(view)["undecided"] == ["sparse"]
     decided = after(prompt_read(), *steps("dense", texts, 12), *steps("sparse", texts, 10))

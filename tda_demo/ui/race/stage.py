@@ -35,7 +35,7 @@ def stage(view: RaceView) -> dict[str, Any]:
     return {
         "phase": view.phase,
         "leader": _leader(view),
-        "undecided": [arm for arm in ARMS if arm != "dense" and _undecided(view.method(arm).speedup)],
+        "undecided": [arm for arm in ARMS if arm != "dense" and _is_undecided(view.method(arm))],
         "slots": slots,
         "texts": {arm: {"text": view.arm(arm).text, "part": _part(view, arm)} for arm in ARMS},
         "track": {arm: _bar(view, arm) for arm in ARMS},
@@ -61,14 +61,13 @@ def _method(own: MethodView) -> dict[str, str]:
     }
 
 
-def _undecided(speedup: Speedup | None) -> bool:
-    """Whether the interval includes 1."""
-    return speedup is not None and speedup.low <= 1 <= speedup.high
+def _is_undecided(own: MethodView) -> bool:
+    return own.speedup is not None and own.speedup.undecided
 
 
 def _efficiency(speedup: Speedup | None, bound: float | None) -> float | None:
     """None where no difference was measured: beside a low bound no gain at all would look like most of it."""
-    if speedup is None or bound is None or _undecided(speedup):
+    if speedup is None or bound is None or speedup.undecided:
         return None
     return metrics.efficiency(speedup.median, bound)
 
