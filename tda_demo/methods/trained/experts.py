@@ -6,8 +6,8 @@ Linear(E, E), which starts as the identity, on ``x / ||x||``; its target is the 
 over the largest; binary cross-entropy, Adam at 0.01.
 
 Ours: the first matrix of a GLU block is up; its activations count as ``|a_j| n_j``, n_j the norm of a column of down;
-"the largest" is the token's; where d_ff is no multiple of 32, some experts have a neuron more than others; the epoch of
-the best recall is kept.
+"the largest" is the token's; where d_ff is no multiple of 32, some experts have a neuron more than others; 20
+epochs where theirs are 30, on 17,000 tokens of the embedded model, and the epoch of the best recall is kept.
 """
 
 from __future__ import annotations
