@@ -2,7 +2,7 @@
 
 The paper's (arXiv 2310.17157): Linear(d, r), Linear(r, d_ff), no bias, nothing between them; binary cross-entropy in
 which what does not fire weighs ``w``, the share of what does plus 0.005; AdamW with weight decay 0.01, batches of 1024.
-Ours: it starts from the least-squares fit of rank r, in closed form, and learns for 4 epochs where theirs learns for 20;
+Ours: it starts from the least-squares fit of rank r, in closed form, and learns for 4 epochs, theirs for 20;
 the epoch of the best recall is kept. It sees 17,000 tokens of the embedded model where theirs sees 400,000, so a better
 predictor can be had than the one that races here.
 """
