@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..calibrate import shipped_passages
+from ..calibrate import SHIPPED, shipped_passages
 from ..feedforward import find_layers
 from ..files import cache_root, kept_name, write_text
 from ..later import inference_mode, nn, torch
@@ -91,11 +91,12 @@ def greedy(error: Callable[[np.ndarray], float], weights: Sequence[int]) -> np.n
 
 
 def channel_table(lm: LoadedModel, report: Report = silent) -> ChannelTable:
-    """The model's table: kept in the user's cache, or measured now and kept."""
+    """The model's table: the one in the user's cache, else shipped, else measured now and kept."""
     weights = tuple(np.array([each.in_features * each.out_features for each in matrices(b)]) for b in lm.blocks)
     kept = cache_root() / "thresholds" / f"{kept_name(lm.name, lm.fingerprint, lm.precision, 'teal')}.json"
-    if (table := _load(kept, weights)) is not None:
-        return table
+    for path in (kept, SHIPPED / kept.name):
+        if (table := _load(path, weights)) is not None:
+            return table
     table = measure(lm, weights, report)
     rows = [
         json.dumps({"magnitudes": magnitudes.tolist(), "path": path.tolist()})
