@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from tda_demo.calibrate import shipped_passages
+from tda_demo.methods.channel_shares import MOST
+from tda_demo.methods.quantiles import SHARES
 from tda_demo.weights.embedded import WHEEL_SHA256
 
 ROOT = Path(__file__).parent.parent
@@ -135,3 +137,13 @@ def test_shipped_quantiles_of_token_level_methods_are_of_the_embedded_model(name
     path = ASSETS / "thresholds" / f"SmolLM2-135M-Instruct-{WHEEL_SHA256[:12]}-{name}.json"
     layers = np.array(json.loads(path.read_text(encoding="utf-8")))
     assert len(layers) == 30 and np.isfinite(layers).all() and (np.diff(layers) >= 0).all()
+
+
+def test_the_shipped_table_of_teal_is_of_the_embedded_model() -> None:
+    path = ASSETS / "thresholds" / f"SmolLM2-135M-Instruct-{WHEEL_SHA256[:12]}-int8-teal.json"
+    layers = json.loads(path.read_text(encoding="utf-8"))
+    assert len(layers) == 30
+    for layer in layers:
+        magnitudes, steps = np.array(layer["magnitudes"]), np.array(layer["path"])
+        assert magnitudes.shape == (7, len(SHARES)) and (np.diff(magnitudes) >= 0).all()
+        assert (steps[0] == 0).all() and steps[-1] == pytest.approx([MOST] * 7) and (np.diff(steps, axis=0) >= 0).all()

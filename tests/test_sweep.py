@@ -31,7 +31,7 @@ from tda_demo.evaluate.ledger import Ledger
 from tda_demo.evaluate.shards import ALONE, Shard
 from tda_demo.evaluate.speed import SpeedSettings
 from tda_demo.evaluate.sweep import follow, grid, sweep
-from tda_demo.methods import GRIFFIN, TDA
+from tda_demo.methods import CATS, GRIFFIN, TDA, TEAL, TT, CoreInfer, Sketch
 from tda_demo.methods.base import Dial
 from tda_demo.methods.settings import Range, setting
 from tda_demo.models import LoadedModel
@@ -257,17 +257,20 @@ def test_a_curve_is_measured_on_calibration_text_once(
     assert len(list((own_cache / "budgets").iterdir())) == 1
 
 
+SHIPPED_CURVES = (TDA, GRIFFIN, CoreInfer, CATS, TEAL, TT, Sketch)  # all that need no training
+
+
 @pytest.mark.parametrize("path", sorted(budget.SHIPPED.iterdir()), ids=lambda path: path.stem)
 def test_a_shipped_curve_is_read(path: Path) -> None:
     told = json.loads(path.read_text(encoding="utf-8"))
     curve = QualityCurve(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
     assert curve.kl[0] == 0 and curve.documents == len(passages(held_out=False))
-    assert curve.mlp_share[0] == 1 and len(curve.mlp_share) == len(curve.kl) == len(curve.values)
+    assert curve.mlp_share[0] >= 1 and len(curve.mlp_share) == len(curve.kl) == len(curve.values)
 
 
 def test_shipped_curves_are_those_that_are_looked_for(lm: LoadedModel) -> None:
     embedded = dataclasses.replace(lm, fingerprint=WHEEL_SHA256, precision="int8")
-    wanted = {budget.kept_curve_path(embedded, method()).name for method in (TDA, GRIFFIN)}
+    wanted = {budget.kept_curve_path(embedded, method()).name for method in SHIPPED_CURVES}
     assert {path.name for path in budget.SHIPPED.iterdir()} == wanted
 
 

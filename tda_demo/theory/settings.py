@@ -63,7 +63,7 @@ class InertiaSettings:
 
     sequences: int = 16
     length: int = 32
-    prompts: int = 4
+    prompts: int = 8
     tokens: int = 512
     keep: float = 0.3
     seed: int = 0
