@@ -130,6 +130,17 @@ def test_who_leads_is_told_at_equal_time() -> None:
     assert stage(view)["leader"] == "sparse" and stage(after(prompt_read()))["leader"] is None
 
 
+def test_a_stopped_race_is_told_in_the_past() -> None:
+    view = after(prompt_read(), *steps("dense", ["x"] * 5, 12), *steps("sparse", ["x"] * 8, 10))
+    view.phase = "stopped"
+    assert slots(view)["lead"] == "GRIFFIN was 3 tokens ahead at equal decode time"
+
+
+def test_one_token_is_no_race() -> None:
+    view = after(prompt_read(), *steps("dense", ["x"], 12), Ended("dense", "length"))
+    assert slots(view)["lead"].startswith("One token")
+
+
 def test_the_place_of_the_slower_arm_is_marked_when_the_faster_ends() -> None:
     view = after(
         prompt_read(), *steps("dense", ["x"] * 15, 12), *steps("sparse", ["x"] * 20, 10), Ended("sparse", "length")

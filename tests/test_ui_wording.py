@@ -36,6 +36,18 @@ def test_totals_are_told_where_they_contradict_the_median() -> None:
     assert wording.totals(None, [], [], "GRIFFIN") == ""
 
 
+def test_an_interval_that_nearly_reaches_one_says_on_which_side() -> None:
+    assert wording.interval(Speedup(1.02, 1.0004, 1.05, 9)) == "95 % interval 1.0004–1.0500, n = 9"
+    assert wording.interval(Speedup(1.02, 0.9996, 1.05, 9)) == "95 % interval 1.00–1.05, n = 9"
+    assert wording.interval(FAST) == "95 % interval 1.10–1.30, n = 50"
+
+
+def test_the_price_is_told_in_both_units() -> None:
+    assert wording.price(1.715, 0.378) == (
+        "Its price: KL 1.72 nats/token, and another next token than dense's 62 % of the time."
+    )
+
+
 def test_noise_is_called_noise() -> None:
     assert "interval includes 1" in verdict(EVEN)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -74,7 +73,7 @@ def _figures(found: RaceResult | MethodResult, mlp_share: float | None, prompt: 
             f"{found.byte_bound:.2f}×" if found.byte_bound else _NONE,
             "the most that reading fewer weight bytes allows",
         ),
-        ("efficiency", f"{found.efficiency:.0%}" if found.efficiency else _NONE, "speedup / byte bound"),
+        ("efficiency", _efficiency(found), "speedup / byte bound"),
         ("sparsity", f"{np.mean(found.sparsity):.1%}", f"{leaves_out}, mean over layers"),
         ("MLP bytes", f"{mlp_share:.1%}" if mlp_share else _NONE, "read by a sparse step"),
         ("prompt", f"{found.sparse.prefill_ms:.0f} ms", prompt),
@@ -84,10 +83,18 @@ def _figures(found: RaceResult | MethodResult, mlp_share: float | None, prompt: 
     ]
 
 
+def _efficiency(found: RaceResult | MethodResult) -> str:
+    """Of a measured difference alone: beside a low bound no gain at all would look like most of it."""
+    if found.efficiency is None or found.speedup is None or found.speedup.undecided:
+        return _NONE
+    return f"{found.efficiency:.0%}"
+
+
 def _speedup(speed: metrics.Speedup | None) -> tuple[str, str]:
     if speed is None:
         return _NONE, "too few steps"
-    return f"{speed.median:.2f}×", f"95 % interval {speed.low:.2f}–{speed.high:.2f}, n = {speed.n}"
+    undecided = "; no difference was measured" if speed.undecided else ""
+    return f"{speed.median:.2f}×", f"95 % interval {speed.low:.2f}–{speed.high:.2f}, n = {speed.n}{undecided}"
 
 
 def _notes(result: RaceResult) -> str:
@@ -118,16 +125,23 @@ def _methods(result: RaceResult) -> list[RaceResult | MethodResult]:
 
 
 def _lead(result: RaceResult) -> list[tuple[str, str, str]]:
-    """Who was ahead at equal decode time: what the others had written when the first one ended."""
-    arms = sorted(_arms(result), key=lambda named: sum(named[1].step_ms))
-    ahead, first = arms[0]
-    if not first.step_ms:
+    """Who was ahead at equal decode time: what all had written when the first one ended.
+
+    The race's own schedule over again: whoever has used the least time steps next.
+    """
+    arms = _arms(result)
+    if not all(arm.step_ms for _, arm in arms):
         return []
-    *_, end = accumulate(first.step_ms)
-    written = [1 + sum(elapsed <= end for elapsed in accumulate(arm.step_ms)) for _, arm in arms]
+    elapsed, steps = [0.0] * len(arms), [0] * len(arms)
+    while True:
+        at = elapsed.index(min(elapsed))
+        elapsed[at] += arms[at][1].step_ms[steps[at]]
+        steps[at] += 1
+        if steps[at] == len(arms[at][1].step_ms):
+            break
     *others, last = (name for name, _ in arms)
-    tokens = " : ".join(map(str, written))
-    return [("at equal decode time", tokens, f"tokens of {', '.join(others)} and {last} when {ahead} ended")]
+    tokens = " : ".join(str(1 + count) for count in steps)
+    return [("at equal decode time", tokens, f"tokens of {', '.join(others)} and {last} when {arms[at][0]} ended")]
 
 
 def _arms(result: RaceResult) -> list[tuple[str, ArmResult]]:

@@ -18,7 +18,7 @@ _SHAPES = {"float32": "circle", "bfloat16": "square", "int8": "diamond", "nf4": 
 _COSTS: Sequence[tuple[str, Callable[[Fields], float | None], bool]] = (
     ("MB a step reads", lambda row: row["step_bytes"] / 1e6, False),
     ("share of the MLP bytes, %", lambda row: 100 * row["mlp_share"], False),
-    ("tokens/s: dense's times the measured speedup", lambda row: row["tokens_per_second"], True),
+    ("tokens/s (dense's × measured speedup)", lambda row: row["tokens_per_second"], True),
 )
 _QUALITIES: Sequence[tuple[str, Callable[[Fields], float | None], bool]] = (
     ("KL, nats/token", lambda row: row["kl"], False),

@@ -75,7 +75,9 @@ def loading(progress: Progress) -> str:
 def interval(speedup: Speedup | None) -> str:
     if speedup is None:
         return f"measured from the {ordinal(WARM_UP_STEPS + 1)} step on"
-    return f"95 % interval {speedup.low:.2f}–{speedup.high:.2f}, n = {speedup.n}"
+    near = any(round(end, 2) == 1 for end in (speedup.low, speedup.high))
+    digits = 4 if near and not speedup.undecided else 2  # which side of 1 it lies on is the verdict
+    return f"95 % interval {speedup.low:.{digits}f}–{speedup.high:.{digits}f}, n = {speedup.n}"
 
 
 def machine(environment: Mapping[str, Any]) -> list[list[str]]:
@@ -133,8 +135,8 @@ def verdict(
         f"{times(speedup.median)}: slower than dense. Skipping {skipped} leaves "
         f"{percent(1 / byte_bound)} of the weight bytes to read, which at best takes a step from {dense:.1f} ms to "
         f"{dense / byte_bound:.1f} ms; it took {sparse:.1f} ms. The rest may be work that sparsity does not remove, "
-        "such as attention, norms and launching each operation, or what it adds: predicting neurons, and reading rows "
-        "that lie scattered."
+        "such as attention, norms and launching each operation, or what the method adds: choosing what to read, and "
+        "reading what lies scattered."
     )
 
 
@@ -150,6 +152,13 @@ def totals(speedup: Speedup | None, dense_ms: Sequence[float], sparse_ms: Sequen
     return (
         f"All {count(shared, 'step')} together took dense {duration(dense)} and {name} {duration(sparse)}: "
         "a few slow ones weigh there, and decide who is ahead, but not in the median."
+    )
+
+
+def price(kl: float, agreement: float) -> str:
+    """What a method's choices cost on the dense text: ``kl`` in nats per token, ``agreement`` 0..1."""
+    return (
+        f"Its price: KL {kl:.2f} nats/token, and another next token than dense's {percent(1 - agreement)} of the time."
     )
 
 

@@ -40,9 +40,7 @@ def _percent(share: float | None) -> float | None:
 COSTS = {
     "bytes": Axis("bytes a token", "weight bytes read a token, MB", lambda point: point.megabytes),
     "share": Axis("MLP share", "share of the MLP weight bytes read, %", lambda point: _percent(point.share)),
-    "rate": Axis(
-        "tokens/s", "tokens/s: dense's times the measured speedup", lambda point: point.rate, more_is_better=True
-    ),
+    "rate": Axis("tokens/s", "tokens/s (dense's × measured speedup)", lambda point: point.rate, more_is_better=True),
 }
 QUALITIES = {
     "kl": Axis("KL", "KL to float32, nats/token", lambda point: point.kl),

@@ -42,7 +42,7 @@ def _provenance() -> list[list[str]]:
     timed = next((row["speedup_n"] for row in rows if row["speedup_n"]), None)
     told = [
         ["shipped sweep of", one["model"]],
-        ["text", f"{one['text']}, {one['scored_tokens']:,} scored tokens of {one['documents']}"],
+        ["text", f"{one['text']}, {one['scored_tokens']:,} scored tokens of {one['documents']} texts"],
         ["machine", f"{one['machine']}, {one['threads']} threads, torch {one['torch']}"],
         ["measured on", one["date"]],
     ]

@@ -99,7 +99,12 @@ def _verdict(view: RaceView) -> str:
     times, name = (result.dense.step_ms, result.sparse.step_ms), view.sparse.name
     sparsity, leaves_out = float(np.mean(result.sparsity)), METHODS[view.sparse.method].leaves_out
     said = wording.verdict(result.speedup, result.byte_bound, sparsity, *times, name, leaves_out)
-    return f"{said} {wording.totals(result.speedup, *times, name)}".rstrip()
+    cost = (
+        ""
+        if result.quality is None or view.rival.method
+        else wording.price(result.quality.kl, result.quality.agreement)
+    )
+    return " ".join(filter(None, [said, wording.totals(result.speedup, *times, name), cost if sparsity > 0 else ""]))
 
 
 def _duel(view: RaceView) -> str:
@@ -173,6 +178,8 @@ def _lead(view: RaceView) -> str:
         return _PROMISE
     if view.first_end is not None:
         first, tokens = view.first_end
+        if tokens[first] == 1:
+            return "One token, which the prompt itself decides: nothing to race for"
         others = [f"{view.arm_name(arm)} had written {tokens[arm]:,}" for arm in view.racing if arm != first]
         ended = wording.count(tokens[first], "token")
         return f"When {view.arm_name(first)} ended, at {ended}, {' and '.join(others)}"
@@ -184,7 +191,8 @@ def _lead(view: RaceView) -> str:
         return f"At equal decode time: {wording.standing(tokens)}"
     lead = max(tokens.values()) - min(tokens.values())
     name = view.arm_name(leader)
-    return f"{name[0].upper()}{name[1:]} is {wording.count(lead, 'token')} ahead at equal decode time"
+    is_ahead = "was" if view.over else "is"
+    return f"{name[0].upper()}{name[1:]} {is_ahead} {wording.count(lead, 'token')} ahead at equal decode time"
 
 
 def _bar(view: RaceView, arm: str) -> dict[str, float | None]:

@@ -43,8 +43,8 @@ def build(page: gr.Blocks, service: Service) -> None:
 def _plots() -> Components:
     tokens = live_plot(
         "Neurons, layer by token",
-        "A column is a token, a row a layer, the first on top. The prompt is counted among all neurons, what the "
-        "sparse arm writes among those it computes.",
+        "A column is a token, a row a layer, the first on top. What counts as fired is the method's own measure, of "
+        "the prompt among all neurons, of what the sparse arm writes among those it computes.",
         "Every token will add a column: how many of each layer's neurons fired for it.",
         kind="tokens",
         views=("fired", "computed"),
@@ -55,7 +55,8 @@ def _plots() -> Components:
         with gr.Column(scale=2, min_width=300):
             layers = live_plot(
                 "Kept per layer",
-                "What is computed of each layer, and what leaving out the rest did to it.",
+                "What is computed of each layer, and what leaving out the rest did on your prompt; a target is for the "
+                "calibration passages.",
                 "One bar per layer: the share of its neurons that is computed.",
                 kind="layers",
                 elem_id="layer-bars",
