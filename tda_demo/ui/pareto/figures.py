@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -110,7 +111,7 @@ def tip(point: Point, control: Mapping[str, Any] | None = None) -> list[str]:
     return [
         f"{method_name(point.method)} {settings(point)}".strip() + f", {point.precision}",
         *([f"{point.source} of {point.model}"] if point.source != SHIPPED else []),
-        f"KL {point.kl:.4f} nats/token{rise}, agreement {wording.percent(point.agreement, 1)}, against {against}",
+        f"KL {_kl(point)} nats/token{rise}, agreement {wording.percent(point.agreement, 1)}, against {against}",
         f"{wording.percent(point.share, 1)} of the MLP weight bytes, {point.megabytes:.1f} MB a token",
         *([f"does not beat the control {method_name(control['method'])}: KL {control['kl']:.4f}"] if control else []),
         speed,
@@ -119,9 +120,17 @@ def tip(point: Point, control: Mapping[str, Any] | None = None) -> list[str]:
     ]
 
 
+def _kl(point: Point) -> str:
+    low, high = (point.fields.get(end) for end in ("kl_low", "kl_high"))
+    return f"{point.kl:.4f}" + (f" ({low:.4f}–{high:.4f})" if low is not None else "")
+
+
 def settings(point: Point) -> str:
-    """``cett 0.2, online``: every setting that says something."""
-    told = {name: value for name, value in point.settings.items() if value not in (False, None, "", (), [])}
+    """``cett 0.2, online``: the dial, and every setting that is not the method's own default."""
+    method = METHODS.get(point.method)
+    usual = json.loads(json.dumps(method().settings())) if method else {}  # as a row holds them
+    dial = method.dial.setting if method else ""
+    told = {name: value for name, value in point.settings.items() if name == dial or value != usual.get(name)}
     return ", ".join(name if value is True else f"{name} {_shown(value)}" for name, value in told.items())
 
 
