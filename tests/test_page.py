@@ -116,7 +116,7 @@ def test_the_threshold_moves_by_keyboard_and_zero_is_exact(visitor: Visitor) -> 
     visitor.wait_for_phase("finished")
     assert visitor.text("dense") == visitor.text("sparse")
     assert visitor.slot("parting") == "never" and visitor.slot("sparsity") == "0.0 %"
-    assert "Every neuron was kept" in visitor.slot("verdict")
+    assert "Nothing was left out" in visitor.slot("verdict")
 
 
 def test_the_equaliser_scales_a_layer_and_resets(visitor: Visitor) -> None:
@@ -263,7 +263,7 @@ def test_hostile_output_is_shown_as_text(visitor: Visitor) -> None:
     """The stage and the tip, given what a model might write."""
     shown = visitor.page.evaluate(
         """hostile => {
-            const value = {phase: "finished", slots: {verdict: hostile}, track: {}, texts: {}};
+            const value = {phase: "finished", undecided: [], slots: {verdict: hostile}, track: {}, texts: {}};
             for (const arm of ["dense", "sparse", "rival"]) {
                 value.track[arm] = {share: 1, mark: null};
                 value.texts[arm] = {text: hostile, part: 10};
