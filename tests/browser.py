@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page, Playwright, Route
+from playwright.sync_api import Browser, Locator, Page, Playwright, Route
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = [
@@ -91,13 +91,17 @@ class Visitor:
         field = self.page.locator("#max-new-tokens input")
         if not field.is_visible():
             self.page.click("#decoding button >> nth=0")
-        for _ in range(20):  # a field that has just been mounted may still be given its default
-            field.fill(str(number))
+        self.fill(field, str(number))
+
+    def fill(self, field: Locator, text: str) -> None:
+        """Types ``text`` until it stays: a field that has just been mounted may still be given its default."""
+        for _ in range(20):
+            field.fill(text)
             field.press("Tab")
             self.page.wait_for_timeout(100)
-            if field.input_value() == str(number):
+            if field.input_value() == text:
                 return
-        raise AssertionError("the number of new tokens does not stay as typed")
+        raise AssertionError(f"'{text}' does not stay as typed")
 
     @property
     def phase(self) -> str:

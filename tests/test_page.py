@@ -244,10 +244,11 @@ def test_bad_input_gets_a_sentence_and_the_next_run_works(visitor: Visitor) -> N
     visitor.page.click("button#run")
     visitor.wait_for_notice("from 1 to 512")
     visitor.page.click("#method-settings button >> nth=0")
-    visitor.page.fill("#tda-exempt textarea, #tda-exempt input", "999")
+    exempt = visitor.page.locator("#tda-exempt textarea, #tda-exempt input")
+    visitor.fill(exempt, "999")
     visitor.ask(QUESTION, new_tokens=4)
     visitor.wait_for_notice("layer")
-    visitor.page.fill("#tda-exempt textarea, #tda-exempt input", "")
+    visitor.fill(exempt, "")
     visitor.ask(QUESTION)
     visitor.wait_for_phase("finished")
 
