@@ -71,6 +71,13 @@ def efficiency(measured: float, bound: float) -> float:
     return measured / bound
 
 
+def decided_efficiency(measured: Speedup | None, bound: float | None) -> float | None:
+    """``efficiency`` where a difference was measured: beside a low bound no gain at all would look like most of it."""
+    if measured is None or bound is None or measured.undecided:
+        return None
+    return efficiency(measured.median, bound)
+
+
 def agreement(dense_logits: np.ndarray, sparse_logits: np.ndarray) -> float:
     """Share of positions with equal argmax; both [positions, vocabulary]."""
     return float(np.mean(dense_logits.argmax(axis=-1) == sparse_logits.argmax(axis=-1)))

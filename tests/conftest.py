@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gpu_device  # noqa: F401 - first of all: it decides how Triton is imported
 import pytest
+from little_text import little_text, shared_cache  # noqa: F401 - fixtures
 from tiny import tiny
 
 from tda_demo.models import LoadedModel

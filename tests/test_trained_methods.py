@@ -16,12 +16,10 @@ from transformers import DynamicCache
 
 import tda_demo.models
 from tda_demo.__main__ import main
-from tda_demo.calibrate import Passages
 from tda_demo.decode.arm import engine_for
 from tda_demo.errors import UserError
-from tda_demo.methods import DejaVu, MoEfication, quantiles
+from tda_demo.methods import DejaVu, MoEfication
 from tda_demo.methods.token import TokenRule, between
-from tda_demo.methods.trained import text
 from tda_demo.methods.trained.artefact import path_of
 from tda_demo.methods.trained.experts import RouterRecipe, balanced_clusters
 from tda_demo.methods.trained.predictor import PredictorRecipe, least_squares
@@ -32,24 +30,9 @@ from tda_demo.progress import Progress
 from tda_demo.race import RaceSettings, race
 from tda_demo.result import summary
 
+pytestmark = pytest.mark.usefixtures("little_text")
 WIDTH, LAYERS, RANK, SIZE = 70, 3, 8, 8
 METHODS = {"dejavu": DejaVu(keep=0.4, rank=RANK), "moefication": MoEfication(keep=0.4, size=SIZE)}
-TEXTS = tuple(" ".join(f"w{3 + i * k % 90}" for i in range(30)) for k in (3, 7, 11, 13))
-
-
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("trained")
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch, shared_cache: Path) -> None:
-    """Little text; what one test trains, the next finds."""
-    for module in (text, quantiles):
-        monkeypatch.setattr(module, "shipped_passages", lambda: Passages("test", "0" * 64, TEXTS))
-    monkeypatch.setattr(text, "_WRITTEN", 8)
-    monkeypatch.setattr(text, "_LENGTH", 24)
-    monkeypatch.setenv("TDA_DEMO_CACHE", str(shared_cache))
 
 
 def steps(lm: LoadedModel) -> torch.Tensor:

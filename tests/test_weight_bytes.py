@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from little_text import TEXTS
 from parity import stored
 from tiny import PROMPT, tiny
 
 from tda_demo import metrics
-from tda_demo.calibrate import Passages
 from tda_demo.decode.arm import engine_for
 from tda_demo.decode.cpu.step import RuleArm
 from tda_demo.decode.eager import EagerEngine
@@ -22,11 +21,12 @@ from tda_demo.evaluate import budget
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
 from tda_demo.evaluate.weight_bytes import step_bytes
-from tda_demo.methods import CATS, METHODS, TEAL, TT, DejaVu, Method, MoEfication, Sketch, quantiles
+from tda_demo.methods import CATS, METHODS, TEAL, TT, DejaVu, Method, MoEfication, Sketch
 from tda_demo.methods.channels import ChannelRule, matrices
 from tda_demo.methods.token import TokenRule
-from tda_demo.methods.trained import text
 from tda_demo.models import LoadedModel
+
+pytestmark = pytest.mark.usefixtures("little_text")
 
 TOKEN_LEVEL: dict[str, Method] = {
     "sketch": Sketch(keep=0.5),
@@ -36,23 +36,7 @@ TOKEN_LEVEL: dict[str, Method] = {
     "dejavu": DejaVu(keep=0.4, rank=8),
     "moefication": MoEfication(keep=0.4, size=8),
 }
-TEXTS = tuple(" ".join(f"w{3 + i * k % 90}" for i in range(30)) for k in (3, 7, 11, 13))
 TOKENS = [40, 41, 17, 60, 33]
-
-
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("weight-bytes")
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch, shared_cache: Path) -> None:
-    """Little text to train on; what one test trains, the next finds."""
-    for module in (text, quantiles):
-        monkeypatch.setattr(module, "shipped_passages", lambda: Passages("test", "0" * 64, TEXTS))
-    monkeypatch.setattr(text, "_WRITTEN", 8)
-    monkeypatch.setattr(text, "_LENGTH", 24)
-    monkeypatch.setenv("TDA_DEMO_CACHE", str(shared_cache))
 
 
 def bound_to(lm: LoadedModel, name: str) -> TokenRule:

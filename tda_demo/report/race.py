@@ -63,6 +63,7 @@ def _hero(record: RaceRecord) -> list[tuple[str, str, str]]:
 def _figures(found: RaceResult | MethodResult, mlp_share: float | None, prompt: str) -> list[tuple[str, str, str]]:
     """What was measured of a method; ``prompt`` is what its prompt time was spent on."""
     quality, leaves_out = found.quality, METHODS.get(found.method, Method).leaves_out
+    efficiency = metrics.decided_efficiency(found.speedup, found.byte_bound)
     parting = _NONE
     if quality:
         parting = "never" if quality.divergence is None else f"token {quality.divergence + 1}"
@@ -73,7 +74,7 @@ def _figures(found: RaceResult | MethodResult, mlp_share: float | None, prompt: 
             f"{found.byte_bound:.2f}×" if found.byte_bound else _NONE,
             "the most that reading fewer weight bytes allows",
         ),
-        ("efficiency", _efficiency(found), "speedup / byte bound"),
+        ("efficiency", f"{efficiency:.0%}" if efficiency else _NONE, "speedup / byte bound"),
         ("sparsity", f"{np.mean(found.sparsity):.1%}", f"{leaves_out}, mean over layers"),
         ("MLP bytes", f"{mlp_share:.1%}" if mlp_share else _NONE, "read by a sparse step"),
         ("prompt", f"{found.sparse.prefill_ms:.0f} ms", prompt),
@@ -81,13 +82,6 @@ def _figures(found: RaceResult | MethodResult, mlp_share: float | None, prompt: 
         ("KL", f"{quality.kl:.3f}" if quality else _NONE, "nats per token, from dense"),
         ("texts part", parting, "first token that differs from dense"),
     ]
-
-
-def _efficiency(found: RaceResult | MethodResult) -> str:
-    """Of a measured difference alone: beside a low bound no gain at all would look like most of it."""
-    if found.efficiency is None or found.speedup is None or found.speedup.undecided:
-        return _NONE
-    return f"{found.efficiency:.0%}"
 
 
 def _speedup(speed: metrics.Speedup | None) -> tuple[str, str]:
@@ -130,7 +124,7 @@ def _lead(result: RaceResult) -> list[tuple[str, str, str]]:
     The race's own schedule over again: whoever has used the least time steps next.
     """
     arms = _arms(result)
-    if not all(arm.step_ms for _, arm in arms):
+    if not all(arm.step_ms and arm.ended != "stopped" for _, arm in arms):
         return []
     elapsed, steps = [0.0] * len(arms), [0] * len(arms)
     while True:

@@ -14,7 +14,6 @@ from .. import wording
 from .view import ARMS, MethodView, RaceView
 
 if TYPE_CHECKING:
-    from ...metrics import Speedup
     from ...result import Quality, RaceResult
 
 _CHOSEN = {True: "one set, from the prompt", False: "a new set at every token"}
@@ -52,7 +51,7 @@ def _method(own: MethodView) -> dict[str, str]:
         "speedup": wording.times(speedup.median if speedup else None),
         "interval": wording.interval(speedup) if own.prompt else "",
         "bound": wording.times(bound),
-        "efficiency": wording.percent(_efficiency(speedup, bound)),
+        "efficiency": wording.percent(metrics.decided_efficiency(speedup, bound)),
         "sparsity_of": f"{METHODS[own.method].leaves_out if own.method else Method.leaves_out} skipped, mean",
         **_costs(own),
         "agreement": wording.percent(quality.agreement if quality else None, 1),
@@ -63,13 +62,6 @@ def _method(own: MethodView) -> dict[str, str]:
 
 def _is_undecided(own: MethodView) -> bool:
     return own.speedup is not None and own.speedup.undecided
-
-
-def _efficiency(speedup: Speedup | None, bound: float | None) -> float | None:
-    """None where no difference was measured: beside a low bound no gain at all would look like most of it."""
-    if speedup is None or bound is None or speedup.undecided:
-        return None
-    return metrics.efficiency(speedup.median, bound)
 
 
 def _costs(own: MethodView) -> dict[str, str]:
