@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m tda_demo", description="Dynamic activation, measured.")
+    program = "python -m tda_demo" if __name__ == "__main__" else "tda-demo"  # the command that `pip install` makes
+    parser = Parser(prog=program, description="Dynamic activation, measured.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

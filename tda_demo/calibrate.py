@@ -14,14 +14,14 @@ import numpy as np
 from .cett import TailCurve, score, strengths, tail_curve, thresholds
 from .documents import PASSAGES, Document, count_documents, passages, read_documents
 from .feedforward import FeedForward, observed
-from .files import ASSETS, cache_root, kept_name, write_text
+from .files import DATA, cache_root, kept_name, write_text
 from .later import torch
 from .progress import Progress, Report, silent
 
 if TYPE_CHECKING:
     from .models import LoadedModel
 
-SHIPPED = ASSETS / "thresholds"
+SHIPPED = DATA / "thresholds"
 TARGETS = tuple(round(0.01 * step, 2) for step in range(61))  # the page's slider, step by step
 _MAX_TOKENS = 1024  # of a passage
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import UserError
-from .files import ASSETS
+from .files import DATA
 
-PASSAGES = ASSETS / "passages.jsonl"
+PASSAGES = DATA / "passages.jsonl"
 KEPT_CHARACTERS = 1 << 20  # of a plain text's document; what follows is read past
 _PIECE_BYTES = 1 << 16  # of a line taken at once, so that a line of any length is read in flat memory
 _LINE_BYTES = 1 << 26  # of a JSON line, which can only be parsed whole

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from .errors import UserError
 
-ASSETS = Path(__file__).parent.parent / "assets"  # what the project ships
+_PACKAGE = Path(__file__).resolve().parent
+DATA = _PACKAGE / "data"  # what the project ships for itself: texts, tables, a sweep
+_WHEEL_ASSETS = _PACKAGE / "assets"  # the checkout's top-level folder, which a wheel carries inside the package
+ASSETS = _WHEEL_ASSETS if _WHEEL_ASSETS.is_dir() else _PACKAGE.parent / "assets"  # what the browser gets
 
 
 def cache_root() -> Path:

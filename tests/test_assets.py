@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from tda_demo.calibrate import shipped_passages
+from tda_demo.files import DATA
 from tda_demo.methods.channel_shares import MOST
 from tda_demo.methods.quantiles import SHARES
 from tda_demo.weights.embedded import WHEEL_SHA256
 
 ROOT = Path(__file__).parent.parent
-ASSETS = ROOT / "assets"
-PASSAGES: list[dict] = [json.loads(line) for line in (ASSETS / "passages.jsonl").read_text("utf-8").splitlines()]
+PASSAGES: list[dict] = [json.loads(line) for line in (DATA / "passages.jsonl").read_text("utf-8").splitlines()]
 CALIBRATION = [passage for passage in PASSAGES if not passage["held_out"]]
 HELD_OUT = [passage for passage in PASSAGES if passage["held_out"]]
-EXAMPLES: list[dict] = json.loads((ASSETS / "examples.json").read_text("utf-8"))
+EXAMPLES: list[dict] = json.loads((DATA / "prompts.json").read_text("utf-8"))
 
 KINDS = {"prose", "dialogue", "code", "list", "letter", "explanation"}
 HUMAN = {"en", "fr", "de"}
@@ -122,7 +122,7 @@ def test_what_is_imported_is_pinned() -> None:
 
 
 def test_shipped_thresholds_are_of_the_embedded_model_and_the_shipped_passages() -> None:
-    read = [json.loads(path.read_text(encoding="utf-8")) for path in (ASSETS / "thresholds").iterdir()]
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in (DATA / "thresholds").iterdir()]
     tables = [table for table in read if isinstance(table, dict)]
     assert {table["weighted"] for table in tables} == {False, True}
     for table in tables:
@@ -134,13 +134,13 @@ def test_shipped_thresholds_are_of_the_embedded_model_and_the_shipped_passages()
 
 @pytest.mark.parametrize("name", ["int8-cats", "int8-tt", "int8-sketch-error", "bfloat16-sketch-error"])
 def test_shipped_quantiles_of_token_level_methods_are_of_the_embedded_model(name: str) -> None:
-    path = ASSETS / "thresholds" / f"SmolLM2-135M-Instruct-{WHEEL_SHA256[:12]}-{name}.json"
+    path = DATA / "thresholds" / f"SmolLM2-135M-Instruct-{WHEEL_SHA256[:12]}-{name}.json"
     layers = np.array(json.loads(path.read_text(encoding="utf-8")))
     assert len(layers) == 30 and np.isfinite(layers).all() and (np.diff(layers) >= 0).all()
 
 
 def test_the_shipped_table_of_teal_is_of_the_embedded_model() -> None:
-    path = ASSETS / "thresholds" / f"SmolLM2-135M-Instruct-{WHEEL_SHA256[:12]}-int8-teal.json"
+    path = DATA / "thresholds" / f"SmolLM2-135M-Instruct-{WHEEL_SHA256[:12]}-int8-teal.json"
     layers = json.loads(path.read_text(encoding="utf-8"))
     assert len(layers) == 30
     for layer in layers:

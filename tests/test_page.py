@@ -426,7 +426,7 @@ def test_nothing_can_be_uploaded(address: str) -> None:
 
 def test_only_the_page_s_own_scripts_are_served(address: str) -> None:
     assert httpx.get(f"{address}gradio_api/file={ROOT / 'assets' / 'plot.js'}").status_code == 200
-    for secret in (ROOT / "app.py", ROOT / "assets" / "passages.jsonl", "/etc/passwd"):
+    for secret in (ROOT / "app.py", ROOT / "tda_demo" / "data" / "passages.jsonl", "/etc/passwd"):
         assert httpx.get(f"{address}gradio_api/file={secret}").status_code == 403
 
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from tda_demo import metrics
 from tda_demo.errors import UserError
 from tda_demo.evaluate.row import Row
+from tda_demo.files import ASSETS
 from tda_demo.methods import METHODS
 from tda_demo.progress import Progress
 from tda_demo.race import Finished, PromptRead, RaceSettings, Stepped, race
 from tda_demo.report.record import RaceRecord, traced
 from tda_demo.result import MethodResult
-from tda_demo.ui.components import ASSETS
 from tda_demo.ui.loader import Loading, Models
 from tda_demo.ui.offers import Offers
 from tda_demo.ui.pareto import figures, runs

@@ -18,7 +18,7 @@ import torch
 
 from ..documents import passages
 from ..errors import UserError
-from ..files import ASSETS, cache_root, write_text
+from ..files import DATA, cache_root, write_text
 from ..methods.base import Method
 from ..progress import Progress, Report, silent
 from .evaluation import cut, grouped
@@ -30,7 +30,7 @@ from .weight_bytes import step_bytes
 if TYPE_CHECKING:
     from ..models import LoadedModel
 
-SHIPPED = ASSETS / "budgets"
+SHIPPED = DATA / "budgets"
 _FORMAT = 2  # of the count of bytes; part of a curve's name
 PROMPT_TOKENS, SCORE_TOKENS = 96, 64  # every passage is as long, whatever its language
 # Where on the dial the curve is measured, 0 dense and 1 sparsest; closest where some method turns from good to bad, and

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from ..documents import passages
-from ..files import ASSETS
+from ..files import DATA
 
 
 @dataclass(frozen=True)
@@ -27,5 +27,5 @@ def english_passages() -> tuple[str, ...]:
 
 def histories() -> tuple[Histories, ...]:
     """Sentences on different topics, each with its histories."""
-    lines = (ASSETS / "histories.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (DATA / "histories.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(Histories(**json.loads(line)) for line in lines)

@@ -14,7 +14,8 @@ from typing import Any
 import gradio as gr
 import plotly
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+from ..files import ASSETS
+
 PLOTLY = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
 _SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "save", "stage", "plot", "pareto", "equaliser", "lab")}
 

@@ -7,7 +7,7 @@ import socket
 import gradio as gr
 
 from ..errors import UserError
-from .components import ASSETS
+from ..files import ASSETS
 from .layout import build
 from .offers import Offers
 from .service import Service

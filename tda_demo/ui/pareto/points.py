@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ...files import DATA
 from ...report.page import finite
-from ..components import ASSETS
 
 if TYPE_CHECKING:
     from ...report.record import RaceRecord
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHIPPED, OWN, RACE = "shipped sweep", "your sweeps", "your last race"
 SOURCES = (SHIPPED, OWN, RACE)
-_FOLDER = ASSETS / "sweeps"
+_FOLDER = DATA / "sweeps"
 _TEXTS = ("model", "method", "settings", "precision", "text", "tokens_sha256", "machine", "torch", "date")
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from ...files import ASSETS, DATA
 from ..browser import in_browser, setter
-from ..components import ASSETS, notice
+from ..components import notice
 from ..limits import NO_RIVAL, Factors, Limits, RunRequest
 from ..offers import AUTOMATIC, EMBEDDED, Offers
 from .method_controls import Components, MethodControls, settings
@@ -71,7 +72,7 @@ def _prompt() -> Components:
         elem_id="prompt",
     )
     with gr.Row(elem_id="examples"):
-        for example in json.loads((ASSETS / "examples.json").read_text(encoding="utf-8")):
+        for example in json.loads((DATA / "prompts.json").read_text(encoding="utf-8")):
             setter(gr.Button(example["label"], size="sm", min_width=40), prompt, example["prompt"])
     with gr.Row(elem_id="actions"):
         return {
