@@ -16,8 +16,10 @@ from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
 import tda_demo
-from tda_demo.calibrate import Passages, ThresholdTable, calibrate, kept_table_path, save_table, threshold_table
+from tda_demo.calibrate import ThresholdTable, calibrate, kept_thresholds, threshold_table
+from tda_demo.calibration.passages import Passages
 from tda_demo.decode.arm import engine_for
+from tda_demo.documents import Document
 from tda_demo.errors import UserError
 from tda_demo.feedforward import observed
 from tda_demo.methods import CATS, GRIFFIN, METHODS, TDA, TEAL, TT, CoreInfer, Magnitude, Method, Random, Sketch
@@ -52,7 +54,7 @@ HARD: dict[str, Method] = {
 TOKEN_LEVEL = ("sketch", "cats", "tt", "teal")
 SEQUENCE_LEVEL = [name for name, method in HARD.items() if method.name not in TOKEN_LEVEL]
 TRAINED = ("dejavu", "moefication")  # have a matrix of their own, in test_trained_methods
-TEXTS = Passages("test", "0" * 64, tuple(" ".join(f"w{3 + (i * k) % 90}" for i in range(40)) for k in (3, 7, 11)))
+TEXTS = Passages("test", tuple(Document(" ".join(f"w{3 + (i * k) % 90}" for i in range(40)), k) for k in (3, 7, 11)))
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +70,7 @@ def table(family: str) -> ThresholdTable:
 
 def prepared(family: str) -> LoadedModel:
     lm = tiny(family)
-    save_table(table(family), kept_table_path(lm, weighted=False))
+    kept_thresholds(lm, weighted=False).save(table(family))
     return lm
 
 
