@@ -22,7 +22,21 @@ from tda_demo.decode.arm import engine_for
 from tda_demo.documents import Document
 from tda_demo.errors import UserError
 from tda_demo.feedforward import observed
-from tda_demo.methods import CATS, GRIFFIN, METHODS, TDA, TEAL, TT, CoreInfer, Magnitude, Method, Random, Sketch
+from tda_demo.methods import (
+    CATS,
+    GRIFFIN,
+    METHODS,
+    TDA,
+    TEAL,
+    TT,
+    CoreInfer,
+    Magnitude,
+    Method,
+    Random,
+    Sketch,
+    make_method,
+    method_named,
+)
 from tda_demo.models import PRECISIONS, LoadedModel
 from tda_demo.weights.embedded import NAME, WHEEL_SHA256
 
@@ -316,3 +330,12 @@ def test_every_method_is_in_the_matrix_and_its_dial_is_a_setting(name: str) -> N
     (field,) = [each for each in dataclasses.fields(method) if each.name == dial.setting]
     assert dial.dense in field.metadata["within"] and dial.sparsest in field.metadata["within"]
     assert name in TRAINED or getattr(ZERO[name], dial.setting) == dial.dense
+
+
+def test_a_method_is_made_by_name() -> None:
+    assert all(method_named(name) is method for name, method in METHODS.items())
+    assert make_method("tda", ["cett=0.3", "exempt=0,2"]) == TDA(cett=0.3, exempt=(0, 2))
+    with pytest.raises(UserError, match=r"There is no method 'magic'; there are: tda, sketch, .*, magnitude\."):
+        make_method("magic", ["cett=0.3"])
+    with pytest.raises(UserError, match="'tda' has no setting 'keep'"):
+        make_method("tda", ["keep=0.3"])
