@@ -46,6 +46,17 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class FirstEnd:
+    """How far the arms were at equal decode time: the ``arm`` that ended first, and the ``tokens`` of each one then.
+
+    Arms are called "dense", "sparse" and "rival".
+    """
+
+    arm: str
+    tokens: dict[str, int]
+
+
+@dataclass(frozen=True)
 class MethodResult:
     """What a race measured of one method, whose arm is ``sparse``; ``note`` says what it took to make, if much."""
 
@@ -71,7 +82,8 @@ class MethodResult:
 class RaceResult:
     """Everything a race measured, and what it was measured on: of the method as a ``MethodResult`` has it.
 
-    ``speedup_over_rival`` is the median of the rival's step time / the method's, as ``speedup`` is of the dense arm's.
+    ``first_end`` is None where a race was stopped, or an arm ended without a step. ``speedup_over_rival`` is the median
+    of the rival's step time / the method's, as ``speedup`` is of the dense arm's.
     """
 
     model: str
@@ -90,8 +102,23 @@ class RaceResult:
     quality: Quality | None
     environment: dict[str, Any]
     note: str = ""
+    first_end: FirstEnd | None = None
     rival: MethodResult | None = None
     speedup_over_rival: Speedup | None = None
+
+    @property
+    def methods(self) -> list[RaceResult | MethodResult]:
+        """What was measured of the method, and of its rival where there is one."""
+        return [self] if self.rival is None else [self, self.rival]
+
+    @property
+    def arms(self) -> list[tuple[str, ArmResult]]:
+        """Every arm with the name of its method."""
+        return [("dense", self.dense), *((found.method, found.sparse) for found in self.methods)]
+
+    @property
+    def machine(self) -> str:
+        return f"{self.environment.get('gpu') or self.environment['cpu']}, {self.environment['threads']} threads"
 
     def to_json(self) -> dict[str, Any]:
         """Plain types; ``speedup``, ``efficiency`` and ``quality`` are null where a run was too short to have them.
@@ -114,17 +141,14 @@ def _per_layer(sparsity: list[float]) -> dict[str, Any]:
 
 def summary(result: RaceResult) -> str:
     """The result as a few lines of text, every number with its unit."""
-    arms = [("dense", result.dense), (result.method, result.sparse)]
-    if result.rival is not None:
-        arms.append((result.rival.method, result.rival.sparse))
-    lines = [f"{result.model}, {result.precision} on {_machine(result)}, {result.engine}"]
-    for name, arm in arms:
+    lines = [f"{result.model}, {result.precision} on {result.machine}, {result.engine}"]
+    for name, arm in result.arms:
         rate = "too few steps to time" if arm.tokens_per_second is None else f"{arm.tokens_per_second:.1f} tokens/s"
         lines.append(f"\n[{name}: {arm.tokens} tokens, {rate}, prompt {arm.prefill_ms:.0f} ms]\n{arm.text}")
     lines.append("")
     if result.rival is None:
         return "\n".join([*lines, *_measured(result)])
-    for found in (result, result.rival):
+    for found in result.methods:
         settings = ", ".join(f"{name}={value}" for name, value in found.settings.items())
         lines += [f"{found.method} ({settings}), against dense:", *(f"  {line}" for line in _measured(found))]
     if speed := result.speedup_over_rival:
@@ -167,8 +191,3 @@ def _measured(found: RaceResult | MethodResult) -> list[str]:
 def _speedup(speed: Speedup, other: str) -> str:
     verdict = f" (slower than {other})" if speed.median < 1 else ""
     return f"speedup {speed.median:.3f}x, 95 % interval {speed.low:.3f} to {speed.high:.3f}, n = {speed.n}{verdict}"
-
-
-def _machine(result: RaceResult) -> str:
-    environment = result.environment
-    return f"{environment.get('gpu') or environment['cpu']}, {environment['threads']} threads"

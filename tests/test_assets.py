@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tda_demo.calibrate import shipped_passages
+from tda_demo.calibration.passages import calibration_passages
 from tda_demo.files import DATA
 from tda_demo.methods.channel_shares import MOST
 from tda_demo.methods.quantiles import SHARES
@@ -127,7 +127,7 @@ def test_shipped_thresholds_are_of_the_embedded_model_and_the_shipped_passages()
     assert {table["weighted"] for table in tables} == {False, True}
     for table in tables:
         assert table["fingerprint"] == WHEEL_SHA256
-        assert table["data_sha256"] == shipped_passages().sha256
+        assert table["data_sha256"] == calibration_passages().sha256
         assert len(table["thresholds"]) == 30
         assert all(layer == sorted(layer) and layer[0] == 0 for layer in table["thresholds"])
 

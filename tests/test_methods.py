@@ -16,11 +16,27 @@ from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
 import tda_demo
-from tda_demo.calibrate import Passages, ThresholdTable, calibrate, kept_table_path, save_table, threshold_table
+from tda_demo.calibrate import ThresholdTable, calibrate, kept_thresholds, threshold_table
+from tda_demo.calibration.passages import Passages
 from tda_demo.decode.arm import engine_for
+from tda_demo.documents import Document
 from tda_demo.errors import UserError
 from tda_demo.feedforward import observed
-from tda_demo.methods import CATS, GRIFFIN, METHODS, TDA, TEAL, TT, CoreInfer, Magnitude, Method, Random, Sketch
+from tda_demo.methods import (
+    CATS,
+    GRIFFIN,
+    METHODS,
+    TDA,
+    TEAL,
+    TT,
+    CoreInfer,
+    Magnitude,
+    Method,
+    Random,
+    Sketch,
+    make_method,
+    method_named,
+)
 from tda_demo.models import PRECISIONS, LoadedModel
 from tda_demo.weights.embedded import NAME, WHEEL_SHA256
 
@@ -52,7 +68,7 @@ HARD: dict[str, Method] = {
 TOKEN_LEVEL = ("sketch", "cats", "tt", "teal")
 SEQUENCE_LEVEL = [name for name, method in HARD.items() if method.name not in TOKEN_LEVEL]
 TRAINED = ("dejavu", "moefication")  # have a matrix of their own, in test_trained_methods
-TEXTS = Passages("test", "0" * 64, tuple(" ".join(f"w{3 + (i * k) % 90}" for i in range(40)) for k in (3, 7, 11)))
+TEXTS = Passages("test", tuple(Document(" ".join(f"w{3 + (i * k) % 90}" for i in range(40)), k) for k in (3, 7, 11)))
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +84,7 @@ def table(family: str) -> ThresholdTable:
 
 def prepared(family: str) -> LoadedModel:
     lm = tiny(family)
-    save_table(table(family), kept_table_path(lm, weighted=False))
+    kept_thresholds(lm, weighted=False).save(table(family))
     return lm
 
 
@@ -314,3 +330,12 @@ def test_every_method_is_in_the_matrix_and_its_dial_is_a_setting(name: str) -> N
     (field,) = [each for each in dataclasses.fields(method) if each.name == dial.setting]
     assert dial.dense in field.metadata["within"] and dial.sparsest in field.metadata["within"]
     assert name in TRAINED or getattr(ZERO[name], dial.setting) == dial.dense
+
+
+def test_a_method_is_made_by_name() -> None:
+    assert all(method_named(name) is method for name, method in METHODS.items())
+    assert make_method("tda", ["cett=0.3", "exempt=0,2"]) == TDA(cett=0.3, exempt=(0, 2))
+    with pytest.raises(UserError, match=r"There is no method 'magic'; there are: tda, sketch, .*, magnitude\."):
+        make_method("magic", ["cett=0.3"])
+    with pytest.raises(UserError, match="'tda' has no setting 'keep'"):
+        make_method("tda", ["keep=0.3"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +24,7 @@ from tda_demo.feedforward import FeedForward
 from tda_demo.methods import GRIFFIN, TDA, Method, Random, TokenRule
 from tda_demo.models import LoadedModel
 from tda_demo.race import Ended, Event, Finished, Judging, Lane, PromptRead, RaceSettings, Stepped, race, run_lanes
-from tda_demo.result import RaceResult, summary
+from tda_demo.result import FirstEnd, RaceResult, summary
 
 ONLINE = TDA(cett=0.4, online=True)
 
@@ -130,6 +131,48 @@ def test_stop_ends_all_arms_within_one_step(names: tuple[str, ...]) -> None:
     assert {lane.ended for lane in lanes} == {"stopped"}
 
 
+def first_end(lanes: Sequence[Lane], stop: threading.Event | None = None, after: int = 0) -> FirstEnd | None:
+    """What ``run_lanes`` returns; ``stop`` is set once ``after`` steps were taken."""
+    events, stepped = run_lanes(lanes, stop or threading.Event()), 0
+    while True:
+        try:
+            stepped += isinstance(next(events), Stepped)
+        except StopIteration as ended:
+            return ended.value
+        if stop is not None and stepped == after:
+            stop.set()
+
+
+def test_where_all_were_when_the_first_one_ended() -> None:
+    clock = Clock()
+    lanes = [
+        fake_lane(name, clock, [seconds], limit)
+        for name, seconds, limit in (("dense", 1 / 2, 9), ("sparse", 1 / 8, 9), ("rival", 1 / 4, 3))
+    ]
+    # The rival's second step ends it. At 0.25 s sparse, level with it, went first: 0.375 s are three of its steps.
+    assert first_end(lanes) == FirstEnd("rival", {"dense": 2, "sparse": 4, "rival": 3})
+    assert [len(lane.tokens) for lane in lanes] == [9, 9, 3]
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=20), st.lists(st.floats(0.01, 1), min_size=1, max_size=20))
+def test_at_the_first_end_no_arm_is_a_step_ahead_in_time(dense: list[float], sparse: list[float]) -> None:
+    clock = Clock()
+    lanes = fake_lane("dense", clock, dense, 12), fake_lane("sparse", clock, sparse, 12)
+    first = first_end(lanes)
+    assert first is not None and first.tokens[first.arm] == 12
+    used = [sum(lane.step_ms[: first.tokens[lane.name] - 1]) for lane in lanes]
+    last = [lane.step_ms[first.tokens[lane.name] - 2] for lane in lanes]
+    assert abs(used[0] - used[1]) <= max(last) + 1e-6
+
+
+def test_a_stopped_race_and_one_without_steps_have_no_first_end() -> None:
+    clock = Clock()
+    lanes = [fake_lane("dense", clock, [0.3], 20), fake_lane("sparse", clock, [0.1], 3)]
+    assert first_end(lanes, threading.Event(), after=8) is None
+    assert lanes[1].ended == "length" and lanes[0].ended == "stopped"
+    assert first_end([fake_lane(name, clock, [0.1], 1) for name in ("dense", "sparse")]) is None
+
+
 def run(lm: LoadedModel, method: Method = ONLINE, **settings: float) -> tuple[list[Event], RaceResult]:
     events = list(race(lm, method, PROMPT, RaceSettings(**settings)))  # type: ignore[arg-type]
     assert isinstance(events[-1], Finished)
@@ -162,6 +205,11 @@ def test_events_come_in_order_and_add_up(lm: LoadedModel) -> None:
     assert len(first.tokens) == result.prompt_tokens == first.fired.shape[0]
     assert first.active.sparsity() == result.sparsity
     assert [type(event) for event in events[-2:]] == [Judging, Finished]
+    at = next(place for place, event in enumerate(events) if isinstance(event, Ended))
+    written = [event.arm for event in events[:at] if isinstance(event, Stepped) and (event.ms or not event.index)]
+    ended = events[at]
+    assert isinstance(ended, Ended)
+    assert result.first_end == FirstEnd(ended.arm, {arm: written.count(arm) for arm in ("dense", "sparse")})
     for name, arm in (("dense", result.dense), ("sparse", result.sparse)):
         steps = [event for event in events if isinstance(event, Stepped) and event.arm == name]
         assert "".join(step.text for step in steps) == arm.text
@@ -202,7 +250,7 @@ def test_end_token_ends_an_arm(lm: LoadedModel) -> None:
     lm.model.generation_config.eos_token_id = list(range(3, 97))
     events, result = run(lm, max_new_tokens=9)
     assert [event.reason for event in events if isinstance(event, Ended)] == ["eos", "eos"]
-    assert (result.dense.tokens, result.speedup, result.quality) == (1, None, None)
+    assert (result.dense.tokens, result.speedup, result.quality, result.first_end) == (1, None, None, None)
 
 
 def test_stopped_race_still_tells_what_it_measured(lm: LoadedModel) -> None:
@@ -216,7 +264,8 @@ def test_stopped_race_still_tells_what_it_measured(lm: LoadedModel) -> None:
         if min(stepped.values()) == 6:
             stop.set()
     assert isinstance(events[-1], Finished) and not any(isinstance(event, Judging) for event in events)
-    assert events[-1].result.quality is None and events[-1].result.speedup is not None
+    result = events[-1].result
+    assert result.quality is None and result.speedup is not None and result.first_end is None
 
 
 def test_two_races_at_once_do_not_disturb_each_other() -> None:
@@ -336,10 +385,12 @@ def test_json_is_plain_and_has_what_is_documented(lm: LoadedModel) -> None:
     told = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert told.keys() == {
         "model", "device", "precision", "engine", "method", "settings", "prompt_tokens", "arms", "speedup",
-        "byte_bound", "efficiency", "sparsity", "quality", "environment", "note",
+        "byte_bound", "efficiency", "sparsity", "quality", "environment", "note", "first_end",
     }  # fmt: skip
     assert told["arms"].keys() == {"dense", "sparse"}
     assert {"text", "tokens", "step_ms", "prefill_ms", "tokens_per_second"} <= told["arms"]["dense"].keys()
+    assert told["first_end"].keys() == {"arm", "tokens"}
+    assert told["first_end"]["arm"] in told["first_end"]["tokens"].keys() == {"dense", "sparse"}
     assert told["speedup"].keys() == {"median", "low", "high", "n"}
     assert told["sparsity"].keys() == {"mean", "per_layer"}
     assert {"agreement", "kl", "divergence"} <= told["quality"].keys()

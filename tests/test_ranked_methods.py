@@ -176,12 +176,13 @@ def test_settings_out_of_range_are_refused_by_name(kind: Any, settings: dict[str
 def test_a_budget_is_met_on_a_dial_that_falls(
     lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from tda_demo.calibration.passages import Passages
     from tda_demo.documents import Document
     from tda_demo.evaluate import budget
 
     random = np.random.default_rng(1)
     texts = [Document(" ".join(f"w{word}" for word in random.integers(5, 90, 40)), at) for at in range(4)]
-    monkeypatch.setattr(budget, "passages", lambda **_: texts)
+    monkeypatch.setattr(budget, "calibration_passages", lambda: Passages("planted", tuple(texts)))
     monkeypatch.setattr(budget, "PROMPT_TOKENS", 20)
     monkeypatch.setattr(budget, "SCORE_TOKENS", 9)
     curve = budget.quality_curve(lm, GRIFFIN())

@@ -75,6 +75,10 @@ def test_a_race_is_told_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(known["trace"]["prompt_fired"]) == result["prompt_tokens"]
     kept = [1 - len(own) / width for own, width in zip(known["trace"]["active"], known["trace"]["d_ff"], strict=True)]
     assert kept == pytest.approx(result["sparsity"]["per_layer"])
+    first = result["first_end"]
+    names = {"dense": "dense", "sparse": "tda"}
+    assert f"tokens of dense and tda when {names[first['arm']]} ended" in seen.text
+    assert f"{first['tokens']['dense']} : {first['tokens']['sparse']}" in seen.text
     for figure in ("byte bound", "efficiency", "agreement", "KL", "tokens/s", f"{result['byte_bound']:.2f}×"):
         assert figure in seen.text
 

@@ -31,6 +31,7 @@ from tda_demo.evaluate.ledger import Ledger
 from tda_demo.evaluate.shards import ALONE, Shard
 from tda_demo.evaluate.speed import SpeedSettings
 from tda_demo.evaluate.sweep import follow, grid, sweep
+from tda_demo.files import DATA
 from tda_demo.methods import CATS, GRIFFIN, TDA, TEAL, TT, CoreInfer, Sketch
 from tda_demo.methods.base import Dial
 from tda_demo.methods.settings import Range, setting
@@ -244,7 +245,7 @@ def planted(*, held_out: bool) -> list[Document]:
 def test_a_curve_is_measured_on_calibration_text_once(
     lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "passages", planted)
+    monkeypatch.setattr("tda_demo.calibration.passages.passages", planted)
     monkeypatch.setattr(budget, "PROMPT_TOKENS", 20)
     monkeypatch.setattr(budget, "SCORE_TOKENS", 9)
     found = budget.within(lm, TDA(online=True), kl=0.05)
@@ -257,10 +258,11 @@ def test_a_curve_is_measured_on_calibration_text_once(
     assert len(list((own_cache / "budgets").iterdir())) == 1
 
 
+SHIPPED = DATA / "budgets"
 SHIPPED_CURVES = (TDA, GRIFFIN, CoreInfer, CATS, TEAL, TT, Sketch)  # all that need no training
 
 
-@pytest.mark.parametrize("path", sorted(budget.SHIPPED.iterdir()), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(SHIPPED.iterdir()), ids=lambda path: path.stem)
 def test_a_shipped_curve_is_read(path: Path) -> None:
     told = json.loads(path.read_text(encoding="utf-8"))
     curve = QualityCurve(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
@@ -270,8 +272,8 @@ def test_a_shipped_curve_is_read(path: Path) -> None:
 
 def test_shipped_curves_are_those_that_are_looked_for(lm: LoadedModel) -> None:
     embedded = dataclasses.replace(lm, fingerprint=WHEEL_SHA256, precision="int8")
-    wanted = {budget.kept_curve_path(embedded, method()).name for method in SHIPPED_CURVES}
-    assert {path.name for path in budget.SHIPPED.iterdir()} == wanted
+    wanted = {budget.kept_curve(embedded, method()).path.name for method in SHIPPED_CURVES}
+    assert {path.name for path in SHIPPED.iterdir()} == wanted
 
 
 def test_allocation_keeps_the_share_and_spares_the_layer_that_costs_most() -> None:
@@ -291,7 +293,7 @@ def test_allocation_keeps_the_share_and_spares_the_layer_that_costs_most() -> No
 def test_sensitivity_is_that_of_a_layer_alone(
     lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(allocate, "passages", planted)
+    monkeypatch.setattr("tda_demo.calibration.passages.passages", planted)
     monkeypatch.setattr(allocate, "PROMPT_TOKENS", 20)
     monkeypatch.setattr(allocate, "SCORE_TOKENS", 9)
     found = allocate.sensitivity(lm)

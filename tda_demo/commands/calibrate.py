@@ -19,15 +19,17 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..calibrate import calibrate, kept_table_path, read_passages, save_table, shipped_passages
+    from ..calibrate import calibrate, kept_thresholds
+    from ..calibration.passages import calibration_passages, read_passages
     from ..environment import use_threads
     from ..models import load_model
 
     use_threads(options.threads)
-    passages = read_passages(options.text) if options.text else shipped_passages()
+    passages = read_passages(options.text) if options.text else calibration_passages()
     with terminal_bar() as report:
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
         table = calibrate(lm, passages, weighted=options.weighted, report=report)
-    path = options.out or kept_table_path(lm, options.weighted)
-    save_table(table, path)
+    kept = kept_thresholds(lm, options.weighted)
+    path = options.out or kept.path
+    kept.save(table, path)
     print(f"{path}: {len(table.thresholds)} layers, {table.passages} passages, {table.tokens} tokens")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..progress import silent, terminal_bar
-from .shared import TEXT, Commands, add_json, add_method, add_model, chosen_method, write_json
+from .shared import TEXT, Commands, add_json, add_method, add_model, write_json
 
 
 def add(commands: Commands) -> None:
@@ -31,9 +31,10 @@ def run(options: argparse.Namespace) -> None:
     from ..evaluate.evaluation import open_ledger
     from ..evaluate.result import summary
     from ..evaluate.shards import shard
+    from ..methods import make_method
     from ..models import load_model
 
-    method = chosen_method(options.method, options.set)
+    method = make_method(options.method, options.set)
     settings = EvaluationSettings(
         options.prompt_tokens, options.score_tokens, options.documents, options.max_new_tokens
     )

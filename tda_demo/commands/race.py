@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import UserError
 from ..files import write_text
 from ..progress import Progress, terminal_bar
-from .shared import Commands, add_json, add_method, add_model, chosen_method, write_json
+from .shared import Commands, add_json, add_method, add_model, write_json
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> None:
     from ..environment import use_threads
     from ..evaluate.budget import within
     from ..evaluate.weight_bytes import step_bytes
+    from ..methods import make_method
     from ..metrics import mlp_share_read
     from ..models import load_model
     from ..race import Finished, PromptRead, RaceSettings, Stepped, race
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     from ..report.record import RaceRecord, traced
     from ..result import summary
 
-    method = chosen_method(options.method, options.set)
+    method = make_method(options.method, options.set)
     rival = _rival(options.rival, options.rival_set)
     _check_budget(options)
     settings = RaceSettings(options.max_new_tokens, options.temperature, options.top_p, options.seed)
@@ -117,6 +118,8 @@ def _check_budget(options: argparse.Namespace) -> None:
 
 
 def _rival(name: str | None, assignments: Sequence[str]) -> Method | None:
+    from ..methods import make_method
+
     if name is None and assignments:
         raise UserError("--rival-set is a setting of the rival: name one with --rival.")
-    return None if name is None else chosen_method(name, assignments)
+    return None if name is None else make_method(name, assignments)

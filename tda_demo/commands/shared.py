@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import UserError
 from ..files import write_text
-
-if TYPE_CHECKING:
-    from ..methods import Method
 
 TEXT = "documents separated by lines holding only ###, or .jsonl with a text (and a reference) a line"
 Commands = Any  # argparse names the type of what add_subparsers returns only privately
@@ -35,7 +30,7 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 
 
 def add_method(parser: argparse.ArgumentParser) -> None:
-    """Which method, and its settings; ``chosen_method`` reads them."""
+    """Which method, and its settings; ``methods.make_method`` reads them."""
     parser.add_argument("--method", default="tda", metavar="NAME", help="see `python -m tda_demo methods`; default tda")
     parser.add_argument(
         "--set", action="append", default=[], metavar="K=V", help="a setting, e.g. cett=0.2; repeatable"
@@ -44,20 +39,6 @@ def add_method(parser: argparse.ArgumentParser) -> None:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the result there; - prints it")
-
-
-def chosen_method(name: str, assignments: Sequence[str]) -> Method:
-    """The method ``name`` with settings like ``["cett=0.2"]``.
-
-    Raises:
-        UserError: there is no such method or setting, or a value is out of its range.
-    """
-    from ..methods import METHODS
-    from ..methods.settings import parse
-
-    if name not in METHODS:
-        raise UserError(f"There is no method '{name}'; there are: {', '.join(METHODS)}.")
-    return METHODS[name](**parse(METHODS[name], assignments))
 
 
 def write_json(content: dict[str, Any] | list[dict[str, Any]], destination: str) -> None:

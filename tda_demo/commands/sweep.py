@@ -36,8 +36,9 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from ..calibration.passages import held_out_passages
     from ..controls import not_beating
-    from ..documents import count_documents, passages, read_documents
+    from ..documents import count_documents, read_documents
     from ..environment import use_threads
     from ..evaluate.evaluation import EvaluationSettings
     from ..evaluate.ledger import Ledger
@@ -54,6 +55,7 @@ def run(options: argparse.Namespace) -> None:
     settings = EvaluationSettings(options.prompt_tokens, options.score_tokens, options.documents)
     if options.text:
         count_documents(options.text, options.documents)
+    held_out = held_out_passages()
     use_threads(options.threads)
     with shard(options.device) as mine, terminal_bar() as bar:
         report = bar if mine.first else silent
@@ -61,8 +63,8 @@ def run(options: argparse.Namespace) -> None:
             lambda precision: load_model(options.model, precision=precision, device=mine.device, report=report),
             methods,
             options.precision or offered(mine.device),
-            (lambda: read_documents(options.text)) if options.text else (lambda: iter(passages(held_out=True))),
-            options.text.name if options.text else "the project's held-out passages",
+            (lambda: read_documents(options.text)) if options.text else (lambda: held_out.documents),
+            options.text.name if options.text else held_out.name,
             settings,
             speed=SpeedSettings() if options.time else None,
             ledger=lambda key: Ledger(options.out, key, mine.rank),

@@ -123,7 +123,7 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 def _texts(options: argparse.Namespace) -> tuple[str, ...] | str | None:
     """The file's documents; a single one as a str, which the experiments cut into pieces."""
-    from ..calibrate import read_passages
+    from ..calibration.passages import read_passages
 
     if not options.text:
         return None

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import fmean
 
 from ..progress import terminal_bar
-from .shared import Commands, add_json, add_model, chosen_method, write_json
+from .shared import Commands, add_json, add_model, write_json
 
 
 def add(commands: Commands) -> None:
@@ -21,12 +21,12 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..environment import use_threads
-    from ..methods import DejaVu, MoEfication
+    from ..methods import DejaVu, MoEfication, make_method
     from ..methods.trained.artefact import path_of
     from ..methods.trained.training import trained
     from ..models import load_model
 
-    method = chosen_method(options.method, options.set)
+    method = make_method(options.method, options.set)
     assert isinstance(method, DejaVu | MoEfication), "the parser offers no other"
     use_threads(options.threads)
     with terminal_bar() as report:

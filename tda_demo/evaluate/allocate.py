@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from ..calibrate import TARGETS, threshold_table
+from ..calibration.passages import calibration_passages
 from ..cett import score as neuron_score
 from ..cett import strengths
-from ..documents import passages
 from ..errors import UserError
 from ..feedforward import FeedForward
 from ..methods.tda import TDA
@@ -74,7 +74,7 @@ def sensitivity(lm: LoadedModel, *, weighted: bool = False, most: int = 24, repo
     probe = _Probe(lm, np.array(table.thresholds), weighted)
     total = np.zeros(len(lm.blocks))
     tokens = done = 0
-    texts = passages(held_out=False)[:most]
+    texts = calibration_passages().documents[:most]
     for group in grouped(iter(texts)):
         report(Progress("Measuring the layers", done, len(texts), "passages"))
         ids = torch.tensor(cut(lm, group, PROMPT_TOKENS + SCORE_TOKENS).ids, device=lm.device)

@@ -10,15 +10,14 @@ import dataclasses
 import json
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ..documents import passages
+from ..calibration.passages import calibration_passages
+from ..calibration.tables import KeptTable
 from ..errors import UserError
-from ..files import DATA, cache_root, write_text
 from ..methods.base import Method
 from ..progress import Progress, Report, silent
 from .evaluation import cut, grouped
@@ -30,7 +29,6 @@ from .weight_bytes import step_bytes
 if TYPE_CHECKING:
     from ..models import LoadedModel
 
-SHIPPED = DATA / "budgets"
 _FORMAT = 2  # of the count of bytes; part of a curve's name
 PROMPT_TOKENS, SCORE_TOKENS = 96, 64  # every passage is as long, whatever its language
 # Where on the dial the curve is measured, 0 dense and 1 sparsest; closest where some method turns from good to bad, and
@@ -149,17 +147,11 @@ def turned(method: Method, value: float) -> Method:
 
 def quality_curve(lm: LoadedModel, method: Method, report: Report = silent) -> QualityCurve:
     """The model's curve for ``method`` with its other settings: kept, else shipped, else measured now and kept."""
-    kept = kept_curve_path(lm, method)
-    for path in (kept, SHIPPED / kept.name):
-        if (curve := _load(path)) is not None:
-            return curve
-    curve = measure(lm, method, report)
-    write_text(kept, json.dumps(asdict(curve), indent=1) + "\n")
-    return curve
+    return kept_curve(lm, method).get(lambda: measure(lm, method, report))
 
 
-def kept_curve_path(lm: LoadedModel, method: Method) -> Path:
-    """Where this model's curve lives in the user's cache; of other passages or places it is another curve.
+def kept_curve(lm: LoadedModel, method: Method) -> KeptTable[QualityCurve]:
+    """Where this model's curve is kept; of other passages or places it is another curve.
 
     So it is on another device, whose engine may skip nothing where this one's does.
     """
@@ -172,10 +164,21 @@ def kept_curve_path(lm: LoadedModel, method: Method) -> Path:
         PLACES,
         PROMPT_TOKENS,
         SCORE_TOKENS,
-        [text.text for text in passages(held_out=False)],
+        calibration_passages().texts,
     ]
-    name = f"{lm.fingerprint[:12]}-{lm.precision}-{method.name}-{digest(made_of)[:8]}.json"
-    return cache_root() / "budgets" / name
+    name = f"{lm.fingerprint[:12]}-{lm.precision}-{method.name}-{digest(made_of)[:8]}"
+    return KeptTable("budgets", name, _parse, _text)
+
+
+def _text(curve: QualityCurve) -> str:
+    return json.dumps(asdict(curve), indent=1) + "\n"
+
+
+def _parse(fields: Any) -> QualityCurve:
+    lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    if {len(value) for value in lists.values()} != {len(PLACES)}:
+        raise ValueError("the curve has not one value a place")
+    return QualityCurve(**{**fields, **lists})
 
 
 def measure(lm: LoadedModel, method: Method, report: Report = silent) -> QualityCurve:
@@ -184,7 +187,7 @@ def measure(lm: LoadedModel, method: Method, report: Report = silent) -> Quality
     places = [turned(method, round(dial.dense + place * (dial.sparsest - dial.dense), 6)) for place in PLACES]
     values = tuple(getattr(each, dial.setting) for each in places)
     choosers = [each.bind(lm, report) for each in places]
-    texts = passages(held_out=False)
+    texts = calibration_passages().documents
     scores: list[list[Score]] = [[] for _ in values]
     done = 0
     stage = f"Measuring what {method.name} costs"
@@ -211,13 +214,3 @@ def measure(lm: LoadedModel, method: Method, report: Report = silent) -> Quality
         documents=found[0].documents,
         scored_tokens=found[0].scored_tokens,
     )
-
-
-def _load(path: Path) -> QualityCurve | None:
-    """The curve at ``path``; None where there is none or it is damaged, so that it is measured anew."""
-    try:
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        return QualityCurve(**{**fields, **lists})
-    except (OSError, ValueError, TypeError):
-        return None

@@ -22,9 +22,7 @@ from tqdm import tqdm
 from ..decode.arm import engine_for
 from ..decode.sampling import sampler
 from ..decode.text import TextStream
-from ..errors import UserError
-from ..methods import METHODS, Method
-from ..methods.settings import parse
+from ..methods import Method, make_method
 from ..models import load_model
 from .generation import tokens
 from .plans import BatchPlan
@@ -174,10 +172,7 @@ def chosen(name: str, settings: dict[str, Any]) -> Method:
     Raises:
         UserError: there is no such method or setting, or a value is out of its range.
     """
-    if name not in METHODS:
-        raise UserError(f"There is no method '{name}'; there are: {', '.join(METHODS)}.")
-    assignments = [f"{key}={str(value).replace(';', ',')}" for key, value in settings.items()]
-    return METHODS[name](**parse(METHODS[name], assignments))
+    return make_method(name, [f"{key}={str(value).replace(';', ',')}" for key, value in settings.items()])
 
 
 def before(text: str, stops: Sequence[str]) -> str:

@@ -18,9 +18,8 @@ from ..documents import Document
 from ..environment import describe
 from ..errors import UserError
 from ..feedforward import FeedForward
-from ..methods import METHODS
+from ..methods import make_method, method_named
 from ..methods.base import Method
-from ..methods.settings import parse
 from ..progress import Progress, Report, silent
 from .evaluation import BATCH, EvaluationSettings, Unit, cut, grouped
 from .ledger import Ledger, digest
@@ -64,12 +63,9 @@ def grid(default: str, axes: Sequence[str]) -> list[Method]:
         method, _, name = target.rpartition(".")
         by_method.setdefault(method or default, []).append([f"{name}={value}" for value in values.split(",")])
     for name in by_method:
-        if name not in METHODS:
-            raise UserError(f"There is no method '{name}'; there are: {', '.join(METHODS)}.")
+        method_named(name)  # an unknown name is told before a setting that another method does not have
     return [
-        METHODS[name](**parse(METHODS[name], assignments))
-        for name, lists in by_method.items()
-        for assignments in itertools.product(*lists)
+        make_method(name, assignments) for name, lists in by_method.items() for assignments in itertools.product(*lists)
     ]
 
 

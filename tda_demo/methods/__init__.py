@@ -1,5 +1,10 @@
 """WHICH neurons fire. One method, one file, one dataclass; ``base`` and ``token`` hold the contracts."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..errors import UserError
 from .base import ActiveSets, Method, Plan, Selector
 from .cats import CATS
 from .coreinfer import CoreInfer
@@ -8,6 +13,7 @@ from .griffin import GRIFFIN
 from .magnitude import Magnitude
 from .moefication import MoEfication
 from .random import Random
+from .settings import parse
 from .sketch import Sketch
 from .tda import TDA
 from .teal import TEAL
@@ -47,4 +53,27 @@ __all__ = [
     "Selector",
     "Sketch",
     "TokenRule",
+    "make_method",
+    "method_named",
 ]
+
+
+def method_named(name: str) -> type[Method]:
+    """The method that the command line calls ``name``.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in METHODS:
+        raise UserError(f"There is no method '{name}'; there are: {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def make_method(name: str, assignments: Iterable[str]) -> Method:
+    """The method ``name`` with settings like ``["cett=0.2"]``.
+
+    Raises:
+        UserError: there is no such method or setting, or a value is out of its range.
+    """
+    kind = method_named(name)
+    return kind(**parse(kind, assignments))

@@ -8,18 +8,18 @@ as others are taken, so the cheapest estimate that holds when measured again is 
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..calibrate import SHIPPED, shipped_passages
+from ..calibration.passages import calibration_passages
+from ..calibration.tables import KeptTable, json_rows, significant
 from ..feedforward import find_layers
-from ..files import cache_root, kept_name, write_text
+from ..files import kept_name
 from ..later import inference_mode, nn, torch
 from ..progress import Progress, Report, silent
 from .channels import matrices
@@ -93,37 +93,30 @@ def greedy(error: Callable[[np.ndarray], float], weights: Sequence[int]) -> np.n
 def channel_table(lm: LoadedModel, report: Report = silent) -> ChannelTable:
     """The model's table: the one in the user's cache, else shipped, else measured now and kept."""
     weights = tuple(np.array([each.in_features * each.out_features for each in matrices(b)]) for b in lm.blocks)
-    kept = cache_root() / "thresholds" / f"{kept_name(lm.name, lm.fingerprint, lm.precision, 'teal')}.json"
-    for path in (kept, SHIPPED / kept.name):
-        if (table := _load(path, weights)) is not None:
-            return table
-    table = measure(lm, weights, report)
-    rows = [
-        json.dumps({"magnitudes": magnitudes.tolist(), "path": path.tolist()})
-        for magnitudes, path in zip(table.magnitudes, table.path, strict=True)
-    ]
-    write_text(kept, "[\n" + ",\n".join(rows) + "\n]\n")
-    return table
+    name = kept_name(lm.name, lm.fingerprint, lm.precision, "teal")
+    table = KeptTable("thresholds", name, partial(_parse, weights), _text)
+    return table.get(lambda: measure(lm, weights, report))
+
+
+def _text(table: ChannelTable) -> str:
+    """A JSON list with a layer a line."""
+    layers = zip(table.magnitudes, table.path, strict=True)
+    rows = ({"magnitudes": magnitudes.tolist(), "path": path.tolist()} for magnitudes, path in layers)
+    return f"{json_rows(rows)}\n"
+
+
+def _parse(weights: tuple[np.ndarray, ...], layers: Any) -> ChannelTable:
+    magnitudes = tuple(np.array(layer["magnitudes"], dtype=np.float64) for layer in layers)
+    paths = tuple(np.array(layer["path"], dtype=np.float64) for layer in layers)
+    for quantiles_of_matrices, path, sizes in zip(magnitudes, paths, weights, strict=True):
+        if quantiles_of_matrices.shape != (len(sizes), len(SHARES)) or path.shape != (len(path), len(sizes)):
+            raise ValueError("a layer has not one row of quantiles and one column of sparsities a matrix")
+    return ChannelTable(magnitudes, paths, weights)
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
     """To what the file holds, so that the first use of a table is as every later one."""
-    return np.array([[float(f"{value:.5g}") for value in row] for row in values])
-
-
-def _load(path: Path, weights: tuple[np.ndarray, ...]) -> ChannelTable | None:
-    """The table at ``path``; None where there is none or it is damaged, so that it is made anew."""
-    try:
-        layers = json.loads(path.read_text(encoding="utf-8"))
-        magnitudes = tuple(np.array(layer["magnitudes"], dtype=np.float64) for layer in layers)
-        shares = tuple(np.array(layer["path"], dtype=np.float64) for layer in layers)
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    fits = len(layers) == len(weights) and all(
-        each.shape == (len(sizes), len(SHARES)) and steps.ndim == 2 and steps.shape[1] == len(sizes)
-        for each, steps, sizes in zip(magnitudes, shares, weights, strict=True)
-    )
-    return ChannelTable(magnitudes, shares, weights) if fits else None
+    return np.array([significant(row, 5) for row in values])
 
 
 @inference_mode
@@ -144,7 +137,7 @@ def measure(lm: LoadedModel, weights: tuple[np.ndarray, ...], report: Report = s
 
 def _beginnings(lm: LoadedModel) -> torch.Tensor:
     """Token ids int64 [passages, tokens], equally long."""
-    texts = shipped_passages().texts
+    texts = calibration_passages().texts
     chosen = [texts[at] for at in np.linspace(0, len(texts) - 1, _PASSAGES).astype(int)]
     tokens = [lm.tokenizer(text)["input_ids"][:_TOKENS] for text in chosen]
     length = min(len(each) for each in tokens)

@@ -5,18 +5,17 @@ With the threshold for a share of the neurons, that share of them fires on avera
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..calibrate import SHIPPED, shipped_passages
+from ..calibration.passages import calibration_passages
+from ..calibration.tables import KeptTable, json_rows, significant
 from ..feedforward import FeedForward
-from ..files import cache_root, kept_name, write_text
+from ..files import kept_name
 from ..later import torch
 from ..progress import Progress, Report, silent
 from .token import between
@@ -45,23 +44,20 @@ def limits(lm: LoadedModel, name: str, score: Score, keep: float, report: Report
 
 def kept_table(lm: LoadedModel, name: str, columns: int, make: Callable[[], np.ndarray]) -> np.ndarray:
     """Float64 [layers, columns], of the model: the one in the user's cache, else shipped, else made now and kept."""
-    kept = cache_root() / "thresholds" / f"{kept_name(lm.name, lm.fingerprint, lm.precision, name)}.json"
-    for path in (kept, SHIPPED / kept.name):
-        if (table := _load(path, (len(lm.blocks), columns))) is not None:
-            return table
-    table = make()
-    rows = ",\n".join(json.dumps([float(f"{value:.5g}") for value in layer]) for layer in table)
-    write_text(kept, f"[\n{rows}\n]\n")
+    shape = len(lm.blocks), columns
+    name = kept_name(lm.name, lm.fingerprint, lm.precision, name)
+    return KeptTable("thresholds", name, partial(_parse, shape), _text).get(make)
+
+
+def _parse(shape: tuple[int, int], layers: Any) -> np.ndarray:
+    table = np.array(layers, dtype=np.float64)
+    if table.shape != shape:
+        raise ValueError(f"the table is {table.shape}, not {shape}")
     return table
 
 
-def _load(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The table at ``path``; None where there is none or it is damaged, so that it is made anew."""
-    try:
-        table = np.array(json.loads(path.read_text(encoding="utf-8")), dtype=np.float64)
-    except (OSError, ValueError, TypeError):
-        return None
-    return table if table.shape == shape else None
+def _text(table: np.ndarray) -> str:
+    return f"{json_rows(significant(layer, 5) for layer in table)}\n"
 
 
 def measure(lm: LoadedModel, score: Score, report: Report = silent) -> np.ndarray:
@@ -79,7 +75,7 @@ def observed_tokens(
     lm: LoadedModel, report: Report = silent
 ) -> Iterator[tuple[FeedForward, torch.Tensor, torch.Tensor]]:
     """Every block with its input [T, d] and activations [T, d_ff] at T tokens of the calibration passages."""
-    texts = shipped_passages().texts
+    texts = calibration_passages().texts
     each, longest = -(-_TOKENS // len(texts)), min(_LONGEST, lm.context_length)
     seen: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in lm.blocks]
 

@@ -111,7 +111,7 @@ def race(
     lanes = [dense, *(each.lane for each in contenders)]
     for each in lanes:
         yield from each.start(shared.logits)
-    yield from run_lanes(lanes, stop)
+    first_end = yield from run_lanes(lanes, stop)
     qualities = [None for _ in contenders]
     if not stop.is_set():
         yield Judging()
@@ -127,6 +127,7 @@ def race(
             dense=arm_result(dense, shared.prefill_ms),
             environment=describe(lm.device, lm.precision),
             **vars(found),
+            first_end=first_end,
             rival=beside[0] if beside else None,
             speedup_over_rival=metrics.speedup(others[0].lane.step_ms, own.lane.step_ms) if others else None,
         )

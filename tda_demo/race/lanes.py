@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -15,6 +15,7 @@ import torch
 from ..decode.arm import Arm
 from ..decode.sampling import Sampler
 from ..decode.text import TextStream
+from ..result import FirstEnd
 from .events import ArmName, Ended, EndReason, Event, Stepped
 
 Count = Callable[[Arm], np.ndarray]
@@ -86,11 +87,19 @@ class Lane:
             yield from self.end(self.limit_reason)
 
 
-def run_lanes(lanes: Sequence[Lane], stop: threading.Event) -> Iterator[Event]:
-    """Steps the lane with the least decode time so far, the first where they are level, until all have ended."""
+def run_lanes(lanes: Sequence[Lane], stop: threading.Event) -> Generator[Event, None, FirstEnd | None]:
+    """Steps the lane with the least decode time so far, the first where they are level, until all have ended.
+
+    Returns how far all were when the first one ended; None where it ended without a step, or the race was stopped.
+    """
+    first_end: FirstEnd | None = None
     while running := [lane for lane in lanes if lane.ended is None]:
         if stop.is_set():
             for lane in running:
                 yield from lane.end("stopped")
-            return
-        yield from min(running, key=lambda lane: lane.elapsed_ms).advance()
+            return None
+        lane = min(running, key=lambda lane: lane.elapsed_ms)
+        yield from lane.advance()
+        if lane.ended is not None and len(running) == len(lanes):
+            first_end = FirstEnd(lane.name, {each.name: len(each.tokens) for each in lanes})
+    return first_end

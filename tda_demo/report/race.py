@@ -25,11 +25,9 @@ _NONE = "–"
 def race_report(record: RaceRecord) -> str:
     """One race as HTML text; model and user text is escaped, and nothing is fetched."""
     result, trace = record.result, record.trace
-    environment = result.environment
-    machine = environment.get("gpu") or environment["cpu"]
     return page(
-        f"Race: {result.model}, {' against '.join(found.method for found in _methods(result))}",
-        f"{record.date}, {machine}, {environment['threads']} threads, weights in {result.precision}",
+        f"Race: {result.model}, {' against '.join(found.method for found in result.methods)}",
+        f"{record.date}, {result.machine}, weights in {result.precision}",
         [
             numbers(_hero(record)),
             _notes(result),
@@ -40,7 +38,7 @@ def race_report(record: RaceRecord) -> str:
             section("Layers", _layers(result, trace)),
             section("Neurons", _neurons(trace)),
             section("Settings", pairs({**_settings(result), **record.decoding})),
-            section("Environment", pairs({"engine": result.engine, "device": result.device, **environment})),
+            section("Environment", pairs({"engine": result.engine, "device": result.device, **result.environment})),
         ],
         record.to_json(),
     )
@@ -54,7 +52,7 @@ def _hero(record: RaceRecord) -> list[tuple[str, str, str]]:
         *_figures(result, record.mlp_share, f"{result.prompt_tokens:,} tokens: {spent}"),
         *(
             (f"{name}, tokens/s", _rate(arm), f"{arm.tokens:,} tokens in {sum(arm.step_ms) / 1000:.2f} s; {arm.ended}")
-            for name, arm in _arms(result)
+            for name, arm in result.arms
         ),
         *_lead(result),
     ]
@@ -93,7 +91,7 @@ def _speedup(speed: metrics.Speedup | None) -> tuple[str, str]:
 
 def _notes(result: RaceResult) -> str:
     """What the methods took to make."""
-    notes = [f"{found.method}: {found.note}" for found in _methods(result) if found.note]
+    notes = [f"{found.method}: {found.note}" for found in result.methods if found.note]
     return "".join(f'<p class="lead">{escape(note)}.</p>' for note in notes)
 
 
@@ -114,32 +112,15 @@ def _settings(result: RaceResult) -> dict[str, Any]:
     return {**own, "rival": result.rival.method, **rival}
 
 
-def _methods(result: RaceResult) -> list[RaceResult | MethodResult]:
-    return [result, *([result.rival] if result.rival else [])]
-
-
 def _lead(result: RaceResult) -> list[tuple[str, str, str]]:
-    """Who was ahead at equal decode time: what all had written when the first one ended.
-
-    The race's own schedule over again: whoever has used the least time steps next.
-    """
-    arms = _arms(result)
-    if not all(arm.step_ms and arm.ended != "stopped" for _, arm in arms):
+    """Who was ahead at equal decode time: what all had written when the first one ended."""
+    first = result.first_end
+    if first is None:
         return []
-    elapsed, steps = [0.0] * len(arms), [0] * len(arms)
-    while True:
-        at = elapsed.index(min(elapsed))
-        elapsed[at] += arms[at][1].step_ms[steps[at]]
-        steps[at] += 1
-        if steps[at] == len(arms[at][1].step_ms):
-            break
-    *others, last = (name for name, _ in arms)
-    tokens = " : ".join(str(1 + count) for count in steps)
-    return [("at equal decode time", tokens, f"tokens of {', '.join(others)} and {last} when {arms[at][0]} ended")]
-
-
-def _arms(result: RaceResult) -> list[tuple[str, ArmResult]]:
-    return [("dense", result.dense), *((found.method, found.sparse) for found in _methods(result))]
+    arms = dict(zip(first.tokens, (name for name, _ in result.arms), strict=True))
+    *others, last = arms.values()
+    tokens = " : ".join(str(count) for count in first.tokens.values())
+    return [("at equal decode time", tokens, f"tokens of {', '.join(others)} and {last} when {arms[first.arm]} ended")]
 
 
 def _rate(arm: ArmResult) -> str:
@@ -148,10 +129,10 @@ def _rate(arm: ArmResult) -> str:
 
 def _texts(result: RaceResult) -> str:
     """Each with the place where it parts from dense; dense with the method's."""
-    parts = [found.quality.divergence_at if found.quality else None for found in (result, *_methods(result))]
+    parts = [found.quality.divergence_at if found.quality else None for found in (result, *result.methods)]
     return '<div class="two">' + "".join(
         f"<div><h3>{escape(name)}</h3><pre>{_parted(arm.text, part)}</pre></div>"
-        for (name, arm), part in zip(_arms(result), parts, strict=True)
+        for (name, arm), part in zip(result.arms, parts, strict=True)
     ) + "</div>"  # fmt: skip
 
 
@@ -164,7 +145,7 @@ def _parted(text: str, part: int | None) -> str:
 def _times(result: RaceResult) -> str:
     series = [
         svg.Series(name, list(enumerate(arm.step_ms, start=2)), colour, shape="")
-        for (name, arm), colour in zip(_arms(result), svg.COLOURS, strict=False)
+        for (name, arm), colour in zip(result.arms, svg.COLOURS, strict=False)
     ]
     drawn = svg.plot(series, "token", "ms a step")
     return figure("Time of every step", svg.legend(series) + drawn) if drawn else ""

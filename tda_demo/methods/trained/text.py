@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...calibrate import shipped_passages
+from ...calibration.passages import calibration_passages
 from ...later import inference_mode, torch
 from ...progress import Progress, Report
 
@@ -23,7 +23,7 @@ _LIKELIEST = 0.95  # probability mass that is drawn from
 
 def passages(lm: LoadedModel) -> list[list[int]]:
     """Tokens of every calibration passage."""
-    texts = shipped_passages().texts
+    texts = calibration_passages().texts
     return [
         lm.tokenizer(text, truncation=True, max_length=min(_LONGEST, lm.context_length))["input_ids"] for text in texts
     ]

@@ -1,0 +1,1 @@
+"""What is measured once per model: on which passages, and where the result is kept."""

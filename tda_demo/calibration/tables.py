@@ -1,0 +1,81 @@
+"""Tables that take minutes to make for a model: found in the user's cache, else among the shipped files, else made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from ..files import DATA, cache_root, write_text
+
+Table = TypeVar("Table")
+
+# What decoding a file and taking it apart can raise where it is missing, damaged or of another shape.
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
+
+@dataclass(frozen=True)
+class KeptTable(Generic[Table]):
+    """Where one table lives, and how it is read and written.
+
+    ``folder`` is its folder, both in the user's cache and among the shipped files; ``name`` is the file's without its
+    ending, and ``shipped_name`` that of the shipped file where it differs. ``parse`` turns decoded JSON into the table,
+    raising ValueError, TypeError, LookupError or AttributeError where that is not such a table; ``text`` is what the
+    file holds.
+    """
+
+    folder: str
+    name: str
+    parse: Callable[[Any], Table]
+    text: Callable[[Table], str]
+    shipped_name: str = ""
+
+    @property
+    def path(self) -> Path:
+        """In the user's cache."""
+        return cache_root() / self.folder / f"{self.name}.json"
+
+    @property
+    def shipped_path(self) -> Path:
+        return DATA / self.folder / f"{self.shipped_name or self.name}.json"
+
+    def get(self, make: Callable[[], Table]) -> Table:
+        """The table in the user's cache, else the shipped one, else what ``make`` gives, which is kept.
+
+        A file that is damaged or of another shape counts as missing.
+
+        Raises:
+            UserError: the table had to be made and cannot be written.
+        """
+        for path in (self.path, self.shipped_path):
+            if (table := self._read(path)) is not None:
+                return table
+        table = make()
+        self.save(table)
+        return table
+
+    def save(self, table: Table, path: Path | None = None) -> None:
+        """Writes the table to ``path``, without one to the user's cache.
+
+        Raises:
+            UserError: it cannot be written there.
+        """
+        write_text(path or self.path, self.text(table))
+
+    def _read(self, path: Path) -> Table | None:
+        try:
+            return self.parse(json.loads(path.read_text(encoding="utf-8")))
+        except _UNREADABLE:
+            return None
+
+
+def json_rows(rows: Iterable[Any]) -> str:
+    """A JSON list with one entry a line."""
+    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]"
+
+
+def significant(values: Iterable[float], digits: int) -> list[float]:
+    """``values`` rounded to so many significant digits, as the tables hold them."""
+    return [float(f"{value:.{digits}g}") for value in values]
