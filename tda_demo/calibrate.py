@@ -16,6 +16,7 @@ from .documents import PASSAGES, Document, count_documents, passages, read_docum
 from .feedforward import FeedForward, observed
 from .files import ASSETS, cache_root, kept_name, write_text
 from .later import torch
+from .model.precisions import REFERENCE
 from .progress import Progress, Report, silent
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def threshold_table(lm: LoadedModel, *, weighted: bool, report: Report = silent)
     (at targets of 0.1, 0.2 and 0.4, n = 1,371 tokens of 6 passages). ``tda_demo calibrate`` keeps its own.
     """
     kept = kept_table_path(lm, weighted)
-    for path in (kept, SHIPPED / _table_name(lm, weighted, "float32")):
+    for path in (kept, SHIPPED / _table_name(lm, weighted, REFERENCE)):
         if (table := _load_table(path)) is not None:
             return table
     table = calibrate(lm, shipped_passages(), weighted=weighted, report=report)

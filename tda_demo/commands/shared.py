@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import write_text
+from ..model.precisions import PRECISIONS, default_on, in_words
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -24,7 +25,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         metavar="P",
-        help="float32, bfloat16, int8 or nf4; default: int8 on a CPU, bfloat16 on a GPU",
+        help=f"{in_words(list(PRECISIONS))}; default: {default_on('cpu')} on a CPU, {default_on('cuda')} on a GPU",
     )
     parser.add_argument("--device", metavar="D", help="cpu or cuda")
     add_threads(parser)
