@@ -16,7 +16,7 @@ from torch import nn
 
 from .feedforward import find_blocks
 from .kernels.formats import rounded, rounded_by_neuron
-from .model.precisions import PRECISIONS, REFERENCE, Device, default_on, precision_of, precisions_on
+from .model.precisions import PRECISIONS, REFERENCE, Device, default_precision, precision_of, precisions_on
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +37,7 @@ def choose(asked: str | None, device: torch.device) -> str:
     kind: Device = "cuda" if device.type == "cuda" else "cpu"
     if asked is not None:
         return precision_of(asked, kind).name
-    return REFERENCE if kind == "cuda" and not _has_bfloat16() else default_on(kind)
+    return REFERENCE if kind == "cuda" and not _has_bfloat16() else default_precision(kind)
 
 
 def model_dtype(precision: str, device: torch.device) -> torch.dtype:

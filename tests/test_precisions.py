@@ -31,7 +31,7 @@ from tda_demo.evaluate.row import Row
 from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.kernels.formats import FORMATS, INT8
 from tda_demo.methods.channels import ChannelRule
-from tda_demo.model.precisions import PRECISIONS, REFERENCE, Device, default_on, precision_of, precisions_on
+from tda_demo.model.precisions import PRECISIONS, REFERENCE, Device, default_precision, precision_of, precisions_on
 from tda_demo.models import LoadedModel, load_model
 from tda_demo.precision import choose, offered, round_weights
 from tda_demo.report import svg, sweep_report
@@ -89,7 +89,7 @@ def test_the_records_need_no_torch() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_device_has_one_default_and_the_reference(device: Device) -> None:
     defaults = [name for name, precision in PRECISIONS.items() if device in precision.default_on]
-    assert [default_on(device)] == defaults
+    assert [default_precision(device)] == defaults
     assert {REFERENCE, *defaults} <= {*precisions_on(device)} == {*offered(device)}
 
 

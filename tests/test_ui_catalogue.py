@@ -11,7 +11,7 @@ import pytest
 
 from tda_demo import models
 from tda_demo.errors import UserError
-from tda_demo.model.precisions import default_on
+from tda_demo.model.precisions import default_precision
 from tda_demo.models import LoadedModel
 from tda_demo.precision import choose
 from tda_demo.ui import loader
@@ -37,7 +37,7 @@ def test_the_embedded_entry_counts_what_the_model_has(embedded: LoadedModel) -> 
 def test_the_default_precision_of_a_cpu_is_the_loader_s() -> None:
     import torch
 
-    assert default_on("cpu") == choose(None, torch.device("cpu"))
+    assert default_precision("cpu") == choose(None, torch.device("cpu"))
 
 
 def test_eight_billion_weights_in_bfloat16_are_at_least_sixteen_gigabytes() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import write_text
-from ..model.precisions import PRECISIONS, default_on, in_words
+from ..model.precisions import PRECISIONS, default_precision, in_words
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -22,10 +22,11 @@ Commands = Any  # argparse names the type of what add_subparsers returns only pr
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Which model, how it is held, and where it runs."""
     parser.add_argument("--model", metavar="M", help="a hub id, a folder or a .gguf file; default: the embedded model")
+    defaults = f"{default_precision('cpu')} on a CPU, {default_precision('cuda')} on a GPU"
     parser.add_argument(
         "--precision",
         metavar="P",
-        help=f"{in_words(list(PRECISIONS))}; default: {default_on('cpu')} on a CPU, {default_on('cuda')} on a GPU",
+        help=f"{in_words(list(PRECISIONS))}; default: {defaults}",
     )
     parser.add_argument("--device", metavar="D", help="cpu or cuda")
     add_threads(parser)

@@ -102,7 +102,7 @@ def precisions_on(device: Device) -> tuple[str, ...]:
     return tuple(name for name, precision in PRECISIONS.items() if device in precision.devices)
 
 
-def default_on(device: Device) -> str:
+def default_precision(device: Device) -> str:
     """The name of the default on ``device``; a GPU that does not compute in its dtype takes ``REFERENCE`` instead."""
     return next(name for name, precision in PRECISIONS.items() if device in precision.default_on)
 

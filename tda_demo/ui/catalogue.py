@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import UserError
-from ..model.precisions import PRECISIONS, Device, default_on, precisions_on
+from ..model.precisions import PRECISIONS, Device, default_precision, precisions_on
 from .memory import Room
 
 EMBEDDED = "SmolLM2-135M-Instruct"
@@ -31,17 +31,18 @@ class Entry:
 
     def bytes_needed(self, device: Device, precision: str) -> float:
         """Upper estimate, in bytes, of weights, the copies the engines make, and the caches of a long race."""
-        matrices, held = self.parameters - self.tables, PRECISIONS[precision]
+        matrices = self.parameters - self.tables
+        per_weight = PRECISIONS[precision].bytes_per_weight
         if device == "cpu":
             # transformers' float32 model reads prompts; the compiled step has its own copy, and another one of the
             # neurons it keeps.
             number = 4
-            weights = self.parameters * (4 + held.bytes_per_weight) + matrices * held.bytes_per_weight
+            weights = self.parameters * (4 + per_weight) + matrices * per_weight
         else:
             # Packed copies of the neurons kept, or down projections laid out by neuron beside those of bitsandbytes,
             # which quantises neither the embedding nor the head.
-            number = held.computed_bytes
-            weights = self.tables * number + 2 * matrices * held.bytes_per_weight
+            number = PRECISIONS[precision].computed_bytes
+            weights = self.tables * number + 2 * matrices * per_weight
         return weights + 2.0 * self.layers * self.cached * number * _TOKENS * _CACHES
 
 
@@ -65,7 +66,7 @@ def label(name: str, device: Device) -> str:
     """``Qwen/Qwen3-8B · 42 GB``: the estimate at the device's own precision; gated models say so."""
     entry = _ENTRIES[name]
     gated = ", gated" if entry.gated else ""
-    return f"{name} · {gigabytes(entry.bytes_needed(device, default_on(device)))}{gated}"
+    return f"{name} · {gigabytes(entry.bytes_needed(device, default_precision(device)))}{gated}"
 
 
 def check_room(name: str | None, precision: str | None, device: Device, room: Room) -> None:
@@ -75,7 +76,7 @@ def check_room(name: str | None, precision: str | None, device: Device, room: Ro
         UserError: with both numbers.
     """
     entry = _ENTRIES.get(name or EMBEDDED)
-    kind = precision or default_on(device)
+    kind = precision or default_precision(device)
     if entry is None or kind not in precisions_on(device):
         return
     needed = entry.bytes_needed(device, kind)

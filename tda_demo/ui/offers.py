@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
-from ..model.precisions import Device, default_on, precisions_on
+from ..model.precisions import Device, default_precision, precisions_on
 from .catalogue import CATALOGUE, EMBEDDED, label
 from .memory import has_nvidia_driver, is_zero_gpu_space
 
@@ -46,8 +46,8 @@ class Offers:
     def hint(self) -> str:
         """One line under the list: where models run, and what the sizes are."""
         if self.device == "cuda":
-            return f"Sizes are upper estimates of GPU memory in {default_on(self.device)}."
-        sizes = f"Sizes are upper estimates of memory in {default_on(self.device)}."
+            return f"Sizes are upper estimates of GPU memory in {default_precision(self.device)}."
+        sizes = f"Sizes are upper estimates of memory in {default_precision(self.device)}."
         return f"No CUDA GPU here: models run on the CPU. {sizes}"
 
     def model(self, name: Any) -> str | None:
