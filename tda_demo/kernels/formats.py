@@ -28,8 +28,8 @@ from . import nf4
 class Rows:
     """``codes`` [rows, ...] of one type: float32, uint16 (bits of a bfloat16), int8, or uint8 (two nf4 codes).
 
-    ``scales`` are float32: int8 [rows], nf4 [rows, blocks]; the other types have [rows] ones, which nothing reads from
-    memory twice and nobody counts.
+    ``scales`` are float32: int8 [rows], nf4 [rows, blocks]; the other types have ones [rows], which do not count
+    among the bytes a step reads.
     """
 
     codes: np.ndarray
@@ -199,20 +199,20 @@ def rounded_by_neuron(down: torch.Tensor, precision: str) -> torch.Tensor:
 
 def has_scales(codes: np.ndarray) -> bool:
     """Whether codes of this type mean something only together with their scales."""
-    return any(each.scales != "none" for each in _with(codes))
+    return any(each.scales != "none" for each in _formats_of(codes))
 
 
 def has_output_scales(codes: np.ndarray) -> bool:
     """Whether a down projection in codes of this type has scales that belong to its outputs."""
-    return any(each.scales == "row" for each in _with(codes))
+    return any(each.scales == "row" for each in _formats_of(codes))
 
 
 def has_nibbles(codes: np.ndarray) -> bool:
     """Whether elements of this type hold two codes, which the kernels take apart as they read."""
-    return any(each.nibbles for each in _with(codes))
+    return any(each.nibbles for each in _formats_of(codes))
 
 
-def _with(codes: np.ndarray) -> Iterable[Format]:
+def _formats_of(codes: np.ndarray) -> Iterable[Format]:
     """The formats whose codes are of this type."""
     return (each for each in FORMATS.values() if codes.dtype == each.code_type)
 

@@ -52,7 +52,7 @@ class Precision:
         return self.head or self.name
 
     @property
-    def computed_bytes(self) -> float:
+    def number_bytes(self) -> float:
         """Bytes of a number that a GPU computes with: of caches, and of what bitsandbytes does not quantise."""
         return max(self.bytes_per_weight, 2)
 

@@ -41,7 +41,7 @@ class Entry:
         else:
             # Packed copies of the neurons kept, or down projections laid out by neuron beside those of bitsandbytes,
             # which quantises neither the embedding nor the head.
-            number = PRECISIONS[precision].computed_bytes
+            number = PRECISIONS[precision].number_bytes
             weights = self.tables * number + 2 * matrices * per_weight
         return weights + 2.0 * self.layers * self.cached * number * _TOKENS * _CACHES
 
