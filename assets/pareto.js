@@ -1,7 +1,7 @@
 // The plot of quality against cost: axes to choose, parts to switch off, a table, and everything to take away.
 (() => {
   const tda = (window.tda ??= {});
-  const GLYPHS = { circle: "●", square: "■", diamond: "◆", "triangle-up": "▲" };
+  const GLYPHS = { circle: "●", square: "■", diamond: "◆", "triangle-up": "▲", "triangle-down": "▼", cross: "✚" };
   const NOTES = {
     share: "The share is that of the row's own precision: what quantising saves does not show here.",
     rate: "Times of different machines do not compare; resting on a point names its machine.",

@@ -14,6 +14,7 @@ from .cett import TailCurve, score, strengths, tail_curve, thresholds
 from .feedforward import FeedForward, observed
 from .files import kept_name
 from .later import torch
+from .model.precisions import REFERENCE
 from .progress import Progress, Report, silent
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def kept_thresholds(lm: LoadedModel, weighted: bool) -> KeptTable[ThresholdTable
         kept_name(lm.name, lm.fingerprint, lm.precision, *score_kind),
         _parse,
         _text,
-        shipped_name=kept_name(lm.name, lm.fingerprint, "float32", *score_kind),
+        shipped_name=kept_name(lm.name, lm.fingerprint, REFERENCE, *score_kind),
     )
 
 

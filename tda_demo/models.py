@@ -11,8 +11,9 @@ from torch import nn
 from .environment import use_threads
 from .errors import UserError
 from .feedforward import FeedForward, find_blocks
+from .model.precisions import PRECISIONS, REFERENCE
 from .placement import DeviceMap, automatic, input_device, is_spread
-from .precision import PRECISIONS, choose, loading, model_dtype, round_weights
+from .precision import choose, loading, model_dtype, round_weights
 from .progress import Report, silent
 from .weights import Weights, embedded, find_weights
 from .weights.quiet import quiet_transformers
@@ -129,9 +130,9 @@ def load_model(
     use_threads(None)
     place = _device(device)
     if device_map is not None and place.type == "cpu":
-        precision = precision or "float32"
-        if precision != "float32":
-            raise UserError(f"On a CPU a device map takes the precision float32 only, not {precision}.")
+        precision = precision or REFERENCE
+        if precision != REFERENCE:
+            raise UserError(f"On a CPU a device map takes the precision {REFERENCE} only, not {precision}.")
     precision = choose(precision, place)
     weights = find_weights(name, report)
     device_map = device_map or automatic(weights.folder, precision, place)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .later import torch
+from .model.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 DeviceMap = str | dict[str, Any]
 
-_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "nf4": 0.5625}  # of one weight, scales included
 _FOR_WEIGHTS = 0.9  # of a GPU's free memory; the rest is for caches and packed copies
 
 
@@ -28,7 +28,7 @@ def automatic(folder: Path, precision: str, device: torch.device) -> DeviceMap |
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
-    return "auto" if _parameters(folder) * _BYTES[precision] > _FOR_WEIGHTS * free else None
+    return "auto" if _parameters(folder) * PRECISIONS[precision].bytes_per_weight > _FOR_WEIGHTS * free else None
 
 
 def _parameters(folder: Path) -> int:

@@ -14,39 +14,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .errors import UserError
 from .feedforward import find_blocks
-from .kernels.formats import FORMATS, rounded, rounded_by_neuron
+from .kernels.formats import rounded, rounded_by_neuron
+from .model.precisions import PRECISIONS, REFERENCE, Device, default_precision, precision_of, precisions_on
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-PRECISIONS = FORMATS
-_GPU_PRECISIONS = ("float32", "bfloat16", "nf4", "int8")
 
 
 def offered(device: str | None) -> tuple[str, ...]:
     """The precisions of ``device`` (``cpu``, ``cuda``), or of the one a model is loaded on where none is named."""
     on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
-    return _GPU_PRECISIONS if on_gpu else PRECISIONS
+    return precisions_on("cuda" if on_gpu else "cpu")
 
 
 def choose(asked: str | None, device: torch.device) -> str:
     """``asked``, or the device's default: what a sensible person would run there.
 
-    On a CPU that is int8: on the embedded model its KL to float32 is 0.005 nats per token (held-out passages).
-
     Raises:
         UserError: there is no such precision, or not on this device.
     """
-    if asked is None:
-        if device.type == "cpu":
-            return "int8"
-        return "bfloat16" if _has_bfloat16() else "float32"
-    names = offered(device.type)
-    if asked not in names:
-        raise UserError(f"'{asked}' is not a precision on {device.type}: use {', '.join(names[:-1])} or {names[-1]}.")
-    return asked
+    kind: Device = "cuda" if device.type == "cuda" else "cpu"
+    if asked is not None:
+        return precision_of(asked, kind).name
+    return REFERENCE if kind == "cuda" and not _has_bfloat16() else default_precision(kind)
 
 
 def model_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -54,29 +45,24 @@ def model_dtype(precision: str, device: torch.device) -> torch.dtype:
 
     That is bfloat16, or float16 on cards before Ampere, which only emulate bfloat16.
     """
-    if device.type == "cpu" or precision == "float32":
+    if device.type == "cpu":
         return torch.float32
-    return torch.bfloat16 if precision == "bfloat16" or _has_bfloat16() else torch.float16
+    if dtype := PRECISIONS[precision].dtype:
+        return getattr(torch, dtype)
+    return torch.bfloat16 if _has_bfloat16() else torch.float16
 
 
 def loading(precision: str, device: torch.device) -> dict[str, Any]:
     """What ``from_pretrained`` needs to know beside the dtype: on a GPU bitsandbytes quantises while loading."""
-    if device.type == "cpu" or precision not in ("nf4", "int8"):
+    settings = PRECISIONS[precision].bitsandbytes
+    if device.type == "cpu" or settings is None:
         return {}
     from transformers import BitsAndBytesConfig
 
     # Its int8 product warns at every call, within every timing, that it rounds its input, which it is there to do.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    kinds: dict[str, Any] = (
-        {"load_in_8bit": True}
-        if precision == "int8"
-        else {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": "nf4",
-            "bnb_4bit_compute_dtype": model_dtype(precision, device),
-        }
-    )
-    return {"quantization_config": BitsAndBytesConfig(**kinds), "device_map": {"": device}}
+    config = BitsAndBytesConfig(**settings(model_dtype(precision, device)))
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def give_back_memory() -> None:
@@ -95,11 +81,8 @@ def _has_bfloat16() -> bool:
 
 
 def head_format(precision: str) -> str:
-    """The format of the output head on a CPU: nf4 leaves it at int8, as bitsandbytes does not quantise it either.
-
-    On the embedded model, whose head is tied to its embedding, a head in nf4 too raises the KL from 0.32 to 0.52.
-    """
-    return "int8" if precision == "nf4" else precision
+    """The format of the output head on a CPU."""
+    return PRECISIONS[precision].head_format
 
 
 @torch.no_grad()
@@ -108,7 +91,7 @@ def round_weights(model: PreTrainedModel, precision: str) -> None:
 
     Norms and biases stay float32, as in the kernels.
     """
-    if precision == "float32":
+    if precision == REFERENCE:
         return
     downs = {block.down for block in find_blocks(model)}
     head = model.get_output_embeddings()

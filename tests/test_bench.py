@@ -32,7 +32,7 @@ def tiny_loads(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
     """At two of the precisions: every other one takes compiling, and its kernels are tested elsewhere."""
-    monkeypatch.setattr(tda_demo.bench, "PRECISIONS", ("float32", "int8"))
+    monkeypatch.setattr(tda_demo.bench, "offered", lambda _: ("float32", "int8"))
     return bench(settings=BenchSettings(rounds=2, block=2, settle=1)).rows
 
 

@@ -11,10 +11,11 @@ import pytest
 
 from tda_demo import models
 from tda_demo.errors import UserError
+from tda_demo.model.precisions import default_precision
 from tda_demo.models import LoadedModel
 from tda_demo.precision import choose
 from tda_demo.ui import loader
-from tda_demo.ui.catalogue import CATALOGUE, DEFAULT_PRECISION, check_access, check_room
+from tda_demo.ui.catalogue import CATALOGUE, check_access, check_room
 from tda_demo.ui.loader import Models
 from tda_demo.ui.memory import Room, main_memory
 from tda_demo.ui.offers import EMBEDDED, HUB_MODELS, Offers
@@ -36,7 +37,7 @@ def test_the_embedded_entry_counts_what_the_model_has(embedded: LoadedModel) -> 
 def test_the_default_precision_of_a_cpu_is_the_loader_s() -> None:
     import torch
 
-    assert DEFAULT_PRECISION["cpu"] == choose(None, torch.device("cpu"))
+    assert default_precision("cpu") == choose(None, torch.device("cpu"))
 
 
 def test_eight_billion_weights_in_bfloat16_are_at_least_sixteen_gigabytes() -> None:

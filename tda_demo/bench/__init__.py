@@ -23,8 +23,9 @@ from ..decode.cpu.step import CpuStepEngine
 from ..decode.timed import ArmDecoder
 from ..decode.trees import bytes_per_step
 from ..methods import GRIFFIN
+from ..model.precisions import PRECISIONS, REFERENCE
 from ..models import EMBEDDED, LoadedModel, load_model
-from ..precision import PRECISIONS, choose
+from ..precision import choose, offered
 from ..progress import Progress, Report, silent
 from .decoders import Decoder, LlamaCpp, StockGenerate
 from .table import Row, markdown
@@ -35,6 +36,7 @@ KEEPS = (0.75, 0.5, 0.3)
 _IN_PLACE_KEEP = 0.5
 _RIVAL = {"sparse": "dense", "in place": "dense", "MLP sparse": "MLP dense"}  # the engine that a speedup is over
 _PROMPT = "Explain in a few paragraphs why the sky is blue in the daytime and red in the evening."
+_STOCK = "bfloat16"  # of transformers' row that the others are compared with, which is always there
 _ROOM = 128  # tokens an arm decodes before it starts over from the prompt
 
 
@@ -102,7 +104,7 @@ def bench(
     """
     settings = settings or BenchSettings()
     cpu = torch.device("cpu")
-    precisions = (choose(precision, cpu),) if precision else PRECISIONS
+    precisions = (choose(precision, cpu),) if precision else offered("cpu")
     contestants = list(_contestants(name, precisions, report))
     bandwidth = _ReadBandwidth()
     for turn in range(settings.rounds + 1):
@@ -117,7 +119,7 @@ def bench(
 
 
 def _contestants(name: str | None, precisions: Sequence[str], report: Report) -> Iterator[Contestant]:
-    lm = load_model(name, precision="float32", device="cpu", report=report)
+    lm = load_model(name, precision=REFERENCE, device="cpu", report=report)
     ids = lm.prompt_ids(_PROMPT)
     yield from _stock(lm, ids, precisions)
     if lm.name == EMBEDDED and importlib.util.find_spec("llama_cpp"):
@@ -130,11 +132,11 @@ def _stock(lm: LoadedModel, ids: list[int], precisions: Sequence[str]) -> Iterat
     """transformers as a user finds it, in torch's own dtypes."""
     from transformers import AutoModelForCausalLM
 
-    for precision in ("float32", "bfloat16"):
-        if precision in precisions or precision == "bfloat16":  # the row others are compared with is always there
-            model = AutoModelForCausalLM.from_config(lm.model.config, dtype=getattr(torch, precision)).eval()
+    for name, precision in PRECISIONS.items():
+        if precision.dtype and (name in precisions or name == _STOCK):
+            model = AutoModelForCausalLM.from_config(lm.model.config, dtype=getattr(torch, precision.dtype)).eval()
             model.load_state_dict(lm.model.state_dict())
-            yield Contestant("transformers", precision, "dense", 1.0, bytes_per_step(model), StockGenerate(model, ids))
+            yield Contestant("transformers", name, "dense", 1.0, bytes_per_step(model), StockGenerate(model, ids))
 
 
 def _llama_cpp(ids: list[int], report: Report) -> Contestant:
@@ -193,7 +195,7 @@ def row_of(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: f
         high=speedup.high if speedup else None,
         byte_bound=bound,
         efficiency=metrics.efficiency(speedup.median, bound) if speedup and bound else None,
-        over_transformers=over("transformers", "bfloat16"),
+        over_transformers=over("transformers", _STOCK),
         over_llama_cpp=over("llama.cpp", "Q4_1"),
         n=len(contestant.rounds),
     )

@@ -15,6 +15,7 @@ from ..kernels.gpu.choice import Choice, vendor
 from ..kernels.gpu.matrices import Matrices
 from ..kernels.gpu.nf4 import Nf4Matrices
 from ..methods.base import Selector
+from .random_model import QUANTISED
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -61,7 +62,7 @@ def check_step(lm: LoadedModel, engine: Engine, ids: list[int], half: Selector) 
     arm = engine.dense_arm(prefill, 1)
     expected = lm.model(input_ids=torch.tensor([ids], device=lm.device)).logits[0, -1].float()
     dense = arm.step(ids[-1]).clone()
-    if lm.precision == "nf4":
+    if lm.precision in QUANTISED:
         kl = metrics.kl_divergence(expected[None].cpu().numpy(), dense[None].cpu().numpy())
         return f"logits of a step against bitsandbytes: KL {kl:.2e} nats (random weights)"
     limit = 5 * _LIMITS[lm.model.dtype]  # roundings of all layers add up

@@ -40,12 +40,13 @@ class Captured:
         return (time.perf_counter() - begin) * 1e3
 
 
-def mlp_contestants(blocks: BlockWeights, choice: Choice, keeps: Sequence[float]) -> Iterator[Contestant]:
+def mlp_contestants(
+    blocks: BlockWeights, choice: Choice, keeps: Sequence[float], precision: str
+) -> Iterator[Contestant]:
     """Rows "MLP dense" and "MLP sparse", and "MLP vendor" where the vendor's products run float weights."""
     weights = blocks.weights
     device = weights[0].device
     x = torch.randn(1, weights[0].width, device=device).to(blocks.dtype)
-    precision = str(blocks.dtype).removeprefix("torch.") if isinstance(weights[0], Matrices) else "nf4"
     read = sum(each.d_ff * each.neuron_bytes for each in weights)
     floats = [each for each in weights if isinstance(each, Matrices)]
     if floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -61,3 +62,8 @@ def to_nf4(lm: LoadedModel) -> LoadedModel:
         quantised.bias = linear.bias
         model.set_submodule(name, quantised)
     return dataclasses.replace(lm, model=model, precision="nf4", blocks=find_blocks(model))
+
+
+QUANTISED: dict[str, Callable[[LoadedModel], LoadedModel]] = {"nf4": to_nf4}
+PRECISIONS = ("bfloat16", *QUANTISED)
+"""What shapes are measured in: in a float dtype, then quantised from that."""

@@ -38,7 +38,7 @@ from .checks import check_blocks, check_step
 from .configs import config_of
 from .decoders import StockGenerate
 from .mlp_only import mlp_contestants
-from .random_model import random_model, to_nf4
+from .random_model import PRECISIONS, QUANTISED, random_model
 from .table import Row
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from ..models import LoadedModel
 
 KEEPS = (0.75, 0.5, 0.3)
-PRECISIONS = ("bfloat16", "nf4")
 _CONTEXT, _ROOM = 512, 128  # tokens read, and decoded before an arm starts over
 MakeEngine = Callable[..., CudaGraphEngine]
 
@@ -136,7 +135,7 @@ def bench_shapes(
     if precision not in (None, *PRECISIONS):
         raise UserError(f"'{precision}' is not measured with shapes: use {' or '.join(PRECISIONS)}.")
     asked = (precision,) if precision else PRECISIONS
-    if "nf4" in asked and importlib.util.find_spec("bitsandbytes") is None:
+    if not QUANTISED.keys().isdisjoint(asked) and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("NF4 needs bitsandbytes: install it, or measure --precision bfloat16 alone.")
     config = config_of(shapes) if shapes else find_config(model, report)
     context = min(_CONTEXT, config.get_text_config().max_position_embeddings - _ROOM)
@@ -168,8 +167,8 @@ def measure_shapes(
     report(Progress("Building a model of random weights", 0, 0, "layers"))
     lm = random_model(config, dtype, device)
     for precision in precisions:
-        if precision == "nf4":
-            lm = to_nf4(lm)
+        if precision in QUANTISED:
+            lm = QUANTISED[precision](lm)
             give_back_memory()
         if not supported(lm):
             raise UserError(f"The GPU kernels do not know this {config.model_type} model's layout in {precision}.")
@@ -183,7 +182,7 @@ def measure_shapes(
         ]
         contestants = [
             *_contestants(lm, engine, ids),
-            *mlp_contestants(engine.shared.blocks, engine.shared.choice, KEEPS),
+            *mlp_contestants(engine.shared.blocks, engine.shared.choice, KEEPS, lm.precision),
         ]
         _measure(contestants, bandwidth, settings, report)
         _, highest = _higher(bandwidth.read_gb_per_second, bandwidth.copy_gb_per_second)
@@ -198,10 +197,10 @@ def measure_shapes(
 def _contestants(lm: LoadedModel, engine: CudaGraphEngine, ids: list[int]) -> Iterator[Contestant]:
     read = engine.shared.blocks.bytes_per_step(lm.model, None)
     yield Contestant("transformers", lm.precision, "dense", 1.0, read, StockGenerate(_stock(engine), ids))
-    if lm.precision == "nf4":
+    if lm.precision in QUANTISED:
         prefill = engine.prefill(ids, RandomShare(1.0))
         make = partial(_bitsandbytes, lm, engine, prefill, read)
-        yield Contestant("bitsandbytes", "nf4", "dense", 1.0, read, ArmDecoder(make, 5, _ROOM))
+        yield Contestant("bitsandbytes", lm.precision, "dense", 1.0, read, ArmDecoder(make, 5, _ROOM))
     for keep in (1.0, *KEEPS):
         prefill = engine.prefill(ids, RandomShare(keep))
         make = partial(engine.dense_arm if keep == 1 else engine.sparse_arm, prefill, _ROOM)
@@ -212,7 +211,7 @@ def _contestants(lm: LoadedModel, engine: CudaGraphEngine, ids: list[int]) -> It
 
 def _stock(engine: CudaGraphEngine) -> PreTrainedModel:
     """transformers as a user finds it: with down projections in its own layout, not by neuron as the kernels read."""
-    if engine.lm.precision == "nf4":
+    if engine.lm.precision in QUANTISED:
         return engine.lm.model  # whose matrices stay as they are
     model = share_weights(engine.lm.model)
     use_usual_layout(model, engine.shared.usual_downs)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
+from ..model.precisions import PRECISIONS, default_precision, in_words
 
 TEXT = "documents separated by lines holding only ###, or .jsonl with a text (and a reference) a line"
 Commands = Any  # argparse names the type of what add_subparsers returns only privately
@@ -16,10 +17,11 @@ Commands = Any  # argparse names the type of what add_subparsers returns only pr
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Which model, how it is held, and where it runs."""
     parser.add_argument("--model", metavar="M", help="a hub id, a folder or a .gguf file; default: the embedded model")
+    defaults = f"{default_precision('cpu')} on a CPU, {default_precision('cuda')} on a GPU"
     parser.add_argument(
         "--precision",
         metavar="P",
-        help="float32, bfloat16, int8 or nf4; default: int8 on a CPU, bfloat16 on a GPU",
+        help=f"{in_words(list(PRECISIONS))}; default: {defaults}",
     )
     parser.add_argument("--device", metavar="D", help="cpu or cuda")
     add_threads(parser)

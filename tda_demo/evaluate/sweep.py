@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..feedforward import FeedForward
 from ..methods import make_method, method_named
 from ..methods.base import Method
+from ..model.precisions import REFERENCE
 from ..progress import Progress, Report, silent
 from .evaluation import BATCH, EvaluationSettings, Unit, cut, grouped
 from .ledger import Ledger, digest
@@ -92,12 +93,12 @@ def sweep(
     """
     if speed and shard.world > 1:
         raise UserError("Several processes would spoil each other's times: leave out --time, or start one process.")
-    reference = load("float32")
+    reference = load(REFERENCE)
     book = ledger(digest([_FORMAT, reference.fingerprint, asdict(settings)])[:16])
     documents = sum(1 for _ in itertools.islice(texts(), settings.documents))
 
     def arms(precision: str) -> _Arms:
-        lm = reference if precision == "float32" else load(precision)
+        lm = reference if precision == REFERENCE else load(precision)
         return _Arms(reference, lm, methods, settings.prompt_tokens, report)
 
     found: list[tuple[list[list[Score]], Texts]] = []

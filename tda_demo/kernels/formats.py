@@ -7,12 +7,15 @@ weights have been through ``rounded`` computes with the same numbers as the kern
 A down projection is stored by neuron, its columns being the rows of codes, so that an active set is some of them. Its
 int8 scales still belong to its outputs: one for every neuron would cost more precision (KL 0.034 nats per token on the
 embedded model, against 0.005). Its nf4 blocks lie along a neuron.
+
+A new format is a ``Format`` in ``FORMATS``; the kernels' loops (``cpu.rows``) choose by the type of its codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -20,16 +23,13 @@ from ..errors import UserError
 from ..later import torch
 from . import nf4
 
-FORMATS = ("float32", "bfloat16", "int8", "nf4")
-_NF4_CODE = np.dtype(np.uint8)
-
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """``codes`` [rows, ...] of one type: float32, uint16 (bits of a bfloat16), int8, or uint8 (two nf4 codes).
 
-    ``scales`` are float32: int8 [rows], nf4 [rows, blocks]; the other types have [rows] ones, which nothing reads from
-    memory twice and nobody counts.
+    ``scales`` are float32: int8 [rows], nf4 [rows, blocks]; the other types have ones [rows], which do not count
+    among the bytes a step reads.
     """
 
     codes: np.ndarray
@@ -57,68 +57,164 @@ class ByNeuron:
     output_scales: np.ndarray
 
     @property
+    def neuron_nbytes(self) -> int:
+        """Bytes a step reads of the neurons themselves: not of the scales that belong to outputs."""
+        return self.codes.nbytes + self.block_scales.nbytes
+
+    @property
     def nbytes(self) -> int:
         """Bytes a step reads of it."""
-        outputs = self.output_scales.nbytes if self.codes.dtype == np.int8 else 0
-        return self.codes.nbytes + self.block_scales.nbytes + outputs
+        return self.neuron_nbytes + (self.output_scales.nbytes if has_output_scales(self.codes) else 0)
 
     def take(self, neurons: np.ndarray) -> ByNeuron:
         return ByNeuron(self.codes[neurons], self.block_scales[neurons], self.output_scales)
 
 
-def has_scales(codes: np.ndarray) -> bool:
-    """Whether codes of this type mean something only together with their scales."""
-    return codes.dtype in (np.int8, _NF4_CODE)
+Encode = Callable[["torch.Tensor"], tuple[np.ndarray, np.ndarray]]
+Decode = Callable[[np.ndarray, np.ndarray, int], "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to store a matrix.
+
+    Args:
+        name: also of the precision whose matrices are stored so.
+        code_type: of the elements of ``codes``. Formats that share a type also share the facts below.
+        scales: what a scale is for: a ``row``, a ``block`` of a row's columns, or there are ``none``.
+        encode_rows: float32 [rows, columns] to codes and scales.
+        decode_rows: codes, scales and the number of columns to the float32 values [rows, columns] they stand for.
+        nibbles: whether two codes share a byte, which the kernels take apart as they read.
+    """
+
+    name: str
+    code_type: type[np.generic]
+    scales: Literal["none", "row", "block"]
+    encode_rows: Encode
+    decode_rows: Decode
+    nibbles: bool = False
+
+    @property
+    def is_by_channel(self) -> bool:
+        """Whether any matrix can be stored by column with the values it has by row.
+
+        Blocks along a row cannot: by column the matrix would have to be rounded again.
+        """
+        return self.scales != "block"
+
+    def encode(self, weight: torch.Tensor) -> Rows:
+        """``weight`` [rows, columns], any float type."""
+        return Rows(*self.encode_rows(weight.detach().float().contiguous()))
+
+    def encode_by_neuron(self, down: torch.Tensor) -> ByNeuron:
+        """``down`` [d, d_ff], any float type."""
+        width, d_ff = down.shape
+        if not self.is_by_channel:
+            neurons = self.encode(down.T)
+            return ByNeuron(neurons.codes, neurons.scales, np.ones(width, np.float32))
+        rows = self.encode(down)
+        return ByNeuron(np.ascontiguousarray(rows.codes.T), np.empty((d_ff, 0), np.float32), rows.scales)
+
+    def round(self, weight: torch.Tensor) -> torch.Tensor:
+        """``weight`` [rows, columns] as ``encode`` holds it, float32."""
+        rows = self.encode(weight)
+        return self.decode_rows(rows.codes, rows.scales, weight.shape[1])
+
+    def round_by_neuron(self, down: torch.Tensor) -> torch.Tensor:
+        """``down`` [d, d_ff] as ``encode_by_neuron`` holds it, float32."""
+        return self.round(down) if self.is_by_channel else self.round(down.T).T.contiguous()
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of one row of ``columns`` weights, its scales included."""
+        return self.encode(torch.zeros(1, columns)).nbytes
+
+    def column_bytes(self, rows: int) -> int:
+        """Bytes of one column of ``rows`` weights where columns are stored: scales of outputs do not belong to it."""
+        return self.encode_by_neuron(torch.zeros(rows, 1)).neuron_nbytes
+
+
+def _ones(matrix: torch.Tensor) -> np.ndarray:
+    return np.ones(matrix.shape[0], dtype=np.float32)
+
+
+def _encode_float32(matrix: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    return matrix.numpy(), _ones(matrix)
+
+
+def _encode_bfloat16(matrix: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    return matrix.bfloat16().view(torch.int16).numpy().view(np.uint16), _ones(matrix)
+
+
+def _decode_bfloat16(codes: np.ndarray, _scales: np.ndarray, _columns: int) -> torch.Tensor:
+    return torch.from_numpy(codes.view(np.int16)).view(torch.bfloat16).float()
+
+
+def _encode_int8(matrix: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    scales = matrix.abs().amax(dim=1) / 127
+    codes = (matrix / torch.where(scales > 0, scales, 1)[:, None]).round().to(torch.int8)
+    return codes.numpy(), scales.numpy()
+
+
+def _decode_scaled(codes: np.ndarray, scales: np.ndarray, _columns: int) -> torch.Tensor:
+    return torch.from_numpy(codes).float() * torch.from_numpy(scales)[:, None]
+
+
+FLOAT32 = Format("float32", np.float32, "none", _encode_float32, _decode_scaled)
+BFLOAT16 = Format("bfloat16", np.uint16, "none", _encode_bfloat16, _decode_bfloat16)
+INT8 = Format("int8", np.int8, "row", _encode_int8, _decode_scaled)
+NF4 = Format("nf4", np.uint8, "block", nf4.encode, nf4.decode, nibbles=True)
+FORMATS: dict[str, Format] = {each.name: each for each in (FLOAT32, BFLOAT16, INT8, NF4)}
+
+
+def format_of(precision: str) -> Format:
+    """The format of the matrices of a model in ``precision``.
+
+    Raises:
+        UserError: the kernels have no such format.
+    """
+    if precision not in FORMATS:
+        raise UserError(f"The CPU kernels have no format '{precision}'; they have: {', '.join(FORMATS)}.")
+    return FORMATS[precision]
 
 
 def encode(weight: torch.Tensor, precision: str) -> Rows:
-    """``weight`` [rows, columns], any float type, in the format ``precision``.
-
-    Raises:
-        UserError: the kernels have no such format.
-    """
-    matrix = weight.detach().float().contiguous()
-    ones = np.ones(matrix.shape[0], dtype=np.float32)
-    if precision == "float32":
-        return Rows(matrix.numpy(), ones)
-    if precision == "bfloat16":
-        return Rows(matrix.bfloat16().view(torch.int16).numpy().view(np.uint16), ones)
-    if precision == "int8":
-        scales = matrix.abs().amax(dim=1) / 127
-        codes = (matrix / torch.where(scales > 0, scales, 1)[:, None]).round().to(torch.int8)
-        return Rows(codes.numpy(), scales.numpy())
-    if precision == "nf4":
-        return Rows(*nf4.encode(matrix))
-    raise UserError(f"The CPU kernels have no format '{precision}'; they have: {', '.join(FORMATS)}.")
+    """``weight`` [rows, columns], any float type, in the format ``precision``; raises as ``format_of``."""
+    return format_of(precision).encode(weight)
 
 
 def encode_by_neuron(down: torch.Tensor, precision: str) -> ByNeuron:
-    """``down`` [d, d_ff], any float type, in the format ``precision``.
-
-    Raises:
-        UserError: the kernels have no such format.
-    """
-    width, d_ff = down.shape
-    if precision == "nf4":
-        rows = encode(down.T, precision)
-        return ByNeuron(rows.codes, rows.scales, np.ones(width, np.float32))
-    rows = encode(down, precision)
-    return ByNeuron(np.ascontiguousarray(rows.codes.T), np.empty((d_ff, 0), np.float32), rows.scales)
+    """``down`` [d, d_ff], any float type, in the format ``precision``; raises as ``format_of``."""
+    return format_of(precision).encode_by_neuron(down)
 
 
 def rounded(weight: torch.Tensor, precision: str) -> torch.Tensor:
     """``weight`` [rows, columns] as ``encode`` holds it, float32."""
-    rows = encode(weight, precision)
-    if rows.codes.dtype == np.uint16:
-        return torch.from_numpy(rows.codes.view(np.int16)).view(torch.bfloat16).float()
-    if rows.codes.dtype == _NF4_CODE:
-        return nf4.decode(rows.codes, rows.scales, weight.shape[1])
-    return torch.from_numpy(rows.codes).float() * torch.from_numpy(rows.scales)[:, None]
+    return format_of(precision).round(weight)
 
 
 def rounded_by_neuron(down: torch.Tensor, precision: str) -> torch.Tensor:
     """``down`` [d, d_ff] as ``encode_by_neuron`` holds it, float32."""
-    return rounded(down.T, precision).T.contiguous() if precision == "nf4" else rounded(down, precision)
+    return format_of(precision).round_by_neuron(down)
+
+
+def has_scales(codes: np.ndarray) -> bool:
+    """Whether codes of this type mean something only together with their scales."""
+    return any(each.scales != "none" for each in _formats_of(codes))
+
+
+def has_output_scales(codes: np.ndarray) -> bool:
+    """Whether a down projection in codes of this type has scales that belong to its outputs."""
+    return any(each.scales == "row" for each in _formats_of(codes))
+
+
+def has_nibbles(codes: np.ndarray) -> bool:
+    """Whether elements of this type hold two codes, which the kernels take apart as they read."""
+    return any(each.nibbles for each in _formats_of(codes))
+
+
+def _formats_of(codes: np.ndarray) -> Iterable[Format]:
+    """The formats whose codes are of this type."""
+    return (each for each in FORMATS.values() if codes.dtype == each.code_type)
 
 
 def stack(parts: Iterable[Rows]) -> Rows:

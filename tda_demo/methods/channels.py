@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..feedforward import FeedForward
-from ..kernels.formats import encode_by_neuron
+from ..kernels.formats import format_of
 from ..later import nn, torch
 from .channel_arrays import by_channel
 from .parts import activation_function
@@ -89,7 +89,7 @@ class ChannelRule(TokenRule):
 
     @cached_property
     def has_kernel(self) -> bool:
-        return self.lm.precision != "nf4" and len({block.d_ff for block in self.lm.blocks}) == 1
+        return format_of(self.lm.precision).is_by_channel and len({block.d_ff for block in self.lm.blocks}) == 1
 
     def read_by(self, kernel: Any, computed: np.ndarray) -> list[list[int]]:
         """Channels of each of ``matrices`` of every layer that the last step of ``kernel`` read, which computed
@@ -143,5 +143,4 @@ def _neurons(block: FeedForward, used: Sequence[torch.Tensor]) -> torch.Tensor:
 def _channel_bytes(lm: LoadedModel, linear: nn.Linear) -> float:
     if lm.device.type != "cpu":
         return linear.weight.nbytes / linear.in_features
-    one = encode_by_neuron(linear.weight[:, :1], lm.precision)
-    return one.codes.nbytes + one.block_scales.nbytes
+    return format_of(lm.precision).column_bytes(linear.out_features)

@@ -47,11 +47,11 @@ class _Predicted(StrengthRule):
     """``limits`` float64 [layers] of the predictors' logits."""
 
     def __init__(self, lm: LoadedModel, artefact: Artefact) -> None:
-        from ..kernels.formats import encode
+        from ..kernels.formats import INT8
 
         self.note = artefact.about.note
-        self.first = [encode(layer["first"], "int8") for layer in artefact.layers]
-        self.second = [encode(layer["second"], "int8") for layer in artefact.layers]
+        self.first = [INT8.encode(layer["first"]) for layer in artefact.layers]
+        self.second = [INT8.encode(layer["second"]) for layer in artefact.layers]
         self.extra_bytes = sum(part.nbytes for part in (*self.first, *self.second))
 
     def strength(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:

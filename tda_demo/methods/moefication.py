@@ -46,13 +46,13 @@ class _Routed(StrengthRule):
     """``limits`` float64 [layers] of the router's scores."""
 
     def __init__(self, lm: LoadedModel, artefact: Artefact) -> None:
-        from ..kernels.formats import encode
+        from ..kernels.formats import INT8
 
         self.note = artefact.about.note
         self.experts = [layer["expert"] for layer in artefact.layers]
         self.order = tuple(expert.argsort(stable=True) for expert in self.experts)
-        self.router = [encode(layer["router"], "int8") for layer in artefact.layers]
-        self.mix = [encode(layer["mix"], "int8") for layer in artefact.layers]
+        self.router = [INT8.encode(layer["router"]) for layer in artefact.layers]
+        self.mix = [INT8.encode(layer["mix"]) for layer in artefact.layers]
         self.extra_bytes = sum(part.nbytes for part in (*self.router, *self.mix))
 
     def strength(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:

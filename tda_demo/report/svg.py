@@ -31,7 +31,9 @@ _SHAPES = {
     "circle": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "square": "M-3.5-3.5h7v7h-7z",
     "diamond": "M0-5l5 5-5 5-5-5z",
-    "triangle": "M0-5l5 8.5h-10z",
+    "triangle-up": "M0-5l5 8.5h-10z",
+    "triangle-down": "M0 5l5-8.5h-10z",
+    "cross": "M-1.5-4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
 }
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from ..controls import not_beating
 from ..metrics import frontier
+from ..model.precisions import symbol_of
 from . import svg
 from .page import figure, finite, page, section, table
 
 Fields = Mapping[str, Any]  # of an ``evaluate.row.Row``
 
-_SHAPES = {"float32": "circle", "bfloat16": "square", "int8": "diamond", "nf4": "triangle"}
 # Title, value of a row (None where it has none), whether more is better.
 _COSTS: Sequence[tuple[str, Callable[[Fields], float | None], bool]] = (
     ("MB a step reads", lambda row: row["step_bytes"] / 1e6, False),
@@ -48,7 +48,7 @@ def _key(rows: Sequence[Fields]) -> str:
     """What colours and shapes say, once for all plots: a dozen methods in four precisions are too many for each."""
     methods = [svg.Series(method, [], colour) for method, colour in _colours(rows).items()]
     precisions = [
-        svg.Series(precision, [], "currentColor", shape=_SHAPES.get(precision, "circle"), joined=False)
+        svg.Series(precision, [], "currentColor", shape=symbol_of(precision), joined=False)
         for precision in dict.fromkeys(row["precision"] for row in rows)
     ]
     frontier_line = svg.Series("frontier: no other point beats these", [], "currentColor", shape="")
@@ -90,7 +90,7 @@ def _view(rows: Sequence[Fields], quality: Any, cost: Any) -> str:
             [(x, y) for _, x, y in group],
             colours[method],
             [f"{method} {row['settings']}, {precision}: {x:.4g}, {y:.4g}" for row, x, y in group],
-            _SHAPES.get(precision, "circle"),
+            symbol_of(precision),
             joined=method != "dense",
         )
         for (method, precision), group in groups.items()

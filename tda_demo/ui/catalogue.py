@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ..errors import UserError
+from ..model.precisions import PRECISIONS, Device, default_precision, precisions_on
 from .memory import Room
 
-Device = Literal["cpu", "cuda"]
 EMBEDDED = "SmolLM2-135M-Instruct"
-DEFAULT_PRECISION: dict[Device, str] = {"cpu": "int8", "cuda": "bfloat16"}
 
 _TOKENS = 2_560  # of a long prompt and the longest answer
 _CACHES = 3  # the prompt's, and one for each arm
-# Bytes a weight, scales included. A quantised GPU model keeps its embedding and head in bfloat16.
-_CPU_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "nf4": 0.5625}
-_GPU_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "nf4": 0.5625}
 
 
 @dataclass(frozen=True)
@@ -37,16 +32,17 @@ class Entry:
     def bytes_needed(self, device: Device, precision: str) -> float:
         """Upper estimate, in bytes, of weights, the copies the engines make, and the caches of a long race."""
         matrices = self.parameters - self.tables
+        per_weight = PRECISIONS[precision].bytes_per_weight
         if device == "cpu":
             # transformers' float32 model reads prompts; the compiled step has its own copy, and another one of the
             # neurons it keeps.
-            each, number = _CPU_BYTES[precision], 4
-            weights = self.parameters * (4 + each) + matrices * each
+            number = 4
+            weights = self.parameters * (4 + per_weight) + matrices * per_weight
         else:
-            # Packed copies of the neurons kept, or down projections laid out by neuron beside those of bitsandbytes.
-            each = _GPU_BYTES[precision]
-            number = 4 if precision == "float32" else 2
-            weights = self.tables * max(each, 2) + 2 * matrices * each
+            # Packed copies of the neurons kept, or down projections laid out by neuron beside those of bitsandbytes,
+            # which quantises neither the embedding nor the head.
+            number = PRECISIONS[precision].number_bytes
+            weights = self.tables * number + 2 * matrices * per_weight
         return weights + 2.0 * self.layers * self.cached * number * _TOKENS * _CACHES
 
 
@@ -70,7 +66,7 @@ def label(name: str, device: Device) -> str:
     """``Qwen/Qwen3-8B · 42 GB``: the estimate at the device's own precision; gated models say so."""
     entry = _ENTRIES[name]
     gated = ", gated" if entry.gated else ""
-    return f"{name} · {gigabytes(entry.bytes_needed(device, DEFAULT_PRECISION[device]))}{gated}"
+    return f"{name} · {gigabytes(entry.bytes_needed(device, default_precision(device)))}{gated}"
 
 
 def check_room(name: str | None, precision: str | None, device: Device, room: Room) -> None:
@@ -80,8 +76,8 @@ def check_room(name: str | None, precision: str | None, device: Device, room: Ro
         UserError: with both numbers.
     """
     entry = _ENTRIES.get(name or EMBEDDED)
-    kind = precision or DEFAULT_PRECISION[device]
-    if entry is None or kind not in _CPU_BYTES:
+    kind = precision or default_precision(device)
+    if entry is None or kind not in precisions_on(device):
         return
     needed = entry.bytes_needed(device, kind)
     if needed > room.free:

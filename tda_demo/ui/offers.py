@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
-from .catalogue import CATALOGUE, EMBEDDED, Device, label
+from ..model.precisions import Device, default_precision, precisions_on
+from .catalogue import CATALOGUE, EMBEDDED, label
 from .memory import has_nvidia_driver, is_zero_gpu_space
 
 HUB_MODELS = tuple(entry.name for entry in CATALOGUE if entry.name != EMBEDDED)
 AUTOMATIC = "automatic"
-PRECISIONS = (AUTOMATIC, "nf4", "int8", "bfloat16", "float32")
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,17 @@ class Offers:
     any_model: bool = False
     device: Device = "cpu"
     models: tuple[str, ...] = (EMBEDDED, *HUB_MODELS)
-    precisions: tuple[str, ...] = PRECISIONS
 
     @classmethod
     def here(cls, allow_any_model: bool) -> Offers:
         """The offers of this process: on a Space (``SPACE_ID`` is set) only the list, whatever was asked."""
         device: Device = "cuda" if has_nvidia_driver() or is_zero_gpu_space() else "cpu"
         return cls(any_model=allow_any_model and "SPACE_ID" not in os.environ, device=device)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What the page lists, after the automatic choice from the fewest bytes to the most."""
+        return (AUTOMATIC, *reversed(precisions_on(self.device)))
 
     @property
     def choices(self) -> list[tuple[str, str]]:
@@ -42,8 +46,9 @@ class Offers:
     def hint(self) -> str:
         """One line under the list: where models run, and what the sizes are."""
         if self.device == "cuda":
-            return "Sizes are upper estimates of GPU memory in bfloat16."
-        return "No CUDA GPU here: models run on the CPU. Sizes are upper estimates of memory in int8."
+            return f"Sizes are upper estimates of GPU memory in {default_precision(self.device)}."
+        sizes = f"Sizes are upper estimates of memory in {default_precision(self.device)}."
+        return f"No CUDA GPU here: models run on the CPU. {sizes}"
 
     def model(self, name: Any) -> str | None:
         """What ``load_model`` takes for ``name``: None for the embedded model.

@@ -16,7 +16,7 @@ from torch import nn
 from ...kernels.activations import activation_of
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.mlp import Neurons
-from ...kernels.formats import encode, encode_by_neuron, stack
+from ...kernels.formats import encode, encode_by_neuron, has_output_scales, stack
 from ...precision import head_format
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def read_layout(lm: LoadedModel) -> Layout:
     )
     vectors = sum(4 * parameter.numel() for parameter in lm.model.parameters() if parameter.ndim == 1)
     vectors -= sum(each.nbytes for each in (neurons.gate_bias, neurons.up_bias) if each.any())  # counted with neurons
-    vectors += output_scale.nbytes if lm.precision == "int8" else 0
+    vectors += output_scale.nbytes if has_output_scales(neurons.down) else 0
     embedding_row = 4 * config.hidden_size  # the token's row comes from the model's own float32 table
     shared_bytes = qkv.nbytes + out.nbytes + head.nbytes + vectors + embedding_row
     return Layout(shape, shared, neurons, first, shared_bytes)

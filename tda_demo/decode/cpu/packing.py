@@ -14,7 +14,7 @@ import torch
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.mlp import Neurons
 from ...kernels.cpu.threads import cores
-from ...kernels.formats import has_scales
+from ...kernels.formats import has_nibbles, has_scales
 from ...methods.base import ActiveSets
 from ...methods.token import TokenRule
 from .layout import Layout
@@ -79,12 +79,12 @@ class Packer:
     def records(self, order: Sequence[torch.Tensor] | None = None) -> Neurons:
         """All neurons as records (``kernels.cpu.scattered``), in the order in which ``order`` names each layer's.
 
-        They are a second copy of the MLP's weights, the same for all arms that use it at one time. nf4 stays as it is:
-        unpacking takes longer there than reading.
+        They are a second copy of the MLP's weights, the same for all arms that use it at one time. What has
+        two codes a byte stays as it is: taking them apart takes longer than reading.
         """
         neurons = self.layout.neurons
         ordered = ActiveSets(tuple(order), tuple(map(len, order))) if order else None
-        if neurons.gate.dtype == np.uint8:
+        if has_nibbles(neurons.gate):
             return self.arrange(ordered).neurons if ordered else neurons
         chosen = _neurons(self.layout, ordered) if ordered else slice(None)
         records = None if ordered else self._records()

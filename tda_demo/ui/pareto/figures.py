@@ -11,13 +11,13 @@ from typing import Any
 from ...controls import unbeaten
 from ...methods import METHODS
 from ...metrics import frontier
+from ...model.precisions import REFERENCE, symbol_of
 from ...report.svg import useful_top
 from .. import wording
 from .points import OWN, RACE, SHIPPED, SOURCES, Point
 
 _INK, _MUTED, _RULE, _SHEET = "var(--ink)", "var(--muted)", "var(--rule)", "var(--paper)"
 _CLEAR = "rgba(0,0,0,0)"
-_SYMBOLS = {"float32": "circle", "bfloat16": "square", "int8": "diamond", "nf4": "triangle-up"}
 # A method's colour is its own, whatever else is measured; ``assets/pareto.css`` says which.
 _COLOURS = {"dense": "var(--dense)", "tda": "var(--tda)"} | {
     method: f"var(--series-{method})" for method in METHODS if method != "tda"
@@ -75,7 +75,7 @@ def plot(points: Sequence[Point]) -> dict[str, Any] | None:
                 {"key": method, "label": method_name(method), "colour": colour} for method, colour in colours.items()
             ],
             "precision": [
-                {"key": precision, "label": precision, "symbol": _SYMBOLS.get(precision, "circle")}
+                {"key": precision, "label": precision, "symbol": symbol_of(precision)}
                 for precision in dict.fromkeys(point.precision for point in points)
             ],
             "source": [
@@ -106,7 +106,7 @@ def tip(point: Point, control: Mapping[str, Any] | None = None) -> list[str]:
                 f", {wording.times(fields['speedup'])} dense ({fields['speedup_low']:.2f}–{fields['speedup_high']:.2f},"
                 f" n = {fields['speedup_n']})"
             )
-    against = "the dense arm" if point.source == RACE else "float32"
+    against = "the dense arm" if point.source == RACE else REFERENCE
     rise = "" if point.rise is None else f", perplexity {100 * point.rise:+.1f} %"
     return [
         f"{method_name(point.method)} {settings(point)}".strip() + f", {point.precision}",
@@ -214,7 +214,7 @@ def _trace(
         "marker": {
             "color": _SHEET if own else colour,
             "size": 16 if race else 11 if one.method == "dense" else 8,
-            "symbol": "star" if race else _SYMBOLS.get(one.precision, "circle"),
+            "symbol": "star" if race else symbol_of(one.precision),
             "line": {"color": _INK if race else colour, "width": 1.5},
         },
     }

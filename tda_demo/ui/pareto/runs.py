@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import UserError
+from ...model.precisions import REFERENCE
 from ...progress import Progress
 from ..loader import GivenUp, Models, reporter
 from ..worker import Ticket
@@ -79,7 +80,7 @@ def sweep_job(models: Models, request: SweepRequest, seconds: float, ticket: Tic
             from ...evaluate.sweep import follow
 
             methods = _methods(request)
-            reference = models.get(request.model, "float32", load)
+            reference = models.get(request.model, REFERENCE, load)
             lm = models.get(request.model, request.precision, load)
             texts = passages(held_out=True)[: request.passages]
             name = f"the first {len(texts)} of the project's held-out passages"

@@ -1,0 +1,1 @@
+"""What a model is: families, feed-forward blocks, precision, placement, weights."""
