@@ -1,0 +1,1 @@
+"""What a model is: its family, and the projections its layers are made of."""
