@@ -2,49 +2,86 @@
 
 A neuron is one row of ``up`` (and of ``gate``) plus the matching column of ``down``. Two layouts exist:
 
-* GLU: ``a = act(x Wg^T) * (x Wu^T)``, ``y = a Wd^T`` (llama, mistral, qwen2, qwen3, gemma2, gemma3; phi3 keeps
-  gate and up in one matrix, gate rows first);
-* plain: ``a = act(x W1^T + b1)``, ``y = a W2^T + b2`` (opt, gpt_neox).
+* GLU: ``a = act(x Wg^T) * (x Wu^T)``, ``y = a Wd^T``, gate and up in a matrix each (llama) or both in one (phi3);
+* plain: ``a = act(x W1^T + b1)``, ``y = a W2^T + b2``, W1 being ``up`` (opt, gpt_neox).
+
+Where the matrices lie is said by the family's record, ``model.family``; nothing outside this view asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from .errors import UserError
 from .later import nn, torch
+from .model.family import BlockLayout, family_of
+from .model.projection import Projection, linears_of
 from .placement import hooks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from .model.activation import Activation
+
 
 @dataclass(frozen=True, eq=False)
 class FeedForward:
-    """The three matrices of block ``layer``.
+    """The three projections of block ``layer``.
 
-    ``gate`` is None for plain blocks and for fused ones; a fused ``up`` holds d_ff gate rows, then d_ff up rows.
+    ``gate`` is None for plain blocks; where one matrix holds both, ``gate`` and ``up`` are its two halves.
     ``down.weight`` is [d_model, d_ff]; its input is the activation vector ``a`` [..., d_ff]. ``d_ff`` is the full
     width, also while the matrices hold fewer neurons. ``attention`` holds the layer's other matrices, its attention
     projections.
     """
 
     layer: int
-    gate: nn.Linear | None
-    up: nn.Linear
+    gate: Projection | None
+    up: Projection
     down: nn.Linear
     d_ff: int
-    fused: bool = False
     attention: tuple[nn.Linear, ...] = ()
+
+    @property
+    def is_glu(self) -> bool:
+        return self.gate is not None
+
+    @property
+    def input_linears(self) -> tuple[nn.Linear, ...]:
+        """The matrices that read the block's input, one or two: they hold gate and up."""
+        return linears_of([projection for projection in (self.gate, self.up) if projection is not None])
 
     @property
     def linears(self) -> tuple[nn.Linear, ...]:
         """The block's matrices in the order they are read."""
-        return tuple(linear for linear in (self.gate, self.up, self.down) if linear is not None)
+        return *self.input_linears, self.down
+
+    def rows_of(self, linear: nn.Linear, indices: torch.Tensor) -> torch.Tensor:
+        """The rows of ``linear``, one of ``input_linears``, that belong to the neurons ``indices`` int64 [k].
+
+        int64 [k], or [2k] where the matrix holds gate and up: the rows of gate first.
+        """
+        held = [projection for projection in (self.gate, self.up) if projection and projection.linear is linear]
+        return torch.cat([indices + projection.rows.start for projection in held])
+
+    def activation_input(self, x: torch.Tensor) -> torch.Tensor:
+        """What the activation function is applied to, [..., d_ff] for ``x`` [..., d]; hooks do not see this."""
+        return (self.gate or self.up)(x)
+
+    def activations(self, function: Activation, x: torch.Tensor) -> torch.Tensor:
+        """``a`` [..., d_ff] for the block's input ``x`` [..., d]; hooks on the modules do not see this."""
+        return self.activations_from(function, [linear.forward(x) for linear in self.input_linears])
+
+    def activations_from(self, function: Activation, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """``a`` [..., d_ff] for the ``outputs`` of ``input_linears``."""
+        by_linear = dict(zip(self.input_linears, outputs, strict=True))
+        up = by_linear[self.up.linear][..., self.up.rows]
+        if self.gate is None:
+            return function(up)
+        return function(by_linear[self.gate.linear][..., self.gate.rows]) * up
 
     @cached_property
     def output_norms(self) -> torch.Tensor:
@@ -54,8 +91,8 @@ class FeedForward:
     @cached_property
     def input_norms(self) -> torch.Tensor:
         """``||Wg[j]||_2 ||Wu[j]||_2`` of every neuron, ``||W1[j]||_2`` in plain blocks: float32 [d_ff]."""
-        rows = torch.cat([_values(linear).norm(dim=1) for linear in self.linears[:-1]])
-        return rows.view(-1, self.d_ff).prod(dim=0)  # a fused ``up`` has both norms of a neuron too, d_ff apart
+        rows = torch.cat([_values(linear).norm(dim=1) for linear in self.input_linears])
+        return rows.view(-1, self.d_ff).prod(dim=0)  # a fused matrix has both norms of a neuron too, d_ff apart
 
     def output_weight(self) -> torch.Tensor:
         """The values of ``down.weight``, float32 [d_model, d_ff], however bitsandbytes may hold them."""
@@ -94,73 +131,33 @@ def _values(linear: nn.Linear) -> torch.Tensor:
     return weight.detach().float()
 
 
-@dataclass(frozen=True)
-class _Names:
-    """Where a family keeps its parts: dotted paths, ``stack`` from the model, the rest from one layer of it."""
-
-    stack: str
-    up: str
-    down: str
-    gate: str | None = None
-    fused: bool = False
-
-
-_GLU = _Names("model.layers", gate="mlp.gate_proj", up="mlp.up_proj", down="mlp.down_proj")
-_FAMILIES = {
-    "llama": _GLU,
-    "mistral": _GLU,
-    "qwen2": _GLU,
-    "qwen3": _GLU,
-    "gemma2": _GLU,
-    "gemma3_text": _GLU,
-    "gemma3": _Names("model.language_model.layers", gate="mlp.gate_proj", up="mlp.up_proj", down="mlp.down_proj"),
-    "phi3": _Names("model.layers", up="mlp.gate_up_proj", down="mlp.down_proj", fused=True),
-    "opt": _Names("model.decoder.layers", up="fc1", down="fc2"),
-    "gpt_neox": _Names("gpt_neox.layers", up="mlp.dense_h_to_4h", down="mlp.dense_4h_to_h"),
-}
-SUPPORTED = tuple(name for name in _FAMILIES if name != "gemma3_text")
-
-
 def find_blocks(model: PreTrainedModel) -> tuple[FeedForward, ...]:
     """The feed-forward blocks of ``model``, first layer first.
 
     Raises:
-        UserError: the architecture is not one of ``SUPPORTED``.
+        UserError: its family is not supported.
     """
-    names = _names(model)
-    return tuple(_block(index, layer, names) for index, layer in enumerate(_stack(model, names)))
+    layout = family_of(model).block
+    return tuple(_block(index, layer, layout) for index, layer in enumerate(find_layers(model)))
 
 
 def find_layers(model: PreTrainedModel) -> tuple[nn.Module, ...]:
     """The decoder layers that ``find_blocks`` gives the blocks of; raises what it raises."""
-    return tuple(_stack(model, _names(model)))
+    return tuple(cast(nn.ModuleList, model.get_submodule(family_of(model).layers)))
 
 
-def _names(model: PreTrainedModel) -> _Names:
-    names = _FAMILIES.get(model.config.model_type)
-    if names is None:
-        raise UserError(
-            f"The architecture '{model.config.model_type}' is not supported; supported are: {', '.join(SUPPORTED)}."
-        )
-    return names
-
-
-def _stack(model: PreTrainedModel, names: _Names) -> nn.ModuleList:
-    return cast(nn.ModuleList, model.get_submodule(names.stack))
-
-
-def _block(index: int, layer: nn.Module, names: _Names) -> FeedForward:
-    own = [cast(nn.Linear, layer.get_submodule(path)) for path in (names.gate, names.up, names.down) if path]
-    *gate, up, down = own
-    return FeedForward(
-        layer=index,
-        gate=gate[0] if gate else None,
-        up=up,
-        down=down,
-        d_ff=down.in_features,
-        fused=names.fused,
-        attention=tuple(each for each in layer.modules() if isinstance(each, nn.Linear) and each not in own),
-    )
+def _block(index: int, layer: nn.Module, layout: BlockLayout) -> FeedForward:
+    up, down = (cast(nn.Linear, layer.get_submodule(path)) for path in (layout.up, layout.down))
+    d_ff = down.in_features
+    if layout.gate == layout.up:
+        gate_projection, up_projection = Projection.parts(up, [d_ff, d_ff])
+    else:
+        gate = None if layout.gate is None else cast(nn.Linear, layer.get_submodule(layout.gate))
+        gate_projection = None if gate is None else Projection.whole(gate)
+        up_projection = Projection.whole(up)
+    block = FeedForward(index, gate_projection, up_projection, down, d_ff)
+    others = [each for each in layer.modules() if isinstance(each, nn.Linear) and each not in block.linears]
+    return dataclasses.replace(block, attention=tuple(others))
 
 
 @contextmanager

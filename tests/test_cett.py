@@ -11,12 +11,13 @@ from torch import nn
 
 from tda_demo.cett import TailCurve, score, strengths, tail_curve, thresholds
 from tda_demo.feedforward import FeedForward
+from tda_demo.model.projection import Projection
 
 
 def block_of(down: torch.Tensor) -> FeedForward:
     linear = nn.Linear(down.shape[1], down.shape[0], bias=False)
     linear.weight = nn.Parameter(down, requires_grad=False)
-    return FeedForward(layer=0, gate=None, up=linear, down=linear, d_ff=down.shape[1])
+    return FeedForward(layer=0, gate=None, up=Projection.whole(linear), down=linear, d_ff=down.shape[1])
 
 
 def brute_error(activations: torch.Tensor, down: torch.Tensor, dropped: torch.Tensor) -> float:

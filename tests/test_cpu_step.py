@@ -21,10 +21,11 @@ from tda_demo.decode.cpu.layout import has_layout
 from tda_demo.decode.cpu.step import CpuStepEngine
 from tda_demo.kernels.formats import FORMATS
 from tda_demo.methods import TDA, ActiveSets
+from tda_demo.model.family import FAMILIES
 from tda_demo.models import LoadedModel
 from tda_demo.race import RaceSettings, race
 
-LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
+LAYOUTS = [name for name, config in CONFIGS.items() if FAMILIES[config.model_type].decoder]
 
 
 @pytest.mark.parametrize("family", LAYOUTS)

@@ -23,8 +23,8 @@ def formula(block: FeedForward, x: torch.Tensor, family: str) -> torch.Tensor:
     act = ACTIVATION.get(family, torch.nn.functional.silu)
     up = block.up.weight.double()
     bias = 0 if block.up.bias is None else block.up.bias.double()
-    if block.fused:
-        gate, up = up[: block.d_ff], up[block.d_ff :]
+    if family == "phi3":
+        gate, up = block.linears[0].weight.double().split(block.d_ff)
         return act(x @ gate.T) * (x @ up.T)
     if block.gate is not None:
         return act(x @ block.gate.weight.double().T) * (x @ up.T)
@@ -38,7 +38,7 @@ def test_activations_seen_are_those_of_the_formula(family: str) -> None:
     inputs: list[torch.Tensor] = []
     seen: list[torch.Tensor] = []
     for block in blocks:
-        block.up.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
+        block.linears[0].register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
     with observed(blocks, lambda _block, activations: seen.append(activations)):
         model(input_ids=torch.arange(3, 20)[None])
     assert [block.layer for block in blocks] == list(range(model.config.num_hidden_layers))

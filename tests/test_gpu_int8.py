@@ -16,6 +16,7 @@ from tda_demo.feedforward import FeedForward
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Tiles
 from tda_demo.kernels.gpu.int8 import Int8Matrices, Int8Rows, rows_of
+from tda_demo.model.projection import Projection
 
 pytestmark = [*ON_A_CARD, pytest.mark.filterwarnings("ignore:overflow encountered in exp")]
 SMALL = Tiles(rows=4, columns=32, programs=3, down_rows=4, down_columns=32, splits=2)
@@ -71,7 +72,8 @@ def test_blocks_of_bitsandbytes_modules_keep_their_codes(fused: bool) -> None:
     torch.manual_seed(0)
     gate = None if fused else linear(20, 64, bias=True)
     up, down = linear(40 if fused else 20, 64, bias=True), linear(64, 20)
-    block = FeedForward(0, gate, up, down, d_ff=20, fused=fused)
+    projections = Projection.parts(up, [20, 20]) if gate is None else (Projection.whole(gate), Projection.whole(up))
+    block = FeedForward(0, *projections, down, d_ff=20)
     int8 = Int8Matrices.of(block, SILU)
     assert torch.equal(int8.down.t(), down.weight.data)
     torch.testing.assert_close(int8.decoded().down.t(), block.output_weight())

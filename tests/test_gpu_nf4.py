@@ -19,6 +19,7 @@ from tda_demo.feedforward import FeedForward
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Tiles
 from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantised, requantised, rows_of
+from tda_demo.model.projection import Projection
 
 pytestmark = [*ON_A_CARD, pytest.mark.filterwarnings("ignore:overflow encountered in exp")]
 SMALL = Tiles(rows=4, columns=128, programs=3, down_rows=4, down_columns=64, splits=2)
@@ -112,7 +113,8 @@ def test_blocks_of_bitsandbytes_modules(fused: bool) -> None:
     torch.manual_seed(0)
     gate = None if fused else linear(20, 64, bias=True)
     up, down = linear(40 if fused else 20, 64, bias=True), linear(64, 20)
-    nf4, _ = Nf4Matrices.of(FeedForward(0, gate, up, down, d_ff=20, fused=fused), SILU)
+    projections = Projection.parts(up, [20, 20]) if gate is None else (Projection.whole(gate), Projection.whole(up))
+    nf4, _ = Nf4Matrices.of(FeedForward(0, *projections, down, d_ff=20), SILU)
     stacked = values(up) if gate is None else torch.cat([values(gate), values(up)])
     assert nf4.gate is not None and nf4.gate_bias is not None and nf4.up_bias is not None
     torch.testing.assert_close(torch.cat([nf4.gate.decoded(), nf4.up.decoded()]), stacked)

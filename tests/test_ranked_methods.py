@@ -86,7 +86,7 @@ def test_magnitudes_neurons_are_the_same_for_every_prompt(family: str) -> None:
     for block, neurons in zip(lm.blocks, found, strict=True):
         up, down = block.up.weight.double().numpy(), block.down.weight.double().numpy()
         sizes = [np.linalg.norm(down[:, j]) * np.linalg.norm(up[j]) for j in range(WIDTH)]
-        gate = up[WIDTH:] if family == "phi3" else block.gate.weight.double().numpy() if block.gate else None
+        gate = block.gate.weight.double().numpy() if block.gate else None
         if gate is not None:
             sizes = [size * np.linalg.norm(gate[j]) for j, size in enumerate(sizes)]
         assert neurons == first_by(sizes, 21)

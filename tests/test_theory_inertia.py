@@ -220,7 +220,7 @@ def test_a_reading_breaks_off_between_layers(lm: LoadedModel) -> None:
     def after_the_first(_module: object, _inputs: object) -> None:
         seen.append(stop.set())
 
-    reader.blocks[0].up.register_forward_pre_hook(after_the_first)
+    reader.blocks[0].up.linear.register_forward_pre_hook(after_the_first)
     for call in (lambda: reader.read(rows(2, 6)), lambda: signals(reader.model, rows(1, 6), stop)):
         with pytest.raises(Stopped):
             call()

@@ -22,8 +22,8 @@ from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.feedforward import FeedForward
 from tda_demo.kernels import sketch
 from tda_demo.methods import CATS, TT, Method, Sketch, TokenRule, quantiles
-from tda_demo.methods.parts import activation_function
 from tda_demo.methods.token import between
+from tda_demo.model.activation import activation_function
 from tda_demo.models import LoadedModel
 
 HALF: dict[str, Method] = {"sketch": Sketch(keep=0.5), "cats": CATS(keep=0.5), "tt": TT(cett=0.1)}

@@ -110,9 +110,11 @@ def _widths(lm: LoadedModel) -> tuple[int, ...]:
 
 
 def _neuron(block: FeedForward, rows: Callable[[nn.Linear], float], column: float) -> NeuronBytes:
-    """``rows`` gives the bytes of a first matrix and its bias; a fused one holds gate and up in equal parts."""
-    first = [rows(linear) / block.d_ff for linear in block.linears[:-1]]
-    gate, up = [first[0] / 2] * 2 if block.fused else [0.0, *first][-2:]
+    """``rows`` gives the bytes of a matrix of rows and its bias, ``column`` those of a neuron in ``down``."""
+    gate, up = (
+        0.0 if projection is None else rows(projection.linear) / projection.linear.out_features
+        for projection in (block.gate, block.up)
+    )
     return NeuronBytes(gate, up, column)
 
 

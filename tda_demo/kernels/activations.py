@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..model.activation import activation_name
+
 SILU, GELU_TANH, GELU_ERF, RELU = range(4)
 
 _KINDS = {
@@ -14,14 +16,8 @@ _KINDS = {
     "gelu": GELU_ERF,
     "relu": RELU,
 }
-_FIELDS = ("hidden_activation", "hidden_act", "activation_function")  # gemma; most families; opt
-
-
-def activation_field(config: Any) -> str:
-    """The field of ``config`` that names the function between a block's matrices; empty where there is none."""
-    return next((field for field in _FIELDS if getattr(config, field, None)), "")
 
 
 def activation_of(config: Any) -> int | None:
     """The function between a block's matrices, or None where the kernels do not have it."""
-    return _KINDS.get(getattr(config, activation_field(config), ""))
+    return _KINDS.get(activation_name(config))

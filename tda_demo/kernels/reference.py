@@ -24,10 +24,9 @@ def pack(block: FeedForward, indices: torch.Tensor) -> tuple[Packed, ...]:
     """Copies of the active neurons' weights, aligned with ``block.linears``.
 
     Args:
-        indices: int64 [k], the active neurons; a fused ``up`` gives 2k rows, gate rows first.
+        indices: int64 [k], the active neurons.
     """
-    gate_up_rows = torch.cat([indices, indices + block.d_ff]) if block.fused else indices
-    first = tuple(_rows(linear, gate_up_rows) for linear in block.linears[:-1])
+    first = tuple(_rows(linear, block.rows_of(linear, indices)) for linear in block.input_linears)
     return (*first, Packed(block.down.weight.detach().index_select(1, indices), block.down.bias))
 
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from ..feedforward import FeedForward
 from ..later import torch
+from ..model.activation import activation_function
 from ..progress import Report, silent
 from .base import Dial, Method
-from .parts import activation_function, gate_of
 from .quantiles import limits
 from .settings import Range, setting
 from .token import TokenRule
@@ -48,7 +48,7 @@ class _Gated(TokenRule):
     """``limits`` float64 [layers] of ``|act(g_j)|``."""
 
     def __init__(self, lm: LoadedModel) -> None:
-        is_glu = all(block.gate is not None or block.fused for block in lm.blocks)
+        is_glu = all(block.is_glu for block in lm.blocks)
         self.full = frozenset({"gate"} if is_glu else {"up"})
         self.is_glu = is_glu
         self.activation = activation_function(lm.model)
@@ -56,7 +56,7 @@ class _Gated(TokenRule):
 
     def strength(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         """``|act(g_j)|``, float32 [T, d_ff]."""
-        return self.activation(gate_of(block, x)).abs().float()
+        return self.activation(block.activation_input(x)).abs().float()
 
     def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return self.strength(block, x, activations) > self.limits[block.layer]

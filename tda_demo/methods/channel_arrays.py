@@ -12,6 +12,9 @@ import numpy as np
 from ..feedforward import FeedForward, find_layers
 from ..kernels.formats import encode_by_neuron
 from ..later import nn, torch
+from ..model.attention import query_key_value
+from ..model.family import family_of
+from ..model.projection import Projection
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -58,12 +61,8 @@ def _pieces(codes: np.ndarray) -> np.ndarray:
 def _parts(lm: LoadedModel, block: FeedForward, layer: nn.Module) -> list[tuple[nn.Linear, torch.Tensor]]:
     """q, k, v, o, gate, up and down: the linear each is held by, and its weights."""
     attention: Any = layer.get_submodule("self_attn")
-    if hasattr(attention, "qkv_proj"):
-        config: Any = lm.model.config
-        rows = [heads * attention.head_dim for heads in (config.num_attention_heads, *[config.num_key_value_heads] * 2)]
-        qkv = [(attention.qkv_proj, part) for part in attention.qkv_proj.weight.split(rows)]
-    else:
-        qkv = [(each, each.weight) for each in (attention.q_proj, attention.k_proj, attention.v_proj)]
-    halves = block.up.weight.chunk(2) if block.fused else [each.weight for each in block.linears[:-1]]
-    first = zip([block.up] * 2 if block.fused else block.linears[:-1], halves, strict=True)
-    return [*qkv, (attention.o_proj, attention.o_proj.weight), *first, (block.down, block.down.weight)]
+    layout = family_of(lm.model).decoder
+    assert layout is not None and block.gate is not None  # the kernel runs in the compiled step alone
+    qkv = query_key_value(layout, attention, lm.model.config)
+    projections = [*qkv, Projection.whole(attention.o_proj), block.gate, block.up, Projection.whole(block.down)]
+    return [(projection.linear, projection.weight) for projection in projections]

@@ -12,8 +12,8 @@ import numpy as np
 from ..feedforward import FeedForward
 from ..kernels.formats import format_of
 from ..later import nn, torch
+from ..model.activation import activation_function
 from .channel_arrays import by_channel
-from .parts import activation_function
 from .token import See, TokenRule, Use
 
 if TYPE_CHECKING:
@@ -48,12 +48,9 @@ class ChannelRule(TokenRule):
         return Use(_neurons(block, [*first, self.fire(block, x, activations).sum(dim=1)]))
 
     def restricted(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-        limits = self._limits(block)
-        linear = [each.forward(_above(x, limit)) for each, limit in zip(block.linears[:-1], limits, strict=False)]
-        if block.fused:
-            linear = list(linear[0].split(block.d_ff, dim=-1))
-        a = self.activation(linear[0])
-        return _above(a * linear[1] if len(linear) == 2 else a, limits[-1])
+        *limits, of_down = self._limits(block)
+        outputs = [each.forward(_above(x, limit)) for each, limit in zip(block.input_linears, limits, strict=True)]
+        return _above(block.activations_from(self.activation, outputs), of_down)
 
     def install(self, blocks: Iterable[FeedForward], see: See | None = None) -> Callable[[], None]:
         with ExitStack() as hooks:

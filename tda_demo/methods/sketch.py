@@ -37,9 +37,10 @@ from ..kernels.sketch import (
     products,
 )
 from ..later import torch
+from ..model.activation import activation_function
+from ..model.projection import Projection
 from ..progress import Report, silent
 from .base import Dial, Method
-from .parts import activation_function, first_biases, first_rows
 from .quantiles import limits
 from .settings import Range, setting
 from .token import TokenRule
@@ -134,14 +135,13 @@ class _Predicted(TokenRule):
         """The predicted activations and their likely error, float32 [T, d_ff]."""
         copy = self.copies[block.layer]
         gate_error, up_error, down_error, norms = (torch.from_numpy(part).to(x.device) for part in copy.errors)
-        gate_bias, up_bias = first_biases(block)
         length = x.float().norm(dim=1, keepdim=True)
-        up = products(copy.up, x) + up_bias
-        if copy.gate is None:
+        up = _plus_bias(products(copy.up, x), block.up)
+        if copy.gate is None or block.gate is None:
             a = self.activation(up)
             by_rows = (self.activation(up + up_error * length) - a).square()
         else:
-            gate = products(copy.gate, x) + gate_bias
+            gate = _plus_bias(products(copy.gate, x), block.gate)
             activated = self.activation(gate)
             a = activated * up
             by_gate = (self.activation(gate + gate_error * length) - activated) * up
@@ -175,7 +175,7 @@ class _Predicted(TokenRule):
 
 
 def _copy(block: FeedForward, lm: LoadedModel) -> _Copy:
-    gate, up = first_rows(block)
+    gate, up = None if block.gate is None else block.gate.weight, block.up.weight
     down = block.output_weight()
     small_gate, small_up = None if gate is None else encode(gate), encode(up)
     small_down = encode_columns(down, _output_scales(block, lm))
@@ -187,6 +187,10 @@ def _copy(block: FeedForward, lm: LoadedModel) -> _Copy:
         norms=block.output_norms.cpu().numpy(),
     )
     return _Copy(small_gate, small_up, small_down, errors)
+
+
+def _plus_bias(outputs: torch.Tensor, projection: Projection) -> torch.Tensor:
+    return outputs if projection.bias is None else outputs + projection.bias
 
 
 def _error(rounded: torch.Tensor, matrix: torch.Tensor | None, dim: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..feedforward import FeedForward, find_blocks
-from ..methods.parts import activation_function
+from ..model.activation import activation_function
 from .reading import Stopped
 
 if TYPE_CHECKING:
@@ -127,19 +127,12 @@ def _taps(
 
         return take
 
-    def take_output(layer: int, part: str) -> Hook:
-        return lambda _module, _inputs, output: seen.__setitem__((layer, part), output.detach())
-
-    def take_halves(layer: int) -> Hook:
-        def take(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-            seen[layer, "gate"], seen[layer, "up"] = output.detach().chunk(2, dim=-1)
-
-        return take
+    def take_output(layer: int, part: str, rows: slice) -> Hook:
+        return lambda _module, _inputs, output: seen.__setitem__((layer, part), output.detach()[..., rows])
 
     for block in blocks:
         yield block.down.register_forward_pre_hook(take_input(block.layer))
-        if block.fused:
-            yield block.up.register_forward_hook(take_halves(block.layer))
-        elif block.gate is not None:
-            yield block.gate.register_forward_hook(take_output(block.layer, "gate"))
-            yield block.up.register_forward_hook(take_output(block.layer, "up"))
+        if block.gate is not None:
+            for part, projection in (("gate", block.gate), ("up", block.up)):
+                hook = take_output(block.layer, part, projection.rows)
+                yield projection.linear.register_forward_hook(hook)

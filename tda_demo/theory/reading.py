@@ -77,7 +77,7 @@ def block_inputs(blocks: Sequence[FeedForward]) -> Iterator[dict[int, torch.Tens
     def tap(layer: int) -> Callable[..., None]:
         return lambda _module, inputs: seen.__setitem__(layer, inputs[0])
 
-    handles = [block.up.register_forward_pre_hook(tap(block.layer)) for block in blocks]
+    handles = [block.input_linears[0].register_forward_pre_hook(tap(block.layer)) for block in blocks]
     try:
         yield seen
     finally:

@@ -36,8 +36,7 @@ from ..decode.trees import share_weights
 from ..errors import UserError
 from ..estimates import LEAST_CLUSTERS, Estimate, mean, ratios
 from ..feedforward import find_blocks
-from ..kernels.activations import activation_field
-from ..methods.parts import activation_name
+from ..model.activation import activation_field, activation_name
 from ..progress import Progress, Report, silent
 from .claims import ROOT_CAUSE
 from .findings import Check, Finding, Table, columns
@@ -68,7 +67,7 @@ def root_cause(
     """
     settings, stop = settings or RootCauseSettings(), stop or threading.Event()
     rows, notes = _rows(lm, settings, texts)
-    names = [f"{activation_name(lm.model)}, as loaded"]
+    names = [f"{activation_name(lm.model.config.get_text_config())}, as loaded"]
     names += [f"{name}, untrained" for name in TWINS] if settings.twin_layers else []
     total, done = len(rows) * len(names), 0
     measured: dict[str, dict[str, Tally]] = {}

@@ -35,7 +35,7 @@ import torch
 
 from ..cett import score, strengths
 from ..estimates import LEAST_CLUSTERS
-from ..methods.parts import activation_name
+from ..model.activation import activation_name
 from ..progress import Progress, Report, silent
 from .findings import Finding
 from .reading import Reader, Stopped, active, block_inputs, first_token, importance, plain_ids, random_ids
@@ -95,7 +95,7 @@ def uncertainty(
         movement = Movement(sets, order, sequence, _floor(references))
     groups = np.repeat(np.arange(len(read)), [each[0].shape[1] for each in read])
     found: list[tuple[np.ndarray, ...]] = []
-    is_relu = activation_name(lm.model).startswith("relu")
+    is_relu = activation_name(lm.model.config.get_text_config()).startswith("relu")
     for place in range(len(chosen)) if len(read) == len(rows) else ():
         report(Progress("Uncertainty", len(rows) + place, total, "steps"))
         x, y = (torch.cat([each[place] for each in kept], dim=1).float() for kept in (read, wanted))

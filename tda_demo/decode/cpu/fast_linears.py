@@ -174,9 +174,8 @@ def pack(linears: Linears, model: PreTrainedModel, active: ActiveSets) -> Linear
     for block, indices in zip(find_blocks(model), active.indices, strict=True):
         if len(indices) == block.d_ff:
             continue
-        gate_up_rows = torch.cat([indices, indices + block.d_ff]) if block.fused else indices
         for linear in block.linears:
-            chosen = indices if linear is block.down else gate_up_rows
+            chosen = indices if linear is block.down else block.rows_of(linear, indices)
             packed[names[linear]] = packed[names[linear]].take(chosen.numpy())
     return Linears(packed, linears.other_bytes)
 

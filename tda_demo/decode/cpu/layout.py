@@ -1,7 +1,6 @@
 """Reads a transformers decoder of the common layout into the arrays of the compiled CPU step.
 
-The layout: RMSNorm, rotary embeddings, grouped-query attention and a GLU MLP, with the variations of llama, mistral,
-qwen2, qwen3, gemma2, gemma3 and phi3.
+The layout, and what varies in it from family to family, is ``model.family.DecoderLayout``.
 """
 
 from __future__ import annotations
@@ -13,19 +12,20 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...feedforward import find_layers
 from ...kernels.activations import activation_of
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.mlp import Neurons
 from ...kernels.formats import encode, encode_by_neuron, has_output_scales, stack
+from ...model.attention import has_length_dependent_rope, query_key_value, rope_kind, rope_kinds, window_of
+from ...model.family import DecoderLayout, family_of
+from ...model.projection import Projection
 from ...precision import head_format
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ...models import LoadedModel
-
-LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
-_LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}  # their tables change with the length of the text
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,43 +44,46 @@ class Layout:
 
 def has_layout(lm: LoadedModel) -> bool:
     """Whether the compiled step can run ``lm``."""
-    config: Any = lm.model.config
-    if lm.device.type != "cpu" or config.model_type not in LAYOUTS or activation_of(config) is None:
-        return False
-    parameters = config.rope_parameters
-    kinds = parameters.values() if "rope_type" not in parameters else (parameters,)
-    return all(kind["rope_type"] not in _LENGTH_DEPENDENT_ROPE for kind in kinds)
+    config = lm.model.config
+    return (
+        lm.device.type == "cpu"
+        and family_of(lm.model).decoder is not None
+        and activation_of(config) is not None
+        and not has_length_dependent_rope(config)
+    )
 
 
 @torch.inference_mode()
 def read_layout(lm: LoadedModel) -> Layout:
-    """The arrays of ``lm``, whose weights are float32 values that ``lm.precision`` can hold."""
+    """The arrays of ``lm``, which ``has_layout``; its weights are float32 values that ``lm.precision`` can hold."""
     whole: Any = lm.model
-    model, config = whole.model, whole.config
-    attention = [layer.self_attn for layer in model.layers]
-    qkv = stack(encode(_weight_of(each), lm.precision) for each in attention)
+    config = whole.config
+    family = cast(DecoderLayout, family_of(whole).decoder)
+    layers: Any = find_layers(whole)
+    attention = [layer.self_attn for layer in layers]
+    projections = [query_key_value(family, each, config) for each in attention]
+    qkv = stack(encode(torch.cat([each.weight for each in three]), lm.precision) for three in projections)
     out = stack(encode(each.o_proj.weight, lm.precision) for each in attention)
     head = encode(whole.get_output_embeddings().weight, head_format(lm.precision))
     head_dim = attention[0].head_dim
-    layers = range(len(attention))
     first = np.concatenate([[0], np.cumsum([block.d_ff for block in lm.blocks])])
     neurons, output_scale = _neurons(lm, first)
     shared = cpu.Shared(
-        norms=np.stack([_norms(layer, config.hidden_size) for layer in model.layers]),
-        head_norms=np.stack([_head_norms(each, head_dim) for each in attention]),
+        norms=np.stack([_norms(family, layer, config.hidden_size) for layer in layers]),
+        head_norms=np.stack([_head_norms(family, each, head_dim) for each in attention]),
         qkv=qkv.codes,
         qkv_scale=qkv.scales,
-        qkv_bias=np.stack([_bias_of(each) for each in attention]),
+        qkv_bias=np.stack([np.concatenate([_bias(each) for each in three]) for three in projections]),
         out=out.codes,
         out_scale=out.scales,
         out_bias=np.stack([_bias(each.o_proj) for each in attention]),
         output_scale=output_scale,
         down_bias=np.stack([_bias(block.down) for block in lm.blocks]),
-        final_norm=_norm_weight(model.norm),
+        final_norm=_norm_weight(family, whole.model.norm),
         head=head.codes,
         head_scale=head.scales,
-        window=np.array([_window(each, config, layer) for each, layer in zip(attention, layers, strict=True)]),
-        rope=np.array([_rope_kinds(config).index(_layer_kind(config, layer)) for layer in layers]),
+        window=np.array([window_of(config, layer) for layer in range(len(layers))]),
+        rope=np.array([rope_kinds(config).index(rope_kind(config, layer)) for layer in range(len(layers))]),
     )
     shape = cpu.Shape(
         heads=config.num_attention_heads,
@@ -92,8 +95,8 @@ def read_layout(lm: LoadedModel) -> Layout:
         attention_scale=attention[0].scaling,
         attention_cap=getattr(config, "attn_logit_softcapping", None) or 0.0,
         final_cap=getattr(config, "final_logit_softcapping", None) or 0.0,
-        output_norms=hasattr(model.layers[0], "pre_feedforward_layernorm"),
-        head_norms=hasattr(attention[0], "q_norm"),
+        output_norms=not family.is_pre_norm,
+        head_norms=family.head_norms,
     )
     vectors = sum(4 * parameter.numel() for parameter in lm.model.parameters() if parameter.ndim == 1)
     vectors -= sum(each.nbytes for each in (neurons.gate_bias, neurons.up_bias) if each.any())  # counted with neurons
@@ -108,66 +111,35 @@ def rope_tables(model: PreTrainedModel, positions: int) -> tuple[np.ndarray, np.
     rotary: Any = model.model.rotary_emb  # type: ignore[union-attr]
     where = torch.arange(positions)[None]
     like = torch.zeros(1)
-    tables = [rotary(like, where, *([kind] if kind else [])) for kind in _rope_kinds(model.config)]
+    tables = [rotary(like, where, *([kind] if kind else [])) for kind in rope_kinds(model.config)]
     half = tables[0][0].shape[-1] // 2
     cosines, sines = (np.stack([table[part][0, :, :half].numpy() for table in tables]) for part in (0, 1))
     return cosines, sines
 
 
-def _rope_kinds(config: Any) -> list[str | None]:
-    """Layer types with a rotary table each; one unnamed table where all layers share it."""
-    return [None] if "rope_type" in config.rope_parameters else sorted(set(config.layer_types))
-
-
-def _layer_kind(config: Any, layer: int) -> str | None:
-    return None if "rope_type" in config.rope_parameters else config.layer_types[layer]
-
-
-def _window(attention: Any, config: Any, layer: int) -> int:
-    if getattr(config, "layer_types", None) and config.layer_types[layer] == "full_attention":
-        return 0
-    return getattr(attention, "sliding_window", None) or getattr(config, "sliding_window", None) or 0
-
-
-def _weight_of(attention: Any) -> torch.Tensor:
-    if hasattr(attention, "qkv_proj"):
-        return attention.qkv_proj.weight
-    return torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
-
-
-def _bias_of(attention: Any) -> np.ndarray:
-    if hasattr(attention, "qkv_proj"):
-        return _bias(attention.qkv_proj)
-    return np.concatenate([_bias(attention.q_proj), _bias(attention.k_proj), _bias(attention.v_proj)])
-
-
-def _bias(linear: nn.Linear) -> np.ndarray:
+def _bias(linear: nn.Linear | Projection) -> np.ndarray:
     return np.zeros(linear.weight.shape[0], np.float32) if linear.bias is None else linear.bias.float().numpy()
 
 
-def _norm_weight(norm: nn.Module) -> np.ndarray:
-    """What the normalised vector is multiplied by; Gemma's norms store it less one."""
-    weight = norm.get_parameter("weight").float().numpy()
-    return weight + 1 if type(norm).__name__.startswith("Gemma") else weight.copy()
+def _norm_weight(family: DecoderLayout, norm: nn.Module) -> np.ndarray:
+    """What the normalised vector is multiplied by."""
+    return norm.get_parameter("weight").float().numpy() + np.float32(family.norm_offset)
 
 
-def _norms(layer: Any, width: int) -> np.ndarray:
-    if hasattr(layer, "pre_feedforward_layernorm"):
-        norms = (
-            layer.input_layernorm,
-            layer.post_attention_layernorm,
-            layer.pre_feedforward_layernorm,
-            layer.post_feedforward_layernorm,
-        )
-        return np.stack([_norm_weight(norm) for norm in norms])
+def _norms(family: DecoderLayout, layer: nn.Module, width: int) -> np.ndarray:
+    """float32 [4, d]: before and after attention, before and after the block; ones where there is none."""
+    weights = [_norm_weight(family, layer.get_submodule(name)) for name in family.norms]
+    if not family.is_pre_norm:
+        return np.stack(weights)
     unused = np.ones(width, np.float32)
-    return np.stack([_norm_weight(layer.input_layernorm), unused, _norm_weight(layer.post_attention_layernorm), unused])
+    return np.stack([weights[0], unused, weights[1], unused])
 
 
-def _head_norms(attention: Any, head_dim: int) -> np.ndarray:
-    if not hasattr(attention, "q_norm"):
+def _head_norms(family: DecoderLayout, attention: Any, head_dim: int) -> np.ndarray:
+    """float32 [2, size of a head]: of queries and of keys; ones where there is none."""
+    if not family.head_norms:
         return np.ones((2, head_dim), np.float32)
-    return np.stack([_norm_weight(attention.q_norm), _norm_weight(attention.k_norm)])
+    return np.stack([_norm_weight(family, attention.q_norm), _norm_weight(family, attention.k_norm)])
 
 
 def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[Neurons, np.ndarray]:
@@ -184,13 +156,12 @@ def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[Neurons, np.ndarray]:
     output_scale = np.empty((len(lm.blocks), width), np.float32)
     for block, start in zip(lm.blocks, first, strict=False):
         here = slice(start, start + block.d_ff)
-        halves = block.up.weight.chunk(2) if block.gate is None else (block.gate.weight, block.up.weight)
-        gate_rows, up_rows = (encode(each, lm.precision) for each in halves)
+        assert block.gate is not None  # the layout's blocks are GLU
+        gate_rows, up_rows = (encode(each.weight, lm.precision) for each in (block.gate, block.up))
         down_columns = encode_by_neuron(block.down.weight, lm.precision)
         gate[here], gate_scale[here] = gate_rows.codes, gate_rows.scales
         up[here], up_scale[here] = up_rows.codes, up_rows.scales
         down[here], down_scale[here] = down_columns.codes, down_columns.block_scales
         output_scale[block.layer] = down_columns.output_scales
-        if block.gate is not None:
-            gate_bias[here], up_bias[here] = _bias(block.gate), _bias(block.up)
+        gate_bias[here], up_bias[here] = _bias(block.gate), _bias(block.up)
     return Neurons(gate, up, down, gate_scale, up_scale, down_scale, gate_bias, up_bias), output_scale

@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,6 +31,8 @@ from ...kernels.gpu.choice import Choice
 from ...kernels.gpu.support import triton_runs
 from ...methods.base import Selector
 from ...methods.token import TokenRule
+from ...model.attention import has_length_dependent_rope
+from ...model.family import family_of
 from ...progress import Progress, Report, silent
 from ..arm import Judgement, Prefill
 from ..eager import EagerEngine
@@ -45,8 +47,6 @@ if TYPE_CHECKING:
 
     from ...models import LoadedModel
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "opt", "gpt_neox")
-_LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}  # choosing their tables waits for the device
 _ROOM = 256  # caches grow in steps of this many positions
 
 
@@ -57,13 +57,11 @@ def can_decode(lm: LoadedModel) -> bool:
 
 def supported(lm: LoadedModel) -> bool:
     """``can_decode`` without the card, which tests do without."""
-    config: Any = lm.model.config
-    parameters = getattr(config, "rope_parameters", None) or {}
-    kinds = parameters.values() if parameters and "rope_type" not in parameters else (parameters,)
+    config = lm.model.config
     return (
-        config.model_type in FAMILIES
+        family_of(lm.model).text_only
         and activation_of(config) is not None
-        and all(kind.get("rope_type") not in _LENGTH_DEPENDENT_ROPE for kind in kinds)
+        and not has_length_dependent_rope(config)  # choosing its tables waits for the device
         and len(set((getattr(lm.model, "hf_device_map", None) or {"": 0}).values())) == 1
         and readable(lm)
     )

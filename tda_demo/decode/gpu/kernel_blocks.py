@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from ...feedforward import FeedForward, find_blocks
+from ...feedforward import find_blocks, find_layers
 from ...kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, Weights, feed_forward, scratches
+from ...model.family import BlockLayout, family_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,13 +36,13 @@ def install_kernels(
     model: PreTrainedModel, weights: Sequence[Weights], tiles: Tiles, dtype: torch.dtype, *, sparse: bool
 ) -> list[KernelBlock]:
     """Replaces every block of ``model`` in place; sparse ones start with all their neurons active."""
-    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
+    layout = family_of(model).block
     installed = []
     own = scratches(weights, 1, tiles, dtype)
-    for block, each, scratch in zip(find_blocks(model), weights, own, strict=True):
+    for layer, each, scratch in zip(find_layers(model), weights, own, strict=True):
         active = ActiveBuffer.full(each.d_ff, each.device) if sparse else None
         kernel_block = KernelBlock(each, active, scratch, tiles)
-        _replace(model, block, names, kernel_block)
+        _replace(layout, layer, kernel_block)
         installed.append(kernel_block)
     return installed
 
@@ -52,14 +53,12 @@ def use_usual_layout(model: PreTrainedModel, downs: Sequence[torch.Tensor]) -> N
         block.down.weight = nn.Parameter(down, requires_grad=False)
 
 
-def _replace(model: PreTrainedModel, block: FeedForward, names: dict[nn.Module, str], new: nn.Module) -> None:
-    """A block that is a module of its own is replaced whole; one spread over its layer (opt) part by part."""
-    owner_name, _, down = names[block.down].rpartition(".")
-    layer_name, _, own = owner_name.rpartition(".")
-    if own == "mlp":
-        setattr(model.get_submodule(layer_name), own, new)
+def _replace(layout: BlockLayout, layer: nn.Module, new: nn.Module) -> None:
+    """A block that is a module of its own is replaced whole; one spread over its layer part by part."""
+    if layout.module:
+        layer.set_submodule(layout.module, new)
         return
-    layer: Any = model.get_submodule(owner_name)
-    setattr(layer, names[block.up].rpartition(".")[2], new)
-    setattr(layer, down, nn.Identity())
-    layer.activation_fn = nn.Identity()
+    assert layout.function is not None
+    layer.set_submodule(layout.up, new)
+    for path in (layout.function, layout.down):
+        layer.set_submodule(path, nn.Identity())

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
+from ...feedforward import find_layers
 from ...kernels.gpu.attention import Heads, add_rms_norm, attend, rms_norm
+from ...model.attention import query_key_value, window_of
+from ...model.family import DecoderLayout, family_of
+from ...model.projection import linears_of
 from .one_linear import one_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from .static_cache import StaticPromptCache
-
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
-_PRE_NORM_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3")  # whose layers are as in KernelLayer
 
 
 class Unadded(NamedTuple):
@@ -31,13 +32,13 @@ class Unadded(NamedTuple):
 
 
 class KernelNorm(nn.Module):
-    """RMSNorm in one launch."""
+    """RMSNorm in one launch; ``offset`` is added to the weight that ``norm`` stores."""
 
-    def __init__(self, norm: Any) -> None:
+    def __init__(self, norm: Any, offset: float) -> None:
         super().__init__()
         self.weight = norm.weight
         self.epsilon = getattr(norm, "variance_epsilon", None) or norm.eps
-        self.added = 1.0 if type(norm).__name__.startswith("Gemma") else 0.0  # Gemma stores its weights less one
+        self.offset = offset
 
     def forward(self, hidden_states: torch.Tensor | Unadded) -> torch.Tensor:
         return self.added_up(hidden_states)[1]
@@ -46,27 +47,27 @@ class KernelNorm(nn.Module):
         """The hidden states, and what the norm makes of them."""
         if isinstance(hidden_states, Unadded):
             x, update = (each.contiguous() for each in hidden_states)
-            return add_rms_norm(x, update, self.weight, self.epsilon, self.added)
-        return hidden_states, rms_norm(hidden_states.contiguous(), self.weight, self.epsilon, self.added)
+            return add_rms_norm(x, update, self.weight, self.epsilon, self.offset)
+        return hidden_states, rms_norm(hidden_states.contiguous(), self.weight, self.epsilon, self.offset)
 
 
 class KernelAttention(nn.Module):
     """Attention of one token over a StaticPromptCache; the output projection stays the model's own."""
 
-    def __init__(self, attention: Any, config: Any) -> None:
+    def __init__(self, layout: DecoderLayout, attention: Any, config: Any) -> None:
         super().__init__()
         self.layer_idx = attention.layer_idx
-        for name in ("qkv_proj", "q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"):
-            setattr(self, name, getattr(attention, name, None))
-        own: Any = self
-        if own.qkv_proj is None and (whole := one_linear([own.q_proj, own.k_proj, own.v_proj])):
-            own.qkv_proj, own.q_proj, own.k_proj, own.v_proj = whole, None, None, None
+        linears = linears_of(query_key_value(layout, attention, config))
+        whole = one_linear(linears) if len(linears) > 1 else None
+        self.qkv = nn.ModuleList(linears if whole is None else [whole])
+        self.o_proj: nn.Module = attention.o_proj
+        self.head_norms = nn.ModuleList([attention.q_norm, attention.k_norm] if layout.head_norms else [])
         self.heads = Heads(
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
             size=attention.head_dim,
             scale=attention.scaling,
-            window=_window(attention, config),
+            window=window_of(config, attention.layer_idx),
             cap=getattr(config, "attn_logit_softcapping", None) or 0.0,
         )
 
@@ -82,20 +83,16 @@ class KernelAttention(nn.Module):
         position = past_key_values.position
         cosine, sine = (each.contiguous() for each in position_embeddings)
         mixed = attend(self.heads, query, key, value, (cosine, sine), position, layer.keys, layer.values)
-        out: Any = self.o_proj
-        return out(mixed.view(1, 1, -1)), None
+        return self.o_proj(mixed.view(1, 1, -1)), None
 
     def _projected(self, x: torch.Tensor) -> list[torch.Tensor]:
-        modules: Any = self
         size, kv = self.heads.size, self.heads.kv_heads * self.heads.size
-        if modules.qkv_proj is not None:
-            whole = modules.qkv_proj(x)
-            parts = list(whole.reshape(-1).split([whole.numel() - 2 * kv, kv, kv]))
-        else:
-            parts = [modules.q_proj(x), modules.k_proj(x), modules.v_proj(x)]
-        if modules.q_norm is not None:
-            parts[0] = modules.q_norm(parts[0].reshape(-1, size))
-            parts[1] = modules.k_norm(parts[1].reshape(-1, size))
+        parts = [linear(x) for linear in self.qkv]
+        if len(parts) == 1:
+            whole = parts[0].reshape(-1)
+            parts = list(whole.split([len(whole) - 2 * kv, kv, kv]))
+        for part, norm in enumerate(self.head_norms):
+            parts[part] = norm(parts[part].reshape(-1, size))
         return parts
 
 
@@ -105,38 +102,31 @@ class KernelLayer(nn.Module):
     The next layer's, or the model's own behind the last layer.
     """
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layout: DecoderLayout, layer: Any) -> None:
         super().__init__()
-        self.input_layernorm: KernelNorm = layer.input_layernorm
+        self.before_attention, self.before_block = (getattr(layer, name) for name in layout.norms)
         self.self_attn: KernelAttention = layer.self_attn
-        self.post_attention_layernorm: KernelNorm = layer.post_attention_layernorm
         self.mlp: nn.Module = layer.mlp
 
     def forward(self, hidden_states: torch.Tensor | Unadded, **rest: Any) -> Unadded:
-        x, normed = self.input_layernorm.added_up(hidden_states)
+        x, normed = self.before_attention.added_up(hidden_states)
         update, _ = self.self_attn(normed, **rest)
-        x, normed = self.post_attention_layernorm.added_up(Unadded(x, update))
+        x, normed = self.before_block.added_up(Unadded(x, update))
         return Unadded(x, self.mlp(normed))
 
 
 def install_layers(model: PreTrainedModel) -> bool:
     """Replaces norms and attention of ``model`` in place, where its family has the layout; whether it has."""
-    config: Any = model.config
-    if config.model_type not in FAMILIES:
+    family = family_of(model)
+    layout = family.decoder
+    if layout is None:
         return False
     for name, module in list(model.named_modules()):
         if type(module).__name__.endswith("RMSNorm"):
-            model.set_submodule(name, KernelNorm(module))
-    whole: Any = model
-    for index, layer in enumerate(whole.model.layers):
-        layer.self_attn = KernelAttention(layer.self_attn, config)
-        if config.model_type in _PRE_NORM_FAMILIES:
-            whole.model.layers[index] = KernelLayer(layer)
+            model.set_submodule(name, KernelNorm(module, layout.norm_offset))
+    layer: Any
+    for index, layer in enumerate(find_layers(model)):
+        layer.self_attn = KernelAttention(layout, layer.self_attn, model.config)
+        if layout.is_pre_norm:
+            model.set_submodule(f"{family.layers}.{index}", KernelLayer(layout, layer))
     return True
-
-
-def _window(attention: Any, config: Any) -> int:
-    kinds = getattr(config, "layer_types", None)
-    if kinds and kinds[attention.layer_idx] == "full_attention":
-        return 0
-    return getattr(attention, "sliding_window", None) or getattr(config, "sliding_window", None) or 0

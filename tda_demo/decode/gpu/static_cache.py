@@ -13,6 +13,8 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import StaticLayer
 
+from ...model.attention import layer_kinds, window_of_kind
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
@@ -65,14 +67,12 @@ def attention_masks(
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """Additive mask [1, 1, 1, positions] of the token at ``position`` int64 [1]; one a kind where layers have kinds."""
     places = torch.arange(positions, device=position.device)
-    window = getattr(config, "sliding_window", None)
     blocked = torch.finfo(dtype).min
 
-    def mask(allowed: torch.Tensor) -> torch.Tensor:
+    def mask(kind: str | None) -> torch.Tensor:
+        window = window_of_kind(config, kind)
+        allowed = (places <= position) & (places > position - window) if window else places <= position
         return torch.where(allowed, 0.0, blocked).to(dtype)[None, None, None]
 
-    seen = places <= position
-    recent = seen if window is None else seen & (places > position - window)
-    if kinds := getattr(config, "layer_types", None):
-        return {kind: mask(recent if kind == "sliding_attention" else seen) for kind in set(kinds)}
-    return mask(recent)
+    kinds = layer_kinds(config)
+    return {kind: mask(kind) for kind in set(kinds)} if kinds else mask(None)

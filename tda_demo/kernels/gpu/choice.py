@@ -175,11 +175,7 @@ def choose_nf4(
 def through_modules(block: FeedForward, activation: int, x: torch.Tensor) -> torch.Tensor:
     """The block [batch, d] through its linears as they are, whatever their storage."""
     function = _FUNCTIONS[activation]
-    value = block.up(x)
-    if block.fused:
-        gate, value = value.chunk(2, dim=-1)
-        return block.down(function(gate) * value)
-    return block.down(function(value) if block.gate is None else function(block.gate(x)) * value)
+    return block.down(block.activations_from(function, [linear(x) for linear in block.input_linears]))
 
 
 def _enough(blocks: Sequence[Weights]) -> int:

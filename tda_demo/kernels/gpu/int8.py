@@ -20,7 +20,7 @@ from torch import nn
 
 from ...feedforward import FeedForward
 from .blocks import ActiveBuffer, Scratch, Tiles
-from .matrices import Matrices, halves, launch
+from .matrices import Matrices, launch
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +29,6 @@ class Int8Rows:
 
     codes: torch.Tensor
     scale: torch.Tensor
-
-    def chunk(self) -> tuple[Int8Rows, Int8Rows]:
-        """The upper and the lower half of the rows, as views."""
-        codes, scale = self.codes.chunk(2), self.scale.chunk(2)
-        return Int8Rows(codes[0], scale[0]), Int8Rows(codes[1], scale[1])
 
     def decoded(self) -> torch.Tensor:
         """float32 [rows, columns]."""
@@ -58,12 +53,10 @@ class Int8Matrices:
         """From the Linear8bitLt modules of ``block``, which stay as they are; the codes of down are copied."""
         down = rows_of(block.down)
         rest = (down.codes.t().contiguous(), down.scale)
-        if block.fused:
-            gate, up = rows_of(block.up).chunk()
-            return cls(gate, up, *rest, *halves(block.up.bias), block.down.bias, activation)
-        gate = None if block.gate is None else rows_of(block.gate)
+        gate = None if block.gate is None else rows_of(block.gate.linear, block.gate.rows)
         gate_bias = None if block.gate is None else block.gate.bias
-        return cls(gate, rows_of(block.up), *rest, gate_bias, block.up.bias, block.down.bias, activation)
+        up = rows_of(block.up.linear, block.up.rows)
+        return cls(gate, up, *rest, gate_bias, block.up.bias, block.down.bias, activation)
 
     @property
     def d_ff(self) -> int:
@@ -107,6 +100,6 @@ def largest_of(linear: nn.Linear) -> torch.Tensor:
     return holder.state.SCB if own is None else own
 
 
-def rows_of(linear: nn.Linear) -> Int8Rows:
-    """The codes of a Linear8bitLt, a row an output, as a view."""
-    return Int8Rows(linear.weight.data, largest_of(linear).float() / 127)
+def rows_of(linear: nn.Linear, rows: slice = slice(None)) -> Int8Rows:
+    """The codes of a Linear8bitLt, or of some of its ``rows``, a row an output, as a view."""
+    return Int8Rows(linear.weight.data[rows], largest_of(linear)[rows].float() / 127)

@@ -46,14 +46,9 @@ class Matrices:
     @classmethod
     def of(cls, block: FeedForward, activation: int) -> Matrices:
         """Views of the weights of ``block``; its down projection is laid out by neuron first, in place."""
+        gate, gate_bias = (None, None) if block.gate is None else (block.gate.weight, block.gate.bias)
         down = by_neuron(block.down)
-        if block.fused:
-            gate, up = block.up.weight.detach().chunk(2)
-            gate_bias, up_bias = halves(block.up.bias)
-            return cls(gate, up, down, gate_bias, up_bias, block.down.bias, activation)
-        gate = None if block.gate is None else block.gate.weight.detach()
-        gate_bias = None if block.gate is None else block.gate.bias
-        return cls(gate, block.up.weight.detach(), down, gate_bias, block.up.bias, block.down.bias, activation)
+        return cls(gate, block.up.weight, down, gate_bias, block.up.bias, block.down.bias, activation)
 
     @property
     def down_scale(self) -> None:
@@ -173,11 +168,3 @@ def by_neuron(linear: nn.Linear) -> torch.Tensor:
         weight = weight.t().contiguous().t()
         linear.weight.data = weight
     return weight.t()
-
-
-def halves(bias: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The biases of gate and up, from a fused one."""
-    if bias is None:
-        return None, None
-    gate, up = bias.detach().chunk(2)
-    return gate, up

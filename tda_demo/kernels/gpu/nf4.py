@@ -19,7 +19,7 @@ from torch import nn
 from ...errors import UserError
 from ...feedforward import FeedForward
 from .blocks import ActiveBuffer, Scratch, Tiles, grid, triton_programs
-from .matrices import Matrices, halves
+from .matrices import Matrices
 
 BLOCK = 64
 
@@ -38,11 +38,6 @@ class Nf4Rows:
     @property
     def row_bytes(self) -> int:
         return self.codes[:1].nbytes + self.absmax[:1].nbytes
-
-    def chunk(self) -> tuple[Nf4Rows, Nf4Rows]:
-        """The upper and the lower half of the rows, as views."""
-        codes, absmax = self.codes.chunk(2), self.absmax.chunk(2)
-        return Nf4Rows(codes[0], absmax[0]), Nf4Rows(codes[1], absmax[1])
 
     def decoded(self) -> torch.Tensor:
         """float32 [rows, d]."""
@@ -83,13 +78,10 @@ class Nf4Matrices:
             UserError: they are not NF4 in blocks of 64, or the hidden size is not a multiple of 64.
         """
         down, change = requantised(block.down)
-        if block.fused:
-            gate, up = rows_of(block.up).chunk()
-            gate_bias, up_bias = halves(block.up.bias)
-            return cls(gate, up, down, gate_bias, up_bias, block.down.bias, activation), change
-        gate = None if block.gate is None else rows_of(block.gate)
+        gate = None if block.gate is None else rows_of(block.gate.linear, block.gate.rows)
         gate_bias = None if block.gate is None else block.gate.bias
-        return cls(gate, rows_of(block.up), down, gate_bias, block.up.bias, block.down.bias, activation), change
+        up = rows_of(block.up.linear, block.up.rows)
+        return cls(gate, up, down, gate_bias, block.up.bias, block.down.bias, activation), change
 
     @property
     def down_scale(self) -> None:
@@ -164,8 +156,8 @@ class Nf4Matrices:
         )
 
 
-def rows_of(linear: nn.Linear) -> Nf4Rows:
-    """The packed weight of a Linear4bit, a row an output.
+def rows_of(linear: nn.Linear, rows: slice = slice(None)) -> Nf4Rows:
+    """The packed weight of a Linear4bit, or of some of its ``rows``, a row an output.
 
     Raises:
         UserError: see ``Nf4Matrices.of``.
@@ -174,7 +166,7 @@ def rows_of(linear: nn.Linear) -> Nf4Rows:
 
     weight: Any = linear.weight
     state = weight.quant_state
-    rows, width = state.shape
+    outputs, width = state.shape
     if state.quant_type != "nf4" or state.blocksize != BLOCK or width % BLOCK:
         raise UserError(
             f"The 4-bit kernels read NF4 in blocks of {BLOCK} with a width that {BLOCK} divides; this model has "
@@ -183,7 +175,8 @@ def rows_of(linear: nn.Linear) -> Nf4Rows:
     absmax = state.absmax
     if state.nested:
         absmax = dequantize_blockwise(absmax, state.state2).float() + state.offset
-    return Nf4Rows(weight.data.view(torch.uint8).view(rows, width // 2), absmax.float().view(rows, width // BLOCK))
+    codes = weight.data.view(torch.uint8).view(outputs, width // 2)
+    return Nf4Rows(codes[rows], absmax.float().view(outputs, width // BLOCK)[rows])
 
 
 def requantised(linear: nn.Linear) -> tuple[Nf4Rows, Requantisation]:

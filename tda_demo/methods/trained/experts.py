@@ -19,7 +19,6 @@ from typing import ClassVar
 import numpy as np
 
 from ...later import torch
-from ..parts import first_rows
 from .recipe import Learned, Lesson, Recipe, fires, recall
 
 _BATCH = 1024
@@ -41,7 +40,7 @@ class RouterRecipe(Recipe):
     def learn(self, lesson: Lesson, tell: Callable[[int], None]) -> Learned:
         """``expert`` int64 [d_ff], every neuron's; ``router`` float32 [E, d] and ``mix`` float32 [E, E]."""
         generator = self.generator(lesson.block)
-        rows = torch.nn.functional.normalize(first_rows(lesson.block)[1].float(), dim=1)
+        rows = torch.nn.functional.normalize(lesson.block.up.weight.float(), dim=1)
         expert, centres = balanced_clusters(rows, self.size, self.rounds, generator)
         members = torch.nn.functional.one_hot(expert).float()
         target = lesson.strength @ members

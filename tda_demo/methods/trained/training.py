@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ...errors import UserError
 from ...feedforward import FeedForward
 from ...later import no_grad, torch
+from ...model.activation import Activation, activation_function
 from ...progress import Progress, Report, silent
-from ..parts import Activation, activation_function, activations_of
 from .artefact import About, Artefact, Checkpoints, load, path_of, save
 from .inputs import block_inputs
 from .recipe import Lesson, Recipe
@@ -107,5 +107,5 @@ def _split(texts: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
 @no_grad
 def _strength(block: FeedForward, activation: Activation, x: torch.Tensor) -> torch.Tensor:
     """``|a_j| n_j`` of every neuron, float32 [tokens, d_ff]."""
-    parts = [activations_of(block, activation, part).abs().float() * block.output_norms for part in x.split(_AT_ONCE)]
+    parts = [block.activations(activation, part).abs().float() * block.output_norms for part in x.split(_AT_ONCE)]
     return torch.cat(parts)

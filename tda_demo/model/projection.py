@@ -1,0 +1,44 @@
+"""A projection of a layer (gate, up, query, key or value), whether it has a matrix of its own or a part of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..later import nn, torch
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """The ``rows`` of ``linear`` that compute one projection; the rest of a fused matrix computes others."""
+
+    linear: nn.Linear
+    rows: slice
+
+    @classmethod
+    def whole(cls, linear: nn.Linear) -> Projection:
+        return cls(linear, slice(0, linear.out_features))
+
+    @classmethod
+    def parts(cls, linear: nn.Linear, counts: Sequence[int]) -> tuple[Projection, ...]:
+        """The projections that ``linear`` holds one after the other, ``counts`` rows each."""
+        return tuple(cls(linear, slice(sum(counts[:part]), sum(counts[: part + 1]))) for part in range(len(counts)))
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """[rows, d], a view of what the linear holds; without meaning where bitsandbytes has quantised it."""
+        return self.linear.weight.detach()[self.rows]
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """[rows], a view; None where the linear has none."""
+        return None if self.linear.bias is None else self.linear.bias.detach()[self.rows]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., rows] for ``x`` [..., d]; hooks on the linear do not see this."""
+        return self.linear.forward(x)[..., self.rows]
+
+
+def linears_of(projections: Sequence[Projection]) -> tuple[nn.Linear, ...]:
+    """The linears that hold ``projections``, in their order, one that holds several once."""
+    return tuple(dict.fromkeys(projection.linear for projection in projections))
