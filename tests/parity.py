@@ -9,7 +9,8 @@ import torch
 from tiny import tiny
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from tda_demo.decode.arm import Engine, engine_for
+from tda_demo.decode.choose import engine_for
+from tda_demo.decode.engine import Engine
 from tda_demo.feedforward import find_blocks
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.models import LoadedModel
@@ -41,7 +42,9 @@ def random_sets(lm: LoadedModel, counts: tuple[int, ...]) -> ActiveSets:
     random = torch.Generator().manual_seed(1)
     widths = tuple(block.d_ff for block in lm.blocks)
     orders = [torch.randperm(width, generator=random) for width in widths]
-    return ActiveSets(tuple(each[:k].sort().values for each, k in zip(orders, counts, strict=True)), widths)
+    return ActiveSets.from_indices(
+        tuple(each[:k].sort().values for each, k in zip(orders, counts, strict=True)), widths
+    )
 
 
 def worst_error(lm: LoadedModel, expected_engine: type[Engine]) -> float:

@@ -16,7 +16,7 @@ from tiny import tiny
 from transformers import LlamaConfig, Phi3Config, Qwen3Config
 
 from tda_demo import metrics
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for
 from tda_demo.decode.cpu.layout import has_layout
 from tda_demo.decode.cpu.step import CpuStepEngine
 from tda_demo.kernels.formats import FORMATS
@@ -113,13 +113,13 @@ def test_activations_are_those_of_the_blocks() -> None:
 
 def test_packing_everything_copies_nothing() -> None:
     packer = CpuStepEngine(tiny()).packer
-    everything = ActiveSets((torch.arange(70),) * 3, (70,) * 3)
+    everything = ActiveSets.from_indices((torch.arange(70),) * 3, (70,) * 3)
     assert packer.pack(everything).neurons is packer.layout.neurons
 
 
 def test_packed_sets_in_use_share_no_memory_and_given_back_memory_is_used_again() -> None:
     packer = CpuStepEngine(tiny()).packer
-    many, few = (ActiveSets((torch.arange(count),) * 3, (70,) * 3) for count in (40, 20))
+    many, few = (ActiveSets.from_indices((torch.arange(count),) * 3, (70,) * 3) for count in (40, 20))
     first, second = packer.pack(many), packer.pack(many)
     assert not np.shares_memory(first.neurons.gate, second.neurons.gate)
     packer.take_back(first)

@@ -10,13 +10,12 @@ import torch
 from model_files import write_model
 
 from tda_demo import placement
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.trees import share_weights
 from tda_demo.errors import UserError
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
-from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.methods import METHODS
 from tda_demo.models import LoadedModel, load_model
 from tda_demo.race import Finished, RaceSettings, race

@@ -18,6 +18,7 @@ from tda_demo import metrics
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
+from tda_demo.evaluate.scoring import judge
 from tda_demo.feedforward import find_blocks
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import Choice
@@ -124,7 +125,7 @@ def test_the_captured_decoder_runs_nf4_and_judges_what_it_runs(tmp_path: Path) -
     expected = torch.stack([masked.step(token) for token in (40, 41)])
     # The same neurons; what differs is the down projections, quantised again by neuron.
     assert 0 < metrics.kl_divergence(expected.numpy(), got.numpy()) < 0.5
-    judgement = engine.judge(prefill, [40, 41])
+    judgement = judge(engine, prefill, [40, 41])
     torch.testing.assert_close(judgement.sparse_logits, got)
     assert arm.weight_bytes < engine.dense_arm(prefill, 2).weight_bytes
     assert engine.dense_arm(prefill, 2).weight_bytes < sum(p.nbytes for p in lm.model.parameters()) * 1.2
@@ -142,7 +143,7 @@ def test_the_decoder_runs_int8_and_skips(tmp_path: Path) -> None:
     expected = torch.stack([masked.step(token) for token in (40, 41)])
     # The same neurons and codes; what differs is that bitsandbytes rounds activations to int8.
     assert metrics.kl_divergence(expected.numpy(), got.numpy()) < 0.01
-    torch.testing.assert_close(engine.judge(prefill, [40, 41]).sparse_logits, got)
+    torch.testing.assert_close(judge(engine, prefill, [40, 41]).sparse_logits, got)
     dense = engine.dense_arm(prefill, 2).weight_bytes
     skipped = 128 + 3 * 128 - (128 + 60 + 40) - 128  # neurons; each has three rows of 64 codes and two scales
     assert dense - arm.weight_bytes == skipped * (3 * 64 + 2 * 4) - (128 + 60 + 40) * 2 * 4

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.step import ChannelArm
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
-from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.methods import TEAL
 from tda_demo.methods.channel_shares import MOST, greedy, shares_at
 from tda_demo.methods.channels import ChannelRule, matrices

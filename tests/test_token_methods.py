@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from parity import PROMPT_IDS, STEPS
 from tiny import tiny
 
-from tda_demo.decode.arm import TokenArm, engine_for
+from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.fast_linears import FastLinearsEngine
 from tda_demo.decode.cpu.step import CpuStepEngine
 from tda_demo.decode.eager import EagerEngine
-from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.feedforward import FeedForward
 from tda_demo.kernels import sketch
 from tda_demo.methods import CATS, TT, Method, Sketch, TokenRule, quantiles

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 import tda_demo.models
 from tda_demo.__main__ import main
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for
 from tda_demo.errors import UserError
 from tda_demo.methods import DejaVu, MoEfication
 from tda_demo.methods.token import TokenRule, between

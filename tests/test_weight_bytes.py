@@ -12,7 +12,7 @@ from parity import stored
 from tiny import PROMPT, tiny
 
 from tda_demo import metrics
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.step import RuleArm
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.documents import Document
@@ -20,7 +20,6 @@ from tda_demo.errors import UserError
 from tda_demo.evaluate import budget
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
-from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.methods import CATS, METHODS, TEAL, TT, DejaVu, Method, MoEfication, Sketch
 from tda_demo.methods.channels import ChannelRule, matrices
 from tda_demo.methods.token import TokenRule

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from .. import metrics
-from ..decode.arm import Engine
 from ..decode.eager import EagerEngine
+from ..decode.engine import Engine
 from ..decode.gpu.block_weights import BlockWeights
 from ..kernels.gpu.blocks import ActiveBuffer, Scratch, feed_forward
 from ..kernels.gpu.choice import Choice, vendor
 from ..kernels.gpu.matrices import Matrices
 from ..kernels.gpu.nf4 import Nf4Matrices
-from ..methods.base import Selector
+from ..methods.policy import Selector
 
 if TYPE_CHECKING:
     from ..models import LoadedModel

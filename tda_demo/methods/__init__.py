@@ -1,12 +1,14 @@
-"""WHICH neurons fire. One method, one file, one dataclass; ``base`` and ``token`` hold the contracts."""
+"""WHICH neurons fire. One method, one file, one dataclass; ``base``, ``policy``, ``plan`` and ``token`` hold the contracts."""
 
-from .base import ActiveSets, Method, Plan, Selector
+from .base import Method
 from .cats import CATS
 from .coreinfer import CoreInfer
 from .dejavu import DejaVu
 from .griffin import GRIFFIN
 from .magnitude import Magnitude
 from .moefication import MoEfication
+from .plan import ActiveSets, Plan
+from .policy import Policy, Selector
 from .random import Random
 from .sketch import Sketch
 from .tda import TDA
@@ -43,6 +45,7 @@ __all__ = [
     "Method",
     "MoEfication",
     "Plan",
+    "Policy",
     "Random",
     "Selector",
     "Sketch",

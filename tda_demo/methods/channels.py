@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from ..kernels.formats import encode_by_neuron
 from ..later import nn, torch
 from .channel_arrays import by_channel
 from .parts import activation_function
-from .token import See, TokenRule, Use
+from .plan import See, Use
+from .token import TokenRule, Used
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -55,7 +56,8 @@ class ChannelRule(TokenRule):
         a = self.activation(linear[0])
         return _above(a * linear[1] if len(linear) == 2 else a, limits[-1])
 
-    def install(self, blocks: Iterable[FeedForward], see: See | None = None) -> Callable[[], None]:
+    @contextmanager
+    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> Iterator[None]:
         with ExitStack() as hooks:
             for block in blocks:
                 used: dict[int, torch.Tensor] = {}  # they do not run in the order of ``matrices``
@@ -63,7 +65,7 @@ class ChannelRule(TokenRule):
                     hook = _channels(float(self.limits[block.layer][at]), used, at)
                     hooks.callback(linear.register_forward_pre_hook(hook).remove)
                 hooks.callback(block.down.register_forward_pre_hook(self._told(block, used, see)).remove)
-            return hooks.pop_all().close
+            yield
 
     def unread(self, layer: int, used: Sequence[Any]) -> tuple[Any, Any]:
         """Weight bytes left unread in the block of ``layer`` and in its other matrices, where ``used`` channels of each
@@ -88,8 +90,14 @@ class ChannelRule(TokenRule):
         return Channels(*arrays.codes, limits=limits, counts=np.zeros((len(self.lm.blocks), 6), np.int64))
 
     @cached_property
-    def has_kernel(self) -> bool:
+    def has_kernel(self) -> bool:  # type: ignore[override]
         return self.lm.precision != "nf4" and len({block.d_ff for block in self.lm.blocks}) == 1
+
+    def used(self, kernel: Any, computed: np.ndarray) -> Used:
+        channels = self.read_by(kernel, computed)
+        unread = [self.unread(layer, counts) for layer, counts in enumerate(channels)]
+        neurons = [self.neurons(layer, counts) for layer, counts in enumerate(channels)]
+        return Used(neurons, (sum(mlp for mlp, _ in unread), sum(other for _, other in unread)))
 
     def read_by(self, kernel: Any, computed: np.ndarray) -> list[list[int]]:
         """Channels of each of ``matrices`` of every layer that the last step of ``kernel`` read, which computed

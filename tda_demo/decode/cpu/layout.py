@@ -30,16 +30,12 @@ _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}  # their tables change with the
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A decoder as arrays, with all its ``neurons``, layer l's from ``first[l]`` on.
-
-    ``shared_bytes`` is what a step reads beside neurons.
-    """
+    """A decoder as arrays, with all its ``neurons``, layer l's from ``first[l]`` on."""
 
     shape: cpu.Shape
     shared: cpu.Shared
     neurons: Neurons
     first: np.ndarray  # int64 [layers + 1]
-    shared_bytes: int
 
 
 def has_layout(lm: LoadedModel) -> bool:
@@ -95,12 +91,7 @@ def read_layout(lm: LoadedModel) -> Layout:
         output_norms=hasattr(model.layers[0], "pre_feedforward_layernorm"),
         head_norms=hasattr(attention[0], "q_norm"),
     )
-    vectors = sum(4 * parameter.numel() for parameter in lm.model.parameters() if parameter.ndim == 1)
-    vectors -= sum(each.nbytes for each in (neurons.gate_bias, neurons.up_bias) if each.any())  # counted with neurons
-    vectors += output_scale.nbytes if lm.precision == "int8" else 0
-    embedding_row = 4 * config.hidden_size  # the token's row comes from the model's own float32 table
-    shared_bytes = qkv.nbytes + out.nbytes + head.nbytes + vectors + embedding_row
-    return Layout(shape, shared, neurons, first, shared_bytes)
+    return Layout(shape, shared, neurons, first)
 
 
 def rope_tables(model: PreTrainedModel, positions: int) -> tuple[np.ndarray, np.ndarray]:
