@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -80,8 +80,8 @@ class EagerArm:
             hook = block.down.register_forward_pre_hook(lambda _module, inputs: activations.append(inputs[0]))
             self._installed.callback(hook.remove)
 
-    def _under(self, plan: Plan, see: See) -> AbstractContextManager[None]:
-        """Within the context the blocks compute under ``plan``."""
+    def _under(self, plan: Plan, see: See) -> ExitStack:
+        """Until the result is closed the blocks compute under ``plan``."""
         return plan.packed(self.blocks, see)
 
     @property

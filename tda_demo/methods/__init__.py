@@ -1,4 +1,4 @@
-"""WHICH neurons fire. One method, one file, one dataclass; ``base``, ``policy``, ``plan`` and ``token`` hold the contracts."""
+"""WHICH neurons fire. One method, one file, one dataclass of settings; ``base``, ``policy``, ``plan``, ``token``: contracts."""
 
 from .base import Method
 from .cats import CATS

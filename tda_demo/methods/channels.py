@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +56,7 @@ class ChannelRule(TokenRule):
         a = self.activation(linear[0])
         return _above(a * linear[1] if len(linear) == 2 else a, limits[-1])
 
-    @contextmanager
-    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> Iterator[None]:
+    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
         with ExitStack() as hooks:
             for block in blocks:
                 used: dict[int, torch.Tensor] = {}  # they do not run in the order of ``matrices``
@@ -65,7 +64,7 @@ class ChannelRule(TokenRule):
                     hook = _channels(float(self.limits[block.layer][at]), used, at)
                     hooks.callback(linear.register_forward_pre_hook(hook).remove)
                 hooks.callback(block.down.register_forward_pre_hook(self._told(block, used, see)).remove)
-            yield
+            return hooks.pop_all()
 
     def unread(self, layer: int, used: Sequence[Any]) -> tuple[Any, Any]:
         """Weight bytes left unread in the block of ``layer`` and in its other matrices, where ``used`` channels of each

@@ -9,8 +9,8 @@ race, or of a batch of texts, as in an evaluation; a token-level plan (``token``
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -77,14 +77,14 @@ class Plan(Footprint, ABC):
         return False
 
     @abstractmethod
-    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> AbstractContextManager[None]:
-        """Within the context the blocks compute under the plan, all texts of a batch at once.
+    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
+        """Until the result is closed the blocks compute under the plan, all texts of a batch at once.
 
         What is left out is zeroed: nothing else depends on it, so that is the same function with nothing saved.
         ``see(block, use)`` hears what every block used.
         """
 
-    def packed(self, blocks: Iterable[FeedForward], see: See | None = None) -> AbstractContextManager[None]:
+    def packed(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
         """``on`` for one text, saving what plain torch can save: the same function."""
         return self.on(blocks, see)
 
@@ -156,22 +156,20 @@ class ActiveSets(Plan):
     def is_dense(self) -> bool:
         return all(bool(mask.all()) for mask in self.masks)
 
-    @contextmanager
-    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> Iterator[None]:
+    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
         with ExitStack() as hooks:
             for block, mask in zip(blocks, self.masks, strict=True):
                 if see is not None or not mask.all():
                     hooks.callback(block.down.register_forward_pre_hook(_keeping(block, mask, see)).remove)
-            yield
+            return hooks.pop_all()
 
-    @contextmanager
-    def packed(self, blocks: Iterable[FeedForward], see: See | None = None) -> Iterator[None]:
+    def packed(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
         """Blocks hold copies of their active neurons' weights, where these can be copied; nobody is told what ran."""
         with ExitStack() as restorations:
             for block, indices in zip(blocks, self.indices, strict=True):
                 if len(indices) < block.d_ff:
                     restorations.callback(limit(block, indices))
-            yield
+            return restorations.pop_all()
 
     def active(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return self.masks[block.layer][:, None]

@@ -9,8 +9,8 @@ dense step stands for the N tokens since the last one, so it counts N times.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from ..cett import strengths
@@ -81,27 +81,24 @@ class RefreshedSets(ActiveSets):
 
 @dataclass(frozen=True, eq=False)
 class _DenseStep(Plan):
-    """One token with every neuron, whose activations renew ``sets``."""
+    """One token with every neuron, whose activations renew the sets of ``renewing``."""
 
-    sets: RefreshedSets
+    renewing: RefreshedSets
 
     steps = 1
     observes = True
 
-    @contextmanager
-    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> Iterator[None]:
-        everything = ActiveSets(tuple(torch.ones_like(mask) for mask in self.sets.masks))
-        with everything.on(blocks, see):
-            yield
+    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
+        return ActiveSets(tuple(torch.ones_like(mask) for mask in self.renewing.masks)).on(blocks, see)
 
     def active(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-        return torch.ones_like(self.sets.masks[block.layer])[:, None]
+        return torch.ones_like(self.renewing.masks[block.layer])[:, None]
 
     def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return torch.zeros(*activations.shape[:-1], block.down.out_features, device=activations.device)
 
     def next(self, activations: Sequence[torch.Tensor]) -> Plan:
-        return self.sets.renewed(activations)
+        return self.renewing.renewed(activations)
 
 
 class Remembering(Selector):

@@ -11,8 +11,8 @@ Most rules choose neurons and say so with ``fire`` alone; what else a rule may l
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -97,14 +97,13 @@ class TokenRule(Policy, Plan):
         lacks = left_out @ block.output_weight().T
         return (lacks if rest is None else lacks - rest).view(*activations.shape[:2], -1)
 
-    @contextmanager
-    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> Iterator[None]:
+    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
         with ExitStack() as hooks:
             for block in blocks:
                 rest: list[torch.Tensor] = []
                 hooks.callback(between(block, self._fired_only(block, see, rest)))
                 hooks.callback(block.down.register_forward_hook(_adding(rest)).remove)
-            yield
+            return hooks.pop_all()
 
     def _fired_only(self, block: FeedForward, see: See | None, rest: list[torch.Tensor]) -> Change:
         def change(x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -86,17 +85,13 @@ class FastLinearsArm(EagerArm):
         self.threads = torch.get_num_threads()
         super().__init__(model, lm, prompt_cache, step_bytes)
 
-    @contextmanager
-    def _under(self, plan: Plan, see: See) -> Iterator[None]:
+    def _under(self, plan: Plan, see: See) -> ExitStack:
         if plan.sets is None:
-            with plan.on(self.blocks, see):
-                yield
-            return
+            return plan.on(self.blocks, see)
+        restoration = ExitStack()
         install(pack(self.linears, self.model, plan.sets), self.model)
-        try:
-            yield
-        finally:
-            install(self.linears, self.model)
+        restoration.callback(install, self.linears, self.model)
+        return restoration
 
     def step(self, token: int) -> torch.Tensor:
         with cores(self.threads):
