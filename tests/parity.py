@@ -9,6 +9,7 @@ import torch
 from tiny import tiny
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from tda_demo import metrics
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.engine import Engine
 from tda_demo.feedforward import find_blocks
@@ -69,3 +70,8 @@ def zeroed_logits(lm: LoadedModel, active: ActiveSets, token: int) -> torch.Tens
         dropped = torch.ones(block.d_ff, dtype=torch.bool).index_fill(0, indices, False)
         block.down.weight[:, dropped] = 0
     return lm.model(input_ids=torch.tensor([[token]]), past_key_values=cache).logits[0, -1]
+
+
+def mean_kl(expected: torch.Tensor, logits: torch.Tensor) -> float:
+    """KL(expected || logits) in nats per position, both [positions, vocabulary]."""
+    return float(metrics.forced(expected, logits, torch.zeros(len(logits), dtype=torch.int64)).kl.mean())

@@ -87,7 +87,7 @@ def test_evaluation_counts_what_the_parts_in_memory_save(parted: LoadedModel) ->
     rule = METHODS["griffin"](keep=0.5).bind(parted)
     ids = parted.prompt_ids(PROMPT)
     (scores,) = score(parted, [rule], torch.tensor([[*ids, 40, 41]]), len(ids))
-    found = quality(scores, step_bytes(parted), rule)
+    found = quality(scores, step_bytes(parted, rule), rule)
     engine = engine_for(parted, rule)
     prefill = engine.prefill(ids, rule)
     dense, arm = engine.dense_arm(prefill, 1), engine.sparse_arm(prefill, 1)

@@ -127,7 +127,7 @@ def test_evaluation_refreshes_text_by_text_as_the_arm_does(family: str) -> None:
         assert found.sparse_loss == pytest.approx(loss, rel=1e-4)
         assert found.kept == pytest.approx(np.mean(kept, axis=0))
         assert min(found.cett) > 0 and max(found.recall) < 1
-        alone = quality([found], step_bytes(lm), chooser)
+        alone = quality([found], step_bytes(lm, chooser), chooser)
         assert alone.step_bytes == pytest.approx(np.mean(read)) and min(found.copied) > 0
         assert alone.mlp_share == pytest.approx(1 - np.mean(alone.sparsity) + sum(found.copied) / (3 * 70))
 

@@ -108,7 +108,7 @@ def test_an_engine_computes_what_the_rule_says_and_counts_what_it_reads(family: 
             agreeing += 1
             torch.testing.assert_close(found, wanted, rtol=close, atol=close)
         counts.append(arm.computed())
-        assert arm.weight_bytes == step_bytes(lm).read(arm.computed(), rule).bytes
+        assert arm.weight_bytes == step_bytes(lm, rule).read(rule, arm.computed()).bytes
         if not isinstance(engine, CpuStepEngine):  # skips nothing
             assert arm.weight_bytes == (dense.weight_bytes or 0) + rule.extra_bytes
     assert agreeing > 0.8 * len(STEPS)

@@ -1,4 +1,4 @@
-"""WHICH neurons fire. One method, one file, one dataclass of settings; ``base``, ``policy``, ``plan``, ``token``: contracts."""
+"""WHICH neurons fire. A method is a file and a dataclass; the contracts: ``base``, ``policy``, ``plan``, ``token``."""
 
 from .base import Method
 from .cats import CATS

@@ -44,7 +44,7 @@ class _Session:
         self.seen: list[torch.Tensor] = []
 
     def before(self, _model: nn.Module, args: tuple, kwargs: dict) -> None:
-        ids = _ids(args, kwargs)
+        ids: Any = _ids(args, kwargs)
         if ids is not None and ids.shape[0] > 1:
             raise UserError("A method serves one sequence at a time: call the model with batch size 1.")
         cache = kwargs.get("past_key_values")

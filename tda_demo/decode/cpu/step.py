@@ -6,7 +6,7 @@ import time
 import weakref
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class CpuStepEngine(Engine):
         ready = _ready.setdefault(self.lm.model, set())
         if policy is not None and policy.token_level and type(policy) not in ready:
             report(Progress("Preparing the method's compiled step", 0, 0, "steps"))
-            RuleArm(self, policy.reader().plan(), 1).step(0)
+            RuleArm(self, cast(TokenRule, policy), 1).step(0)
             ready.add(type(policy))
         if None in ready:
             return
@@ -82,7 +82,7 @@ class CpuStepEngine(Engine):
     def sparse_arm(self, prefill: Prefill, room: int) -> Arm:
         positions, plan = prefill.tokens + room, prefill.plan
         if plan.token_level:
-            return RuleArm(self, plan, positions, prefill.cache)
+            return RuleArm(self, cast(TokenRule, plan), positions, prefill.cache)
         arm = PackedArm(self, plan, positions, prefill.cache)
         return arm if plan.steps is None else RefreshingArm(arm, plan, self.step_bytes)
 
