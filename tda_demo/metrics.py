@@ -78,26 +78,6 @@ def decided_efficiency(measured: Speedup | None, bound: float | None) -> float |
     return efficiency(measured.median, bound)
 
 
-def agreement(dense_logits: np.ndarray, sparse_logits: np.ndarray) -> float:
-    """Share of positions with equal argmax; both [positions, vocabulary]."""
-    return float(np.mean(dense_logits.argmax(axis=-1) == sparse_logits.argmax(axis=-1)))
-
-
-def kl_divergence(dense_logits: np.ndarray, sparse_logits: np.ndarray) -> float:
-    """Mean KL(dense || sparse) in nats per token, in float64; both [positions, vocabulary]."""
-    return float(np.mean([_kl(p, q) for p, q in zip(dense_logits, sparse_logits, strict=True)]))
-
-
-def _kl(dense: np.ndarray, sparse: np.ndarray) -> float:
-    log_p, log_q = _log_softmax(dense), _log_softmax(sparse)
-    return float(np.sum(np.exp(log_p) * (log_p - log_q)))
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max()
-    return shifted - np.log(np.exp(shifted).sum())
-
-
 def divergence(dense_tokens: Sequence[int], sparse_tokens: Sequence[int]) -> int | None:
     """Index of the first token where two free-running texts differ; None where one is the start of the other."""
     for index, (dense, sparse) in enumerate(zip(dense_tokens, sparse_tokens, strict=False)):

@@ -9,7 +9,9 @@ import torch
 from tiny import tiny
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from tda_demo.decode.arm import Engine, engine_for
+from tda_demo import metrics
+from tda_demo.decode.choose import engine_for
+from tda_demo.decode.engine import Engine
 from tda_demo.feedforward import find_blocks
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.models import LoadedModel
@@ -41,7 +43,9 @@ def random_sets(lm: LoadedModel, counts: tuple[int, ...]) -> ActiveSets:
     random = torch.Generator().manual_seed(1)
     widths = tuple(block.d_ff for block in lm.blocks)
     orders = [torch.randperm(width, generator=random) for width in widths]
-    return ActiveSets(tuple(each[:k].sort().values for each, k in zip(orders, counts, strict=True)), widths)
+    return ActiveSets.from_indices(
+        tuple(each[:k].sort().values for each, k in zip(orders, counts, strict=True)), widths
+    )
 
 
 def worst_error(lm: LoadedModel, expected_engine: type[Engine]) -> float:
@@ -66,3 +70,8 @@ def zeroed_logits(lm: LoadedModel, active: ActiveSets, token: int) -> torch.Tens
         dropped = torch.ones(block.d_ff, dtype=torch.bool).index_fill(0, indices, False)
         block.down.weight[:, dropped] = 0
     return lm.model(input_ids=torch.tensor([[token]]), past_key_values=cache).logits[0, -1]
+
+
+def mean_kl(expected: torch.Tensor, logits: torch.Tensor) -> float:
+    """KL(expected || logits) in nats per position, both [positions, vocabulary]."""
+    return float(metrics.forced(expected, logits, torch.zeros(len(logits), dtype=torch.int64)).kl.mean())

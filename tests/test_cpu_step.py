@@ -11,14 +11,14 @@ import psutil
 import pytest
 import torch
 from families import CONFIGS
-from parity import PROMPT_IDS, TOLERANCE, of_config, random_sets, stored, worst_error, zeroed_logits
+from parity import PROMPT_IDS, TOLERANCE, mean_kl, of_config, random_sets, stored, worst_error, zeroed_logits
 from tiny import tiny
 from transformers import LlamaConfig, Phi3Config, Qwen3Config
 
-from tda_demo import metrics
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for
 from tda_demo.decode.cpu.layout import has_layout
 from tda_demo.decode.cpu.step import CpuStepEngine
+from tda_demo.decode.eager import EagerEngine
 from tda_demo.kernels.formats import FORMATS
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.model.family import FAMILIES
@@ -106,7 +106,7 @@ def test_activations_are_those_of_the_blocks() -> None:
     engine = CpuStepEngine(lm)
     arm = engine.dense_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), 1)
     arm.step(40)
-    eager = engine.eager.dense_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), 1)
+    eager = EagerEngine(lm).dense_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), 1)
     eager.step(40)
     for mine, theirs in zip(arm.activations(), eager.activations(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
@@ -114,13 +114,13 @@ def test_activations_are_those_of_the_blocks() -> None:
 
 def test_packing_everything_copies_nothing() -> None:
     packer = CpuStepEngine(tiny()).packer
-    everything = ActiveSets((torch.arange(70),) * 3, (70,) * 3)
+    everything = ActiveSets.from_indices((torch.arange(70),) * 3, (70,) * 3)
     assert packer.pack(everything).neurons is packer.layout.neurons
 
 
 def test_packed_sets_in_use_share_no_memory_and_given_back_memory_is_used_again() -> None:
     packer = CpuStepEngine(tiny()).packer
-    many, few = (ActiveSets((torch.arange(count),) * 3, (70,) * 3) for count in (40, 20))
+    many, few = (ActiveSets.from_indices((torch.arange(count),) * 3, (70,) * 3) for count in (40, 20))
     first, second = packer.pack(many), packer.pack(many)
     assert not np.shares_memory(first.neurons.gate, second.neurons.gate)
     packer.take_back(first)
@@ -145,12 +145,12 @@ def test_kl_to_float32_on_real_text(embedded: LoadedModel, precision: str, limit
         "The harbour was quiet when the first boats came back. Gulls followed them in, and the women on the quay "
         "counted the masts, as they did each morning, before anyone spoke of the price of fish or of the weather."
     )["input_ids"]
-    expected = embedded.model(input_ids=torch.tensor([ids])).logits[0, 8:-1].numpy()
+    expected = embedded.model(input_ids=torch.tensor([ids])).logits[0, 8:-1]
     lm = load_model(precision=precision)
     engine = engine_for(lm)
     arm = engine.dense_arm(engine.prefill(ids[:8], TDA(cett=0).bind(lm)), len(ids))
-    logits = np.stack([arm.step(token).numpy().copy() for token in ids[8:-1]])
-    assert metrics.kl_divergence(expected, logits) < limit
+    logits = torch.stack([arm.step(token).clone() for token in ids[8:-1]])
+    assert mean_kl(expected, logits) < limit
 
 
 def test_memory_is_flat_over_many_races() -> None:

@@ -17,7 +17,7 @@ from parity import PROMPT_IDS, STEPS, of_config, random_sets, zeroed_logits
 from tiny import tiny
 from transformers import DynamicCache, LlamaConfig
 
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
@@ -221,13 +221,13 @@ def test_unsupported_models_are_left_to_transformers() -> None:
 
 
 def to_device(active: ActiveSets) -> ActiveSets:
-    return ActiveSets(tuple(indices.to(DEVICE) for indices in active.indices), active.d_ff)
+    return ActiveSets.from_indices(tuple(indices.to(DEVICE) for indices in active.indices), active.d_ff)
 
 
 def zeroed_on_device(lm: LoadedModel, active: ActiveSets, token: int) -> torch.Tensor:
     cpu = on_cpu(lm)
     indices = tuple(indices.cpu() for indices in active.indices)
-    return zeroed_logits(cpu, ActiveSets(indices, active.d_ff), token).to(DEVICE)
+    return zeroed_logits(cpu, ActiveSets.from_indices(indices, active.d_ff), token).to(DEVICE)
 
 
 def on_cpu(lm: LoadedModel) -> LoadedModel:

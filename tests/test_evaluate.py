@@ -23,15 +23,15 @@ from transformers import DynamicCache
 import tda_demo.models
 from tda_demo import metrics
 from tda_demo.__main__ import main
-from tda_demo.decode.arm import Prefill, engine_for
+from tda_demo.decode.arm import Prefill
+from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.errors import UserError
 from tda_demo.evaluate import EvaluationSettings, evaluate, evaluation, scoring
 from tda_demo.evaluate.generation import compare
 from tda_demo.evaluate.result import summary
-from tda_demo.evaluate.sweep import Everything
-from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.feedforward import FeedForward
 from tda_demo.methods import TDA
+from tda_demo.methods.policy import Everything
 from tda_demo.models import LoadedModel
 
 PROMPT, SCORED = 20, 9
@@ -128,7 +128,7 @@ def test_bytes_are_the_engines(family: str, precision: str) -> None:
     sparse = engine.sparse_arm(Prefill(**{**vars(prefill), "plan": active}), 1)
     read = step_bytes(lm)
     assert read.dense == engine.dense_arm(prefill, 1).weight_bytes
-    assert read.read(active.counts(), Everything()).bytes == pytest.approx(sparse.weight_bytes)
+    assert read.read(Everything(), active.counts()).bytes == pytest.approx(sparse.weight_bytes)
 
 
 @pytest.fixture

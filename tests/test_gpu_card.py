@@ -13,7 +13,7 @@ from test_cuda_graph import on_device
 from test_gpu_kernels import random_matrices, reference
 from tiny import tiny
 
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for
 from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.graph import CudaGraphEngine
 from tda_demo.kernels.activations import SILU

@@ -12,7 +12,7 @@ from gpu_device import CUDA, DEVICE, ON_A_CARD
 from test_gpu_kernels import random_matrices
 from tiny import tiny
 
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.gpu import graph
 from tda_demo.errors import UserError

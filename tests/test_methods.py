@@ -18,9 +18,10 @@ from transformers import DynamicCache
 import tda_demo
 from tda_demo.calibrate import ThresholdTable, calibrate, kept_thresholds, threshold_table
 from tda_demo.calibration.passages import Passages
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for
 from tda_demo.documents import Document
 from tda_demo.errors import UserError
+from tda_demo.evaluate.scoring import judge
 from tda_demo.feedforward import observed
 from tda_demo.methods import (
     CATS,
@@ -289,7 +290,7 @@ def test_all_zero_activations_give_no_nan() -> None:
     engine = engine_for(lm)
     prefill = engine.prefill(lm.prompt_ids(PROMPT), TDA(cett=0.2, online=True).bind(lm))
     assert engine.sparse_arm(prefill, 1).step(40).isfinite().all()
-    assert engine.judge(prefill, [40, 41]).cett == [0.0, 0.0, 0.0]
+    assert judge(engine, prefill, [40, 41]).cett == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ import tda_demo.models
 from tda_demo.__main__ import main
 from tda_demo.feedforward import FeedForward
 from tda_demo.methods import METHODS
-from tda_demo.methods.base import Dial, Method, Selector
+from tda_demo.methods.base import Dial, Method
+from tda_demo.methods.policy import Selector
 from tda_demo.methods.settings import Range, setting
 from tda_demo.models import LoadedModel
 from tda_demo.progress import Report, silent

@@ -10,13 +10,12 @@ import torch
 from model_files import write_model
 
 from tda_demo import placement
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.trees import share_weights
 from tda_demo.errors import UserError
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
-from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.methods import METHODS
 from tda_demo.models import LoadedModel, load_model
 from tda_demo.race import Finished, RaceSettings, race
@@ -88,7 +87,7 @@ def test_evaluation_counts_what_the_parts_in_memory_save(parted: LoadedModel) ->
     rule = METHODS["griffin"](keep=0.5).bind(parted)
     ids = parted.prompt_ids(PROMPT)
     (scores,) = score(parted, [rule], torch.tensor([[*ids, 40, 41]]), len(ids))
-    found = quality(scores, step_bytes(parted), rule)
+    found = quality(scores, step_bytes(parted, rule), rule)
     engine = engine_for(parted, rule)
     prefill = engine.prefill(ids, rule)
     dense, arm = engine.dense_arm(prefill, 1), engine.sparse_arm(prefill, 1)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from families import CONFIGS
-from parity import PROMPT_IDS, of_config, random_sets
+from parity import PROMPT_IDS, mean_kl, of_config, random_sets
 from tiny import tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from tda_demo import metrics
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
+from tda_demo.evaluate.scoring import judge
 from tda_demo.feedforward import find_blocks
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import Choice
@@ -119,12 +119,12 @@ def test_the_captured_decoder_runs_nf4_and_judges_what_it_runs(tmp_path: Path) -
     engine = CudaGraphEngine(lm, runners.eager, lambda _: Choice(TILES, TILES, "kernels", "kernels", {}))
     prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
     prefill = dataclasses.replace(prefill, plan=random_sets(lm, (128, 60, 40)))
-    arm, masked = engine.sparse_arm(prefill, 2), engine.eager.sparse_arm(prefill, 2)
+    arm, masked = engine.sparse_arm(prefill, 2), EagerEngine(lm).sparse_arm(prefill, 2)
     got = torch.stack([arm.step(token).clone() for token in (40, 41)])
     expected = torch.stack([masked.step(token) for token in (40, 41)])
     # The same neurons; what differs is the down projections, quantised again by neuron.
-    assert 0 < metrics.kl_divergence(expected.numpy(), got.numpy()) < 0.5
-    judgement = engine.judge(prefill, [40, 41])
+    assert 0 < mean_kl(expected, got) < 0.5
+    judgement = judge(engine, prefill, [40, 41])
     torch.testing.assert_close(judgement.sparse_logits, got)
     assert arm.weight_bytes < engine.dense_arm(prefill, 2).weight_bytes
     assert engine.dense_arm(prefill, 2).weight_bytes < sum(p.nbytes for p in lm.model.parameters()) * 1.2
@@ -136,13 +136,13 @@ def test_the_decoder_runs_int8_and_skips(tmp_path: Path) -> None:
     engine = CudaGraphEngine(lm, runners.captured, lambda _: Choice(TILES, TILES, "kernels", "kernels", {}))
     prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
     prefill = dataclasses.replace(prefill, plan=random_sets(lm, (128, 60, 40)))
-    arm, masked = engine.sparse_arm(prefill, 2), engine.eager.sparse_arm(prefill, 2)
+    arm, masked = engine.sparse_arm(prefill, 2), EagerEngine(lm).sparse_arm(prefill, 2)
     assert arm.decoder.runner.name == "called eagerly"  # nothing tried to capture it
     got = torch.stack([arm.step(token).clone() for token in (40, 41)])
     expected = torch.stack([masked.step(token) for token in (40, 41)])
     # The same neurons and codes; what differs is that bitsandbytes rounds activations to int8.
-    assert metrics.kl_divergence(expected.numpy(), got.numpy()) < 0.01
-    torch.testing.assert_close(engine.judge(prefill, [40, 41]).sparse_logits, got)
+    assert mean_kl(expected, got) < 0.01
+    torch.testing.assert_close(judge(engine, prefill, [40, 41]).sparse_logits, got)
     dense = engine.dense_arm(prefill, 2).weight_bytes
     skipped = 128 + 3 * 128 - (128 + 60 + 40) - 128  # neurons; each has three rows of 64 codes and two scales
     assert dense - arm.weight_bytes == skipped * (3 * 64 + 2 * 4) - (128 + 60 + 40) * 2 * 4

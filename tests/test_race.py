@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tiny import PROMPT, tiny, tiny_tokenizer
 
 from tda_demo import metrics
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for
 from tda_demo.decode.text import TextStream
 from tda_demo.errors import UserError
 from tda_demo.feedforward import FeedForward

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import PROMPT, tiny
 
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for
 from tda_demo.errors import UserError
 from tda_demo.feedforward import observed
 from tda_demo.methods import GRIFFIN, CoreInfer, Magnitude, Method, Random

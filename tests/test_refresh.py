@@ -11,14 +11,13 @@ from families import FAMILIES
 from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
-from tda_demo.evaluate.scoring import score
-from tda_demo.evaluate.weight_bytes import step_bytes
+from tda_demo.evaluate.scoring import judge, score
 from tda_demo.feedforward import observed
 from tda_demo.methods import TDA, ActiveSets
-from tda_demo.methods.renewal import History
+from tda_demo.methods.refresh import History
 from tda_demo.models import LoadedModel
 from tda_demo.race import Finished, PromptRead, RaceSettings, race
 
@@ -72,7 +71,7 @@ def test_every_third_step_is_dense_and_the_sets_after_it_are_those_of_float64(fa
     arm: Any = engine.sparse_arm(prefill, len(TOKENS))
     again: Any = engine.sparse_arm(prefill, len(TOKENS))
     expected, sets = by_hand(tiny(family), TOKENS)
-    assert arm.weight_bytes is None and prefill.settled is None
+    assert arm.weight_bytes is None and prefill.plan.settled is None
     dense: Any = engine.dense_arm(prefill, len(TOKENS)).weight_bytes
     neuron = (2 * 32 + 1 if family in ("opt", "gpt_neox") else 3 * 32) * 4
     for index, token in enumerate(TOKENS):
@@ -86,7 +85,7 @@ def test_every_third_step_is_dense_and_the_sets_after_it_are_those_of_float64(fa
         assert arm.weight_bytes == dense - (3 * 70 - sum(counts) - copied) * neuron
     assert sets[2] == sets[5] == [list(range(70))] * 3  # dense
     assert len({str(sets[at]) for at in (0, 3, 6)}) == 3  # and the sets did change
-    judged = engine.judge(prefill, TOKENS)
+    judged = judge(engine, prefill, TOKENS)
     torch.testing.assert_close(judged.sparse_logits, torch.stack(expected), rtol=1e-4, atol=1e-4)
     assert min(judged.cett) > 0
 
@@ -128,7 +127,7 @@ def test_evaluation_refreshes_text_by_text_as_the_arm_does(family: str) -> None:
         assert found.sparse_loss == pytest.approx(loss, rel=1e-4)
         assert found.kept == pytest.approx(np.mean(kept, axis=0))
         assert min(found.cett) > 0 and max(found.recall) < 1
-        alone = quality([found], step_bytes(lm), chooser)
+        alone = quality([found], step_bytes(lm, chooser), chooser)
         assert alone.step_bytes == pytest.approx(np.mean(read)) and min(found.copied) > 0
         assert alone.mlp_share == pytest.approx(1 - np.mean(alone.sparsity) + sum(found.copied) / (3 * 70))
 

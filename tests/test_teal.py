@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
-from tda_demo.decode.arm import engine_for
-from tda_demo.decode.cpu.step import ChannelArm
+from tda_demo.decode.choose import engine_for, step_bytes
+from tda_demo.decode.cpu.step import RuleArm
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
-from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.methods import TEAL
 from tda_demo.methods.channel_shares import MOST, greedy, shares_at
 from tda_demo.methods.channels import ChannelRule, matrices
@@ -108,7 +107,7 @@ def test_the_kernel_computes_and_reads_what_the_rule_says(family: str) -> None:
     compiled, eager = engine_for(lm, rule), EagerEngine(lm)
     prefill = compiled.prefill(lm.prompt_ids(PROMPT), rule)
     arm, plain = compiled.sparse_arm(prefill, 3), eager.sparse_arm(prefill, 3)
-    assert isinstance(arm, ChannelArm) and arm.weight_bytes is None
+    assert isinstance(arm, RuleArm) and arm.weight_bytes is None
     for token in (40, 41, 42):
         torch.testing.assert_close(arm.step(token), plain.step(token), rtol=1e-4, atol=1e-4)
         assert arm.computed() == plain.computed()
@@ -129,7 +128,7 @@ def test_evaluation_counts_the_same_bytes(lm: LoadedModel) -> None:
     rule = planted(lm)
     ids = lm.prompt_ids(PROMPT)
     (found,) = score(lm, [rule], torch.tensor([[*ids, 40, 41]]), len(ids))[0:1]
-    weights = step_bytes(lm)
+    weights = step_bytes(lm, rule)
     read = quality(found, weights, rule)
     engine = engine_for(lm, rule)
     arm = engine.sparse_arm(engine.prefill(ids[:-1], rule), 2)

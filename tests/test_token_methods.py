@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from parity import PROMPT_IDS, STEPS
 from tiny import tiny
 
-from tda_demo.decode.arm import TokenArm, engine_for
+from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.fast_linears import FastLinearsEngine
 from tda_demo.decode.cpu.step import CpuStepEngine
 from tda_demo.decode.eager import EagerEngine
-from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.feedforward import FeedForward
 from tda_demo.kernels import sketch
 from tda_demo.methods import CATS, TT, Method, Sketch, TokenRule, quantiles
@@ -98,8 +97,8 @@ def test_an_engine_computes_what_the_rule_says_and_counts_what_it_reads(family: 
     assert type(engine) is (FastLinearsEngine if family in PLAIN and name != "tt" else type(engine_for(lm)))
     prefill = engine.prefill(PROMPT_IDS, rule)
     assert prefill.plan is rule and prefill.fired.shape == (len(PROMPT_IDS), 3)
-    dense, arm = engine.dense_arm(prefill, len(STEPS)), cast(TokenArm, engine.sparse_arm(prefill, len(STEPS)))
-    expected = cast(TokenArm, EagerEngine(lm).sparse_arm(prefill, len(STEPS)))
+    dense, arm = engine.dense_arm(prefill, len(STEPS)), cast(Any, engine.sparse_arm(prefill, len(STEPS)))
+    expected = cast(Any, EagerEngine(lm).sparse_arm(prefill, len(STEPS)))
     # Sixteen neurons of a sketch share a scale; a thread that has some of them only has another one.
     close = 1e-2 if name == "sketch" else 2e-3
     agreeing, counts = 0, []
@@ -109,7 +108,7 @@ def test_an_engine_computes_what_the_rule_says_and_counts_what_it_reads(family: 
             agreeing += 1
             torch.testing.assert_close(found, wanted, rtol=close, atol=close)
         counts.append(arm.computed())
-        assert arm.weight_bytes == step_bytes(lm).read(arm.computed(), rule).bytes
+        assert arm.weight_bytes == step_bytes(lm, rule).read(rule, arm.computed()).bytes
         if not isinstance(engine, CpuStepEngine):  # skips nothing
             assert arm.weight_bytes == (dense.weight_bytes or 0) + rule.extra_bytes
     assert agreeing > 0.8 * len(STEPS)
@@ -123,7 +122,7 @@ def test_matrices_read_in_full_are_counted_in_full(name: str, bytes_of: Any) -> 
     rule = rule_of(lm, name)
     engine = engine_for(lm, rule)
     prefill = engine.prefill(PROMPT_IDS, rule)
-    arm, dense = cast(TokenArm, engine.sparse_arm(prefill, 1)), engine.dense_arm(prefill, 1)
+    arm, dense = cast(Any, engine.sparse_arm(prefill, 1)), engine.dense_arm(prefill, 1)
     assert arm.weight_bytes is None
     arm.step(40)
     rows = sum(bytes_of(k) for k in arm.computed())

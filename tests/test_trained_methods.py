@@ -16,7 +16,8 @@ from transformers import DynamicCache
 
 import tda_demo.models
 from tda_demo.__main__ import main
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for
+from tda_demo.decode.eager import EagerEngine
 from tda_demo.errors import UserError
 from tda_demo.methods import DejaVu, MoEfication
 from tda_demo.methods.token import TokenRule, between
@@ -109,7 +110,7 @@ def test_the_kernel_computes_and_reads_what_fires(name: str) -> None:
     assert engine.name == "compiled CPU step"
     prefill = engine.prefill(lm.prompt_ids(PROMPT), rule)
     arm: Any = engine.sparse_arm(prefill, 4)
-    reference: Any = engine.eager.sparse_arm(prefill, 4)  # type: ignore[attr-defined]
+    reference: Any = EagerEngine(lm).sparse_arm(prefill, 4)
     dense = engine.dense_arm(prefill, 4)
     for token in (40, 41, 17, 60):
         logits, expected = arm.step(token), reference.step(token)

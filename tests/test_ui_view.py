@@ -28,7 +28,7 @@ REQUEST = RunRequest("p", "griffin", {"keep": 0.5}, max_new_tokens=20)
 
 
 def prompt_read() -> PromptRead:
-    active = ActiveSets((torch.tensor([0, 1, 2, 3]), torch.tensor([1, 2])), (D_FF, D_FF))
+    active = ActiveSets.from_indices((torch.tensor([0, 1, 2, 3]), torch.tensor([1, 2])), (D_FF, D_FF))
     return PromptRead(("a", " b"), 100.0, 10.0, 5.0, active, np.zeros((2, LAYERS), dtype=np.int64), 1.25)
 
 

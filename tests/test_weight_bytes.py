@@ -12,7 +12,7 @@ from parity import stored
 from tiny import PROMPT, tiny
 
 from tda_demo import metrics
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.step import RuleArm
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.documents import Document
@@ -20,7 +20,6 @@ from tda_demo.errors import UserError
 from tda_demo.evaluate import budget
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
-from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.methods import CATS, METHODS, TEAL, TT, DejaVu, Method, MoEfication, Sketch
 from tda_demo.methods.channels import ChannelRule, matrices
 from tda_demo.methods.token import TokenRule
@@ -59,7 +58,8 @@ def of_the_arm(lm: LoadedModel, rule: Any) -> tuple[float, float]:
     prefill = engine.prefill(ids[:-1], rule)
     arm: Any = engine.sparse_arm(prefill, len(TOKENS))
     dense = engine.dense_arm(prefill, 1).weight_bytes
-    running: Any = EagerEngine(lm).sparse_arm(prefill, len(TOKENS)) if isinstance(arm, RuleArm) else arm
+    picks_neurons = isinstance(arm, RuleArm) and not isinstance(rule, ChannelRule)
+    running: Any = EagerEngine(lm).sparse_arm(prefill, len(TOKENS)) if picks_neurons else arm
     read = []
     for token in (ids[-1], *TOKENS[:-1]):
         running.step(token)
@@ -87,7 +87,7 @@ def test_the_bound_of_evaluation_is_the_arms(name: str, precision: str, family: 
     rule = bound_to(lm, name)
     ids = lm.prompt_ids(PROMPT)
     (scores,) = score(lm, [rule], torch.tensor([[*ids, *TOKENS]]), len(ids))
-    found = quality(scores, step_bytes(lm), rule)
+    found = quality(scores, step_bytes(lm, rule), rule)
     bound, share = of_the_arm(lm, rule)
     assert min(found.sparsity) > 0.05
     # TEAL's kernel runs: a value on the threshold may fall on either side.

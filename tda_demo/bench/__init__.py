@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from .. import metrics
-from ..decode.arm import engine_for
+from ..decode.choose import engine_for
 from ..decode.cpu.step import CpuStepEngine
 from ..decode.timed import ArmDecoder
-from ..decode.trees import bytes_per_step
+from ..decode.weight_bytes import bytes_per_step
 from ..methods import GRIFFIN
 from ..model.precisions import PRECISIONS, REFERENCE
 from ..models import EMBEDDED, LoadedModel, load_model

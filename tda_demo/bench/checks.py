@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from .. import metrics
-from ..decode.arm import Engine
 from ..decode.eager import EagerEngine
+from ..decode.engine import Engine
 from ..decode.gpu.block_weights import BlockWeights
 from ..kernels.gpu.blocks import ActiveBuffer, Scratch, feed_forward
 from ..kernels.gpu.choice import Choice, vendor
 from ..kernels.gpu.matrices import Matrices
 from ..kernels.gpu.nf4 import Nf4Matrices
-from ..methods.base import Selector
+from ..methods.policy import Selector
 from .random_model import QUANTISED
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def check_step(lm: LoadedModel, engine: Engine, ids: list[int], half: Selector) 
     expected = lm.model(input_ids=torch.tensor([ids], device=lm.device)).logits[0, -1].float()
     dense = arm.step(ids[-1]).clone()
     if lm.precision in QUANTISED:
-        kl = metrics.kl_divergence(expected[None].cpu().numpy(), dense[None].cpu().numpy())
+        kl = float(metrics.forced(expected[None], dense[None], torch.zeros(1, dtype=torch.int64, device=lm.device)).kl)
         return f"logits of a step against bitsandbytes: KL {kl:.2e} nats (random weights)"
     limit = 5 * _LIMITS[lm.model.dtype]  # roundings of all layers add up
     packed = EagerEngine(lm).sparse_arm(prefill, 1).step(ids[-1])

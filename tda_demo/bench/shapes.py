@@ -29,7 +29,7 @@ from ..errors import UserError
 from ..feedforward import FeedForward
 from ..kernels.gpu.choice import Choice
 from ..kernels.gpu.support import has_triton, triton_runs
-from ..methods.base import Selector
+from ..methods.policy import Selector
 from ..precision import give_back_memory
 from ..progress import Progress, Report, silent
 from ..weights import find_config
@@ -76,11 +76,6 @@ class RandomShare(Selector):
     def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
         chosen = torch.randperm(block.d_ff, device=activations.device)[: round(self.keep * block.d_ff)]
         return torch.zeros(block.d_ff, dtype=torch.bool, device=activations.device).index_fill(0, chosen, True)
-
-    def fired(
-        self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return torch.zeros(len(activations), dtype=torch.int64, device=activations.device)
 
 
 class Bandwidth:
@@ -195,7 +190,7 @@ def measure_shapes(
 
 
 def _contestants(lm: LoadedModel, engine: CudaGraphEngine, ids: list[int]) -> Iterator[Contestant]:
-    read = engine.shared.blocks.bytes_per_step(lm.model, None)
+    read = engine.step_bytes.dense
     yield Contestant("transformers", lm.precision, "dense", 1.0, read, StockGenerate(_stock(engine), ids))
     if lm.precision in QUANTISED:
         prefill = engine.prefill(ids, RandomShare(1.0))

@@ -54,9 +54,9 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from ..decode.choose import step_bytes
     from ..environment import use_threads
     from ..evaluate.budget import within
-    from ..evaluate.weight_bytes import step_bytes
     from ..methods import make_method
     from ..metrics import mlp_share_read
     from ..models import load_model

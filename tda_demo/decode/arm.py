@@ -1,21 +1,13 @@
-"""The contract of an arm, and the choice of the engine that runs all arms of a race."""
+"""The contracts of decoding: an arm is one decoder, a prefill is what all arms of a race start from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
-from ..feedforward import FeedForward
-from ..methods.base import ActiveSets, Plan, Selector
-from ..methods.renewal import RenewedSets, Renewing
-from ..methods.token import TokenRule
-from ..progress import Report, silent
-
-if TYPE_CHECKING:
-    from ..models import LoadedModel
+from ..methods.plan import ActiveSets, Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,15 +29,10 @@ class Prefill:
 
     @property
     def active(self) -> ActiveSets:
-        """The plan of a sequence-level method; an engine that runs no others asks for it."""
-        if isinstance(self.plan, TokenRule):
-            raise TypeError("this engine runs sequence-level methods only")
-        return self.plan
-
-    @property
-    def settled(self) -> ActiveSets | None:
-        """The active sets where they are the same for every step; what is computed is else known step by step."""
-        return None if isinstance(self.plan, TokenRule | RenewedSets) else self.plan
+        """The active sets of a plan that has the same for every step."""
+        if self.plan.settled is None:
+            raise TypeError(f"{type(self.plan).__name__} has no active sets that hold for every step")
+        return self.plan.settled
 
 
 class Arm(Protocol):
@@ -70,72 +57,6 @@ class Arm(Protocol):
         """The last step's activations of the neurons computed, [1, k] per layer."""
         ...
 
-
-class TokenArm(Arm, Protocol):
-    """An arm that may decode under a token-level method, or under active sets that are chosen anew."""
-
     def computed(self) -> list[int]:
         """How many neurons the last step computed, per layer."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class Judgement:
-    """Teacher-forced on one text: float32 [positions, vocabulary] logits of both models, realised CETT per layer."""
-
-    dense_logits: torch.Tensor
-    sparse_logits: torch.Tensor
-    cett: list[float]
-
-
-class Engine(Protocol):
-    """Runs a model. Nothing it does is visible to another engine of the same model, so races may run in parallel."""
-
-    name: str
-
-    def warm_up(self, report: Report = silent, chooser: Selector | TokenRule | None = None) -> None:
-        """Runs what is slow only once (thread pools, compilation), so that it falls outside every timing.
-
-        A token-level method's ``chooser`` has a kernel of its own to compile.
-        """
-        ...
-
-    def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill: ...
-
-    def prefills(self, ids: list[int], choosers: Sequence[Selector | TokenRule]) -> list[Prefill]:
-        """One pass over the prompt that all ``choosers`` look at: a prefill each, of the same logits and cache."""
-        ...
-
-    def dense_arm(self, prefill: Prefill, room: int) -> Arm:
-        """An arm that has read the prompt and may take ``room`` steps."""
-        ...
-
-    def sparse_arm(self, prefill: Prefill, room: int) -> Arm:
-        """The same under the prefill's plan; a ``TokenArm`` where ``prefill.settled`` is None."""
-        ...
-
-    def skips(self, chooser: Selector | TokenRule, block: FeedForward) -> bool:
-        """Whether the sparse arm under ``chooser`` leaves weights of ``block`` unread, or reads all and zeroes."""
-        ...
-
-    def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
-        """Both models on ``tokens``, which follow the prompt, in one pass each."""
-        ...
-
-
-def engine_for(lm: LoadedModel, *choosers: Selector | TokenRule) -> Engine:
-    """The fastest engine that runs ``lm`` under each of ``choosers``; without one, under any sequence-level method."""
-    from .cpu.fast_linears import FastLinearsEngine
-    from .cpu.layout import has_layout
-    from .cpu.step import CpuStepEngine
-    from .eager import EagerEngine
-    from .gpu.graph import CudaGraphEngine, can_decode
-
-    if lm.is_spread:
-        return EagerEngine(lm)
-    rules = [chooser for chooser in choosers if isinstance(chooser, TokenRule)]
-    if has_layout(lm) and all(rule.has_kernel for rule in rules):
-        return CpuStepEngine(lm)
-    if can_decode(lm) and not rules and not any(isinstance(chooser, Renewing) for chooser in choosers):
-        return CudaGraphEngine(lm)
-    return FastLinearsEngine(lm) if lm.device.type == "cpu" else EagerEngine(lm)

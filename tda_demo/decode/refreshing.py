@@ -1,4 +1,4 @@
-"""An arm under active sets that are chosen anew while it writes."""
+"""An arm under a plan that others follow: active sets that are chosen anew while it writes."""
 
 from __future__ import annotations
 
@@ -6,56 +6,52 @@ from typing import Protocol
 
 import torch
 
-from ..methods.renewal import RenewedSets
-from ..methods.sets import ActiveSets
+from ..methods.plan import Course, Plan
 from .arm import Arm
+from .weight_bytes import StepBytes
 
 
 class Changing(Arm, Protocol):
-    """An arm that may be given other neurons between two steps.
+    """An arm that may be given another plan between two steps."""
 
-    ``copied_bytes`` is what it read of the weights to pack those it was last given; 0 where it made no copies.
-    """
-
-    @property
-    def copied_bytes(self) -> int: ...
-
-    def use(self, sets: ActiveSets | None) -> None:
-        """From the next step on it computes ``sets``, or all neurons."""
+    def use(self, plan: Plan | None) -> None:
+        """From the next step on it computes what ``plan`` says, copying neurons where it has to, or all of them."""
         ...
 
 
 class RefreshingArm:
-    """Steps ``arm``, which has the neurons of ``sets``, and every ``sets.every``-th time with all neurons.
+    """Steps ``arm``, which has the neurons of ``plan``, and gives it every plan that takes its place.
 
     What that takes, the dense step, the choice and the copies, falls in the step where it happens: in its time, and in
     its ``weight_bytes`` what the dense step reads and what is read to make the copies. The bytes written are no weights
     read, and the first set's copies belong to ``packing_ms``, before any step.
     """
 
-    def __init__(self, arm: Changing, sets: RenewedSets) -> None:
-        self.arm, self.sets = arm, sets
+    def __init__(self, arm: Changing, plan: Plan, step_bytes: StepBytes) -> None:
+        self.arm = arm
         self.packing_ms = arm.packing_ms
         self.weight_bytes: int | None = None
-        self._steps = 0
-        self._seen: list[torch.Tensor] = []
+        self._course = Course(plan)
+        self._step_bytes = step_bytes
+        self._activations: list[torch.Tensor] = []
+        if self._course.plan is not plan:
+            self._take()
 
     def step(self, token: int) -> torch.Tensor:
-        self._steps += 1
-        due = self._steps % self.sets.every == 0
-        if due:
-            self.arm.use(None)
         logits = self.arm.step(token)
-        self._seen, self.weight_bytes = self.arm.activations(), self.arm.weight_bytes
-        if due:
-            self.sets = self.sets.renewed(self._seen)
-            self.arm.use(self.sets)
-            self.weight_bytes = (self.weight_bytes or 0) + self.arm.copied_bytes
+        self._activations, self.weight_bytes = self.arm.activations(), self.arm.weight_bytes
+        if self._course.feed(1, self._activations):
+            packed = [int(count) for count in self._course.plan.packs()]
+            self.weight_bytes = (self.weight_bytes or 0) + self._step_bytes.copied(packed)
+            self._take()
         return logits
 
+    def _take(self) -> None:
+        plan = self._course.plan
+        self.arm.use(None if plan.observes else plan)
+
     def activations(self) -> list[torch.Tensor]:
-        return self._seen
+        return self._activations
 
     def computed(self) -> list[int]:
-        """How many neurons the last step computed, per layer."""
-        return [each.shape[1] for each in self._seen]
+        return [layer.shape[1] for layer in self._activations]

@@ -1,19 +1,23 @@
-"""Module trees over one model's weights: a second one, one with fewer neurons, and what a step reads of it."""
+"""Module trees over one model's weights: a second one, one with fewer neurons, and transformers' own pass over it."""
 
 from __future__ import annotations
 
 import copy
+import time
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from ..feedforward import find_blocks
 from ..kernels.reference import limit
-from ..methods.base import ActiveSets
+from ..methods.plan import ActiveSets
 from ..placement import hooks
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import Cache, PreTrainedModel
+
+    from ..models import LoadedModel
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -46,10 +50,30 @@ def restrict(model: PreTrainedModel, active: ActiveSets) -> None:
             limit(block, indices)
 
 
-def bytes_per_step(model: PreTrainedModel) -> int:
-    """Weight bytes one step reads: each parameter once, of an embedding table that is not the head one row."""
-    head = model.get_output_embeddings()
-    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
-    looked_up = {id(table) for table in tables if head is None or table is not head.weight}
-    read = sum(parameter.nbytes for parameter in model.parameters() if id(parameter) not in looked_up)
-    return read + sum(table[0].nbytes for table in tables)
+def forward(
+    model: PreTrainedModel, cache: Cache, ids: list[int], device: torch.device, *, last_only: bool = False
+) -> torch.Tensor:
+    """Logits float32 [positions, vocabulary]; ``last_only`` gives one position."""
+    tokens = torch.tensor([ids], device=device)
+    output = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1 if last_only else 0)
+    return output.logits[0].float()
+
+
+@torch.inference_mode()
+def read_by_a_step(lm: LoadedModel) -> list[tuple[str, nn.Module]]:
+    """The modules that one token runs through, with their names: a multimodal model has others too."""
+    from transformers import DynamicCache
+
+    model = share_weights(lm.model)
+    ran: set[str] = set()
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda _module, _inputs, name=name: ran.add(name))
+    forward(model, DynamicCache(), [0], lm.device)
+    return [(name, module) for name, module in lm.model.named_modules() if name in ran]
+
+
+def now_ms(device: torch.device) -> float:
+    """Milliseconds, with the device's queue drained first."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() * 1e3

@@ -21,10 +21,11 @@ from ..cett import score as neuron_score
 from ..cett import strengths
 from ..errors import UserError
 from ..feedforward import FeedForward
+from ..methods.plan import ActiveSets
+from ..methods.policy import Selector
 from ..methods.tda import TDA
 from ..progress import Progress, Report, silent
 from .evaluation import cut, grouped
-from .plans import BatchSets
 from .scoring import Choice, compare, read
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Sensitivity:
     kept: np.ndarray
 
 
-class _Probe:
+class _Probe(Selector):
     """Selects as TDA does at the probe's CETT, and counts what every target would keep."""
 
     def __init__(self, lm: LoadedModel, thresholds: np.ndarray, weighted: bool) -> None:
@@ -60,11 +61,6 @@ class _Probe:
         reaching = scores[:, None] >= self.thresholds[block.layer]
         self.kept[block.layer].append(reaching.double().mean(dim=0).cpu().numpy())
         return reaching[:, self.at]
-
-    def fired(
-        self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return (activations != 0).sum(dim=1)
 
 
 @torch.inference_mode()
@@ -97,9 +93,9 @@ def sensitivity(lm: LoadedModel, *, weighted: bool = False, most: int = 24, repo
 
 def _only(choice: Choice, layer: int) -> Choice:
     """``choice`` in one layer, every neuron in the others."""
-    masks = cast(BatchSets, choice.plan).masks
+    masks = cast(ActiveSets, choice.plan).masks
     alone = tuple(mask if index == layer else torch.ones_like(mask) for index, mask in enumerate(masks))
-    return replace(choice, plan=BatchSets(alone))
+    return replace(choice, plan=ActiveSets(alone))
 
 
 def uniform(found: Sensitivity, share: float) -> float:

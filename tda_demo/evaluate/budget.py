@@ -17,6 +17,7 @@ import torch
 
 from ..calibration.passages import calibration_passages
 from ..calibration.tables import KeptTable
+from ..decode.choose import step_bytes
 from ..errors import UserError
 from ..methods.base import Method
 from ..progress import Progress, Report, silent
@@ -24,7 +25,6 @@ from .evaluation import cut, grouped
 from .ledger import digest
 from .result import quality
 from .scoring import Score, score
-from .weight_bytes import step_bytes
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -186,23 +186,25 @@ def measure(lm: LoadedModel, method: Method, report: Report = silent) -> Quality
     dial = method.dial
     places = [turned(method, round(dial.dense + place * (dial.sparsest - dial.dense), 6)) for place in PLACES]
     values = tuple(getattr(each, dial.setting) for each in places)
-    choosers = [each.bind(lm, report) for each in places]
     texts = calibration_passages().documents
+    policies = [each.bind(lm, report) for each in places]
     scores: list[list[Score]] = [[] for _ in values]
     done = 0
     stage = f"Measuring what {method.name} costs"
     report(Progress(stage, 0, len(texts), "passages"))
     for group in grouped(iter(texts)):
         if ids := cut(lm, group, PROMPT_TOKENS + SCORE_TOKENS).ids:
-            found = score(lm, choosers, torch.tensor(ids, device=lm.device), PROMPT_TOKENS, errors=False)
+            found = score(lm, policies, torch.tensor(ids, device=lm.device), PROMPT_TOKENS, errors=False)
             for collected, each in zip(scores, found, strict=True):
                 collected.extend(each)
         done += len(group)
         report(Progress(stage, done, len(texts), "passages"))
     if not scores[0]:
         raise UserError(f"{lm.name} cuts the calibration passages into fewer than {PROMPT_TOKENS} tokens.")
-    weights = step_bytes(lm)
-    found = [quality(each, weights, chooser) for each, chooser in zip(scores, choosers, strict=True)]
+    found = [
+        quality(texts_scores, step_bytes(lm, policy), policy)
+        for texts_scores, policy in zip(scores, policies, strict=True)
+    ]
     return QualityCurve(
         method=method.name,
         setting=dial.setting,

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..decode.choose import step_bytes
 from ..documents import Document, count_documents, read_documents
 from ..environment import describe
 from ..errors import UserError
 from ..methods.base import Method
+from ..methods.policy import Policy
 from ..progress import Progress, Report, silent
 from .generation import compare, write
 from .ledger import Ledger, digest
-from .plans import Chooser
 from .result import Evaluation, quality
 from .scoring import Score, score
 from .shards import ALONE, Shard
-from .weight_bytes import step_bytes
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -91,7 +91,7 @@ def evaluate(
             f"{lm.name} takes {lm.context_length}: lower one of them."
         )
     documents = count_documents(path, settings.documents)
-    chooser = method.bind(lm, report)
+    policy = method.bind(lm, report)
     ledger = open_ledger(lm, method, settings, result, shard)
     records = []
     report(Progress("Evaluating", 0, documents, "documents"))
@@ -99,10 +99,10 @@ def evaluate(
     for index, group in enumerate(grouped(texts)):
         if shard.mine(index):
             unit = cut(lm, group, needed)
-            records.append((index, _record(lm, chooser, unit, settings, ledger)))
+            records.append((index, _record(lm, policy, unit, settings, ledger)))
         report(Progress("Evaluating", min((index + 1) * BATCH, documents), documents, "documents"))
     everything = [record for _, record in sorted(shard.gather(records), key=lambda item: item[0])]
-    return _evaluation(lm, method, chooser, path, settings, everything)
+    return _evaluation(lm, method, policy, path, settings, everything)
 
 
 def open_ledger(
@@ -159,14 +159,14 @@ def _growing(size: int, whole: int) -> Iterator[int]:
 
 
 def _record(
-    lm: LoadedModel, chooser: Chooser, unit: Unit, settings: EvaluationSettings, ledger: Ledger
+    lm: LoadedModel, policy: Policy, unit: Unit, settings: EvaluationSettings, ledger: Ledger
 ) -> dict[str, Any]:
     name = digest([unit.ids, unit.prompts])
     found = ledger.get(name)
     if found is None:
         ids = torch.tensor(unit.ids, device=lm.device)
-        scores = score(lm, [chooser], ids, settings.prompt_tokens)[0] if unit.ids else []
-        texts = [write(lm, chooser, prompt, settings.max_new_tokens) for prompt in unit.prompts]
+        scores = score(lm, [policy], ids, settings.prompt_tokens)[0] if unit.ids else []
+        texts = [write(lm, policy, prompt, settings.max_new_tokens) for prompt in unit.prompts]
         found = {"scores": [asdict(each) for each in scores], "texts": texts}
         if scores or texts:  # texts that are all too short leave nothing behind
             ledger.put(name, found)
@@ -176,7 +176,7 @@ def _record(
 def _evaluation(
     lm: LoadedModel,
     method: Method,
-    chooser: Chooser,
+    policy: Policy,
     path: Path,
     settings: EvaluationSettings,
     records: list[dict[str, Any]],
@@ -190,7 +190,7 @@ def _evaluation(
             f"No text of {path} is as long as {settings.prompt_tokens} prompt and {settings.score_tokens} scored "
             f"tokens: the longest, from line {-line}, has {length}."
         )
-    found = quality(scores, step_bytes(lm), chooser) if scores else None
+    found = quality(scores, step_bytes(lm, policy), policy) if scores else None
     return Evaluation(
         model=lm.name,
         device=str(lm.device),

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..decode.arm import Arm, engine_for
+from ..decode.arm import Arm
+from ..decode.choose import engine_for
 from ..decode.sampling import Sampler, sampler
 from ..decode.text import decode
 from ..errors import UserError
-from .plans import Chooser
+from ..methods.policy import Policy
 from .result import Generation
 
 if TYPE_CHECKING:
@@ -23,15 +24,15 @@ ARMS = ("dense", "sparse")
 GREEDY = sampler(0.0, 1.0, 0)
 
 
-def write(lm: LoadedModel, chooser: Chooser, prompt: str, max_new_tokens: int) -> tuple[str, str]:
+def write(lm: LoadedModel, policy: Policy, prompt: str, max_new_tokens: int) -> tuple[str, str]:
     """The greedy answers of the dense and of the sparse arm to ``prompt``, each as the race would write it.
 
     Raises:
         UserError: see ``LoadedModel.prompt_ids``.
     """
-    engine = engine_for(lm, chooser)
+    engine = engine_for(lm, policy)
     ids = lm.prompt_ids(prompt)
-    prefill = engine.prefill(ids, chooser)
+    prefill = engine.prefill(ids, policy)
     room = min(max_new_tokens, lm.context_length - len(ids))
     dense, sparse = (
         decode(lm.tokenizer, list(islice(tokens(arm, prefill.logits, lm.eos_ids), room)))

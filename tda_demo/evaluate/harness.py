@@ -19,13 +19,13 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
-from ..decode.arm import engine_for
+from ..decode.choose import engine_for
 from ..decode.sampling import sampler
 from ..decode.text import TextStream
 from ..methods import Method, make_method
+from ..methods.plan import Plan
 from ..models import load_model
 from .generation import tokens
-from .plans import BatchPlan
 from .scoring import follow, read
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class MethodLM(TemplateLM):
         place = device if torch.cuda.is_available() else "cpu"
         self.lm: LoadedModel = load_model(model, precision=precision, device=place)
         self.tokenizer: Any = self.lm.tokenizer
-        self.chooser = self.method.bind(self.lm)
+        self.policy = self.method.bind(self.lm)
         self.max_length = min(int(max_length or self.lm.context_length), self.lm.context_length)
         self.stride = min(int(stride), self.max_length - 1)
         self._device = self.lm.device
@@ -133,17 +133,17 @@ class MethodLM(TemplateLM):
         """Log-probability of ``continuation``, and whether every token of it is the most likely one."""
         cache, plan = self._context(context)
         inputs = torch.tensor([[context[-1], *continuation[:-1]]], device=self.lm.device)
-        log_p = follow(self.lm, cache, inputs, plan)[0].float().log_softmax(dim=-1)
+        log_p = follow(self.lm, cache, inputs, plan).logits[0].float().log_softmax(dim=-1)
         expected = torch.tensor(continuation, device=self.lm.device)
         likely = bool((log_p.argmax(dim=-1) == expected).all())
         return float(log_p.gather(1, expected[:, None]).double().sum()), likely
 
-    def _context(self, context: list[int]) -> tuple[Any, BatchPlan]:
+    def _context(self, context: list[int]) -> tuple[Any, Plan]:
         """The KV cache of all but the last token, and the plan; read once for the choices of one question."""
         if self._read is None or self._read[0] != context:
             # The last token stands twice: a reading scores what follows its prompt, and here nothing does.
             ids = torch.tensor([[*context, context[-1]]], device=self.lm.device)
-            reading = read(self.lm, [self.chooser], ids, len(context), errors=False)
+            reading = read(self.lm, [self.policy], ids, len(context), errors=False)
             self._read = context, (reading.cache, reading.choices[0].plan)
         return self._read[1]
 
@@ -151,8 +151,8 @@ class MethodLM(TemplateLM):
         wanted: Any = normalize_gen_kwargs(options)
         room = min(wanted["max_gen_toks"], self.max_length - 1)
         ids = self.tok_encode(context)[-(self.max_length - room) :]
-        engine = engine_for(self.lm, self.chooser)
-        prefill = engine.prefill(ids, self.chooser)
+        engine = engine_for(self.lm, self.policy)
+        prefill = engine.prefill(ids, self.policy)
         temperature = wanted.get("temperature", 1.0 if wanted.get("do_sample") else 0.0)
         choose = sampler(temperature, wanted.get("top_p", 1.0), seed=0)
         text = TextStream(self.lm.tokenizer)

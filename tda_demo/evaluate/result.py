@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from .. import metrics
+from ..decode.weight_bytes import StepBytes
 from ..estimates import LEAST_CLUSTERS, ratios
-from .plans import Chooser
+from ..methods.policy import Policy
 from .scoring import Score
-from .weight_bytes import StepBytes
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Quality:
     recall: tuple[float, ...]
 
 
-def quality(scores: Sequence[Score], weights: StepBytes, chooser: Chooser) -> Quality:
-    """Adds up the ``scores``, at least one, that ``chooser`` got on a model whose weights are ``weights``."""
+def quality(scores: Sequence[Score], weights: StepBytes, policy: Policy) -> Quality:
+    """Adds up the ``scores``, at least one, that ``policy`` got on a model whose steps read ``weights``."""
     tokens = sum(score.tokens for score in scores)
     kept = _by_layer([score.kept for score in scores])
     unread, copied = (_by_layer([getattr(score, name) for score in scores]) for name in ("unread", "copied"))
-    read = weights.read(kept, chooser, unread, copied)
+    read = weights.read(policy, kept, unread, copied)
     kl_low, kl_high = _kl_interval(scores)
     return Quality(
         documents=len(scores),

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from ..decode.choose import step_bytes
 from ..environment import describe
 from ..methods.base import Method
-from .plans import Chooser
+from ..methods.policy import Policy
 from .result import quality
 from .scoring import Score
 from .speed import Measured
-from .weight_bytes import step_bytes
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -80,13 +80,13 @@ class Texts:
 def row(
     lm: LoadedModel,
     method: Method | None,
-    chooser: Chooser,
+    policy: Policy,
     scores: Sequence[Score],
     texts: Texts,
     speed: Measured | None,
 ) -> Row:
     """The point of ``method`` (None: dense), from the scores of all texts."""
-    found = quality(scores, step_bytes(lm), chooser)
+    found = quality(scores, step_bytes(lm, policy), policy)
     environment = describe(lm.device, lm.precision)
     return Row(
         model=lm.name,

@@ -1,57 +1,90 @@
-"""Teacher-forced scores of a batch of equally long texts: one dense pass, and one pass a method over the scored tokens.
+"""The judge: teacher-forced scores of a batch of equally long texts, in one dense pass and one pass a method.
 
 The dense pass reads prompt and scored tokens at once; a method sees of it the prompt's activations only. The scored
 tokens then run again under the method, on the dense pass's KV cache of the prompt. The prompt's last token is run
 again with them, because the first scored token is predicted there: so every scored token is computed by the method.
+
+A race is judged by the same passes, as one text whose prompt has been read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
 from .. import metrics
-from ..feedforward import FeedForward
-from ..methods.renewal import Choosing, History, Renewing
-from ..methods.token import TokenRule, between
-from .left_out import left_out, output_norms, tail_of_sets
-from .plans import BatchPlan, BatchRenewed, BatchRule, BatchSets, Chooser
+from ..decode.arm import Prefill
+from ..decode.engine import Engine
+from ..decode.trees import share_weights
+from ..feedforward import FeedForward, find_blocks, observed
+from ..methods.plan import Course, Plan, Use
+from ..methods.policy import Policy
+from ..methods.token import between
+from .errors import Stretches, mask_recall, realised_cett
 
 if TYPE_CHECKING:
     from transformers import Cache
 
     from ..models import LoadedModel
 
+SeeDense = Callable[[FeedForward, torch.Tensor, torch.Tensor], None]
+"""Gets a block's input [texts, T, d] and activations [texts, T, d_ff]."""
+
 
 @dataclass(frozen=True, eq=False)
-class Choice:
-    """What one method makes of a batch, and what that leaves out of the scored tokens.
-
-    ``cett`` and ``recall`` (``metrics.mask_recall``) float64 [batch] per layer; they look at the dense model's
-    activations, as a race's do. Empty where nobody asked for them.
+class LeftOut:
+    """Of what a plan leaves out of the scored tokens: ``cett`` and ``recall`` (``metrics.mask_recall``), float64
+    [texts] a layer. They look at the dense model's activations.
     """
 
-    plan: BatchPlan
     cett: tuple[torch.Tensor, ...]
     recall: tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """The dense pass: ``logits`` [batch, scored, vocabulary] that predict the scored tokens, in the model's dtype.
+class Choice:
+    """What one policy makes of a batch; ``left_out`` where it was asked for and is known before the plan has run."""
 
-    ``inputs`` int64 [batch, scored] are the tokens those logits come from; ``cache`` holds what precedes them.
+    plan: Plan
+    left_out: LeftOut | None
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The dense pass: ``logits`` [texts, scored, vocabulary] that predict the scored tokens, in the model's dtype.
+
+    ``inputs`` int64 [texts, scored] are the tokens those logits come from; ``cache`` holds what precedes them.
+    ``errors`` says whether CETT and recall are asked for.
     """
 
     inputs: torch.Tensor
     logits: torch.Tensor
     cache: Cache
     choices: tuple[Choice, ...]
+    errors: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """Tokens under a plan: ``logits`` [texts, tokens, vocabulary], and means over the tokens of each text.
+
+    ``kept`` neurons, float64 [texts, layers]; ``unread`` weight bytes in the MLP and elsewhere, float64 [texts, 2],
+    None where they follow from the neurons; ``copied`` neurons that were packed anew, float64 [texts] a layer, []
+    where sets are packed before the first token only, or not at all. ``stretches`` are the plans that served.
+    """
+
+    logits: torch.Tensor
+    kept: torch.Tensor
+    unread: torch.Tensor | None
+    copied: list[torch.Tensor]
+    stretches: Stretches
 
 
 @dataclass(frozen=True)
@@ -77,138 +110,188 @@ class Score:
 
 @torch.inference_mode()
 def score(
-    lm: LoadedModel, choosers: Sequence[Chooser], ids: torch.Tensor, prompt_tokens: int, *, errors: bool = True
+    lm: LoadedModel, policies: Sequence[Policy], ids: torch.Tensor, prompt_tokens: int, *, errors: bool = True
 ) -> list[list[Score]]:
-    """Scores of every chooser (outer) on every text (inner), against the dense model; ``ids`` int64 [batch, T]."""
-    reading = read(lm, choosers, ids, prompt_tokens, errors=errors)
+    """Scores of every policy (outer) on every text (inner), against the dense model; ``ids`` int64 [texts, T]."""
+    reading = read(lm, policies, ids, prompt_tokens, errors=errors)
     targets = ids[:, prompt_tokens:]
     return [compare(lm, reading.logits, reading, choice, targets) for choice in reading.choices]
 
 
 @torch.inference_mode()
 def read(
-    lm: LoadedModel, choosers: Sequence[Chooser], ids: torch.Tensor, prompt_tokens: int, *, errors: bool = True
+    lm: LoadedModel, policies: Sequence[Policy], ids: torch.Tensor, prompt_tokens: int, *, errors: bool = True
 ) -> Reading:
-    """The dense pass over ``ids`` int64 [batch, T] less their last token, which nothing is predicted from.
+    """The dense pass over ``ids`` int64 [texts, T] less their last token, which nothing is predicted from.
 
     Without ``errors`` no CETT and no recall is measured, which takes a third of the time of a token-level method.
     """
     from transformers import DynamicCache
 
-    batch, length = ids.shape
-    scored = length - prompt_tokens
-    layers: list[list[_Layer]] = [[] for _ in choosers]
+    scored = ids.shape[1] - prompt_tokens
+    readers = [policy.reader() for policy in policies]
+    measured: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in policies]
 
-    def see(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
-        x, a = (each.reshape(batch, length - 1, -1) for each in (x, activations))
-        output = output_norms(block, a[:, -scored:]) if errors else None
-        for layer, chooser in zip(layers, choosers, strict=True):
-            masks, histories = _chosen(chooser, block, x, a, prompt_tokens)
-            found = None
-            if output is not None:
-                lacking = _lacking(chooser, block, x[:, -scored:], a[:, -scored:], masks)
-                found = left_out(block, a[:, -scored:], lacking, output, masks)
-            layer.append(_Layer(masks, histories, found))
+    def see(block: FeedForward, x: torch.Tensor, a: torch.Tensor) -> None:
+        for reader, layers in zip(readers, measured, strict=True):
+            reader.see(block, x[:, :prompt_tokens], a[:, :prompt_tokens])
+            plan = reader.plan()
+            if errors and plan.steps is None:
+                layers.append(_left_out(block, x[:, -scored:], a[:, -scored:], [(plan, scored)]))
 
     cache = DynamicCache()  # without a config, so that sliding-window layers keep every position too
-    with ExitStack() as hooks:
-        for block in lm.blocks:
-            hooks.callback(between(block, partial(see, block)))
-        logits = lm.model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True, logits_to_keep=scored).logits
+    logits = dense_pass(lm, cache, ids[:, :-1], see, logits_to_keep=scored)
     cache.crop(-scored)
-    choices = tuple(_choice(chooser, layer, batch) for chooser, layer in zip(choosers, layers, strict=True))
-    return Reading(ids[:, -scored - 1 : -1], logits, cache, choices)
-
-
-class _Layer(NamedTuple):
-    """What a chooser makes of a layer, and the CETT and recall of that."""
-
-    masks: torch.Tensor
-    histories: list[History]
-    errors: tuple[torch.Tensor, torch.Tensor] | None
-
-
-def _choice(chooser: Chooser, layers: list[_Layer], batch: int) -> Choice:
-    masks, histories, errors = zip(*layers, strict=True)
-    cett, recall = zip(*errors, strict=True) if None not in errors else ((), ())
-    if isinstance(chooser, TokenRule):
-        return Choice(BatchRule(chooser, batch), cett, recall)
-    if isinstance(chooser, Renewing):
-        return Choice(BatchRenewed(masks, list(histories), chooser.every), cett, recall)
-    return Choice(BatchSets(masks), cett, recall)
-
-
-def _chosen(
-    chooser: Chooser, block: FeedForward, x: torch.Tensor, a: torch.Tensor, prompt_tokens: int
-) -> tuple[torch.Tensor, list[History]]:
-    """Bool [batch, d_ff] chosen from the prompts, of a rule [batch, scored, d_ff]; each text's history, if there are
-    any. ``x`` and ``a`` are [batch, T, ...].
-    """
-    if isinstance(chooser, TokenRule):
-        scored_x, scored_a = (each[:, prompt_tokens - 1 :] for each in (x, a))
-        fired = chooser.fire(block, scored_x.flatten(0, 1), scored_a.flatten(0, 1))
-        return fired.view(scored_a.shape), []
-    texts = [Choosing(chooser) for _ in a]
-    for text, each in zip(texts, a, strict=True):
-        text.see(block, each[:prompt_tokens])
-    masks = torch.stack([text.masks[0] for text in texts])
-    return masks, [history for text in texts for history in text.histories]
-
-
-def _lacking(
-    chooser: Chooser, block: FeedForward, x: torch.Tensor, a: torch.Tensor, masks: torch.Tensor
-) -> torch.Tensor:
-    """What the block's output lacks for the scored tokens, [batch, scored, d], of their ``x`` and ``a``."""
-    if isinstance(chooser, TokenRule):
-        return chooser.lacking(block, x.flatten(0, 1), a.flatten(0, 1)).view(*a.shape[:2], -1)
-    return tail_of_sets(block, a, masks)
+    choices = tuple(
+        Choice(reader.plan(), _by_kind(layers) if layers else None)
+        for reader, layers in zip(readers, measured, strict=True)
+    )
+    return Reading(ids[:, -scored - 1 : -1], logits, cache, choices, errors)
 
 
 @torch.inference_mode()
-def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: BatchPlan) -> torch.Tensor:
-    """Logits [batch, tokens, vocabulary] of ``inputs`` int64 [batch, tokens] under ``plan``; ``cache`` as it was."""
-    logits = plan.run(lm, cache, inputs)
-    cache.crop(-inputs.shape[1])
-    return logits
+def dense_pass(
+    lm: LoadedModel, cache: Cache, inputs: torch.Tensor, see: SeeDense, *, logits_to_keep: int = 0
+) -> torch.Tensor:
+    """Logits [texts, tokens, vocabulary] of ``inputs`` int64 [texts, tokens], the last ones where only some are kept;
+    ``see`` gets every block's input and activations. What was fed stays in ``cache``.
+    """
+    texts = len(inputs)
+
+    def by_text(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
+        see(block, x.view(texts, -1, x.shape[-1]), activations.reshape(texts, -1, activations.shape[-1]))
+
+    with ExitStack() as hooks:
+        for block in lm.blocks:
+            hooks.callback(between(block, partial(by_text, block)))
+        return lm.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=logits_to_keep).logits
+
+
+@torch.inference_mode()
+def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan) -> Followed:
+    """``inputs`` int64 [texts, tokens] under ``plan`` and those that take its place; ``cache`` stays as it was."""
+    texts, tokens = inputs.shape
+    course = Course(plan)
+    logits: list[torch.Tensor] = []
+    stretches: list[tuple[Plan, int]] = []
+    kept = torch.zeros(texts, len(lm.blocks), dtype=torch.float64)
+    unread: list[torch.Tensor] = []
+    copied = [] if plan.steps is None else [torch.zeros(texts, dtype=torch.float64) for _ in lm.blocks]
+
+    def see(block: FeedForward, use: Use) -> None:
+        kept[:, block.layer] += use.neurons.view(texts, -1).sum(dim=1).cpu()
+        if use.unread is not None:
+            unread.append(use.unread.view(texts, -1, 2).sum(dim=1))
+
+    at = 0
+    while at < tokens:
+        serving, count = course.plan, course.ahead(tokens - at)
+        activations: list[torch.Tensor] = []
+        with ExitStack() as stack:
+            stack.enter_context(serving.on(lm.blocks, see))
+            if serving.observes:
+                stack.enter_context(observed(lm.blocks, lambda _block, a: activations.append(a)))  # noqa: B023
+            chunk = inputs[:, at : at + count]
+            logits.append(lm.model(input_ids=chunk, past_key_values=cache, use_cache=True).logits)
+        stretches.append((serving, count))
+        at += count
+        if course.feed(count, activations) and (packed := course.plan.packs()):
+            copied = [total + new.cpu() for total, new in zip(copied, packed, strict=True)]
+    cache.crop(-tokens)
+    return Followed(
+        logits=torch.cat(logits, dim=1),
+        kept=kept / tokens,
+        unread=torch.stack(unread).sum(dim=0).cpu() / tokens if unread else None,
+        copied=[total / tokens for total in copied],
+        stretches=stretches,
+    )
 
 
 @torch.inference_mode()
 def compare(
     lm: LoadedModel, expected: torch.Tensor, reading: Reading, choice: Choice, targets: torch.Tensor
 ) -> list[Score]:
-    """One score a text against the dense model's ``expected`` [batch, scored, vocabulary] on ``targets``.
-
-    A text whose neurons are all active gets the reading's own logits: ``targets`` int64 [batch, scored].
+    """One score a text against the dense model's ``expected`` [texts, scored, vocabulary] on ``targets`` int64 [texts,
+    scored]. A text whose neurons are all active gets the reading's own logits.
     """
-    everything = torch.tensor([block.d_ff for block in lm.blocks])
-    plan = choice.plan
-    if isinstance(plan, BatchSets) and all(mask.all() for mask in plan.masks):
-        logits = reading.logits
+    widths = torch.tensor([block.d_ff for block in lm.blocks], dtype=torch.float64)
+    texts, scored = targets.shape
+    if choice.plan.is_dense:
+        followed = Followed(reading.logits, widths.expand(texts, -1), None, [], [(choice.plan, scored)])
     else:
-        logits = follow(lm, reading.cache, reading.inputs, plan)
-    kept = torch.stack(plan.kept()).T.cpu()  # [batch, layers]
-    exact = (kept == everything).all(dim=1)
-    cett, recall = choice.cett, choice.recall
-    if cett and (known := plan.left_out(lm, reading.cache, reading.inputs)) is not None:
-        cett, recall = known
-    unread, copied = plan.unread(), plan.copied()
-    if unread is not None:
-        exact &= (unread == 0).all(dim=1).cpu()
+        followed = follow(lm, reading.cache, reading.inputs, choice.plan)
+    exact = (followed.kept == widths).all(dim=1)
+    if followed.unread is not None:
+        exact &= (followed.unread == 0).all(dim=1)
+    left_out = choice.left_out
+    if reading.errors and left_out is None:
+        left_out = _left_out_after(lm, reading, followed.stretches)
     scores = []
-    for b, full in enumerate(exact):
-        forced = metrics.forced(expected[b], reading.logits[b] if full else logits[b], targets[b])
+    for text, is_exact in enumerate(exact):
+        logits = reading.logits[text] if is_exact else followed.logits[text]
+        forced = metrics.forced(expected[text], logits, targets[text])
         scores.append(
             Score(
-                tokens=len(targets[b]),
+                tokens=scored,
                 dense_loss=float(forced.dense_loss.double().sum()),
                 sparse_loss=float(forced.sparse_loss.double().sum()),
                 kl=float(forced.kl.double().sum()),
                 agreeing=int(forced.agrees.sum()),
-                kept=tuple(kept[b].tolist()),
-                cett=tuple(float(layer[b]) for layer in cett),
-                recall=tuple(float(layer[b]) for layer in recall),
-                unread=() if unread is None else tuple(unread[b].tolist()),
-                copied=tuple(float(layer[b]) for layer in copied),
+                kept=tuple(followed.kept[text].tolist()),
+                cett=tuple(float(layer[text]) for layer in left_out.cett) if left_out else (),
+                recall=tuple(float(layer[text]) for layer in left_out.recall) if left_out else (),
+                unread=() if followed.unread is None else tuple(followed.unread[text].tolist()),
+                copied=tuple(float(layer[text]) for layer in followed.copied),
             )
         )
     return scores
+
+
+def _left_out(
+    block: FeedForward, x: torch.Tensor, a: torch.Tensor, stretches: Stretches
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return realised_cett(block, x, a, stretches), mask_recall(block, x, a, stretches)
+
+
+def _by_kind(layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> LeftOut:
+    return LeftOut(tuple(cett for cett, _ in layers), tuple(recall for _, recall in layers))
+
+
+def _left_out_after(lm: LoadedModel, reading: Reading, stretches: Stretches) -> LeftOut:
+    """In a dense pass of its own, for plans that are known only once they have served."""
+    layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+    dense_pass(lm, reading.cache, reading.inputs, lambda block, x, a: layers.append(_left_out(block, x, a, stretches)))
+    reading.cache.crop(-reading.inputs.shape[1])
+    return _by_kind(layers)
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """Teacher-forced on one text: logits [positions, vocabulary] of both models, realised CETT per layer."""
+
+    dense_logits: torch.Tensor
+    sparse_logits: torch.Tensor
+    cett: list[float]
+
+    def compared(self, targets: Sequence[int]) -> metrics.Forced:
+        """On the tokens that follow each position."""
+        given = torch.tensor(targets, device=self.dense_logits.device)
+        return metrics.forced(self.dense_logits, self.sparse_logits, given)
+
+
+@torch.inference_mode()
+def judge(engine: Engine, prefill: Prefill, tokens: list[int]) -> Judgement:
+    """Both models on ``tokens``, which follow the prompt, in a module tree of their own: races may run in parallel."""
+    model = share_weights(engine.lm.model)
+    lm = dataclasses.replace(engine.lm, model=model, blocks=find_blocks(model))
+    inputs = torch.tensor([tokens], device=lm.device)
+    cache = copy.deepcopy(prefill.cache)
+    followed = follow(lm, cache, inputs, prefill.plan)
+    cett: list[float] = []
+    dense_logits = dense_pass(
+        lm, cache, inputs, lambda block, x, a: cett.append(float(realised_cett(block, x, a, followed.stretches)))
+    )
+    sparse_logits = engine.sparse_logits(prefill, tokens)
+    if sparse_logits is None:
+        sparse_logits = followed.logits[0]
+    return Judgement(dense_logits[0], sparse_logits, cett)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import metrics
-from ..decode.arm import engine_for
+from ..decode.choose import engine_for
 from ..decode.timed import ArmDecoder
-from .plans import Chooser
+from ..methods.policy import Policy
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -58,10 +58,10 @@ class Blocks:
     sparse: list[float]
 
 
-def measure(lm: LoadedModel, chooser: Chooser, ids: list[int], settings: SpeedSettings) -> Blocks:
+def measure(lm: LoadedModel, policy: Policy, ids: list[int], settings: SpeedSettings) -> Blocks:
     """Both arms from one prompt. A selector that keeps every neuron times the dense arm against itself."""
-    engine = engine_for(lm, chooser)
-    prefill = engine.prefill(ids, chooser)
+    engine = engine_for(lm, policy)
+    prefill = engine.prefill(ids, policy)
     room = _room(lm, ids, settings)
     first = int(prefill.logits.argmax())
     dense, sparse = (
@@ -76,9 +76,9 @@ def measure(lm: LoadedModel, chooser: Chooser, ids: list[int], settings: SpeedSe
     return blocks
 
 
-def dense_ms(models: Sequence[LoadedModel], ids: list[int], chooser: Chooser, settings: SpeedSettings) -> list[float]:
-    """Median step time of each model's dense arm, all of them in turn; ``chooser`` reads the prompt with them."""
-    decoders = [_decoder(lm, ids, chooser, settings) for lm in models]
+def dense_ms(models: Sequence[LoadedModel], ids: list[int], policy: Policy, settings: SpeedSettings) -> list[float]:
+    """Median step time of each model's dense arm, all of them in turn; ``policy`` reads the prompt with them."""
+    decoders = [_decoder(lm, ids, policy, settings) for lm in models]
     medians: list[list[float]] = [[] for _ in models]
     for turn in range(settings.prompts * settings.pairs + 1):
         for decoder, found in zip(decoders, medians, strict=True):
@@ -94,9 +94,9 @@ def measured(row: Sequence[Blocks], dense_ms: float) -> Measured:
     return Measured(1000 / dense_ms * found.median, found.median, found.low, found.high, found.n)
 
 
-def _decoder(lm: LoadedModel, ids: list[int], chooser: Chooser, settings: SpeedSettings) -> ArmDecoder:
-    engine = engine_for(lm, chooser)
-    prefill = engine.prefill(ids, chooser)
+def _decoder(lm: LoadedModel, ids: list[int], policy: Policy, settings: SpeedSettings) -> ArmDecoder:
+    engine = engine_for(lm, policy)
+    prefill = engine.prefill(ids, policy)
     room = _room(lm, ids, settings)
     return ArmDecoder(partial(engine.dense_arm, prefill, room), int(prefill.logits.argmax()), room)
 

@@ -17,14 +17,13 @@ import torch
 from ..documents import Document
 from ..environment import describe
 from ..errors import UserError
-from ..feedforward import FeedForward
 from ..methods import make_method, method_named
 from ..methods.base import Method
+from ..methods.policy import Everything, Policy
 from ..model.precisions import REFERENCE
 from ..progress import Progress, Report, silent
 from .evaluation import BATCH, EvaluationSettings, Unit, cut, grouped
 from .ledger import Ledger, digest
-from .plans import Chooser
 from .row import Row, Texts, row
 from .scoring import Reading, Score, compare, read
 from .shards import ALONE, Shard
@@ -36,18 +35,6 @@ if TYPE_CHECKING:
 Load = Callable[[str], "LoadedModel"]  # the model in a precision
 _FORMAT = 2
 _Part = TypeVar("_Part")
-
-
-class Everything:
-    """The dense model as a selector: every neuron is active."""
-
-    def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
-        return torch.ones(block.d_ff, dtype=torch.bool, device=activations.device)
-
-    def fired(
-        self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return (activations != 0).sum(dim=1)
 
 
 def grid(default: str, axes: Sequence[str]) -> list[Method]:
@@ -121,8 +108,8 @@ def sweep(
         if speed:
             times = _timed(bound, texts, settings, speed, dense[index], book, report)
         rows += [
-            row(bound.lm, method, chooser, scores, named, time)
-            for method, chooser, scores, time in zip([None, *methods], bound.choosers, by_arm, times, strict=True)
+            row(bound.lm, method, policy, scores, named, time)
+            for method, policy, scores, time in zip([None, *methods], bound.policies, by_arm, times, strict=True)
         ]
     return rows
 
@@ -188,9 +175,9 @@ def follow(
     blocks: list[list[Blocks]] = []
     for which, method in enumerate([None, *methods]):
         scores = [score for each in counted(seen) for score in arms.scores(each, which)]
-        blocks.append([measure(lm, arms.choosers[which], ids, speed) for ids in counted(prompts)])
+        blocks.append([measure(lm, arms.policies[which], ids, speed) for ids in counted(prompts)])
         dense = median(ms for told in blocks for each in told for ms in each.dense)
-        yield row(lm, method, arms.choosers[which], scores, named, measured(blocks[-1], dense))
+        yield row(lm, method, arms.policies[which], scores, named, measured(blocks[-1], dense))
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,13 +203,13 @@ class _Arms:
         self.reference = reference
         self.lm = lm
         self.names = ["dense", *([method.name, method.settings()] for method in methods)]
-        self.choosers: list[Chooser] = [Everything(), *(method.bind(lm, report) for method in methods)]
+        self.policies: list[Policy] = [Everything(), *(method.bind(lm, report) for method in methods)]
         self.prompt_tokens = prompt_tokens
 
     def read(self, unit: Unit) -> _Seen:
         """One dense pass a model serves every selector."""
         ids = torch.tensor(unit.ids, device=self.lm.device)
-        reading = read(self.lm, self.choosers, ids, self.prompt_tokens)
+        reading = read(self.lm, self.policies, ids, self.prompt_tokens)
         same = self.lm is self.reference
         expected = reading if same else read(self.reference, [], ids, self.prompt_tokens, errors=False)
         return _Seen(expected.logits, reading, ids[:, self.prompt_tokens :])
@@ -278,7 +265,7 @@ def _timed(
         report(Progress(f"Timing, {arms.lm.precision}", which, len(arms.names), "rows"))
         name = digest(["times", told, prompts, asdict(speed), describe(arms.lm.device, arms.lm.precision)])
         if (kept := book.get(name)) is None:
-            kept = [asdict(measure(arms.lm, arms.choosers[which], ids, speed)) for ids in prompts]
+            kept = [asdict(measure(arms.lm, arms.policies[which], ids, speed)) for ids in prompts]
             book.put(name, kept)
         rows.append([Blocks(**blocks) for blocks in kept])
     return [measured(row, dense_ms) for row in rows]

@@ -1,17 +1,19 @@
-"""WHICH neurons fire. One method, one file, one dataclass; ``base`` and ``token`` hold the contracts."""
+"""WHICH neurons fire. A method is a file and a dataclass; the contracts: ``base``, ``policy``, ``plan``, ``token``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from ..errors import UserError
-from .base import ActiveSets, Method, Plan, Selector
+from .base import Method
 from .cats import CATS
 from .coreinfer import CoreInfer
 from .dejavu import DejaVu
 from .griffin import GRIFFIN
 from .magnitude import Magnitude
 from .moefication import MoEfication
+from .plan import ActiveSets, Plan
+from .policy import Policy, Selector
 from .random import Random
 from .settings import parse
 from .sketch import Sketch
@@ -49,6 +51,7 @@ __all__ = [
     "Method",
     "MoEfication",
     "Plan",
+    "Policy",
     "Random",
     "Selector",
     "Sketch",

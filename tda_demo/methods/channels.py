@@ -14,7 +14,8 @@ from ..kernels.formats import format_of
 from ..later import nn, torch
 from ..model.activation import activation_function
 from .channel_arrays import by_channel
-from .token import See, TokenRule, Use
+from .plan import See, Use
+from .token import TokenRule, Used
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -52,7 +53,7 @@ class ChannelRule(TokenRule):
         outputs = [each.forward(_above(x, limit)) for each, limit in zip(block.input_linears, limits, strict=True)]
         return _above(block.activations_from(self.activation, outputs), of_down)
 
-    def install(self, blocks: Iterable[FeedForward], see: See | None = None) -> Callable[[], None]:
+    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
         with ExitStack() as hooks:
             for block in blocks:
                 used: dict[int, torch.Tensor] = {}  # they do not run in the order of ``matrices``
@@ -60,7 +61,7 @@ class ChannelRule(TokenRule):
                     hook = _channels(float(self.limits[block.layer][at]), used, at)
                     hooks.callback(linear.register_forward_pre_hook(hook).remove)
                 hooks.callback(block.down.register_forward_pre_hook(self._told(block, used, see)).remove)
-            return hooks.pop_all().close
+            return hooks.pop_all()
 
     def unread(self, layer: int, used: Sequence[Any]) -> tuple[Any, Any]:
         """Weight bytes left unread in the block of ``layer`` and in its other matrices, where ``used`` channels of each
@@ -85,8 +86,14 @@ class ChannelRule(TokenRule):
         return Channels(*arrays.codes, limits=limits, counts=np.zeros((len(self.lm.blocks), 6), np.int64))
 
     @cached_property
-    def has_kernel(self) -> bool:
+    def has_kernel(self) -> bool:  # type: ignore[override]
         return format_of(self.lm.precision).is_by_channel and len({block.d_ff for block in self.lm.blocks}) == 1
+
+    def used(self, kernel: Any, computed: np.ndarray) -> Used:
+        channels = self.read_by(kernel, computed)
+        unread = [self.unread(layer, counts) for layer, counts in enumerate(channels)]
+        neurons = [self.neurons(layer, counts) for layer, counts in enumerate(channels)]
+        return Used(neurons, (sum(mlp for mlp, _ in unread), sum(other for _, other in unread)))
 
     def read_by(self, kernel: Any, computed: np.ndarray) -> list[list[int]]:
         """Channels of each of ``matrices`` of every layer that the last step of ``kernel`` read, which computed

@@ -16,7 +16,8 @@ from ..cett import score, strengths
 from ..feedforward import FeedForward
 from ..later import torch
 from ..progress import Report, silent
-from .base import Dial, Method, Selector
+from .base import Dial, Method
+from .policy import Selector
 from .ranked import Ranked
 from .settings import Range, setting
 

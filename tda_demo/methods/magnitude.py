@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..progress import Report, silent
-from .base import Dial, Method, Selector
+from .base import Dial, Method
+from .policy import Selector
 from .ranked import Ranked
 from .settings import Range, setting
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..cett import strengths
 from ..feedforward import FeedForward
 from ..later import torch
-from .base import Selector
+from .policy import Selector
 
 
 def highest(scores: torch.Tensor, keep: float) -> torch.Tensor:
@@ -25,13 +24,3 @@ class Ranked(Selector):
 
     def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
         return highest(self.score(block, activations), self.keep[block.layer])
-
-    def fired(
-        self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Activations of at least the token's root mean square: a rank over the prompt is no threshold for a token.
-
-        The same measure whatever the score, so that the heatmaps of these methods can be compared.
-        """
-        strength = strengths(activations)
-        return ((strength >= block.d_ff**-0.5) & (strength > 0)).sum(dim=1)

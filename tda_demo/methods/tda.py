@@ -6,7 +6,7 @@ mask, which is not updated.
 
 Our reading, where the paper does not say: the score's normalisation (``cett.score``); the offline threshold is found
 for a CETT target, 0.2 by default, the value its authors use in arXiv 2405.09274; ``online``, ``scale``, ``exempt`` and
-``weighted``. ``refresh`` is ours (``renewal``).
+``weighted``. ``refresh`` is ours (``methods.refresh``).
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from ..errors import UserError
 from ..feedforward import FeedForward
 from ..later import torch
 from ..progress import Report, silent
-from .base import Dial, Method, Selector
-from .renewal import History, Renewing
+from .base import Dial, Method
+from .policy import Selector
+from .refresh import History, Refreshing, Remembering
 from .settings import Range, setting
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class TDA(Method):
 
     def bind(self, lm: LoadedModel, report: Report = silent) -> Selector:
         selector = self._selector(lm, report)
-        return Renewing(selector, self.refresh) if self.refresh else selector
+        return Refreshing(selector, self.refresh) if self.refresh else selector
 
     def _selector(self, lm: LoadedModel, report: Report) -> _Thresholded:
         factors = self._factors(len(lm.blocks))
@@ -75,7 +76,7 @@ class TDA(Method):
         return factors
 
 
-class _Thresholded(Selector):
+class _Thresholded(Remembering):
     """Keeps the neurons whose score reaches the layer's limit. ``limits`` is float64 [layers]."""
 
     def __init__(self, limits: np.ndarray, weighted: bool) -> None:

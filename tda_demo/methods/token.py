@@ -10,59 +10,56 @@ Most rules choose neurons and say so with ``fire`` alone; what else a rule may l
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from ..feedforward import FeedForward
 from ..later import nn, torch
+from .plan import Plan, See, Use
+from .policy import Policy, PromptReader
 
-
-@dataclass(frozen=True, eq=False)
-class Use:
-    """What a rule used of a layer at T tokens: ``neurons`` float64 [T], of a rule that leaves out less or more than
-    whole neurons as many as would take the weights it used of the block.
-
-    ``unread`` float64 [T, 2]: weight bytes it left unread in the block, and in the layer's other matrices; None where
-    that follows from ``neurons``.
-    """
-
-    neurons: torch.Tensor
-    unread: torch.Tensor | None = None
-
-
-See = Callable[[FeedForward, Use], None]
 Change = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor | None"]
 
 
-class TokenRule(ABC):
-    """A token-level method bound to one model.
+@dataclass(frozen=True)
+class Used:
+    """What a kernel's last step used: ``neurons`` of every layer, as in ``Use``, and ``unread`` bytes of all layers."""
 
-    ``full`` names the matrices that are read whatever fires, of ``gate`` and ``up``; a computed neuron's row or column
-    of the others is read too. ``extra_bytes`` is what a step reads besides the model's weights: predictors, sketches.
+    neurons: list[int]
+    unread: tuple[float, float] | None = None
+
+
+class TokenRule(Policy, Plan):
+    """A token-level method bound to one model: a policy, and its own plan, for it needs nothing of the prompt.
+
     ``kernel`` holds the arrays of the compiled CPU kernel, a type of ``kernels.cpu.token``; None where there is none.
     ``whole`` says that it computes a neuron whole or not at all: it then works on a copy of the MLP's weights in which
     a neuron lies in one piece. ``order`` int64 [d_ff] of every layer is how neurons have to lie in that copy; None
-    where they may lie as they do. ``note`` is a sentence on what it took to make the rule.
+    where they may lie as they do.
     """
 
-    full: frozenset[str] = frozenset()
-    extra_bytes: int = 0
+    token_level = True
     whole: bool = False
     order: tuple[torch.Tensor, ...] | None = None
-    note: str = ""
 
     @property
     def kernel(self) -> Any:
         return None
 
     @cached_property
-    def has_kernel(self) -> bool:
+    def has_kernel(self) -> bool:  # type: ignore[override]
         """Whether ``kernel`` is not None; a rule overrides it whose kernel takes copying the model's weights."""
         return self.kernel is not None
+
+    def used(self, kernel: Any, computed: np.ndarray) -> Used:
+        """Of the last step of ``kernel``, which computed ``computed`` int64 [layers] neurons' columns of down."""
+        return Used(computed.tolist())
 
     @abstractmethod
     def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
@@ -71,7 +68,7 @@ class TokenRule(ABC):
         """
 
     def use(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> Use:
-        """What it would use of the block alone where these are the dense model's input and activations."""
+        """What it would use of the block alone where these are the dense model's input and activations, [T, ...]."""
         return Use(self.fire(block, x, activations).sum(dim=1).double())
 
     def restricted(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
@@ -84,30 +81,29 @@ class TokenRule(ABC):
         """
         return None
 
-    def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-        """What the block's output lacks where these are the dense model's input and activations: float32 [T, d]."""
-        left_out = activations.float() - self.restricted(block, x, activations).float()
-        rest = self.rest(block, x, self.fire(block, x, activations))
-        lacks = left_out @ block.output_weight().T
-        return lacks if rest is None else lacks - rest
+    def reader(self) -> PromptReader:
+        return _Unread(self)
 
-    def install(self, blocks: Iterable[FeedForward], see: See | None = None) -> Callable[[], None]:
-        """Makes every layer use what the rule chooses only; ``see(block, use)`` gets it. The result undoes it."""
+    def fired_in_prompt(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        return self.use(block, x, activations).neurons.round().long()
+
+    def active(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        return self.fire(block, x.flatten(0, 1), activations.flatten(0, 1)).view(activations.shape)
+
+    def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        flat_x, flat = x.flatten(0, 1), activations.flatten(0, 1)
+        left_out = flat.float() - self.restricted(block, flat_x, flat).float()
+        rest = self.rest(block, flat_x, self.fire(block, flat_x, flat))
+        lacks = left_out @ block.output_weight().T
+        return (lacks if rest is None else lacks - rest).view(*activations.shape[:2], -1)
+
+    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
         with ExitStack() as hooks:
             for block in blocks:
                 rest: list[torch.Tensor] = []
                 hooks.callback(between(block, self._fired_only(block, see, rest)))
                 hooks.callback(block.down.register_forward_hook(_adding(rest)).remove)
-            return hooks.pop_all().close
-
-    @contextmanager
-    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> Iterator[None]:
-        """``install`` for the time of a context."""
-        undo = self.install(blocks, see)
-        try:
-            yield
-        finally:
-            undo()
+            return hooks.pop_all()
 
     def _fired_only(self, block: FeedForward, see: See | None, rest: list[torch.Tensor]) -> Change:
         def change(x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
@@ -119,6 +115,19 @@ class TokenRule(ABC):
             return activations * fired.view_as(activations)
 
         return change
+
+
+class _Unread(PromptReader):
+    """Of a rule, which needs nothing of a prompt."""
+
+    def __init__(self, rule: TokenRule) -> None:
+        self.rule = rule
+
+    def see(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
+        pass
+
+    def plan(self) -> Plan:
+        return self.rule
 
 
 def _adding(rest: list[torch.Tensor]) -> Callable[..., torch.Tensor | None]:

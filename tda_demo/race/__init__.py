@@ -14,7 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import metrics
-from ..decode.arm import Arm, engine_for
+from ..decode.arm import Arm
+from ..decode.choose import engine_for
 from ..decode.sampling import sampler
 from ..decode.text import TextStream, decode
 from ..environment import describe
@@ -86,11 +87,11 @@ def race(
     stop = stop or threading.Event()
     ids = lm.prompt_ids(prompt)
     methods = [method] if rival is None else [method, rival]
-    choosers = [each.bind(lm, report) for each in methods]
-    engine = engine_for(lm, *choosers)
-    for chooser in choosers:
-        engine.warm_up(report, chooser)
-    prefills = engine.prefills(ids, choosers)
+    policies = [each.bind(lm, report) for each in methods]
+    engine = engine_for(lm, *policies)
+    for policy in policies:
+        engine.warm_up(report, policy)
+    prefills = engine.prefills(ids, policies)
     room = min(settings.max_new_tokens, lm.context_length - len(ids))
     reason: EndReason = "length" if room == settings.max_new_tokens else "context"
 
@@ -102,8 +103,8 @@ def race(
     dense = lane("dense", engine.dense_arm(shared, room))
     names: tuple[ArmName, ...] = ("sparse", "rival")
     contenders = [
-        Contender(lm, each, prefill, lane(name, engine.sparse_arm(prefill, room), partial(fired, lm, chooser, prefill)))
-        for name, each, chooser, prefill in zip(names, methods, choosers, prefills, strict=False)
+        Contender(lm, each, prefill, lane(name, engine.sparse_arm(prefill, room), partial(fired, lm, policy, prefill)))
+        for name, each, policy, prefill in zip(names, methods, policies, prefills, strict=False)
     ]
     own, *others = contenders
     tokens = tuple(decode(lm.tokenizer, [token], special=True) for token in ids)

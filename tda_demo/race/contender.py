@@ -9,10 +9,13 @@ import numpy as np
 import torch
 
 from .. import metrics
-from ..decode.arm import Arm, Engine, Prefill, TokenArm
+from ..decode.arm import Arm, Prefill
+from ..decode.engine import Engine
 from ..decode.text import decode
-from ..methods.base import ActiveSets, Method, Selector
-from ..methods.token import TokenRule
+from ..evaluate.scoring import judge
+from ..methods.base import Method
+from ..methods.plan import ActiveSets
+from ..methods.policy import Policy, Selector
 from ..result import ArmResult, MethodResult, Quality
 from .events import PromptRead
 from .lanes import Lane
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """``prefill`` is what the method's chooser made of the prompt, ``lane`` that of the arm which decodes under it."""
+    """``prefill`` is what the method's policy made of the prompt, ``lane`` that of the arm which decodes under it."""
 
     lm: LoadedModel
     method: Method
@@ -37,7 +40,7 @@ class Contender:
             prefill_ms=self.prefill.prefill_ms,
             selection_ms=self.prefill.selection_ms,
             packing_ms=self.lane.arm.packing_ms,
-            active=_on_host(self.prefill.settled),
+            active=_on_host(self.prefill.plan.settled),
             fired=self.prefill.fired.cpu().numpy(),
             byte_bound=self._bound(dense),
             rival=rival,
@@ -47,13 +50,13 @@ class Contender:
         """Both models on the dense arm's text; None where it has no token after the first, which all share."""
         if len(dense.tokens) < 2:
             return None
-        judgement = engine.judge(self.prefill, list(dense.tokens[:-1]))
-        dense_logits, sparse_logits = judgement.dense_logits.cpu().numpy(), judgement.sparse_logits.cpu().numpy()
+        judgement = judge(engine, self.prefill, list(dense.tokens[:-1]))
+        compared = judgement.compared(dense.tokens[1:])
         parting = metrics.divergence(dense.tokens, self.lane.tokens)
         return Quality(
-            agreement=metrics.agreement(dense_logits, sparse_logits),
-            kl=metrics.kl_divergence(dense_logits, sparse_logits),
-            positions=len(dense_logits),
+            agreement=float(compared.agrees.double().mean()),
+            kl=max(0.0, float(compared.kl.double().mean())),  # rounding alone may take it below
+            positions=len(compared.kl),
             divergence=parting,
             divergence_at=None if parting is None else len(decode(self.lm.tokenizer, list(dense.tokens[:parting]))),
             cett=judgement.cett,
@@ -72,7 +75,7 @@ class Contender:
             efficiency=None if speedup is None or bound is None else metrics.efficiency(speedup.median, bound),
             sparsity=self._sparsity(),
             quality=quality,
-            note=prefill.plan.note if isinstance(prefill.plan, TokenRule) else "",
+            note=prefill.plan.note,
         )
 
     def _bound(self, dense: Lane) -> float | None:
@@ -82,19 +85,21 @@ class Contender:
 
     def _sparsity(self) -> list[float]:
         """Per layer, where steps differ the mean over them; before any step, over the prompt."""
-        if self.prefill.settled is not None:
-            return self.prefill.settled.sparsity()
+        if (settled := self.prefill.plan.settled) is not None:
+            return settled.sparsity()
         counts = np.mean(self.lane.fired or self.prefill.fired.cpu().numpy(), axis=0)
         return [1 - float(count) / block.d_ff for count, block in zip(counts, self.lm.blocks, strict=True)]
 
 
-def fired(lm: LoadedModel, chooser: Selector | TokenRule, prefill: Prefill, arm: Arm) -> np.ndarray:
+def fired(lm: LoadedModel, policy: Policy, prefill: Prefill, arm: Arm) -> np.ndarray:
     """Neurons of each layer that fired at the arm's last step, int64 [layers]; where sets differ, those it computed."""
-    if prefill.settled is None or isinstance(chooser, TokenRule):
-        return np.array(cast(TokenArm, arm).computed())
+    settled = prefill.plan.settled
+    if settled is None:
+        return np.array(arm.computed())
+    selector = cast(Selector, policy)  # whose sets they are
     counts = [
-        chooser.fired(block, activations, computed)
-        for block, activations, computed in zip(lm.blocks, arm.activations(), prefill.settled.indices, strict=True)
+        selector.fired(block, activations, computed)
+        for block, activations, computed in zip(lm.blocks, arm.activations(), settled.indices, strict=True)
     ]
     return torch.cat(counts).cpu().numpy()
 
@@ -103,7 +108,7 @@ def _on_host(active: ActiveSets | None) -> ActiveSets | None:
     """A copy that whoever draws it can read while the device decodes, or a step is captured there."""
     if active is None:
         return None
-    return ActiveSets(tuple(indices.cpu() for indices in active.indices), active.d_ff)
+    return ActiveSets(tuple(mask.cpu() for mask in active.masks))
 
 
 def arm_result(lane: Lane, prefill_ms: float) -> ArmResult:

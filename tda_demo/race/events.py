@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..methods.base import ActiveSets
+from ..methods.plan import ActiveSets
 from ..result import RaceResult
 
 ArmName = Literal["dense", "sparse", "rival"]

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from ..cett import score, strengths
-from ..decode.arm import engine_for
+from ..decode.choose import engine_for
 from ..feedforward import FeedForward
-from ..methods.base import Selector
-from .reading import active, importance
+from ..methods.policy import Selector
+from .reading import active
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,8 +103,3 @@ class _TopShare(Selector):
 
     def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
         return active(score(strengths(activations, block.output_norms)), self.keep)
-
-    def fired(
-        self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return active(importance(block, activations.float()), self.keep).sum(dim=-1)

@@ -94,7 +94,7 @@ class Models:
         return self._loaded[name, wanted]
 
     def _load(self, name: str | None, precision: str | None, report: Report) -> LoadedModel:
-        from ..decode.arm import engine_for
+        from ..decode.choose import engine_for
         from ..environment import describe
         from ..models import load_model
         from ..precision import give_back_memory

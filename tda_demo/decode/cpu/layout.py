@@ -16,7 +16,7 @@ from ...feedforward import find_layers
 from ...kernels.activations import activation_of
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.mlp import Neurons
-from ...kernels.formats import encode, encode_by_neuron, has_output_scales, stack
+from ...kernels.formats import encode, encode_by_neuron, stack
 from ...model.attention import has_length_dependent_rope, query_key_value, rope_kind, rope_kinds, window_of
 from ...model.family import DecoderLayout, family_of
 from ...model.projection import Projection
@@ -30,16 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A decoder as arrays, with all its ``neurons``, layer l's from ``first[l]`` on.
-
-    ``shared_bytes`` is what a step reads beside neurons.
-    """
+    """A decoder as arrays, with all its ``neurons``, layer l's from ``first[l]`` on."""
 
     shape: cpu.Shape
     shared: cpu.Shared
     neurons: Neurons
     first: np.ndarray  # int64 [layers + 1]
-    shared_bytes: int
 
 
 def has_layout(lm: LoadedModel) -> bool:
@@ -98,12 +94,7 @@ def read_layout(lm: LoadedModel) -> Layout:
         output_norms=not family.is_pre_norm,
         head_norms=family.head_norms,
     )
-    vectors = sum(4 * parameter.numel() for parameter in lm.model.parameters() if parameter.ndim == 1)
-    vectors -= sum(each.nbytes for each in (neurons.gate_bias, neurons.up_bias) if each.any())  # counted with neurons
-    vectors += output_scale.nbytes if has_output_scales(neurons.down) else 0
-    embedding_row = 4 * config.hidden_size  # the token's row comes from the model's own float32 table
-    shared_bytes = qkv.nbytes + out.nbytes + head.nbytes + vectors + embedding_row
-    return Layout(shape, shared, neurons, first, shared_bytes)
+    return Layout(shape, shared, neurons, first)
 
 
 def rope_tables(model: PreTrainedModel, positions: int) -> tuple[np.ndarray, np.ndarray]:

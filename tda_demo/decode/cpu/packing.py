@@ -14,9 +14,8 @@ import torch
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.mlp import Neurons
 from ...kernels.cpu.threads import cores
-from ...kernels.formats import has_nibbles, has_scales
-from ...methods.base import ActiveSets
-from ...methods.token import TokenRule
+from ...kernels.formats import has_nibbles
+from ...methods.plan import ActiveSets
 from .layout import Layout
 
 _MATRICES = ("gate", "up", "down")
@@ -34,16 +33,16 @@ class Packed:
 
 def places(layout: Layout, active: ActiveSets) -> cpu.Active:
     """``active`` as a list of neurons where they lie."""
-    return cpu.Active(_bounds(active), _neurons(layout, active))
+    return cpu.Active(_bounds(active.indices), _neurons(layout, active.indices))
 
 
-def _bounds(active: ActiveSets) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(active.counts())])
+def _bounds(order: Sequence[torch.Tensor]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum([len(indices) for indices in order])])
 
 
-def _neurons(layout: Layout, active: ActiveSets) -> np.ndarray:
-    """Which neurons of all layers, int64 [places]."""
-    chosen = [indices.numpy() + start for indices, start in zip(active.indices, layout.first, strict=False)]
+def _neurons(layout: Layout, order: Sequence[torch.Tensor]) -> np.ndarray:
+    """Which neurons of all layers, int64 [places], of each layer's in ``order``."""
+    chosen = [indices.numpy() + start for indices, start in zip(order, layout.first, strict=False)]
     return np.concatenate(chosen)
 
 
@@ -62,11 +61,11 @@ class Packer:
     def pack(self, active: ActiveSets) -> Packed:
         if not any(active.sparsity()):
             return Packed(self.layout.neurons, cpu.Active(self.layout.first, None), None)
-        return self.arrange(active)
+        return self.arrange(active.indices)
 
-    def arrange(self, active: ActiveSets) -> Packed:
-        """Copies of the active neurons in the order in which ``active`` names them."""
-        neurons, chosen = self.layout.neurons, _neurons(self.layout, active)
+    def arrange(self, order: Sequence[torch.Tensor]) -> Packed:
+        """Copies of neurons in the order in which ``order`` names each layer's, int64 [k]."""
+        neurons, chosen = self.layout.neurons, _neurons(self.layout, order)
         pages = self._pages(len(chosen))
         matrices = {name: page[: len(chosen)] for name, page in zip(_MATRICES, pages, strict=True)}
         threads = torch.get_num_threads()
@@ -74,7 +73,7 @@ class Packer:
             for name, copy in matrices.items():
                 cpu.gather(getattr(neurons, name), chosen, threads, copy)
         vectors = {name: getattr(neurons, name)[chosen] for name in _VECTORS}
-        return Packed(Neurons(**matrices, **vectors), cpu.Active(_bounds(active), None), pages)
+        return Packed(Neurons(**matrices, **vectors), cpu.Active(_bounds(order), None), pages)
 
     def records(self, order: Sequence[torch.Tensor] | None = None) -> Neurons:
         """All neurons as records (``kernels.cpu.scattered``), in the order in which ``order`` names each layer's.
@@ -83,14 +82,13 @@ class Packer:
         two codes a byte stays as it is: taking them apart takes longer than reading.
         """
         neurons = self.layout.neurons
-        ordered = ActiveSets(tuple(order), tuple(map(len, order))) if order else None
         if has_nibbles(neurons.gate):
-            return self.arrange(ordered).neurons if ordered else neurons
-        chosen = _neurons(self.layout, ordered) if ordered else slice(None)
-        records = None if ordered else self._records()
+            return self.arrange(order).neurons if order else neurons
+        chosen = _neurons(self.layout, order) if order else slice(None)
+        records = None if order else self._records()
         if records is None:
             records = np.stack([getattr(neurons, name)[chosen] for name in _MATRICES], axis=1)
-        if ordered is None:
+        if order is None:
             self._records = weakref.ref(records)
         nothing = np.empty((len(records), 0), records.dtype)
         vectors = {name: getattr(neurons, name)[chosen] for name in _VECTORS}
@@ -113,29 +111,3 @@ class Packer:
             return best
         like = self.layout.neurons.gate
         return tuple(np.empty((neurons, like.shape[1]), like.dtype) for _ in _MATRICES)
-
-
-def neuron_bytes(neurons: Neurons, active: cpu.Active) -> int:
-    """What a step reads of ``active``."""
-    return sum(_bytes_each(neurons).values()) * int(active.first[-1])
-
-
-def rule_bytes(neurons: Neurons, rule: TokenRule, computed: int) -> int:
-    """What a step reads of the neurons, and of the rule's own arrays, where ``computed`` of all neurons were."""
-    each = _bytes_each(neurons)
-    everything = len(neurons.gate)
-    return rule.extra_bytes + sum(
-        each[name] * (everything if name in rule.full else int(computed)) for name in _MATRICES
-    )
-
-
-def _bytes_each(neurons: Neurons) -> dict[str, int]:
-    """Bytes of one neuron by matrix; scales and biases only where the format and the model have them."""
-    beside = {"gate": [], "up": [], "down": [neurons.down_scale]}
-    for name in ("gate", "up"):
-        bias, scale = getattr(neurons, f"{name}_bias"), getattr(neurons, f"{name}_scale")
-        beside[name] += [bias] * bool(bias.any()) + [scale] * has_scales(neurons.gate)
-    return {
-        name: sum(array[0].nbytes for array in (getattr(neurons, name), *rest) if len(array))
-        for name, rest in beside.items()
-    }

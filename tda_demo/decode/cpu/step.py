@@ -4,46 +4,45 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
-from ...feedforward import FeedForward
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.mlp import Neurons
 from ...kernels.cpu.threads import cores
-from ...methods.base import ActiveSets, Selector
-from ...methods.channels import ChannelRule
-from ...methods.renewal import RenewedSets
-from ...methods.token import TokenRule
+from ...methods.plan import Plan
+from ...methods.policy import Policy
+from ...methods.token import TokenRule, Used
 from ...progress import Progress, Report, silent
-from ..arm import Judgement, Prefill
-from ..eager import EagerEngine
+from ..arm import Arm, Prefill
+from ..engine import Engine
+from ..prefill import warm_up
 from ..refreshing import RefreshingArm
+from ..weight_bytes import StepBytes, stored_bytes
 from .layout import Layout, read_layout, rope_tables
-from .packing import Packed, Packer, neuron_bytes, places, rule_bytes
+from .packing import Packed, Packer, places
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-    from ...models import LoadedModel
 
 _packers: weakref.WeakKeyDictionary[PreTrainedModel, Packer] = weakref.WeakKeyDictionary()
-# What has run once on a model: the step of these kinds of rule, and without one (None).
-_ready: weakref.WeakKeyDictionary[PreTrainedModel, set[type[TokenRule] | None]] = weakref.WeakKeyDictionary()
+# What has run once on a model: the step of these kinds of policy, and without one (None).
+_ready: weakref.WeakKeyDictionary[PreTrainedModel, set[type[Policy] | None]] = weakref.WeakKeyDictionary()
 
 
-class CpuStepEngine:
+class CpuStepEngine(Engine):
     """The compiled step, for decoders of the common layout. A model's arrays are made once for all races on it."""
 
     name = "compiled CPU step"
 
-    def __init__(self, lm: LoadedModel) -> None:
-        self.lm = lm
-        self.eager = EagerEngine(lm)
+    @classmethod
+    def runs(cls, policy: Policy) -> bool:
+        return policy.has_kernel or not policy.token_level
 
     @property
     def packer(self) -> Packer:
@@ -55,56 +54,42 @@ class CpuStepEngine:
     def layout(self) -> Layout:
         return self.packer.layout
 
-    def warm_up(self, report: Report = silent, chooser: Selector | TokenRule | None = None) -> None:
-        self.eager.warm_up(report)
+    @cached_property
+    def step_bytes(self) -> StepBytes:  # type: ignore[override]
+        return stored_bytes(self.lm, runs_kernels=True)
+
+    def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
+        warm_up(self.lm)
         ready = _ready.setdefault(self.lm.model, set())
-        if isinstance(chooser, TokenRule) and type(chooser) not in ready:
+        if policy is not None and policy.token_level and type(policy) not in ready:
             report(Progress("Preparing the method's compiled step", 0, 0, "steps"))
-            self._token_arm(chooser, 1).step(0)
-            ready.add(type(chooser))
+            RuleArm(self, cast(TokenRule, policy), 1).step(0)
+            ready.add(type(policy))
         if None in ready:
             return
         ready.add(None)
         report(Progress("Preparing the compiled step", 0, 0, "steps"))
-        CpuStepArm(self.lm, self.layout, self.layout.neurons, cpu.Active(self.layout.first, None), 1).step(0)
+        CpuStepArm(self, self.layout.neurons, self._everything(), 1).step(0)
         one = torch.zeros(1, dtype=torch.int64)
-        self.packer.pack(ActiveSets((one,) * len(self.lm.blocks), tuple(block.d_ff for block in self.lm.blocks)))
+        self.packer.arrange([one] * len(self.lm.blocks))
 
-    def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill:
-        return self.eager.prefill(ids, chooser)
-
-    def prefills(self, ids: list[int], choosers: Sequence[Selector | TokenRule]) -> list[Prefill]:
-        return self.eager.prefills(ids, choosers)
+    def _everything(self) -> cpu.Active:
+        return cpu.Active(self.layout.first, None)
 
     def dense_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
-        everything = cpu.Active(self.layout.first, None)
-        return CpuStepArm(self.lm, self.layout, self.layout.neurons, everything, prefill.tokens + room, prefill.cache)
+        return CpuStepArm(self, self.layout.neurons, self._everything(), prefill.tokens + room, prefill.cache)
 
-    def sparse_arm(self, prefill: Prefill, room: int) -> CpuStepArm | RefreshingArm:
-        positions = prefill.tokens + room
-        if isinstance(prefill.plan, TokenRule):
-            return self._token_arm(prefill.plan, positions, prefill.cache)
-        arm = PackedArm(self.lm, self.packer, prefill.plan, positions, prefill.cache)
-        return RefreshingArm(arm, prefill.plan) if isinstance(prefill.plan, RenewedSets) else arm
-
-    def _token_arm(self, rule: TokenRule, positions: int, prompt_cache: Cache | None = None) -> CpuStepArm:
-        if isinstance(rule, ChannelRule):
-            return ChannelArm(self.lm, self.layout, rule, positions, prompt_cache)
-        begin = time.perf_counter()
-        neurons = self.packer.records(rule.order) if rule.whole else self.layout.neurons
-        packing_ms = (time.perf_counter() - begin) * 1e3
-        return RuleArm(self.lm, self.layout, neurons, rule, positions, prompt_cache, packing_ms)
+    def sparse_arm(self, prefill: Prefill, room: int) -> Arm:
+        positions, plan = prefill.tokens + room, prefill.plan
+        if plan.token_level:
+            return RuleArm(self, cast(TokenRule, plan), positions, prefill.cache)
+        arm = PackedArm(self, plan, positions, prefill.cache)
+        return arm if plan.steps is None else RefreshingArm(arm, plan, self.step_bytes)
 
     def in_place_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
         """An arm that reads its active neurons wherever they lie among all, each in one piece; nothing is copied."""
         active = places(self.layout, prefill.active)
-        return CpuStepArm(self.lm, self.layout, self.packer.records(), active, prefill.tokens + room, prefill.cache)
-
-    def skips(self, chooser: Selector | TokenRule, block: FeedForward) -> bool:
-        return not isinstance(chooser, TokenRule) or chooser.has_kernel
-
-    def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
-        return self.eager.judge(prefill, tokens)
+        return CpuStepArm(self, self.packer.records(), active, prefill.tokens + room, prefill.cache)
 
 
 class CpuStepArm:
@@ -112,19 +97,19 @@ class CpuStepArm:
 
     def __init__(
         self,
-        lm: LoadedModel,
-        layout: Layout,
+        engine: CpuStepEngine,
         neurons: Neurons,
         active: cpu.Active,
         positions: int,
         prompt_cache: Cache | None = None,
-        packing_ms: float = 0.0,
-        rule: Any = None,
+        kernel: Any = None,
     ) -> None:
+        lm, layout = engine.lm, engine.layout
         self.layout = layout
         self.neurons = neurons
-        self.packing_ms = packing_ms
-        self.rule = rule
+        self.packing_ms = 0.0
+        self.kernel = kernel
+        self.step_bytes = engine.step_bytes
         self._use(active)
         table: Any = lm.model.get_input_embeddings()
         self.embeddings = table.weight.numpy()
@@ -140,7 +125,7 @@ class CpuStepArm:
 
     @property
     def weight_bytes(self) -> int | None:
-        return self.layout.shared_bytes + neuron_bytes(self.neurons, self.active)
+        return self.step_bytes.of_sets(np.diff(self.active.first).tolist())
 
     def _use(self, active: cpu.Active) -> None:
         self.active = active
@@ -159,7 +144,7 @@ class CpuStepArm:
                 self.layout.shared,
                 self.neurons,
                 self.active,
-                self.rule,
+                self.kernel,
                 self.cosines,
                 self.sines,
                 self.keys,
@@ -191,31 +176,27 @@ class CpuStepArm:
 class PackedArm(CpuStepArm):
     """An arm that reads copies of its active neurons, which lie side by side."""
 
-    def __init__(self, lm: LoadedModel, packer: Packer, sets: ActiveSets, positions: int, prompt_cache: Cache) -> None:
-        everything = cpu.Active(packer.layout.first, None)
-        super().__init__(lm, packer.layout, packer.layout.neurons, everything, positions, prompt_cache)
-        self.packer = packer
-        self.copied_bytes = 0
+    def __init__(self, engine: CpuStepEngine, plan: Plan, positions: int, prompt_cache: Cache) -> None:
+        everything = cpu.Active(engine.layout.first, None)
+        super().__init__(engine, engine.layout.neurons, everything, positions, prompt_cache)
+        self.packer = engine.packer
         self._held: list[Packed] = []
-        weakref.finalize(self, _take_back, packer, self._held)
+        weakref.finalize(self, _take_back, self.packer, self._held)
         begin = time.perf_counter()
-        self.use(sets)
+        self.use(plan)
         self.packing_ms = (time.perf_counter() - begin) * 1e3
 
-    def use(self, sets: ActiveSets | None) -> None:
-        """From the next step on it computes ``sets``, or all neurons; the copies it has serve until it gets others."""
-        self.copied_bytes = 0
-        if sets is None:
+    def use(self, plan: Plan | None) -> None:
+        """From the next step on it computes the sets of ``plan``, or all neurons; copies serve until it gets others."""
+        if plan is None or plan.sets is None:
             self.neurons = self.layout.neurons
             self._use(cpu.Active(self.layout.first, None))
             return
         _take_back(self.packer, self._held)
-        packed = self.packer.pack(sets)
+        packed = self.packer.pack(plan.sets)
         self._held.append(packed)
         self.neurons = packed.neurons
         self._use(packed.active)
-        if packed.pages is not None:
-            self.copied_bytes = neuron_bytes(packed.neurons, packed.active)
 
 
 def _take_back(packer: Packer, held: list[Packed]) -> None:
@@ -224,21 +205,18 @@ def _take_back(packer: Packer, held: list[Packed]) -> None:
 
 
 class RuleArm(CpuStepArm):
-    """An arm whose kernel decides by ``plan`` which neurons to compute, and writes them down."""
+    """An arm whose kernel decides by ``plan``, at every token, what to compute, and writes down how much that was."""
 
     def __init__(
-        self,
-        lm: LoadedModel,
-        layout: Layout,
-        neurons: Neurons,
-        plan: TokenRule,
-        positions: int,
-        prompt_cache: Cache | None = None,
-        packing_ms: float = 0.0,
+        self, engine: CpuStepEngine, plan: TokenRule, positions: int, prompt_cache: Cache | None = None
     ) -> None:
-        scratch = np.zeros(layout.first[-1], np.int64)
-        active = cpu.Active(layout.first, scratch)
-        super().__init__(lm, layout, neurons, active, positions, prompt_cache, packing_ms, rule=plan.kernel)
+        begin = time.perf_counter()
+        neurons = engine.packer.records(plan.order) if plan.whole else engine.layout.neurons
+        packing_ms = (time.perf_counter() - begin) * 1e3
+        first = engine.layout.first
+        active = cpu.Active(first, np.zeros(first[-1], np.int64))  # which neurons, for the kernel to fill in
+        super().__init__(engine, neurons, active, positions, prompt_cache, plan.kernel)
+        self.packing_ms = packing_ms if plan.whole else 0.0
         self.plan = plan
         self._began = self.position
 
@@ -246,29 +224,11 @@ class RuleArm(CpuStepArm):
     def weight_bytes(self) -> int | None:
         if self.position == self._began:
             return None
-        return self.layout.shared_bytes + rule_bytes(self.neurons, self.plan, self._computed.sum())
-
-
-class ChannelArm(CpuStepArm):
-    """An arm whose kernel decides by ``plan`` which channels of every matrix to read, and counts them."""
-
-    def __init__(
-        self, lm: LoadedModel, layout: Layout, plan: ChannelRule, positions: int, prompt_cache: Cache | None = None
-    ) -> None:
-        active = cpu.Active(layout.first, np.zeros(layout.first[-1], np.int64))
-        super().__init__(lm, layout, layout.neurons, active, positions, prompt_cache, rule=plan.kernel)
-        self.plan = plan
-        self._began = self.position
-
-    @property
-    def weight_bytes(self) -> int | None:
-        if self.position == self._began:
-            return None
-        everything = self.layout.shared_bytes + neuron_bytes(self.neurons, self.active) + self.plan.extra_bytes
-        return everything - sum(sum(self.plan.unread(layer, used)) for layer, used in enumerate(self._used()))
+        used = self._used()
+        return round(self.step_bytes.read(self.plan, used.neurons, used.unread or ()).bytes)
 
     def computed(self) -> list[int]:
-        return [self.plan.neurons(layer, used) for layer, used in enumerate(self._used())]
+        return self._used().neurons
 
-    def _used(self) -> list[list[int]]:
-        return self.plan.read_by(self.rule, self._computed.sum(axis=1))
+    def _used(self) -> Used:
+        return self.plan.used(self.kernel, self._computed.sum(axis=1))

@@ -13,18 +13,14 @@ from ...feedforward import FeedForward
 from ...kernels.activations import activation_of
 from ...kernels.gpu.blocks import Weights
 from ...kernels.gpu.choice import Choice, choose_float, choose_int8, choose_nf4
-from ...kernels.gpu.int8 import Int8Matrices, is_int8, largest_of
+from ...kernels.gpu.int8 import Int8Matrices, is_int8
 from ...kernels.gpu.matrices import Matrices
 from ...kernels.gpu.nf4 import BLOCK, Nf4Matrices, Requantisation
-from ..trees import bytes_per_step
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from ...models import LoadedModel
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_INDEX_BYTES = 2 * 4  # an active neuron's number, read by each of the two launches
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,21 +45,6 @@ class BlockWeights:
     def int8(self) -> bool:
         """Whether they are LLM.int8, whose product in the prompt and in attention waits for the device."""
         return isinstance(self.weights[0], Int8Matrices)
-
-    def bytes_per_step(self, model: PreTrainedModel, counts: Sequence[int] | None) -> int:
-        """Weight bytes a step of ``model`` reads with ``counts`` active neurons a block, their list included.
-
-        None is all neurons, with no list.
-        """
-        inside = [linear for block in self.blocks for linear in block.linears]
-        blocks = sum(parameter.nbytes for linear in inside for parameter in linear.parameters())
-        shared = bytes_per_step(model) - blocks + _scale_bytes(model, set(inside))
-        outputs = [vector for each in self.weights for vector in (each.down_bias, each.down_scale)]
-        biases = sum(vector.nbytes for vector in outputs if vector is not None)
-        if counts is None:
-            return shared + biases + sum(each.d_ff * each.neuron_bytes for each in self.weights)
-        listed = zip(counts, self.weights, strict=True)
-        return shared + biases + sum(count * (each.neuron_bytes + _INDEX_BYTES) for count, each in listed)
 
 
 def readable(lm: LoadedModel) -> bool:
@@ -91,16 +72,3 @@ def read_blocks(lm: LoadedModel) -> BlockWeights:
 def _is_nf4(linear: nn.Linear) -> bool:
     state: Any = getattr(linear.weight, "quant_state", None)
     return state is not None and state.quant_type == "nf4" and state.blocksize == BLOCK
-
-
-def _scale_bytes(model: PreTrainedModel, inside: set[nn.Linear]) -> int:
-    """What the scales of quantised matrices other than ``inside`` take; they are no parameters."""
-    states = [state for module in model.modules() if module not in inside and (state := _state_of(module)) is not None]
-    nested = sum(state.state2.absmax.nbytes for state in states if state.nested)
-    outside = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in inside]
-    rows = sum(largest_of(module).nbytes for module in outside if is_int8(module))
-    return rows + nested + sum(state.absmax.nbytes for state in states)
-
-
-def _state_of(module: nn.Module) -> Any:
-    return getattr(getattr(module, "weight", None), "quant_state", None)

@@ -9,7 +9,7 @@ import torch
 
 from ...feedforward import find_blocks
 from ...kernels.gpu.capture import current_device
-from ...methods.base import ActiveSets
+from ...methods.plan import ActiveSets
 from ..arm import Prefill
 from . import runners
 from .kernel_blocks import KernelBlock
@@ -108,7 +108,7 @@ class CudaGraphArm:
         self.decoder = decoder
         self.weight_bytes = weight_bytes
         self.packing_ms = packing_ms
-        self.counts = prefill.active.counts() if any(each.active for each in decoder.kernels) else None
+        self.counts = prefill.active.counts() if any(kernel.active for kernel in decoder.kernels) else None
         self.left = decoder.cache.positions - decoder.cache.fill(prefill.cache)
 
     def step(self, token: int) -> torch.Tensor:
@@ -122,3 +122,6 @@ class CudaGraphArm:
         if self.counts is None:
             return activations
         return [each[:, :count] for each, count in zip(activations, self.counts, strict=True)]
+
+    def computed(self) -> list[int]:
+        return [layer.shape[1] for layer in self.activations()]

@@ -15,28 +15,26 @@ host's clock, launch and wait included, for both arms alike.
 
 from __future__ import annotations
 
-import dataclasses
-import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
-from ...feedforward import FeedForward
 from ...kernels.activations import activation_of
 from ...kernels.gpu.capture import current_device
 from ...kernels.gpu.choice import Choice
 from ...kernels.gpu.support import triton_runs
-from ...methods.base import Selector
-from ...methods.token import TokenRule
+from ...methods.policy import Policy
 from ...model.attention import has_length_dependent_rope
 from ...model.family import family_of
 from ...progress import Progress, Report, silent
-from ..arm import Judgement, Prefill
-from ..eager import EagerEngine
-from ..trees import bytes_per_step, restrict, share_weights
+from ..arm import Prefill
+from ..engine import Engine
+from ..prefill import warm_up
+from ..trees import now_ms, restrict, share_weights
+from ..weight_bytes import StepBytes, bytes_per_step, kernel_bytes
 from . import runners
 from .block_weights import BlockWeights, read_blocks, readable
 from .decoder import CudaGraphArm, Decoder, MakeRunner
@@ -67,7 +65,7 @@ def supported(lm: LoadedModel) -> bool:
     )
 
 
-class CudaGraphEngine:
+class CudaGraphEngine(Engine):
     """The captured step. Weights by neuron, the measured choice and spare decoders are kept for all races on a model.
 
     ``make_runner`` and ``choose`` are replaced in tests, which run the same decoders on a CPU.
@@ -79,24 +77,32 @@ class CudaGraphEngine:
         make_runner: MakeRunner = runners.captured,
         choose: Callable[[BlockWeights], Choice] = BlockWeights.choose,
     ) -> None:
-        self.lm = lm
-        self.eager = EagerEngine(lm)
+        super().__init__(lm)
         self.make_runner = make_runner
         self.choose = choose
         self.name = "CUDA graph"  # how its steps really run and which way blocks go, once that is known
+
+    @classmethod
+    def runs(cls, policy: Policy) -> bool:
+        return policy.settles
+
+    @property
+    def step_bytes(self) -> StepBytes:
+        return self.shared.step_bytes
 
     @property
     def shared(self) -> _Shared:
         if self.lm.model not in _models:
             with current_device(self.lm.device):
                 blocks = read_blocks(self.lm)
-                _models[self.lm.model] = _Shared(blocks, self.choose(blocks))
+                counted = kernel_bytes(self.lm.model, blocks.blocks, blocks.weights)
+                _models[self.lm.model] = _Shared(blocks, self.choose(blocks), counted)
         return _models[self.lm.model]
 
-    def warm_up(self, report: Report = silent, chooser: Selector | TokenRule | None = None) -> None:
+    def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
         from transformers import DynamicCache
 
-        self.eager.warm_up(report)
+        warm_up(self.lm)
         if self.lm.model in _models:
             return
         report(Progress("Measuring the card and capturing the step", 0, 0, "steps"))
@@ -106,46 +112,35 @@ class CudaGraphEngine:
         for sparse in (False, True):
             self._give_back(sparse, self._decoder(sparse, cache, _ROOM))
 
-    def prefill(self, ids: list[int], chooser: Selector | TokenRule) -> Prefill:
-        return self.eager.prefill(ids, chooser)
-
-    def prefills(self, ids: list[int], choosers: Sequence[Selector | TokenRule]) -> list[Prefill]:
-        return self.eager.prefills(ids, choosers)
-
     def dense_arm(self, prefill: Prefill, room: int) -> CudaGraphArm:
         return self._arm(self._decoder(False, prefill.cache, prefill.tokens + room), prefill, sparse=False)
 
     def sparse_arm(self, prefill: Prefill, room: int) -> CudaGraphArm:
         positions = prefill.tokens + room
-        begin = _now(self.lm.device)
+        begin = now_ms(self.lm.device)
         if self.shared.choice.sparse == "kernels":
             decoder = self._decoder(True, prefill.cache, positions)
-            begin = _now(self.lm.device)  # a capture, if there was one, is not packing
+            begin = now_ms(self.lm.device)  # a capture, if there was one, is not packing
             decoder.set_active(prefill.active)
-            packing_ms = _now(self.lm.device) - begin
+            packing_ms = now_ms(self.lm.device) - begin
             return self._arm(decoder, prefill, sparse=True, packing_ms=packing_ms)
         model = share_weights(self.lm.model)
         restrict(model, prefill.active)
-        packing_ms = _now(self.lm.device) - begin
+        packing_ms = now_ms(self.lm.device) - begin
         decoder = Decoder(model, [], prefill.cache, _rounded(positions), self.make_runner)
         return CudaGraphArm(self._named(decoder), prefill, bytes_per_step(model), packing_ms)
 
-    def skips(self, chooser: Selector | TokenRule, block: FeedForward) -> bool:
-        return not isinstance(chooser, TokenRule)
-
-    def judge(self, prefill: Prefill, tokens: list[int]) -> Judgement:
-        judgement = self.eager.judge(prefill, tokens)
+    def sparse_logits(self, prefill: Prefill, tokens: list[int]) -> torch.Tensor | None:
+        """Where down projections were quantised again, or bitsandbytes rounds activations and the kernels do not: that
+        shows only in what the sparse arm really computes.
+        """
         if not (self.shared.blocks.changes or self.shared.blocks.int8):
-            return judgement
-        # Down projections were quantised again, or bitsandbytes rounds activations where the kernels do not: that shows
-        # only in what the sparse arm really computes.
+            return None
         arm = self.sparse_arm(prefill, len(tokens))
-        logits = torch.stack([arm.step(token).clone() for token in tokens])
-        return dataclasses.replace(judgement, sparse_logits=logits)
+        return torch.stack([arm.step(token).clone() for token in tokens])
 
     def _arm(self, decoder: Decoder, prefill: Prefill, *, sparse: bool, packing_ms: float = 0.0) -> CudaGraphArm:
-        counts = prefill.active.counts() if sparse else None
-        read = self.shared.blocks.bytes_per_step(self.lm.model, counts)
+        read = self.step_bytes.of_sets(prefill.active.counts()) if sparse else self.step_bytes.dense
         arm = CudaGraphArm(decoder, prefill, read, packing_ms)
         weakref.finalize(arm, self._give_back, sparse, decoder).atexit = False
         return arm
@@ -181,9 +176,10 @@ class CudaGraphEngine:
 class _Shared:
     """What all engines of one model share."""
 
-    def __init__(self, blocks: BlockWeights, choice: Choice) -> None:
+    def __init__(self, blocks: BlockWeights, choice: Choice, step_bytes: StepBytes) -> None:
         self.blocks = blocks
         self.choice = choice
+        self.step_bytes = step_bytes
         self.spare: dict[bool, list[Decoder]] = {False: [], True: []}
 
     @cached_property
@@ -197,10 +193,3 @@ _models: weakref.WeakKeyDictionary[PreTrainedModel, _Shared] = weakref.WeakKeyDi
 
 def _rounded(positions: int) -> int:
     return -(-positions // _ROOM) * _ROOM
-
-
-def _now(device: torch.device) -> float:
-    """Milliseconds, with the device's queue drained first."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() * 1e3

@@ -73,7 +73,7 @@ def race_job(models: Models, request: RunRequest, limits: Limits, ticket: Ticket
 def _race(models: Models, request: RunRequest, limits: Limits, stop: threading.Event, report: Report) -> Generator[Any]:
     lm = models.get(request.model, request.precision, report)
     # Imported here, in the worker's thread: torch must not hold up the page.
-    from ...evaluate.weight_bytes import step_bytes
+    from ...decode.choose import step_bytes
     from ...race import RaceSettings, race
 
     widths = tuple(block.d_ff for block in lm.blocks)

@@ -1,0 +1,219 @@
+"""What a step reads of the weights: the one place that counts it, for arms, evaluations and budgets alike.
+
+Everything a step reads counts, each parameter once, of an embedding table that is not the head one row; a method's own
+predictors and sketches too. The count is arithmetic on shapes and storage formats, so it is known before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from ..feedforward import FeedForward
+from ..kernels.formats import format_of
+from ..methods.plan import Footprint
+from ..precision import head_format
+from .trees import read_by_a_step
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..kernels.gpu.blocks import Weights
+    from ..models import LoadedModel
+
+_INDEX_BYTES = 2 * 4  # an active neuron's number on a GPU, read by each of the two launches
+
+
+@dataclass(frozen=True)
+class NeuronBytes:
+    """What one neuron of a layer takes in each matrix; ``gate`` is 0 in plain blocks."""
+
+    gate: float
+    up: float
+    down: float
+
+    @property
+    def whole(self) -> float:
+        return self.gate + self.up + self.down
+
+
+@dataclass(frozen=True)
+class StepRead:
+    """What a step reads: weight ``bytes``, everything counted; share of the MLP's, what a method adds included."""
+
+    bytes: float
+    mlp_share: float
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """Bytes a ``dense`` step reads; each of the ``widths[l]`` neurons of layer l takes ``neurons[l]``.
+
+    ``packable`` says of every layer whether neurons outside an active set are left unread, ``runs_kernels`` whether the
+    kernels of token-level methods run; else those are zeroed, which saves nothing. An active neuron takes
+    ``index_bytes`` for its place in a list.
+    """
+
+    dense: int
+    neurons: tuple[NeuronBytes, ...]
+    widths: tuple[int, ...]
+    packable: tuple[bool, ...]
+    runs_kernels: bool = False
+    index_bytes: int = 0
+
+    @property
+    def mlp(self) -> float:
+        """Bytes of all neurons."""
+        return sum(neuron.whole * width for neuron, width in zip(self.neurons, self.widths, strict=True))
+
+    def copied(self, counts: Sequence[float]) -> int:
+        """Bytes read to copy ``counts`` neurons of each layer; [] where none are, and none of layers only zeroed."""
+        layers = zip(self.neurons, counts, self.packable, strict=True) if counts else ()
+        return round(sum(neuron.whole * count for neuron, count, is_copied in layers if is_copied))
+
+    def of_sets(self, counts: Sequence[int]) -> int:
+        """Of a step that computes ``counts`` neurons of each layer."""
+        return round(self.read(_PLAIN, counts).bytes)
+
+    def read(
+        self, plan: Footprint, kept: Sequence[float], unread: Sequence[float] = (), copied: Sequence[float] = ()
+    ) -> StepRead:
+        """Of a step under ``plan`` that uses ``kept`` neurons of each layer (means over texts are welcome).
+
+        ``unread`` bytes of the MLP and of the rest, of a plan that leaves out other parts than neurons; ``copied``
+        neurons of each layer are read once more, to pack a new active set.
+        """
+        extra = plan.extra_bytes
+        skipping = [self.runs_kernels and plan.has_kernel] * len(self.widths) if plan.token_level else self.packable
+        if not any(skipping):
+            return StepRead(self.dense + extra, 1 + extra / self.mlp)
+        if unread:
+            return StepRead(self.dense - sum(unread) + extra, 1 - (unread[0] - extra) / self.mlp)
+        saved = 0.0
+        layers = zip(self.neurons, self.widths, kept, copied or [0] * len(kept), skipping, strict=True)
+        for neuron, width, count, again, skips in layers:
+            if skips:
+                unread_bytes = sum(size for matrix, size in asdict(neuron).items() if matrix not in plan.full)
+                saved += (width - count) * unread_bytes - again * neuron.whole
+        listed = 0 if plan.token_level else self.index_bytes * sum(kept)
+        return StepRead(self.dense - saved + extra + listed, 1 - (saved - extra - listed) / self.mlp)
+
+
+_PLAIN = Footprint()  # of active sets: nothing else is read
+
+
+def held_bytes(lm: LoadedModel) -> StepBytes:
+    """Where weights are read as torch holds them."""
+    return StepBytes(
+        dense=bytes_per_step(lm.model),
+        neurons=tuple(_neuron(block, _held, block.down.weight.nbytes / block.d_ff) for block in lm.blocks),
+        widths=_widths(lm),
+        packable=tuple(block.can_be_packed for block in lm.blocks),
+    )
+
+
+def bytes_per_step(model: PreTrainedModel) -> int:
+    """Weight bytes one step reads of a model as torch holds it."""
+    head = model.get_output_embeddings()
+    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    looked_up = {id(table) for table in tables if head is None or table is not head.weight}
+    read = sum(parameter.nbytes for parameter in model.parameters() if id(parameter) not in looked_up)
+    return read + sum(table[0].nbytes for table in tables)
+
+
+def stored_bytes(lm: LoadedModel, *, runs_kernels: bool) -> StepBytes:
+    """Where the compiled kernels of a CPU read the weights, in their formats."""
+    if lm.model not in _stored:
+        _stored[lm.model] = _count_stored(lm)
+    dense, neurons = _stored[lm.model]
+    return StepBytes(dense, neurons, _widths(lm), (True,) * len(lm.blocks), runs_kernels)
+
+
+_stored: WeakKeyDictionary[Any, tuple[int, tuple[NeuronBytes, ...]]] = WeakKeyDictionary()
+
+
+def _count_stored(lm: LoadedModel) -> tuple[int, tuple[NeuronBytes, ...]]:
+    """Of a dense step, and of a neuron of every layer."""
+    dense = 0
+    downs = {block.down for block in lm.blocks}
+    head = lm.model.get_output_embeddings()
+    for _, module in read_by_a_step(lm):
+        if module in downs:
+            dense += _stored_down(cast(nn.Linear, module), lm.precision)
+        elif isinstance(module, nn.Linear):
+            dense += _stored_rows(module, head_format(lm.precision) if module is head else lm.precision)
+        elif isinstance(module, nn.Embedding):
+            dense += module.weight[0].nbytes
+        else:
+            dense += sum(parameter.nbytes for parameter in module.parameters(recurse=False))
+
+    def rows(linear: nn.Linear) -> float:
+        return _stored_rows(linear, lm.precision)
+
+    column = format_of(lm.precision).column_bytes(lm.model.config.get_text_config().hidden_size)
+    return dense, tuple(_neuron(block, rows, column) for block in lm.blocks)
+
+
+def kernel_bytes(model: PreTrainedModel, blocks: Sequence[FeedForward], weights: Sequence[Weights]) -> StepBytes:
+    """Where the GPU kernels read ``weights``, the feed-forward ``blocks`` of ``model``, in the storage they have."""
+    inside = {linear for block in blocks for linear in block.linears}
+    shared = bytes_per_step(model) - sum(parameter.nbytes for linear in inside for parameter in linear.parameters())
+    outputs = [vector for layer in weights for vector in (layer.down_bias, layer.down_scale)]
+    shared += sum(vector.nbytes for vector in outputs if vector is not None) + _scale_bytes(model, inside)
+    return StepBytes(
+        dense=shared + sum(layer.d_ff * layer.neuron_bytes for layer in weights),
+        neurons=tuple(NeuronBytes(0, 0, layer.neuron_bytes) for layer in weights),
+        widths=tuple(layer.d_ff for layer in weights),
+        packable=(True,) * len(weights),
+        index_bytes=_INDEX_BYTES,
+    )
+
+
+def _scale_bytes(model: PreTrainedModel, inside: set[nn.Linear]) -> int:
+    """What the scales of quantised matrices other than ``inside`` take; they are no parameters."""
+    from ..kernels.gpu.int8 import is_int8, largest_of
+
+    outside = [module for module in model.modules() if module not in inside]
+    states: list[Any] = [getattr(getattr(module, "weight", None), "quant_state", None) for module in outside]
+    states = [state for state in states if state is not None]
+    nested = sum(state.state2.absmax.nbytes for state in states if state.nested)
+    rows = sum(largest_of(module).nbytes for module in outside if isinstance(module, nn.Linear) and is_int8(module))
+    return rows + nested + sum(state.absmax.nbytes for state in states)
+
+
+def _widths(lm: LoadedModel) -> tuple[int, ...]:
+    return tuple(block.d_ff for block in lm.blocks)
+
+
+def _neuron(block: FeedForward, rows: Callable[[nn.Linear], float], column: float) -> NeuronBytes:
+    """``rows`` gives the bytes of a matrix of rows and its bias, ``column`` those of a neuron in ``down``."""
+    gate, up = (
+        0.0 if projection is None else rows(projection.linear) / projection.linear.out_features
+        for projection in (block.gate, block.up)
+    )
+    return NeuronBytes(gate, up, column)
+
+
+def _held(linear: nn.Linear) -> float:
+    return sum(part.nbytes for part in linear.parameters(recurse=False))
+
+
+def _stored_rows(linear: nn.Linear, precision: str) -> int:
+    """Bytes of a matrix whose rows are stored one like the other, and of its bias."""
+    return format_of(precision).row_bytes(linear.in_features) * linear.out_features + _bias(linear)
+
+
+def _stored_down(down: nn.Linear, precision: str) -> int:
+    """Bytes of a down projection, which is stored by neuron, and of its bias."""
+    stored = format_of(precision)
+    column = stored.column_bytes(down.out_features)
+    output_scales = stored.encode_by_neuron(down.weight[:, :1]).nbytes - column
+    return column * down.in_features + output_scales + _bias(down)
+
+
+def _bias(linear: nn.Linear) -> int:
+    return 0 if linear.bias is None else linear.bias.numel() * 4  # float32 in every format

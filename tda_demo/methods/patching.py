@@ -1,0 +1,79 @@
+"""A model that decodes under a policy: hooks on the transformers model itself, gone when the context ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..feedforward import FeedForward, observed
+from ..later import nn, torch
+from .plan import Course
+from .policy import Policy, PromptReader
+from .token import between
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+
+@contextmanager
+def patched(lm: LoadedModel, policy: Policy) -> Iterator[None]:
+    """Within the context a prompt (a call on an empty cache) runs dense; later calls run under the plan it leads to."""
+    with ExitStack() as installed:
+        session = _Session(lm, policy, installed)
+        hooks = [
+            lm.model.register_forward_pre_hook(session.before, with_kwargs=True),
+            lm.model.register_forward_hook(session.after, with_kwargs=True),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+class _Session:
+    """What was made of the last prompt, and what is ``installed`` in the blocks for the call that comes."""
+
+    def __init__(self, lm: LoadedModel, policy: Policy, installed: ExitStack) -> None:
+        self.lm, self.policy, self.installed = lm, policy, installed
+        self.reader: PromptReader | None = None  # while a prompt is read
+        self.course: Course | None = None
+        self.seen: list[torch.Tensor] = []
+
+    def before(self, _model: nn.Module, args: tuple, kwargs: dict) -> None:
+        ids: Any = _ids(args, kwargs)
+        if ids is not None and ids.shape[0] > 1:
+            raise UserError("A method serves one sequence at a time: call the model with batch size 1.")
+        cache = kwargs.get("past_key_values")
+        if cache is None or cache.get_seq_length() == 0:
+            self.installed.close()
+            self.reader = self.policy.reader()
+            for block in self.lm.blocks:
+                self.installed.callback(between(block, partial(self._read, self.reader, block)))
+        elif self.course is not None and self.course.hasten(ids.shape[1]):
+            self._install()
+
+    def after(self, _model: nn.Module, args: tuple, kwargs: dict, _output: object) -> None:
+        if self.reader is not None:
+            self.course, self.reader = Course(self.reader.plan()), None
+            self._install()
+        elif self.course is not None and self.course.feed(_ids(args, kwargs).shape[1], self.seen):
+            self._install()
+
+    def _read(self, reader: PromptReader, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
+        reader.see(block, x[None], activations.reshape(1, len(x), -1))
+
+    def _install(self) -> None:
+        assert self.course is not None
+        self.installed.close()
+        self.installed.enter_context(self.course.plan.packed(self.lm.blocks))
+        if self.course.plan.observes:
+            self.seen = seen = []
+            self.installed.enter_context(observed(self.lm.blocks, lambda _block, a: seen.append(a[-1:])))
+
+
+def _ids(args: tuple, kwargs: dict) -> Any:
+    return kwargs.get("input_ids", args[0] if args else None)

@@ -1,0 +1,241 @@
+"""A plan: what a sparse arm decodes under once the prompt has been read.
+
+One contract for every kind of method. A plan says how transformers' own blocks compute under it (``on``, the
+specification of every kernel), which neurons that takes and what the output then lacks (``active``, ``lacking``: what
+is judged), and which plan comes next once it has served its tokens (``steps``, ``next``). It is of one text, as in a
+race, or of a batch of texts, as in an evaluation; a token-level plan (``token``) is the same for all texts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..feedforward import FeedForward
+from ..kernels.reference import limit
+from ..later import nn, torch
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """What a plan used of a layer at T tokens: ``neurons`` float64 [T], of a plan that leaves out less or more than
+    whole neurons as many as would take the weights it used of the block.
+
+    ``unread`` float64 [T, 2]: weight bytes it left unread in the block, and in the layer's other matrices; None where
+    that follows from ``neurons``.
+    """
+
+    neurons: torch.Tensor
+    unread: torch.Tensor | None = None
+
+
+See = Callable[[FeedForward, Use], None]
+
+
+class Footprint:
+    """What a step reads and how it can run, as far as the method says it: the same of a policy and of its plans.
+
+    ``token_level`` says that neurons are chosen anew at every token, ``has_kernel`` that the compiled CPU step has a
+    kernel which does so. ``full`` names the matrices read whatever is active, of ``gate`` and ``up``; ``extra_bytes``
+    is what a step reads besides the model's weights: predictors, sketches.
+    """
+
+    token_level: bool = False
+    has_kernel: bool = False
+    full: frozenset[str] = frozenset()
+    extra_bytes: int = 0
+
+
+class Plan(Footprint, ABC):
+    """What a sparse arm decodes under; never changed in place, so arms may start from the same.
+
+    ``steps`` is how many tokens it serves before ``next`` takes its place, None where it serves all that follow;
+    ``observes`` says that these run dense, because ``next`` wants their activations. ``note`` is a sentence on what it
+    took to make.
+    """
+
+    steps: int | None = None
+    observes: bool = False
+    note: str = ""
+
+    @property
+    def sets(self) -> ActiveSets | None:
+        """The active sets it computes while it serves; None where that differs from token to token."""
+        return None
+
+    @property
+    def settled(self) -> ActiveSets | None:
+        """The active sets where they are the same for every step; None where what is computed is known step by step."""
+        return self.sets if self.steps is None else None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is known to compute every neuron at every token."""
+        return False
+
+    @abstractmethod
+    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
+        """Until the result is closed the blocks compute under the plan, all texts of a batch at once.
+
+        What is left out is zeroed: nothing else depends on it, so that is the same function with nothing saved.
+        ``see(block, use)`` hears what every block used.
+        """
+
+    def packed(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
+        """``on`` for one text, saving what plain torch can save: the same function."""
+        return self.on(blocks, see)
+
+    @abstractmethod
+    def active(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        """The neurons whose column of down is read, bool [texts, T or 1, d_ff], where ``x`` [texts, T, d] and
+        ``activations`` [texts, T, d_ff] are the dense model's.
+        """
+
+    @abstractmethod
+    def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        """What the block's output lacks where these are the dense model's: float32 [texts, T, d]."""
+
+    def of_active(self, layer: int, activations: torch.Tensor) -> torch.Tensor:
+        """Of a step's ``activations`` [1, d_ff or fewer] those it is about, where others were computed too."""
+        return activations
+
+    def packs(self) -> list[torch.Tensor]:
+        """How many neurons are copied where the plan takes another's place, float64 [texts] a layer; none for []."""
+        return []
+
+    def next(self, activations: Sequence[torch.Tensor]) -> Plan:
+        """The plan after ``steps`` tokens; ``activations`` [texts, d_ff] a layer are the last one's, if it observes."""
+        raise TypeError(f"{type(self).__name__} serves every token")
+
+
+@dataclass(frozen=True, eq=False)
+class ActiveSets(Plan):
+    """The neurons a sequence-level method computes: ``masks`` bool [texts, d_ff], one a layer."""
+
+    masks: tuple[torch.Tensor, ...]
+
+    @classmethod
+    def of(cls, masks: Sequence[torch.Tensor]) -> ActiveSets:
+        """Of one text: ``masks`` [d_ff], one a layer."""
+        return cls(tuple(mask[None] for mask in masks))
+
+    @classmethod
+    def from_indices(cls, indices: Sequence[torch.Tensor], widths: Sequence[int]) -> ActiveSets:
+        """Of one text: int64 ``indices`` of a layer's active neurons, and how many it has."""
+        empty = [
+            torch.zeros(width, dtype=torch.bool, device=at.device) for at, width in zip(indices, widths, strict=True)
+        ]
+        return cls.of([mask.index_fill(0, at, True) for mask, at in zip(empty, indices, strict=True)])
+
+    @cached_property
+    def indices(self) -> tuple[torch.Tensor, ...]:
+        """Of one text: the active neurons of every layer, sorted int64."""
+        return tuple(mask.squeeze(0).nonzero().squeeze(1) for mask in self.masks)
+
+    @property
+    def d_ff(self) -> tuple[int, ...]:
+        """The width of every block."""
+        return tuple(mask.shape[1] for mask in self.masks)
+
+    def counts(self) -> list[int]:
+        """Of one text: active neurons of every layer."""
+        return [len(chosen) for chosen in self.indices]
+
+    def sparsity(self) -> list[float]:
+        """Of one text: ``1 - |active set| / d_ff`` per layer, 0..1."""
+        return [1 - count / width for count, width in zip(self.counts(), self.d_ff, strict=True)]
+
+    @property
+    def sets(self) -> ActiveSets:
+        return self
+
+    @property
+    def is_dense(self) -> bool:
+        return all(bool(mask.all()) for mask in self.masks)
+
+    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
+        with ExitStack() as hooks:
+            for block, mask in zip(blocks, self.masks, strict=True):
+                if see is not None or not mask.all():
+                    hooks.callback(block.down.register_forward_pre_hook(_keeping(block, mask, see)).remove)
+            return hooks.pop_all()
+
+    def packed(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
+        """Blocks hold copies of their active neurons' weights, where these can be copied; nobody is told what ran."""
+        with ExitStack() as restorations:
+            for block, indices in zip(blocks, self.indices, strict=True):
+                if len(indices) < block.d_ff:
+                    restorations.callback(limit(block, indices))
+            return restorations.pop_all()
+
+    def active(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        return self.masks[block.layer][:, None]
+
+    def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        weight = block.output_weight()  # a set serves a whole text, so only what it leaves out is multiplied
+        texts = zip(activations, self.masks[block.layer], strict=True)
+        return torch.stack([text[:, ~mask].float() @ weight[:, ~mask].T for text, mask in texts])
+
+    def of_active(self, layer: int, activations: torch.Tensor) -> torch.Tensor:
+        indices = self.indices[layer]
+        return activations if activations.shape[1] == len(indices) else activations.index_select(1, indices)
+
+    def packs(self) -> list[torch.Tensor]:
+        """A set is copied whole unless it is everything in every layer."""
+        leaves_out = ~torch.stack([mask.all(dim=1) for mask in self.masks]).all(dim=0)
+        return [(leaves_out * mask.sum(dim=1)).double() for mask in self.masks]
+
+
+def _keeping(block: FeedForward, mask: torch.Tensor, see: See | None) -> Callable[..., torch.Tensor]:
+    """Zeroes all activations but those of ``mask`` bool [texts, d_ff]."""
+
+    def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        activations = inputs[0]
+        by_text = activations.view(len(mask), -1, activations.shape[-1])  # opt flattens its batch
+        if see is not None:
+            see(block, Use(mask.sum(dim=1).double().repeat_interleave(by_text.shape[1])))
+        return (by_text * mask[:, None].to(activations.dtype)).view_as(activations)
+
+    return hook
+
+
+class Course:
+    """A plan and those that take its place as tokens are fed: the one loop of whatever renews its sets."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._take(plan)
+
+    def _take(self, plan: Plan) -> None:
+        while plan.steps == 0:
+            plan = plan.next(())
+        self.plan, self.left = plan, plan.steps
+
+    def ahead(self, tokens: int) -> int:
+        """How many of the next ``tokens`` tokens run under the plan."""
+        return tokens if self.left is None else min(self.left, tokens)
+
+    def feed(self, tokens: int, activations: Sequence[torch.Tensor]) -> bool:
+        """``tokens`` tokens ran under the plan, the last with ``activations``; whether another takes its place."""
+        if self.left is None:
+            return False
+        self.left -= tokens
+        if self.left > 0:
+            return False
+        self._take(self.plan.next(activations))
+        return True
+
+    def hasten(self, tokens: int) -> bool:
+        """``tokens`` come in one piece, which runs under one plan: dense, where a step is due that has to be observed.
+
+        Whether that is another plan than before.
+        """
+        if self.left is None or tokens <= self.left:
+            return False
+        before = self.plan
+        if not self.plan.observes:
+            self._take(self.plan.next(()))
+        self.left = tokens
+        return self.plan is not before
