@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import PROMPT, tiny, tiny_tokenizer
 
@@ -154,6 +154,7 @@ def test_where_all_were_when_the_first_one_ended() -> None:
     assert [len(lane.tokens) for lane in lanes] == [9, 9, 3]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=20), st.lists(st.floats(0.01, 1), min_size=1, max_size=20))
 def test_at_the_first_end_no_arm_is_a_step_ahead_in_time(dense: list[float], sparse: list[float]) -> None:
     clock = Clock()
