@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 from ..errors import UserError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from .base import Method
 
 
@@ -27,16 +29,17 @@ class Range:
         return f"{self.low:g} or more" if self.high == float("inf") else f"from {self.low:g} to {self.high:.10g}"
 
 
-def setting(default: Any, explanation: str, within: Range | None = None) -> Any:
-    """A dataclass field; numbers, and the numbers of a tuple, must lie ``within`` the range."""
-    return dataclasses.field(default=default, metadata={"explanation": explanation, "within": within})
+def setting(default: Any, explanation: str, within: Range | None = None, **more: Any) -> Any:
+    """A dataclass field; numbers, and the numbers of a tuple, must lie ``within`` the range. ``more`` is kept in its
+    metadata."""
+    return dataclasses.field(default=default, metadata={"explanation": explanation, "within": within, **more})
 
 
-def check(method: Method) -> None:
+def check(settings: DataclassInstance) -> None:
     """Raises UserError for the first setting that is out of its range or not a number."""
-    for field in dataclasses.fields(method):
+    for field in dataclasses.fields(settings):
         within: Range | None = field.metadata["within"]
-        value = getattr(method, field.name)
+        value = getattr(settings, field.name)
         values = value if isinstance(value, tuple) else (value,)
         if within is not None and any(number not in within for number in values):
             raise UserError(f"{field.name} is {_show(value)}; it must be a number {within}.")
