@@ -1,18 +1,20 @@
-"""Settings of a method: dataclass fields that carry their range and one line of explanation."""
+"""Settings: dataclass fields that carry their range and one line of explanation."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
 
 from ..errors import UserError
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
-    from .base import Method
+class Named(Protocol):
+    """A dataclass of settings, with a name to be called by in errors."""
+
+    name: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 @dataclass(frozen=True)
@@ -29,38 +31,38 @@ class Range:
         return f"{self.low:g} or more" if self.high == float("inf") else f"from {self.low:g} to {self.high:.10g}"
 
 
-def setting(default: Any, explanation: str, within: Range | None = None, **more: Any) -> Any:
-    """A dataclass field; numbers, and the numbers of a tuple, must lie ``within`` the range. ``more`` is kept in its
-    metadata."""
-    return dataclasses.field(default=default, metadata={"explanation": explanation, "within": within, **more})
+def setting(default: Any, explanation: str, within: Range | None = None) -> Any:
+    """A dataclass field; numbers, and the numbers of a tuple, must lie ``within`` the range."""
+    return dataclasses.field(default=default, metadata={"explanation": explanation, "within": within})
 
 
-def check(settings: DataclassInstance) -> None:
+def check(instance: Named) -> None:
     """Raises UserError for the first setting that is out of its range or not a number."""
-    for field in dataclasses.fields(settings):
+    for field in dataclasses.fields(instance):
         within: Range | None = field.metadata["within"]
-        value = getattr(settings, field.name)
+        value = getattr(instance, field.name)
         values = value if isinstance(value, tuple) else (value,)
         if within is not None and any(number not in within for number in values):
             raise UserError(f"{field.name} is {_show(value)}; it must be a number {within}.")
 
 
-def parse(method: type[Method], assignments: Iterable[str]) -> dict[str, Any]:
-    """``["cett=0.2", "exempt=0,29"]`` to keyword arguments of ``method``, each of its field's type.
+def parse(kind: type[Named], assignments: Iterable[str]) -> dict[str, Any]:
+    """``["cett=0.2", "exempt=0,29"]`` to keyword arguments of ``kind``, each of its field's type.
 
     Raises:
         UserError: an assignment is not ``name=value``, or names no setting, or its value is not of the setting's type.
     """
-    types = get_type_hints(method)
-    known = [field.name for field in dataclasses.fields(method)]
+    types = get_type_hints(kind)
+    fields = dataclasses.fields(kind)
+    known = [field.name for field in fields]
     parsed = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            example = f"{method.dial.setting}={getattr(method, method.dial.setting)}"
+            example = f"{known[0]}={fields[0].default}"
             raise UserError(f"'{assignment}' is not a setting; write name=value, for example {example}.")
         if name not in known:
-            raise UserError(f"'{method.name}' has no setting '{name}'; it has: {', '.join(known)}.")
+            raise UserError(f"'{kind.name}' has no setting '{name}'; it has: {', '.join(known)}.")
         parsed[name] = _value(name, text, types[name])
     return parsed
 

@@ -54,7 +54,8 @@ def number_setting(
     """A dataclass field of an experiment. The library and the command line take what is ``within`` the range, the page
     only what ``number_input`` allows, so that a run stays short. ``metavar`` and ``explanation`` are the command line's
     help, and the option's type is the default's."""
-    return setting(default, explanation, within, number_input=number_input, metavar=metavar)
+    known = setting(default, explanation, within).metadata
+    return dataclasses.field(default=default, metadata={**known, "number_input": number_input, "metavar": metavar})
 
 
 def seed_setting() -> Any:
