@@ -29,7 +29,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class NumberInput:
-    """How the page asks for a setting: from ``low`` to ``high`` in steps of ``step``, a whole number where that is."""
+    """How the page asks for a setting: from ``low`` to ``high``; where ``step`` is whole, for a whole number."""
 
     label: str
     low: float
