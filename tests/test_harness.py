@@ -38,7 +38,7 @@ def expected(context: list[int], continuation: list[int], model: harness.MethodL
     cache.crop(-1)
     for block, a, hook in zip(lm.blocks, list(seen), hooks, strict=True):
         hook.remove()
-        block.down.weight[:, ~model.chooser.select(block, a)] = 0
+        block.down.weight[:, ~model.policy.select(block, a)] = 0
     inputs = torch.tensor([[context[-1], *continuation[:-1]]])
     log_p = lm.model(input_ids=inputs, past_key_values=cache).logits[0].double().log_softmax(-1)
     return float(sum(log_p[at, token] for at, token in enumerate(continuation)))

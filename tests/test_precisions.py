@@ -24,11 +24,10 @@ import tda_demo.bench
 from tda_demo import placement
 from tda_demo.__main__ import main
 from tda_demo.bench import BenchSettings
-from tda_demo.decode.arm import engine_for
+from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.step import CpuStepEngine
 from tda_demo.errors import UserError
 from tda_demo.evaluate.row import Row
-from tda_demo.evaluate.weight_bytes import step_bytes
 from tda_demo.kernels.formats import FORMATS, INT8
 from tda_demo.methods.channels import ChannelRule
 from tda_demo.model.precisions import PRECISIONS, REFERENCE, Device, default_precision, precision_of, precisions_on

@@ -16,16 +16,15 @@ from tda_demo.estimates import regression
 from tda_demo.methods import TDA
 from tda_demo.models import LoadedModel
 from tda_demo.progress import Progress
-from tda_demo.theory.drift import Drift, places, ranges
 from tda_demo.theory.gradients import signals
-from tda_demo.theory.inertia import inertia
-from tda_demo.theory.inertia_verdict import Measured, conclude
-from tda_demo.theory.probes import Grid, Swap, echo, grid, swap
+from tda_demo.theory.inertia import Inertia
+from tda_demo.theory.inertia.drift import Drift, places, ranges
+from tda_demo.theory.inertia.probes import Grid, Swap, echo, grid, swap
+from tda_demo.theory.inertia.verdict import Measured, conclude
 from tda_demo.theory.reading import Reader, Stopped, active, importance, whole_words
-from tda_demo.theory.settings import InertiaSettings
 
 TEXTS = [" ".join(f"w{3 + (start * 5 + step * (start + 2)) % 90}" for step in range(24)) for start in range(12)]
-SMALL = InertiaSettings(sequences=8, length=16, prompts=4, tokens=20)
+SMALL = Inertia(sequences=8, length=16, prompts=4, tokens=20)
 GO = threading.Event()
 
 
@@ -59,7 +58,7 @@ def test_a_model_without_memory_follows_the_token_alone() -> None:
     np.testing.assert_array_equal(found.overlap[:, 1], 1)
     np.testing.assert_array_equal(found.overlap[:, 0], found.overlap[:, 2])
     assert found.overlap[:, 0].max() < 0.9
-    (check,) = conclude(Measured(4, natural_swap=found), "planted", {}).checks
+    (check,) = conclude(Measured(4, natural_swap=found), "planted", Inertia()).checks
     assert (check.outcome, check.opposite) == ("contradicted", 3)
     changed = echo(reader, rows(8, 12), rows(2, 9)[:, 1:], 4, 0.3, GO, lambda _: None)
     assert changed is not None and changed.shape == (8, 2, 8, 3)
@@ -72,7 +71,7 @@ def test_a_model_without_meaning_shows_no_effect() -> None:
     natural, noise = rows(8, 12), rows(8, 12, seed=1)
     found = swap(reader, natural, 0.3, GO, lambda _: None)
     nearby = grid(reader, natural, noise, 0.3, GO, lambda _: None)
-    checks = conclude(Measured(4, natural_swap=found, grid=nearby), "planted", {}).checks
+    checks = conclude(Measured(4, natural_swap=found, grid=nearby), "planted", Inertia()).checks
     assert [check.outcome for check in checks] == ["no effect"] * 3
 
 
@@ -149,7 +148,7 @@ def planted_swap(prefix: float, token: float, seed: int = 0) -> Swap:
 )
 def test_verdict_and_regression_on_planted_overlaps(prefix: float, token: float, outcome: str) -> None:
     planted = planted_swap(prefix, token)
-    finding = conclude(Measured(4, natural_swap=planted), "planted", {})
+    finding = conclude(Measured(4, natural_swap=planted), "planted", Inertia())
     assert finding.checks[0].outcome == outcome
     _, by_prefix, by_meaning = regression(list(planted.responses.mean(axis=2)), list(planted.predictors))
     assert by_prefix.low <= prefix <= by_prefix.high and by_meaning.low <= token <= by_meaning.high
@@ -174,7 +173,7 @@ def test_verdict_on_planted_neighbours_and_drift(lead: float, outcome: str) -> N
     )
     looked_at = places(512)
     drifted = Drift(looked_at, around(0.4 + lead, 6, len(looked_at), 30), around(0.4, 6, len(looked_at), 30))
-    checks = conclude(Measured(4, grid=nearby, drift=drifted), "planted", {}).checks
+    checks = conclude(Measured(4, grid=nearby, drift=drifted), "planted", Inertia()).checks
     assert [check.outcome for check in checks] == [outcome] * 3
     assert [len(check.estimates) for check in checks] == [30, 30, 10]
 
@@ -189,12 +188,12 @@ def test_ranges_double_and_places_fill_them() -> None:
 
 def test_it_measures_a_model_and_repeats(lm: LoadedModel) -> None:
     told: list[Progress] = []
-    finding = inertia(lm, SMALL, TEXTS, told.append)
+    finding = SMALL.run(lm, TEXTS, told.append)
     assert finding.complete and len(finding.checks) == 5
     assert told[-1].done == told[-1].total and all(a.done <= b.done for a, b in pairwise(told))
     assert finding.tables[-2].columns["up to token"] == [1, 2, 4, 8, 16, 20]
-    assert inertia(lm, SMALL, TEXTS) == finding
-    assert inertia(lm, dataclasses.replace(SMALL, seed=1), TEXTS) != finding
+    assert SMALL.run(lm, TEXTS) == finding
+    assert dataclasses.replace(SMALL, seed=1).run(lm, TEXTS) != finding
 
 
 def test_stop_leaves_the_model_as_it_was(lm: LoadedModel) -> None:
@@ -203,10 +202,10 @@ def test_stop_leaves_the_model_as_it_was(lm: LoadedModel) -> None:
     # After the first swap, while the grid is fed one by one, in the echo, at the fourth prompt.
     for at, checks in ((152, 1), (772, 2), (872, 4), (1_277, 4)):
         stop = threading.Event()
-        finding = inertia(lm, SMALL, TEXTS, lambda p, at=at, stop=stop: p.done >= at and stop.set(), stop)
+        finding = SMALL.run(lm, TEXTS, lambda p, at=at, stop=stop: p.done >= at and stop.set(), stop)
         assert not finding.complete and len(finding.checks) == checks
     stop.set()
-    assert inertia(lm, SMALL, TEXTS, stop=stop).checks == ()
+    assert SMALL.run(lm, TEXTS, stop=stop).checks == ()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules())
     assert torch.equal(lm.model(input_ids=ids).logits, before)
     with TDA(cett=0)(lm):
@@ -237,19 +236,19 @@ def test_a_reading_breaks_off_between_layers(lm: LoadedModel) -> None:
 )
 def test_settings_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
-        InertiaSettings(**wrong)  # pyright: ignore[reportArgumentType]
+        Inertia(**wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_one_text_is_cut_into_pieces(lm: LoadedModel) -> None:
-    finding = inertia(lm, SMALL, " ".join(TEXTS[:4]))
+    finding = SMALL.run(lm, " ".join(TEXTS[:4]))
     assert finding.checks[0].overall.n == 4 and finding.checks[2].overall.n == 8
     assert finding.notes[0].startswith("Measured on one text cut into 8 pieces of 12 tokens")
     with pytest.raises(UserError, match="Your text has 24 tokens; at least 56 are needed"):
-        inertia(lm, SMALL, TEXTS[0])
+        SMALL.run(lm, TEXTS[0])
 
 
 def test_what_the_model_or_the_texts_cannot_do(lm: LoadedModel) -> None:
     with pytest.raises(UserError, match="more than the 128 that tiny-llama takes"):
-        inertia(lm, dataclasses.replace(SMALL, tokens=200), TEXTS)
+        dataclasses.replace(SMALL, tokens=200).run(lm, TEXTS)
     with pytest.raises(UserError, match="3 texts have 15 tokens or more; 8 are needed"):
-        inertia(lm, SMALL, TEXTS[:3])
+        SMALL.run(lm, TEXTS[:3])

@@ -16,13 +16,12 @@ from tda_demo.errors import UserError
 from tda_demo.feedforward import find_blocks
 from tda_demo.models import LoadedModel
 from tda_demo.theory.gradients import Signals, signals, stack, tally
-from tda_demo.theory.root_cause import conclude, root_cause
-from tda_demo.theory.settings import RootCauseSettings
+from tda_demo.theory.root_cause import RootCause, conclude
 
 IDS = torch.tensor([[5, 9, 17, 30, 31, 44]])
 TEXTS = [" ".join(f"w{3 + (start + 7 * step) % 90}" for step in range(9)) for start in range(6)]
 STEP = 1e-2
-SMALL = RootCauseSettings(passages=5, tokens=8, twin_layers=1)
+SMALL = RootCause(passages=5, tokens=8, twin_layers=1)
 
 
 def unpatched(lm: LoadedModel) -> bool:
@@ -108,7 +107,7 @@ def test_verdict_is_what_was_planted(planted: float, outcome: str) -> None:
             a = torch.randn(20, 40, generator=random)
             layers.append(tally(Signals(a, torch.randn(20, 40, generator=random) + planted * (a > 0))))
         passages.append(stack(layers))
-    finding = conclude({"planted": {"a": stack(passages)}}, "planted", RootCauseSettings())
+    finding = conclude({"planted": {"a": stack(passages)}}, "planted", RootCause())
     assert finding.checks[0].outcome == outcome
     assert finding.checks[0].overall.value == pytest.approx(planted, abs=0.02)
     assert len(finding.tables[0].columns["layer"]) == 10
@@ -116,7 +115,7 @@ def test_verdict_is_what_was_planted(planted: float, outcome: str) -> None:
 
 def test_it_measures_the_model_and_twins_and_leaves_the_model_alone(lm: LoadedModel) -> None:
     before = {name: parameter.clone() for name, parameter in lm.model.named_parameters()}
-    finding = root_cause(lm, SMALL, TEXTS)
+    finding = SMALL.run(lm, TEXTS)
     names = [check.name.partition("(")[2] for check in finding.checks]
     assert len(names) == 8 and finding.complete  # two tensors each of the model and three twins
     assert [len(check.estimates) for check in finding.checks] == [3, 3, *[1] * 6]
@@ -127,39 +126,39 @@ def test_it_measures_the_model_and_twins_and_leaves_the_model_alone(lm: LoadedMo
     )
     assert zeros["silu, untrained"] == 0 and 0.3 < zeros["relu, untrained"] < 0.7
     assert unpatched(lm) and all(torch.equal(before[name], p) for name, p in lm.model.named_parameters())
-    assert root_cause(lm, SMALL, TEXTS) == finding
+    assert SMALL.run(lm, TEXTS) == finding
 
 
 def test_plain_models_and_bias_are_fine() -> None:
-    assert len(root_cause(tiny("opt"), SMALL, TEXTS).checks) == 4
+    assert len(SMALL.run(tiny("opt"), TEXTS).checks) == 4
 
 
 def test_stop_keeps_what_was_measured(lm: LoadedModel) -> None:
     stop = threading.Event()
-    finding = root_cause(lm, SMALL, TEXTS, lambda progress: progress.done == 4 and stop.set(), stop)
+    finding = SMALL.run(lm, TEXTS, lambda progress: progress.done == 4 and stop.set(), stop)
     assert not finding.complete and finding.verdict.startswith("Stopped early. E[dL/dp]")
     assert {check.overall.n for check in finding.checks} == {4} and unpatched(lm)
-    stopped = root_cause(lm, SMALL, TEXTS, stop=stop)
+    stopped = SMALL.run(lm, TEXTS, stop=stop)
     assert stopped.checks == () and "Stopped before" in stopped.verdict and unpatched(lm)
 
 
 @pytest.mark.parametrize("wrong", [{"passages": 3}, {"tokens": 1}, {"twin_layers": -1}])
 def test_settings_out_of_range(wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
-        RootCauseSettings(**wrong)
+        RootCause(**wrong)
 
 
 def test_too_few_texts(lm: LoadedModel) -> None:
     with pytest.raises(UserError, match="2 texts have two tokens"):
-        root_cause(lm, SMALL, ["w3 w4", "w5 w6", "w7"])
+        SMALL.run(lm, ["w3 w4", "w5 w6", "w7"])
 
 
 def test_one_text_is_cut_into_pieces(lm: LoadedModel) -> None:
-    finding = root_cause(lm, SMALL, " ".join(TEXTS))  # 54 tokens; pieces come in even numbers
+    finding = SMALL.run(lm, " ".join(TEXTS))  # 54 tokens; pieces come in even numbers
     assert {check.overall.n for check in finding.checks} == {4} and "4 pieces of 8 tokens" in finding.notes[0]
-    assert {check.overall.n for check in root_cause(lm, SMALL, TEXTS[0]).checks} == {4}
+    assert {check.overall.n for check in SMALL.run(lm, TEXTS[0]).checks} == {4}
     with pytest.raises(UserError, match="Your text has 7 tokens; at least 8 are needed"):
-        root_cause(lm, SMALL, "w3 w4 w5 w6 w7 w8 w9")
+        SMALL.run(lm, "w3 w4 w5 w6 w7 w8 w9")
 
 
 def test_means_of_planted_layers_are_told_per_layer() -> None:
@@ -168,6 +167,6 @@ def test_means_of_planted_layers_are_told_per_layer() -> None:
         stack([tally(Signals(torch.ones(9, 9), torch.randn(9, 9, generator=random) + mean)) for mean in (1.0, -1.0)])
         for _ in range(8)
     ]
-    (check,) = conclude({"m": {"a": stack(rows)}}, "m", RootCauseSettings()).checks
+    (check,) = conclude({"m": {"a": stack(rows)}}, "m", RootCause()).checks
     assert (check.holds, check.opposite) == (1, 1)
     assert np.sign([each.value for each in check.estimates]).tolist() == [1, -1]

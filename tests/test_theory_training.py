@@ -12,10 +12,9 @@ import torch
 import tda_demo.theory.training
 from tda_demo.errors import UserError
 from tda_demo.theory.grammar import VOCABULARY, passages
-from tda_demo.theory.settings import TrainingSettings
-from tda_demo.theory.training import TrainingPoint, conclude, training
+from tda_demo.theory.training import Training, TrainingPoint, conclude
 
-SHORT = TrainingSettings(steps=6, runs=4)
+SHORT = Training(steps=6, runs=4)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +35,7 @@ def test_text_follows_its_grammar() -> None:
 
 def test_it_learns_tells_every_point_and_repeats() -> None:
     points: list[TrainingPoint] = []
-    finding = training(SHORT, points.append)
+    finding = SHORT.run(on_point=points.append)
     assert [(point.run, point.function, point.step) for point in points] == [
         (run, function, step) for run in range(4) for function in ("relu", "silu") for step in range(7)
     ]
@@ -49,18 +48,18 @@ def test_it_learns_tells_every_point_and_repeats() -> None:
 
 def test_seeds_fix_results() -> None:
     short = replace(SHORT, steps=1)
-    finding = training(short)
-    assert training(short) == finding
-    assert training(replace(short, seed=5)) != finding
+    finding = short.run()
+    assert short.run() == finding
+    assert replace(short, seed=5).run() != finding
 
 
 def test_stop_keeps_the_curve_so_far() -> None:
     stop = threading.Event()
     short = replace(SHORT, steps=3)  # of the fourth ReLU run two are done, of the fourth SiLU run none
-    finding = training(short, report=lambda p: p.done == 20 and stop.set(), stop=stop)
+    finding = short.run(report=lambda p: p.done == 20 and stop.set(), stop=stop)
     assert not finding.complete and len(finding.checks) == 3 and "relu, run 4, 1 steps" in finding.verdict
     assert len(finding.tables[0].columns["step"]) == (6 * 4 + 2) * 3
-    assert training(short, stop=stop).checks == ()
+    assert short.run(stop=stop).checks == ()
 
 
 def test_runs_that_differ_widen_the_interval_however_sure_each_is() -> None:
@@ -91,4 +90,4 @@ def test_verdict_on_planted_curves(slope: float, outcome: str) -> None:
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"runs": 3}])
 def test_settings_out_of_range(wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
-        TrainingSettings(**wrong)
+        Training(**wrong)

@@ -14,14 +14,13 @@ from tiny import tiny
 from tda_demo.errors import UserError
 from tda_demo.models import LoadedModel
 from tda_demo.theory.reading import Reader
-from tda_demo.theory.settings import UncertaintySettings
 from tda_demo.theory.texts import histories
-from tda_demo.theory.transfer import recalls
-from tda_demo.theory.uncertainty import history_mask, token_rows, uncertainty
-from tda_demo.theory.uncertainty_verdict import CEILING, CHANGED, KINDS, REFERENCE, Movement, Transfer, conclude
+from tda_demo.theory.uncertainty import Uncertainty
+from tda_demo.theory.uncertainty.measure import history_mask, token_rows
+from tda_demo.theory.uncertainty.transfer import recalls
+from tda_demo.theory.uncertainty.verdict import CEILING, CHANGED, KINDS, REFERENCE, Movement, Transfer, conclude
 
-SMALL = UncertaintySettings(sentences=5, history=6, predictor_layers=2)
-SETTINGS = {"keep": 0.3}
+SMALL = Uncertainty(sentences=5, history=6, predictor_layers=2)
 
 
 def test_there_are_sixteen_sentences_with_distinct_histories() -> None:
@@ -74,7 +73,7 @@ def movement(gap: float) -> Movement:
 
 @pytest.mark.parametrize(("gap", "outcome"), [(0.06, "supported"), (0.0, "no effect"), (-0.06, "contradicted")])
 def test_verdict_on_planted_movement(gap: float, outcome: str) -> None:
-    finding = conclude(movement(gap), None, "planted", SETTINGS)
+    finding = conclude(movement(gap), None, "planted", Uncertainty())
     assert [check.outcome for check in finding.checks] == [outcome] * 4
     assert finding.checks[0].overall.value == pytest.approx(gap, abs=0.01)
     moved = re.search(r"go (-?\d+)% of the way", finding.verdict)
@@ -98,14 +97,14 @@ def planted_transfer(*, history_matters: bool) -> Transfer:
 
 def test_a_predictor_that_history_cannot_mislead() -> None:
     transfer = planted_transfer(history_matters=False)
-    finding = conclude(None, transfer, "planted", SETTINGS)
+    finding = conclude(None, transfer, "planted", Uncertainty())
     assert [check.outcome for check in finding.checks] == ["no effect", "contradicted"]
     assert transfer.learnt.min() > 0.7 > 0.5 > transfer.static.mean()
 
 
 def test_a_predictor_that_history_misleads() -> None:
     transfer = planted_transfer(history_matters=True)
-    finding = conclude(None, transfer, "planted", SETTINGS)
+    finding = conclude(None, transfer, "planted", Uncertainty())
     assert [check.outcome for check in finding.checks] == ["supported"] * 2
     assert finding.checks[0].overall.value > 0.4
     own = np.diagonal(transfer.learnt, axis1=2, axis2=3)
@@ -115,22 +114,22 @@ def test_a_predictor_that_history_misleads() -> None:
 
 
 def test_it_measures_a_model_and_repeats(lm: LoadedModel) -> None:
-    finding = uncertainty(lm, SMALL)
+    finding = SMALL.run(lm)
     assert finding.complete and [len(check.estimates) for check in finding.checks] == [3, 3, 3, 3, 2, 2]
     assert [table.name for table in finding.tables] == ["movement", "transfer"]
     assert len(finding.tables[1].columns["recall"]) == 2 * 36
-    assert uncertainty(lm, SMALL) == finding
+    assert SMALL.run(lm) == finding
 
 
 def test_stop(lm: LoadedModel) -> None:
     stop = threading.Event()
-    finding = uncertainty(lm, SMALL, lambda progress: progress.done == 4 and stop.set(), stop)
+    finding = SMALL.run(lm, report=lambda progress: progress.done == 4 and stop.set(), stop=stop)
     assert not finding.complete and len(finding.checks) == 4 and finding.checks[0].overall.n == 4
-    assert uncertainty(lm, SMALL, stop=stop).checks == ()
+    assert SMALL.run(lm, stop=stop).checks == ()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules())
 
 
 @pytest.mark.parametrize("wrong", [{"sentences": 3}, {"sentences": 17}, {"history": 0}, {"keep": 1.0}, {"keep": 0.0}])
 def test_settings_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
-        UncertaintySettings(**wrong)  # pyright: ignore[reportArgumentType]
+        Uncertainty(**wrong)  # pyright: ignore[reportArgumentType]

@@ -19,9 +19,8 @@ from tiny import tiny
 from tda_demo.errors import UserError
 from tda_demo.models import LoadedModel
 from tda_demo.progress import Progress
+from tda_demo.theory import EXPERIMENTS, Experiment, Inertia, RootCause, Training, Uncertainty
 from tda_demo.theory.findings import Finding
-from tda_demo.theory.settings import InertiaSettings, RootCauseSettings, TrainingSettings, UncertaintySettings
-from tda_demo.ui.lab.experiments import EXPERIMENTS, Experiment
 from tda_demo.ui.lab.figures import PLOTS
 from tda_demo.ui.lab.figures.chart import COLOURS, value
 from tda_demo.ui.lab.findings import shown
@@ -35,13 +34,12 @@ from tda_demo.ui.offers import Offers
 from tda_demo.ui.worker import Closed, Failed, Ticket, Waiting
 
 TEXT = " ".join(f"w{3 + (start * 5 + step * (start + 2)) % 90}" for start in range(6) for step in range(20))
-SMALL: dict[str, Any] = {
-    "root-cause": RootCauseSettings(passages=4, tokens=8, twin_layers=1),
-    "uncertainty": UncertaintySettings(sentences=4, history=5, keep=0.4, predictor_layers=2),
-    "inertia": InertiaSettings(sequences=8, length=12, prompts=4, tokens=4),
-    "training": TrainingSettings(steps=1),
+SMALL: dict[str, Experiment] = {
+    "root-cause": RootCause(passages=4, tokens=8, twin_layers=1),
+    "uncertainty": Uncertainty(sentences=4, history=5, keep=0.4, predictor_layers=2),
+    "inertia": Inertia(sequences=8, length=12, prompts=4, tokens=4),
+    "training": Training(steps=1),
 }
-BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
 
 
 class OneModel:
@@ -79,7 +77,7 @@ def stopped_at_once() -> Ticket:
 def run(name: str, lm: LoadedModel, text: str = "", own: Ticket | None = None, seconds: float = 300) -> list[Any]:
     """All events of an experiment, in order."""
     own = own or ticket()
-    request = LabRequest(BY_NAME[name], SMALL[name], text)
+    request = LabRequest(SMALL[name], text)
     last = list(lab_job(OneModel(lm), request, own, seconds))  # type: ignore[arg-type]
     return own.drain(0.01) + last
 
@@ -88,7 +86,7 @@ def run(name: str, lm: LoadedModel, text: str = "", own: Ticket | None = None, s
 def ran() -> dict[str, list[Any]]:
     """The events of every experiment, on the tiny model."""
     text = {"root-cause": TEXT, "inertia": TEXT}
-    return {name: run(name, tiny(), text.get(name, "")) for name in BY_NAME}
+    return {name: run(name, tiny(), text.get(name, "")) for name in EXPERIMENTS}
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +94,14 @@ def findings(ran: dict[str, list[Any]]) -> dict[str, Finding]:
     return {name: events[-1].finding for name, events in ran.items()}
 
 
-def wishes(experiment: Experiment, **own: Any) -> dict[str, Any]:
-    return {"sizes": experiment.defaults | own}
+def wishes(experiment: type[Experiment], **own: Any) -> dict[str, Any]:
+    return {"sizes": experiment.defaults() | own}
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
-def test_the_defaults_are_the_experiments_own_and_allowed(experiment: Experiment) -> None:
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda experiment: experiment.name)
+def test_the_defaults_are_the_experiments_own_and_allowed(experiment: type[Experiment]) -> None:
     request = checked(experiment, Offers(), LIMITS, **wishes(experiment))
-    assert request == LabRequest(experiment, experiment.settings())
+    assert request == LabRequest(experiment())
 
 
 @pytest.mark.parametrize(
@@ -121,12 +119,12 @@ def test_the_defaults_are_the_experiments_own_and_allowed(experiment: Experiment
 )
 def test_a_size_out_of_range_is_refused_in_a_sentence(name: str, own: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        checked(BY_NAME[name], Offers(), LIMITS, **wishes(BY_NAME[name], **own))
+        checked(EXPERIMENTS[name], Offers(), LIMITS, **wishes(EXPERIMENTS[name], **own))
 
 
 def test_text_and_model_are_taken_where_they_make_sense() -> None:
     def asked(name: str, **own: Any) -> LabRequest:
-        return checked(BY_NAME[name], Offers(), LIMITS, **wishes(BY_NAME[name]), **own)
+        return checked(EXPERIMENTS[name], Offers(), LIMITS, **wishes(EXPERIMENTS[name]), **own)
 
     assert asked("inertia", text="  mine \ud800 ").text == "mine ?"
     assert asked("uncertainty", text="mine").text == "" and asked("training", model="no/such").model is None
@@ -211,7 +209,7 @@ def test_time_left_is_not_guessed_too_early() -> None:
     assert measuring(Progress("x", 100, 100, "steps"), 60).endswith("about 1 s left.")
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_plot_has_its_views_and_stays_small(name: str, findings: dict[str, Finding]) -> None:
     tables = {table.name: table.columns for table in findings[name].tables}
     for plot in PLOTS[name]:
@@ -225,7 +223,7 @@ def test_every_plot_has_its_views_and_stays_small(name: str, findings: dict[str,
         assert len(json.dumps(drawn)) < 100_000
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_run_stopped_at_once_draws_nothing(name: str, lm: LoadedModel) -> None:
     own = stopped_at_once()
     finding = run(name, lm, TEXT, own)[-1].finding
@@ -273,7 +271,7 @@ def test_a_frame_sends_the_plots_once_and_the_curve_as_it_grows(ran: dict[str, l
     assert set(frame.outputs()) == {"notice", "finding", "loss", "sparsity"}
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_files_hold_the_finding(name: str, findings: dict[str, Finding]) -> None:
     hostile = replace(findings[name], model="</script><img src=x onerror=alert(1)>")
     drawn = shown(hostile)

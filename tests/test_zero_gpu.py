@@ -23,9 +23,9 @@ from tda_demo.methods.base import ActiveSets
 from tda_demo.models import LoadedModel
 from tda_demo.progress import Progress
 from tda_demo.race import Finished, PromptRead
+from tda_demo.theory import EXPERIMENTS
 from tda_demo.ui import zero_gpu
 from tda_demo.ui.lab import handlers as lab
-from tda_demo.ui.lab.experiments import EXPERIMENTS
 from tda_demo.ui.limits import RunRequest
 from tda_demo.ui.loader import Loading, Models, reporter
 from tda_demo.ui.offers import Offers
@@ -150,7 +150,7 @@ def test_what_needs_no_model_runs_in_place(spaces: FakeSpaces) -> None:
     assert next_of(ticket, Told).what[1] == os.getpid() and spaces.calls == []
 
 
-@pytest.mark.parametrize("where", ["race", "pareto", *(experiment.name for experiment in EXPERIMENTS)])
+@pytest.mark.parametrize("where", ["race", "pareto", *EXPERIMENTS])
 def test_every_tab_s_job_can_travel(where: str) -> None:
     class Caught(Exception):
         pass
@@ -170,8 +170,8 @@ def test_every_tab_s_job_can_travel(where: str) -> None:
             given = {"method": "tda", "values": "0.1, 0.2", "passages": 3, "model": None, "precision": None}
             list(pareto.sweep(service, "a", given))
         else:
-            experiment = next(each for each in EXPERIMENTS if each.name == where)
-            list(lab.measure(service, "a", experiment, sizes=experiment.defaults))
+            experiment = EXPERIMENTS[where]
+            list(lab.measure(service, "a", experiment, sizes=experiment.defaults()))
     job, need = caught[0]
     again = pickle.loads(pickle.dumps(job))
     assert again.func is job.func and again.keywords == job.keywords

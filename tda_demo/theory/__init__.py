@@ -1,6 +1,16 @@
-"""The paper's explanation of sparsity, measured: three claims and a training run, an experiment a file.
+"""The paper's explanation of sparsity, measured: three claims and a training run. One experiment, one file or folder.
 
-Every experiment is a function of a model (but the training run), settings, texts where it takes some, a progress
-report and a ``threading.Event`` that stops it. It returns a Finding and leaves the model as it was. ``claims`` and
-``settings`` import nothing heavy: the page shows them before torch is in memory.
+``experiment`` holds the contract, ``findings`` what an experiment returns. Nothing here imports torch before an
+experiment runs: the page shows the claims and asks for the settings before torch is in memory.
 """
+
+from .experiment import Experiment
+from .inertia import Inertia
+from .root_cause import RootCause
+from .training import Training
+from .uncertainty import Uncertainty
+
+_ALL: tuple[type[Experiment], ...] = (RootCause, Uncertainty, Inertia, Training)
+EXPERIMENTS: dict[str, type[Experiment]] = {experiment.name: experiment for experiment in _ALL}
+
+__all__ = ["EXPERIMENTS", "Experiment", "Inertia", "RootCause", "Training", "Uncertainty"]

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from math import comb
 from typing import Any, Literal
 
-from ..estimates import Estimate
+import numpy as np
+
+from ..estimates import Estimate, mean, means
 
 Outcome = Literal["supported", "contradicted", "mixed", "no effect"]
 
@@ -137,6 +139,11 @@ def summary(finding: Finding) -> str:
         lines.append(finding.verdict if not finding.checks else "Stopped early.")
     lines += [f"- {line}" for line in (*(check.verdict for check in finding.checks), *finding.notes)]
     return "\n".join(lines)
+
+
+def check_above_zero(name: str, cases: str, clusters: str, values: np.ndarray) -> Check:
+    """The check whether ``values``, float64 [clusters, cases], lie above zero in every case."""
+    return Check(name, cases, clusters, 0.0, tuple(means(values)), mean(values.mean(axis=1)))
 
 
 def columns(prefix: str, estimates: Sequence[Estimate]) -> dict[str, list[float]]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
 from ..feedforward import FeedForward, find_blocks
+from ..later import nn, torch
 from ..model.activation import activation_function
 from .reading import Stopped
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ..decode.trees import share_weights
 from ..errors import UserError
 from ..feedforward import FeedForward, find_blocks, observed
+from ..later import inference_mode, torch
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
@@ -39,12 +37,14 @@ class Reader:
     """A second module tree over the weights of ``lm``: hooks put into it are never seen by whoever else runs ``lm``."""
 
     def __init__(self, lm: LoadedModel, stop: threading.Event | None = None) -> None:
+        from ..decode.trees import share_weights
+
         self.stop = stop or threading.Event()
         self.model = share_weights(lm.model)
         self.blocks = find_blocks(self.model)
         self.device = lm.device
 
-    @torch.inference_mode()
+    @inference_mode
     def read(self, ids: torch.Tensor, last: int | None = None, **inputs: Any) -> Reading:
         """Reads ``ids`` int64 [sequences, tokens] in one call.
 

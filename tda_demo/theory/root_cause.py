@@ -25,24 +25,24 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 
-from ..decode.trees import share_weights
 from ..errors import UserError
 from ..estimates import LEAST_CLUSTERS, Estimate, mean, ratios
 from ..feedforward import find_blocks
+from ..later import torch
+from ..methods.settings import Range
 from ..model.activation import activation_field, activation_name
 from ..progress import Progress, Report, silent
-from .claims import ROOT_CAUSE
+from .experiment import Claim, Experiment, NumberInput, number_setting, seed_setting
 from .findings import Check, Finding, Table, columns
 from .gradients import BINS, NEAR, REACH, Tally, gradient_scale, signals, stack, tally
 from .reading import Stopped, pieces, pieces_note, plain_ids
-from .settings import RootCauseSettings
 from .texts import english_passages
 
 if TYPE_CHECKING:
@@ -53,20 +53,58 @@ if TYPE_CHECKING:
 TWINS = ("silu", "gelu", "relu")
 
 
-def root_cause(
-    lm: LoadedModel,
-    settings: RootCauseSettings | None = None,
-    texts: Sequence[str] | str | None = None,
-    report: Report = silent,
-    stop: threading.Event | None = None,
-) -> Finding:
-    """Measures claim 1 on ``texts`` (default: the project's own passages), or on one text, cut into pieces.
+@dataclass(frozen=True)
+class RootCause(Experiment):
+    """``passages`` texts of at most ``tokens`` tokens; ``twin_layers`` layers in each untrained twin, 0 for none."""
 
-    Raises:
-        UserError: there are fewer than 4 texts with two tokens or more, or the one text is too short.
-    """
-    settings, stop = settings or RootCauseSettings(), stop or threading.Event()
-    rows, notes = _rows(lm, settings, texts)
+    name: ClassVar[str] = "root-cause"
+    title: ClassVar[str] = "Root cause"
+    summary: ClassVar[str] = "the loss gradient at positive activations"
+    claim: ClassVar[Claim] = Claim(
+        "Training makes activations sparse because the loss gradient at a positive activation is positive on average, "
+        "E[dL/dp] > 0. Gradient descent so lowers positive activations: with ReLU they end at zero, with SiLU or GELU "
+        "near it.",
+        "The mean of dL/dp over positive activations lies above zero in most layers.",
+    )
+    duration: ClassVar[str] = "about half a minute on two cores"
+    text_use: ClassVar[str] = "A text is cut into pieces, which take the place of the passages; 8 tokens or more."
+
+    passages: int = number_setting(16, "texts to read", Range(LEAST_CLUSTERS, inf), NumberInput("Passages", 4, 32))
+    tokens: int = number_setting(96, "of each text", Range(2, inf), NumberInput("Tokens of each", 8, 192))
+    twin_layers: int = number_setting(
+        2,
+        "layers of the untrained models beside it, 0 for none",
+        Range(0, inf),
+        NumberInput("Layers of untrained models", 0, 4),
+    )
+    seed: int = seed_setting()
+
+    def run(
+        self,
+        lm: LoadedModel,
+        text: Sequence[str] | str | None = None,
+        report: Report = silent,
+        stop: threading.Event | None = None,
+        on_point: Callable[[Any], None] | None = None,
+    ) -> Finding:
+        """Measures claim 1 on texts (default: the project's own passages), or on one text, cut into pieces.
+
+        Raises:
+            UserError: there are fewer than 4 texts with two tokens or more, or the one text is too short.
+        """
+        stop = stop or threading.Event()
+        rows, notes = _rows(lm, self, text)
+        measured = _measure(lm, rows, self, report, stop)
+        finding = conclude(measured, lm.name, self, complete=not stop.is_set())
+        return replace(finding, notes=(*notes, *finding.notes))
+
+
+def _measure(
+    lm: LoadedModel, rows: Sequence[torch.Tensor], settings: RootCause, report: Report, stop: threading.Event
+) -> dict[str, dict[str, Tally]]:
+    """The tallies of the loaded model and of its twins, by tensor; a model with too few passages is left out."""
+    from ..decode.trees import share_weights
+
     names = [f"{activation_name(lm.model.config.get_text_config())}, as loaded"]
     names += [f"{name}, untrained" for name in TWINS] if settings.twin_layers else []
     total, done = len(rows) * len(names), 0
@@ -91,13 +129,11 @@ def root_cause(
             done += 1
             report(Progress("Root cause", done, total, "passages"))
         measured[name] = {tensor: stack(each) for tensor, each in tallies.items()}
-    enough = {name: each for name, each in measured.items() if each and len(each["a"].entries) >= LEAST_CLUSTERS}
-    finding = conclude(enough, lm.name, settings, complete=not stop.is_set())
-    return replace(finding, notes=(*notes, *finding.notes))
+    return {name: each for name, each in measured.items() if each and len(each["a"].entries) >= LEAST_CLUSTERS}
 
 
 def _rows(
-    lm: LoadedModel, settings: RootCauseSettings, texts: Sequence[str] | str | None
+    lm: LoadedModel, settings: RootCause, texts: Sequence[str] | str | None
 ) -> tuple[list[torch.Tensor], tuple[str, ...]]:
     """The passages, int64 [1, T] each, and what is to be said of them."""
     if isinstance(texts, str):
@@ -111,7 +147,7 @@ def _rows(
 
 
 def conclude(
-    measured: dict[str, dict[str, Tally]], model: str, settings: RootCauseSettings, *, complete: bool = True
+    measured: dict[str, dict[str, Tally]], model: str, experiment: RootCause, *, complete: bool = True
 ) -> Finding:
     """The finding from the tallies of each model, the loaded one first, by the tensor's name."""
     checks = [
@@ -120,17 +156,8 @@ def conclude(
         for tensor, each in tensors.items()
     ]
     notes = [_note(name, tensors["a"]) for name, tensors in measured.items()]
-    return Finding(
-        experiment="root-cause",
-        claim=ROOT_CAUSE.statement,
-        prediction=ROOT_CAUSE.prediction,
-        model=model,
-        settings=asdict(settings),
-        checks=tuple(checks),
-        notes=tuple(notes),
-        tables=(_layer_table(measured), _histogram_table(measured)),
-        complete=complete,
-    )
+    tables = (_layer_table(measured), _histogram_table(measured))
+    return experiment.finding(model, checks, notes, tables, complete=complete)
 
 
 def _check(name: str, each: Tally) -> Check:
@@ -194,7 +221,7 @@ def _histogram_table(measured: dict[str, dict[str, Tally]]) -> Table:
     return Table("histogram", title, {"activation / rms": centres.tolist(), **shares})
 
 
-def _twin(model: PreTrainedModel, activation: str, settings: RootCauseSettings) -> PreTrainedModel:
+def _twin(model: PreTrainedModel, activation: str, settings: RootCause) -> PreTrainedModel:
     """An untrained model of the same configuration with few layers and another activation function."""
     from transformers import AutoModelForCausalLM
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ..documents import passages
 from ..files import DATA
 
+SENTENCES = 16  # in histories.jsonl
+
 
 @dataclass(frozen=True)
 class Histories:

@@ -14,21 +14,22 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from torch import nn
 
-from ..estimates import LEAST_CLUSTERS, mean, means
+from ..estimates import LEAST_CLUSTERS
+from ..later import nn, torch
+from ..methods.settings import Range
 from ..progress import Progress, Report, silent
-from .claims import TRAINING
-from .findings import Check, Finding, Table
+from .experiment import Claim, Experiment, NumberInput, number_setting, seed_setting
+from .findings import Check, Finding, Table, check_above_zero
 from .gradients import Tally, gradient_scale, signals, stack, tally
 from .grammar import VOCABULARY, passages
-from .settings import TrainingSettings
+from .root_cause import RootCause
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,15 +59,56 @@ class TrainingPoint:
     push: np.ndarray
 
 
-def training(
-    settings: TrainingSettings | None = None,
-    on_point: Callable[[TrainingPoint], None] = lambda _: None,
-    report: Report = silent,
-    stop: threading.Event | None = None,
-) -> Finding:
-    """Trains the models one after the other; ``on_point`` is told every measurement as it is made."""
-    settings, stop = settings or TrainingSettings(), stop or threading.Event()
-    points: list[TrainingPoint] = []
+@dataclass(frozen=True)
+class Training(Experiment):
+    """``runs`` runs of ``steps`` steps for each activation function; run r of both begins from the same draw."""
+
+    name: ClassVar[str] = "training"
+    title: ClassVar[str] = "Training"
+    summary: ClassVar[str] = "a small model from scratch, ReLU against SiLU"
+    claim: ClassVar[Claim] = Claim(
+        RootCause.claim.statement,
+        "While the loss falls, exact zeros become more frequent with ReLU and activations near zero with SiLU, and the "
+        "mean of dL/dp over positive activations is above zero.",
+    )
+    duration: ClassVar[str] = (
+        "under two minutes on two cores; it trains models of its own, the one chosen above is not used"
+    )
+    uses_model: ClassVar[bool] = False
+
+    steps: int = number_setting(150, "of each run", Range(1, inf), NumberInput("Steps of each run", 5, 600, 5))
+    runs: int = number_setting(
+        4,
+        "of each activation function, from different seeds",
+        Range(LEAST_CLUSTERS, inf),
+        NumberInput("Runs of each function", 4, 8),
+    )
+    seed: int = seed_setting()
+
+    def run(
+        self,
+        lm: Any = None,
+        text: Sequence[str] | str | None = None,
+        report: Report = silent,
+        stop: threading.Event | None = None,
+        on_point: Callable[[TrainingPoint], None] | None = None,
+    ) -> Finding:
+        """Trains the models one after the other; ``on_point`` is told every measurement as it is made."""
+        stop = stop or threading.Event()
+        points: list[TrainingPoint] = []
+        for point in _points(self, report, stop):
+            points.append(point)
+            if on_point is not None:
+                on_point(point)
+        return conclude(points, self, complete=not stop.is_set())
+
+    @classmethod
+    def live_tables(cls, points: Sequence[TrainingPoint]) -> tuple[Table, ...]:
+        return (curve(points),)
+
+
+def _points(settings: Training, report: Report, stop: threading.Event) -> Iterator[TrainingPoint]:
+    """The measurements of every run, each yielded before the run goes on."""
     done, total = 0, settings.steps * settings.runs * len(FUNCTIONS)
     measured_at = set(np.linspace(0, settings.steps, _POINTS + 1).round().astype(int).tolist())
     report(Progress("Training", 0, total, "steps"))
@@ -81,8 +123,7 @@ def training(
                 if stop.is_set():
                     break
                 if step in measured_at:
-                    points.append(measure(model, held_out, function, run, step))
-                    on_point(points[-1])
+                    yield measure(model, held_out, function, run, step)
                 if step < settings.steps:
                     for group in optimiser.param_groups:
                         group["lr"] = _rate(step, settings.steps)
@@ -92,7 +133,6 @@ def training(
                     optimiser.step()
                     done += 1
                     report(Progress("Training", done, total, "steps"))
-    return conclude(points, settings, complete=not stop.is_set())
 
 
 def new_model(function: str, seed: int) -> PreTrainedModel:
@@ -123,7 +163,7 @@ def measure(model: PreTrainedModel, held_out: torch.Tensor, function: str, run: 
     return TrainingPoint(function, run, step, loss, each.zeros / each.entries, each.near / each.entries, _push(each))
 
 
-def conclude(points: Sequence[TrainingPoint], settings: TrainingSettings, *, complete: bool = True) -> Finding:
+def conclude(points: Sequence[TrainingPoint], experiment: Training, *, complete: bool = True) -> Finding:
     """The finding from the measurements; a run measured only once says nothing about training and is left out."""
     runs = {
         (point.function, point.run): [p for p in points if (p.function, p.run) == (point.function, point.run)]
@@ -140,22 +180,14 @@ def conclude(points: Sequence[TrainingPoint], settings: TrainingSettings, *, com
         checks.append(_check(f"Activations near zero become more frequent, {function}", _growth(own, "near")))
         pushes = np.stack([np.mean([point.push for point in each], axis=(0, 1)) for each in own])
         checks.append(_check(f"E[dL/dp] > 0 at positive p during training, {function}", pushes))
-    return Finding(
-        experiment="training",
-        claim=TRAINING.statement,
-        prediction=TRAINING.prediction,
-        model=f"{LAYERS} layers of {D_FF} neurons, trained here",
-        settings=asdict(settings),
-        checks=tuple(checks),
-        notes=tuple(_note(function, run, each) for (function, run), each in runs.items()),
-        tables=(curve(points),),
-        complete=complete,
-    )
+    notes = [_note(function, run, each) for (function, run), each in runs.items()]
+    model = f"{LAYERS} layers of {D_FF} neurons, trained here"
+    return experiment.finding(model, checks, notes, [curve(points)], complete=complete)
 
 
 def _check(name: str, values: np.ndarray) -> Check:
-    """Of ``values`` float64 [runs, layers], which the statement says are above zero."""
-    return Check(name, "layers", "runs", 0.0, tuple(means(values)), mean(values.mean(axis=1)))
+    """Whether ``values`` float64 [runs, layers] are above zero."""
+    return check_above_zero(name, "layers", "runs", values)
 
 
 def _growth(runs: list[list[TrainingPoint]], share: str) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from ...theory import EXPERIMENTS
 from ..components import Outputs
 from .figures import PLOTS
 from .figures.chart import Plot, value
@@ -21,7 +22,8 @@ class Frame:
 
     def __init__(self, view: LabView, experiment: str) -> None:
         self.view = view
-        self.plots: Sequence[Plot] = PLOTS[experiment]
+        self.experiment = experiment
+        self.plots: Sequence[Plot] = PLOTS.get(experiment, ())
         self._drawn: object = None  # what the plots show
 
     def outputs(self) -> Outputs:
@@ -33,10 +35,9 @@ class Frame:
             tables = {table.name: table.columns for table in view.finding.tables}
             values |= {"finding": shown(view.finding), **self._plots(tables)}
         elif view.finding is None and view.points and self._drawn != len(view.points):
-            from ...theory.training import curve
-
             self._drawn = len(view.points)
-            values |= self._plots({"curve": curve(view.points).columns})
+            tables = EXPERIMENTS[self.experiment].live_tables(view.points)
+            values |= self._plots({table.name: table.columns for table in tables})
         return values
 
     def _plots(self, tables: Mapping[str, Any]) -> Outputs:

@@ -7,16 +7,16 @@ from functools import partial
 from typing import Any
 
 from ...errors import UserError
+from ...theory.experiment import Experiment
 from ..components import Outputs
 from ..service import Service
-from .experiments import Experiment
 from .frame import Frame, buttons, notice
 from .requests import checked
 from .runs import gpu_need, lab_job
 from .view import LabView
 
 
-def measure(service: Service, owner: str, experiment: Experiment, **wishes: Any) -> Iterator[Outputs]:
+def measure(service: Service, owner: str, experiment: type[Experiment], **wishes: Any) -> Iterator[Outputs]:
     """An experiment for the page: what changed, by component name, about six times a second. Closing it ends the run;
     ``wishes`` as in ``requests.checked``."""
     try:

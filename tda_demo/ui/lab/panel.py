@@ -8,16 +8,16 @@ from typing import Any
 
 import gradio as gr
 
+from ...theory import Experiment
 from ..components import EVENT, finding, in_order, live_plot, notice
 from ..service import Service, owner
 from . import handlers
-from .experiments import Experiment
 from .figures import PLOTS
 
 _TWO_COLUMNS = 2
 
 
-def panel(service: Service, experiment: Experiment, model: gr.Dropdown) -> None:
+def panel(service: Service, experiment: type[Experiment], model: gr.Dropdown) -> None:
     """Puts the experiment's components here, wired to ``service``."""
     name = experiment.name
     gr.HTML(_claim(experiment), apply_default_css=False, js_on_load=None)
@@ -28,7 +28,7 @@ def panel(service: Service, experiment: Experiment, model: gr.Dropdown) -> None:
             "run": gr.Button("Measure", variant="primary", elem_id=f"{name}-run", min_width=120, scale=0),
             "stop": gr.Button("Stop", interactive=False, elem_id=f"{name}-stop", min_width=90, scale=0),
             "notice": notice(
-                value={"text": f"The default size takes {experiment.takes}."},
+                value={"text": f"The default size takes {experiment.duration}."},
                 elem_id=f"{name}-notice",
                 elem_classes="lab-notice",
             ),
@@ -38,7 +38,7 @@ def panel(service: Service, experiment: Experiment, model: gr.Dropdown) -> None:
     names = tuple(parts)
 
     def run(request: gr.Request, chosen: str, typed: str, *values: Any) -> Iterator[list[Any]]:
-        wishes = {"sizes": dict(zip(experiment.defaults, values, strict=True)), "text": typed, "model": chosen}
+        wishes = {"sizes": dict(zip(experiment.number_inputs(), values, strict=True)), "text": typed, "model": chosen}
         for outputs in handlers.measure(service, owner(request), experiment, **wishes):
             yield in_order(names, outputs)
 
@@ -46,7 +46,7 @@ def panel(service: Service, experiment: Experiment, model: gr.Dropdown) -> None:
     parts["stop"].click(service.stop, queue=False, **EVENT)
 
 
-def _claim(experiment: Experiment) -> str:
+def _claim(experiment: type[Experiment]) -> str:
     claim = experiment.claim
     return (
         f'<div class="claim"><h3>Claim</h3><p>{escape(claim.statement)}</p>'
@@ -54,36 +54,37 @@ def _claim(experiment: Experiment) -> str:
     )
 
 
-def _sizes(experiment: Experiment) -> list[gr.Number]:
+def _sizes(experiment: type[Experiment]) -> list[gr.Number]:
+    defaults = experiment.defaults()
     with gr.Row(elem_classes="lab-sizes"):
         return [
             gr.Number(
-                experiment.defaults[size.name],
-                label=size.label,
-                info=f"{size.low:,g} to {size.high:,.10g}",
-                precision=0 if size.step >= 1 else None,
-                step=size.step,
+                defaults[name],
+                label=asked.label,
+                info=f"{asked.low:,g} to {asked.high:,.10g}",
+                precision=0 if asked.step >= 1 else None,
+                step=asked.step,
                 min_width=150,
-                elem_id=f"{experiment.name}-{size.name}",
+                elem_id=f"{experiment.name}-{name}",
             )
-            for size in experiment.sizes
+            for name, asked in experiment.number_inputs().items()
         ]
 
 
-def _text(experiment: Experiment, most: int) -> gr.Textbox:
+def _text(experiment: type[Experiment], most: int) -> gr.Textbox:
     return gr.Textbox(
         label="Your own text (optional)",
-        info=experiment.text,
+        info=experiment.text_use,
         placeholder=f"Left empty, the project's own texts are read. At most {most:,} characters.",
         lines=2,
         max_lines=8,
-        visible=bool(experiment.text),
+        visible=bool(experiment.text_use),
         elem_id=f"{experiment.name}-text",
     )
 
 
 def _plots(name: str) -> dict[str, gr.HTML]:
-    plots = PLOTS[name]
+    plots = PLOTS.get(name, ())
     parts = {}
     for start in range(0, len(plots), _TWO_COLUMNS):
         with gr.Row(elem_classes="lab-plots"):

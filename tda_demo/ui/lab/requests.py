@@ -7,50 +7,53 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import UserError
+from ...theory.experiment import Experiment, NumberInput
 from ..limits import Limits
 from ..offers import Offers
-from .experiments import Experiment, Size
 
 SECONDS_PER_RUN = 300.0  # of one experiment on a public page; then it concludes from what it has
 
 
 @dataclass(frozen=True)
 class LabRequest:
-    """``settings`` are the experiment's own; ``text`` is empty for the project's own texts; ``model`` None for the
-    embedded one."""
+    """``text`` is empty for the project's own texts; ``model`` None for the embedded one."""
 
     experiment: Experiment
-    settings: Any
     text: str = ""
     model: str | None = None
 
 
 def checked(
-    experiment: Experiment, offers: Offers, limits: Limits, *, sizes: dict[str, Any], text: Any = "", model: Any = None
+    experiment: type[Experiment],
+    offers: Offers,
+    limits: Limits,
+    *,
+    sizes: dict[str, Any],
+    text: Any = "",
+    model: Any = None,
 ) -> LabRequest:
     """Whatever a browser sent, as a request within the limits.
 
     Raises:
         UserError: the first thing that is wrong with it, in one sentence.
     """
-    values = {size.name: _number(size, sizes[size.name]) for size in experiment.sizes}
+    values = {name: _number(asked, sizes[name]) for name, asked in experiment.number_inputs().items()}
     return LabRequest(
-        experiment,
-        experiment.settings(**values),
-        _text(text, limits.prompt_characters) if experiment.text else "",
+        experiment(**values),
+        _text(text, limits.prompt_characters) if experiment.text_use else "",
         offers.model(model) if experiment.uses_model else None,
     )
 
 
-def _number(size: Size, value: Any) -> float | int:
-    whole = size.step == int(size.step)
+def _number(asked: NumberInput, value: Any) -> float | int:
+    whole = asked.step == int(asked.step)
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not size.low <= number <= size.high or (whole and number != int(number)):  # true for NaN too
+    if not asked.low <= number <= asked.high or (whole and number != int(number)):  # true for NaN too
         kind = "a whole number" if whole else "a number"
-        raise UserError(f"{size.label}: {kind} from {size.low:,g} to {size.high:,g}.")
+        raise UserError(f"{asked.label}: {kind} from {asked.low:,g} to {asked.high:,g}.")
     return int(number) if whole else number
 
 

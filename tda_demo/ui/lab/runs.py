@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...progress import Progress, Report
+from ...progress import Progress
 from ..loader import GivenUp, Models, reporter
 from ..worker import Ticket
 from ..zero_gpu import LOADING_SECONDS, GpuNeed
@@ -68,23 +68,8 @@ def lab_job(
                 timed_out = True
                 ticket.stop.set()
 
-        yield Found(_measure(lm, request, ticket, report), timed_out)
+        def on_point(point: TrainingPoint) -> None:
+            ticket.events.put(Point(point))
 
-
-def _measure(lm: Any, request: LabRequest, ticket: Ticket, report: Report) -> Finding:
-    # Imported here, in the worker's thread: torch must not hold up the page.
-    from ...theory.inertia import inertia
-    from ...theory.root_cause import root_cause
-    from ...theory.training import training
-    from ...theory.uncertainty import uncertainty
-
-    settings, text, stop = request.settings, request.text or None, ticket.stop
-    match request.experiment.name:
-        case "root-cause":
-            return root_cause(lm, settings, text, report, stop)
-        case "uncertainty":
-            return uncertainty(lm, settings, report, stop)
-        case "inertia":
-            return inertia(lm, settings, text, report, stop)
-        case _:
-            return training(settings, lambda point: ticket.events.put(Point(point)), report, stop)
+        finding = request.experiment.run(lm, request.text or None, report, ticket.stop, on_point)
+        yield Found(finding, timed_out)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gradio as gr
 
+from ...theory import EXPERIMENTS
 from ..offers import EMBEDDED
 from ..service import Service
-from .experiments import EXPERIMENTS
 from .panel import panel
 
 _INTRO = """<p class="lab-intro">The paper explains sparsity by the claims below. Each one is turned into a prediction
@@ -28,6 +28,6 @@ def build(page: gr.Blocks, service: Service) -> None:
             scale=0,
         )
     with gr.Tabs(elem_id="claims"):
-        for experiment in EXPERIMENTS:
+        for experiment in EXPERIMENTS.values():
             with gr.Tab(experiment.title, id=experiment.name, elem_id=f"claim-{experiment.name}"):
                 panel(service, experiment, model)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from . import inertia, root_cause, training, uncertainty
+from collections.abc import Mapping, Sequence
 
-PLOTS = {
+from . import inertia, root_cause, training, uncertainty
+from .chart import Plot
+
+# By the experiment's name; one that is not here has no plots.
+PLOTS: Mapping[str, Sequence[Plot]] = {
     "root-cause": root_cause.PLOTS,
     "uncertainty": uncertainty.PLOTS,
     "inertia": inertia.PLOTS,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..estimates import mean, means
-from .claims import UNCERTAINTY
-from .findings import Check, Finding, Table, columns
-from .similarity import chance_jaccard
+from ...estimates import means
+from ..findings import Check, Finding, Table, check_above_zero, columns
+from ..similarity import chance_jaccard
+
+if TYPE_CHECKING:
+    from .measure import Uncertainty
 
 KINDS = ("same topic", "paraphrase", "none", "other topic", "other language", "random tokens")
 REFERENCE, CEILING = KINDS.index("same topic"), KINDS.index("paraphrase")
@@ -46,7 +47,7 @@ def conclude(
     movement: Movement | None,
     transfer: Transfer | None,
     model: str,
-    settings: Mapping[str, Any],
+    experiment: Uncertainty,
     *,
     complete: bool = True,
 ) -> Finding:
@@ -64,7 +65,7 @@ def conclude(
                 "Importances correlate less after these three than after a paraphrase", movement.order, *CHANGED
             )
         )
-        notes.append(_movement_note(movement, settings["keep"]))
+        notes.append(_movement_note(movement, experiment.keep))
         tables.append(_movement_table(movement))
     if transfer is not None:
         lost, learnt = _losses(transfer.learnt), _leads(transfer)
@@ -74,22 +75,12 @@ def conclude(
         ]
         notes.append(_transfer_note(transfer))
         tables.append(_transfer_table(transfer))
-    return Finding(
-        experiment="uncertainty",
-        claim=UNCERTAINTY.statement,
-        prediction=UNCERTAINTY.prediction,
-        model=model,
-        settings=settings,
-        checks=tuple(checks),
-        notes=tuple(notes),
-        tables=tuple(tables),
-        complete=complete,
-    )
+    return experiment.finding(model, checks, notes, tables, complete=complete)
 
 
 def _check(name: str, values: np.ndarray) -> Check:
-    """Of ``values`` float64 [sentences, layers], which the statement says are above zero."""
-    return Check(name, "layers", "sentences", 0.0, tuple(means(values)), mean(values.mean(axis=1)))
+    """Whether ``values`` float64 [sentences, layers] are above zero."""
+    return check_above_zero(name, "layers", "sentences", values)
 
 
 def _below_ceiling(name: str, overlap: np.ndarray, *kinds: int) -> Check:

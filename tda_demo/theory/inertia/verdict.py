@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ..estimates import LEAST_CLUSTERS, Estimate, mean, means, regression
-from .claims import INERTIA
+from ...estimates import LEAST_CLUSTERS, Estimate, mean, means, regression
+from ..experiment import Experiment
+from ..findings import Check, Finding, Table, check_above_zero, columns
 from .drift import Drift, ranges
-from .findings import Check, Finding, Table, columns
 from .probes import Grid, Swap
 
 _KINDS = ("natural", "random")
@@ -31,7 +29,7 @@ class Measured:
     drift: Drift | None = None
 
 
-def conclude(measured: Measured, model: str, settings: Mapping[str, Any], *, complete: bool = True) -> Finding:
+def conclude(measured: Measured, model: str, experiment: Experiment, *, complete: bool = True) -> Finding:
     """The finding from whatever had been measured."""
     checks: list[Check] = []
     notes: list[str] = []
@@ -54,23 +52,13 @@ def conclude(measured: Measured, model: str, settings: Mapping[str, Any], *, com
         checks.append(_drift_check(measured.drift, bins))
         notes.append(_drift_note(measured.drift, bins))
         tables += _drift_tables(measured.drift, bins)
-    return Finding(
-        experiment="inertia",
-        claim=INERTIA.statement,
-        prediction=INERTIA.prediction,
-        model=model,
-        settings=settings,
-        checks=tuple(checks),
-        notes=tuple(notes),
-        tables=tuple(tables),
-        complete=complete,
-    )
+    return experiment.finding(model, checks, notes, tables, complete=complete)
 
 
 def _swap_check(kind: str, each: Swap) -> Check:
     lead = each.overlap[:, 0] - each.overlap[:, 1]
     name = f"The prefix decides more than the token, {kind} tokens (Jaccard, same prefix - same token)"
-    return Check(name, "layers", "pairs of sequences", 0.0, tuple(means(lead)), mean(lead.mean(axis=1)))
+    return check_above_zero(name, "layers", "pairs of sequences", lead)
 
 
 def _swap_note(kind: str, each: Swap) -> str:
@@ -99,7 +87,7 @@ def _within_pairs(responses: np.ndarray, predictors: np.ndarray) -> list[Estimat
 def _neighbour_check(each: Grid, kind: int) -> Check:
     lead = each.sets[:, kind, 0] - each.apart[:, kind]
     name = f"Neighbours in {_KINDS[kind]} sequences are more alike than tokens of different ones (Jaccard)"
-    return Check(name, "layers", "sequences", 0.0, tuple(means(lead)), mean(lead.mean(axis=1)))
+    return check_above_zero(name, "layers", "sequences", lead)
 
 
 def _grid_note(each: Grid) -> str:
@@ -131,7 +119,7 @@ def _echo_note(changed: np.ndarray, bins: list[range]) -> str:
 def _drift_check(each: Drift, bins: list[range]) -> Check:
     lead = _binned((each.own - each.other).mean(axis=2), bins, each.places)
     name = "A prompt's set covers what follows it better than another prompt's set does"
-    return Check(name, "ranges of tokens", "prompts", 0.0, tuple(means(lead)), mean(lead.mean(axis=1)))
+    return check_above_zero(name, "ranges of tokens", "prompts", lead)
 
 
 def _drift_note(each: Drift, bins: list[range]) -> str:

@@ -6,12 +6,12 @@ import threading
 from dataclasses import replace
 
 import numpy as np
-import torch
 
-from ..feedforward import FeedForward
-from ..methods.trained.predictor import PredictorRecipe
-from ..methods.trained.recipe import Lesson
-from .reading import Stopped, active
+from ...feedforward import FeedForward
+from ...later import torch
+from ...methods.trained.predictor import PredictorRecipe
+from ...methods.trained.recipe import Lesson
+from ..reading import Stopped, active
 
 RECIPE = PredictorRecipe()
 FOLDS = 4

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-import torch
-from torch import nn
 
-from .reading import Reader, active, importance
-from .similarity import jaccard
+from ...later import nn, torch
+from ..reading import Reader, active, importance
+from ..similarity import jaccard
 
 Tick = Callable[[int], None]  # told how many tokens were read
 

@@ -8,18 +8,17 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from ..cett import score, strengths
-from ..decode.choose import engine_for
-from ..feedforward import FeedForward
-from ..methods.policy import Selector
-from .reading import active
+from ...cett import score, strengths
+from ...feedforward import FeedForward
+from ...later import torch
+from ...methods.policy import Selector
+from ..reading import active
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..models import LoadedModel
+    from ...models import LoadedModel
 
 _PER_RANGE = 16  # looking at a token takes as long as computing it
 
@@ -62,6 +61,8 @@ def drift(
     itself, which would be taken for inertia. The text goes on past an end token, so that every prompt has all tokens.
     Stop leaves out the prompt it interrupts; None where no prompt was finished.
     """
+    from ...decode.choose import engine_for
+
     engine = engine_for(lm)
     selector = _TopShare(keep)
     prefills = [engine.prefill(row.tolist(), selector) for row in prompts]

@@ -1,0 +1,243 @@
+"""Claim 2, history-related uncertainty: the same sentence after different histories.
+
+The claim (arXiv 2406.12569, taken up in arXiv 2408.11393): the importance of weights accumulates over what was seen,
+``Theta_i = |V| grad L_i + Theta_{i-1}``, so a predictor trained on past inputs cannot tell which neurons matter for
+this input in models that do not use ReLU.
+
+Our reading, two things that can be measured:
+
+* Movement. The active set of a token is the share ``keep`` of the neurons with the largest ``|a_j| n_j``. The same
+  sentence is read after histories of equally many tokens, at the same positions, behind the same first token; its sets
+  after one history on its topic are the reference, and the others are compared with it token by token.
+* The test-retest ceiling is the overlap after a paraphrase of the reference's history: what it lacks to 1 is movement
+  that no change of meaning, topic or language explains. The floor is the overlap with another sentence at the same
+  positions. Histories matter where overlap after the changed ones (another topic, another language, random tokens) is
+  below the ceiling; how much they matter is the share of the way from ceiling to floor.
+* Transfer. DejaVu's predictor (arXiv 2310.17157, as the method of that name trains it) is trained under one kind of
+  history and tested, on other sentences, under another. The loss is recall of a predictor trained under the kind tested
+  minus that of one trained under the reference kind: both see the same test, so that one kind being harder than another
+  cancels. "Cannot tell" asks for more: that it loses most of what it had learnt, which is its lead over a guess that
+  ignores the input, the neurons that matter most on average.
+
+What falsifies it: overlap at the ceiling, no loss of recall or one far smaller than that lead. "No history" hides the
+history from attention; the sentence stays where it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ...cett import score, strengths
+from ...estimates import LEAST_CLUSTERS
+from ...later import torch
+from ...methods.settings import Range
+from ...model.activation import activation_name
+from ...progress import Progress, Report, silent
+from ..experiment import Claim, Experiment, NumberInput, keep_setting, number_setting, seed_setting
+from ..findings import Finding
+from ..reading import Reader, Stopped, active, block_inputs, first_token, importance, plain_ids, random_ids
+from ..similarity import correlation, jaccard, ranks
+from ..texts import SENTENCES, Histories, histories
+from .transfer import recalls
+from .verdict import KINDS, REFERENCE, Movement, Transfer, conclude
+
+if TYPE_CHECKING:
+    from ...models import LoadedModel
+
+
+@dataclass(frozen=True)
+class Uncertainty(Experiment):
+    """``history`` tokens at most before each sentence; ``keep``, the share of neurons in an active set;
+    ``predictor_layers`` layers, evenly spread, get a predictor."""
+
+    name: ClassVar[str] = "uncertainty"
+    title: ClassVar[str] = "Uncertainty"
+    summary: ClassVar[str] = "the same sentence after different histories"
+    claim: ClassVar[Claim] = Claim(
+        "Which neurons matter depends on what was read before, because weight importance accumulates over the history. "
+        "A predictor trained on past inputs therefore cannot tell which neurons matter for this one, unless the model "
+        "uses ReLU.",
+        "The active sets of the same sentence overlap less after a changed history than after a paraphrased one, and a "
+        "predictor trained under one kind of history loses recall under another, most of what it had learnt.",
+    )
+    duration: ClassVar[str] = "well under a minute on two cores"
+
+    sentences: int = number_setting(
+        16, "how many", Range(LEAST_CLUSTERS, SENTENCES), NumberInput("Sentences", 4, SENTENCES)
+    )
+    history: int = number_setting(36, "tokens before each", Range(1, inf), NumberInput("Tokens of history", 4, 64))
+    predictor_layers: int = number_setting(
+        10, "layers that get a predictor, evenly spread", Range(1, inf), NumberInput("Layers with a predictor", 1, 32)
+    )
+    keep: float = keep_setting()
+    seed: int = seed_setting()
+
+    def run(
+        self,
+        lm: LoadedModel,
+        text: Sequence[str] | str | None = None,
+        report: Report = silent,
+        stop: threading.Event | None = None,
+        on_point: Callable[[Any], None] | None = None,
+    ) -> Finding:
+        """Measures claim 2 on the project's sentences and histories."""
+        stop = stop or threading.Event()
+        reader = Reader(lm, stop)
+        chosen = np.unique(np.linspace(0, len(reader.blocks) - 1, self.predictor_layers).round().astype(int))
+        rows = token_rows(lm, histories()[: self.sentences], self)
+        total = len(rows) + len(chosen)
+
+        def tick(done: int) -> None:
+            report(Progress("Uncertainty", done, total, "steps"))
+
+        read: list[_Sentence] = []
+        for done, (ids, length) in enumerate(rows):
+            tick(done)
+            if stop.is_set():
+                break
+            try:
+                read.append(_read(lm, reader, ids, length, chosen, self.keep))
+            except Stopped:
+                break
+        movement = _movement(read) if len(read) >= LEAST_CLUSTERS else None
+        transfer = None
+        if len(read) == len(rows):
+            is_relu = activation_name(lm.model.config.get_text_config()).startswith("relu")
+            transfer = _transfer(
+                reader, read, chosen, self.keep, lambda place: tick(len(rows) + place), is_relu=is_relu
+            )
+        tick(total)
+        return conclude(movement, transfer, lm.name, self, complete=not stop.is_set())
+
+
+@dataclass(frozen=True, eq=False)
+class _Sentence:
+    """What is kept of one sentence read after every kind of history.
+
+    ``sets``, ``order`` and ``sequence`` are the overlaps of ``Movement``, float64 [kinds, layers]; ``reference`` the
+    sets after the reference history, bool [tokens, d_ff] per layer. Of the layers that get a predictor: ``inputs``,
+    what the block read, float32 [kinds, tokens, d_model] each, and ``importances``, float16 [kinds, tokens, d_ff] each.
+    """
+
+    sets: np.ndarray
+    order: np.ndarray
+    sequence: np.ndarray
+    reference: list[np.ndarray]
+    inputs: list[torch.Tensor]
+    importances: list[torch.Tensor]
+
+
+def _read(
+    lm: LoadedModel, reader: Reader, ids: torch.Tensor, length: int, chosen: np.ndarray, keep: float
+) -> _Sentence:
+    """Reads one row of ``token_rows``; ``chosen`` are the layers that get a predictor.
+
+    Raises:
+        Stopped: the reader's ``stop`` was set.
+    """
+    with block_inputs([reader.blocks[layer] for layer in chosen]) as inputs:
+        last, mask = ids.shape[1] - length - 1, history_mask(ids, length, lm)
+        activations = reader.read(ids, last=last, **mask).activations
+    values = [importance(block, each) for block, each in zip(reader.blocks, activations, strict=True)]
+    sets = [active(each, keep).cpu().numpy() for each in values]
+    return _Sentence(
+        sets=np.stack([jaccard(each, each[REFERENCE]).mean(axis=1) for each in sets], axis=1),
+        order=np.stack([_order(each) for each in values], axis=1),
+        sequence=np.stack([_sequence_sets(each, keep) for each in activations], axis=1),
+        reference=[each[REFERENCE] for each in sets],
+        inputs=[inputs[layer][:, length + 1 :].float().clone() for layer in chosen],
+        importances=[values[layer].half() for layer in chosen],
+    )
+
+
+def _movement(read: Sequence[_Sentence]) -> Movement:
+    return Movement(
+        sets=np.stack([sentence.sets for sentence in read]),
+        order=np.stack([sentence.order for sentence in read]),
+        sequence=np.stack([sentence.sequence for sentence in read]),
+        floor=_floor([sentence.reference for sentence in read]),
+    )
+
+
+def _transfer(
+    reader: Reader,
+    read: Sequence[_Sentence],
+    chosen: np.ndarray,
+    keep: float,
+    tick: Callable[[int], None],
+    *,
+    is_relu: bool,
+) -> Transfer | None:
+    """Trains and tests the predictors layer by layer; None where Stop came before the first was done."""
+    groups = np.repeat(np.arange(len(read)), [sentence.inputs[0].shape[1] for sentence in read])
+    found: list[tuple[np.ndarray, ...]] = []
+    for place, layer in enumerate(chosen):
+        tick(place)
+        x = torch.cat([sentence.inputs[place] for sentence in read], dim=1).float()
+        y = torch.cat([sentence.importances[place] for sentence in read], dim=1).float()
+        try:
+            found.append(recalls(reader.blocks[layer], x, y, groups, keep, is_relu=is_relu, stop=reader.stop))
+        except Stopped:
+            break
+    if not found:
+        return None
+    learnt, static = (np.stack(each) for each in zip(*found, strict=True))
+    return Transfer(tuple(int(layer) for layer in chosen[: len(found)]), learnt, static)
+
+
+def token_rows(lm: LoadedModel, items: Sequence[Histories], settings: Uncertainty) -> list[tuple[torch.Tensor, int]]:
+    """Per sentence: int64 [kinds, 1 + length + sentence tokens] and ``length``, the tokens of history, equal for all.
+
+    A history is cut at its beginning, so that the sentence follows its end. The row of no history repeats the first
+    token, which attention must be told to ignore.
+    """
+    texts = [[plain_ids(lm, text) for text in (i.same_topic, i.paraphrase, i.other_language)] for i in items]
+    length = min(settings.history, *(len(ids) for each in texts for ids in each))
+    random = torch.Generator().manual_seed(settings.seed)
+    first = first_token(lm)
+    rows = []
+    for index, item in enumerate(items):
+        same, paraphrase, language = texts[index]
+        other = texts[(index + 1) % len(items)][0]
+        noise = random_ids(lm, (length,), random).tolist()
+        before = [same[-length:], paraphrase[-length:], [first] * length, other[-length:], language[-length:], noise]
+        sentence = plain_ids(lm, " " + item.sentence)
+        rows.append((torch.tensor([[first, *each, *sentence] for each in before]), length))
+    return rows
+
+
+def history_mask(ids: torch.Tensor, length: int, lm: LoadedModel) -> dict[str, torch.Tensor]:
+    """The mask that hides the history of the row without one, and the same positions for every row."""
+    mask = torch.ones_like(ids)
+    mask[KINDS.index("none"), 1 : length + 1] = 0
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    return {"attention_mask": mask.to(lm.device), "position_ids": positions.to(lm.device)}
+
+
+def _order(values: torch.Tensor) -> np.ndarray:
+    """Mean over tokens of Spearman's correlation with the reference: [kinds, tokens, d_ff] -> float64 [kinds]."""
+    ranked = ranks(values.cpu().numpy())
+    return correlation(ranked, ranked[REFERENCE]).mean(axis=1)
+
+
+def _sequence_sets(activations: torch.Tensor, keep: float) -> np.ndarray:
+    scores = torch.stack([score(strengths(each)) for each in activations])
+    sets = active(scores, keep).cpu().numpy()
+    return jaccard(sets, sets[REFERENCE])
+
+
+def _floor(references: list[list[np.ndarray]]) -> np.ndarray:
+    """Overlap of every sentence's reference sets with the next sentence's: float64 [sentences, layers]."""
+    following = references[1:] + references[:1]
+    return np.array(
+        [
+            [float(jaccard(a[: len(b)], b[: len(a)]).mean()) for a, b in zip(own, other, strict=True)]
+            for own, other in zip(references, following, strict=True)
+        ]
+    )
