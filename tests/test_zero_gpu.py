@@ -19,18 +19,20 @@ from fake_spaces import FakeSpaces
 from gradio.context import LocalContext
 
 from tda_demo.errors import UserError
+from tda_demo.methods import GRIFFIN
 from tda_demo.methods.base import ActiveSets
 from tda_demo.models import LoadedModel
 from tda_demo.progress import Progress
 from tda_demo.race import Finished, PromptRead
 from tda_demo.ui import zero_gpu
-from tda_demo.ui.lab import handlers as lab
 from tda_demo.ui.lab.experiments import EXPERIMENTS
+from tda_demo.ui.lab.view import lab_outputs
 from tda_demo.ui.limits import RunRequest
 from tda_demo.ui.loader import Loading, Models, reporter
 from tda_demo.ui.offers import Offers
-from tda_demo.ui.pareto import handlers as pareto
-from tda_demo.ui.race import handlers as race
+from tda_demo.ui.pareto.view import sweep_outputs
+from tda_demo.ui.race.frame import race_json
+from tda_demo.ui.race.runs import race_job
 from tda_demo.ui.service import Service
 from tda_demo.ui.worker import Closed, Failed, Ticket
 from tda_demo.ui.zero_gpu import GpuNeed, Job
@@ -165,23 +167,22 @@ def test_every_tab_s_job_can_travel(where: str) -> None:
     service = OnTheWay(Offers())
     with suppress(Caught):
         if where == "race":
-            race.submit(service, "a", {"prompt": "hello", "settings": {"cett": 0.3}, "by": "quality"})
+            race_json(service, "a", {"prompt": "hello", "settings": {"cett": 0.3}, "by": "quality"})
         elif where == "pareto":
             given = {"method": "tda", "values": "0.1, 0.2", "passages": 3, "model": None, "precision": None}
-            list(pareto.sweep(service, "a", given))
+            list(sweep_outputs(service, "a", given))
         else:
             experiment = next(each for each in EXPERIMENTS if each.name == where)
-            list(lab.measure(service, "a", experiment, sizes=experiment.defaults))
+            list(lab_outputs(service, "a", experiment, sizes=experiment.defaults))
     job, need = caught[0]
-    again = pickle.loads(pickle.dumps(job))
-    assert again.func is job.func and again.keywords == job.keywords
+    assert pickle.loads(pickle.dumps(job)) == job
     assert (need is None) == (where == "training") and (need is None or need.seconds > 30)
 
 
 def test_a_race_s_events_survive_the_way(lm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     service, models = Service(Offers()), Models(1)
     monkeypatch.setattr(models, "get", lambda *_: lm)
-    job = partial(race.race_job, request=RunRequest("hello", "griffin", max_new_tokens=3), limits=service.limits)
+    job = race_job(RunRequest("hello", GRIFFIN(), max_new_tokens=3), service.limits)
     events = list(job(models, ticket=Ticket("a", lambda _: iter(()))))  # type: ignore[arg-type, return-value]
     back = pickle.loads(zero_gpu._packed(events))
     assert [type(event) for event in back] == [type(event) for event in events]

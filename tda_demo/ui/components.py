@@ -7,6 +7,7 @@ source of every subclass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def serve_scripts() -> None:
     gr.set_static_paths([PLOTLY, *_SCRIPTS.values()])
 
 
-def in_order(names: tuple[str, ...], outputs: Outputs) -> list[Any]:
+def in_order(names: Sequence[str], outputs: Outputs) -> list[Any]:
     """``outputs`` as a handler returns them: one for each of ``names``, nothing for what did not change."""
     return [outputs.get(name, gr.skip()) for name in names]
 
@@ -50,9 +51,14 @@ def notice(**options: Any) -> gr.HTML:
     return _scripted(template, "notice", _SCRIPTS["slots"], **options)
 
 
+def sentence(text: str, tone: str = "quiet", progress: float | None = None) -> dict[str, Any]:
+    """The value of a notice."""
+    return {"text": text, "tone": tone, "progress": progress}
+
+
 def ready(model: str, precision: str) -> dict[str, Any]:
     """The notice of a loaded model."""
-    return {"text": f"{model} ({precision}) is ready.", "tone": "quiet", "progress": None}
+    return sentence(f"{model} ({precision}) is ready.")
 
 
 def facts(**options: Any) -> gr.HTML:

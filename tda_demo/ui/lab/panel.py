@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from ..components import EVENT, finding, in_order, live_plot, notice
-from ..service import Service, owner
-from . import handlers
+from ..components import Outputs, finding, live_plot, notice
+from ..job import wire
+from ..service import Service
 from .experiments import Experiment
 from .figures import PLOTS
+from .view import lab_outputs
 
 _TWO_COLUMNS = 2
 
@@ -35,15 +36,12 @@ def panel(service: Service, experiment: Experiment, model: gr.Dropdown) -> None:
         }
     parts["finding"] = finding(elem_id=f"{name}-finding")
     parts |= _plots(name)
-    names = tuple(parts)
 
-    def run(request: gr.Request, chosen: str, typed: str, *values: Any) -> Iterator[list[Any]]:
+    def start(owner: str, chosen: str, typed: str, *values: Any) -> Generator[Outputs]:
         wishes = {"sizes": dict(zip(experiment.defaults, values, strict=True)), "text": typed, "model": chosen}
-        for outputs in handlers.measure(service, owner(request), experiment, **wishes):
-            yield in_order(names, outputs)
+        return lab_outputs(service, owner, experiment, **wishes)
 
-    parts["run"].click(run, [model, text, *sizes], list(parts.values()), **EVENT)
-    parts["stop"].click(service.stop, queue=False, **EVENT)
+    wire(service, parts, tuple(parts), [model, text, *sizes], start)
 
 
 def _claim(experiment: Experiment) -> str:

@@ -1,34 +1,42 @@
-"""One experiment of the page, as a job for the worker: get the model, measure, watch the clock."""
+"""One experiment: what a visitor asks, and the job it is: get the model, measure, watch the clock."""
 
 from __future__ import annotations
 
-import time
+import inspect
+import math
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ...progress import Progress, Report
-from ..loader import GivenUp, Models, reporter
-from ..worker import Ticket
+from ...errors import UserError
+from ..job import Clock, PageJob
+from ..limits import Limits, encodable
+from ..loader import Models
+from ..offers import Offers
 from ..zero_gpu import LOADING_SECONDS, GpuNeed
-from .requests import SECONDS_PER_RUN, LabRequest
+from .experiments import Experiment, Size
 
 if TYPE_CHECKING:
     from ...theory.findings import Finding
     from ...theory.training import TrainingPoint
 
+SECONDS_PER_RUN = 300.0  # of one experiment on a public page; then it concludes from what it has
+
 
 @dataclass(frozen=True)
-class Measuring:
-    """An event: how far the experiment is, and for how many seconds it has been running."""
+class LabRequest:
+    """``settings`` are the experiment's own; ``text`` is empty for the project's own texts; ``model`` None for the
+    embedded one."""
 
-    progress: Progress
-    seconds: float
+    experiment: Experiment
+    settings: Any
+    text: str = ""
+    model: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class PointMeasured:
     """An event: one more point of the training run's curve."""
 
     point: TrainingPoint
@@ -36,55 +44,75 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The last event: what the experiment found; ``timed_out`` where the page's time for one was up."""
+    """The last event: what the experiment found."""
 
     finding: Finding
-    timed_out: bool
 
 
-def gpu_need(request: LabRequest) -> GpuNeed | None:
-    """An allowance, not a measurement; None for the experiment that trains small models of its own, on the CPU."""
-    return GpuNeed(request.model, LOADING_SECONDS + 75) if request.experiment.uses_model else None
+def parse_experiment(
+    experiment: Experiment, offers: Offers, limits: Limits, *, sizes: dict[str, Any], text: Any = "", model: Any = None
+) -> LabRequest:
+    """Whatever a browser sent, as a request within the limits.
+
+    Raises:
+        UserError: the first thing that is wrong with it, in one sentence.
+    """
+    values = {size.name: _number(size, sizes[size.name]) for size in experiment.sizes}
+    return LabRequest(
+        experiment,
+        experiment.settings(**values),
+        _text(text, limits.prompt_characters) if experiment.text else "",
+        offers.model(model) if experiment.uses_model else None,
+    )
 
 
-def lab_job(
-    models: Models, request: LabRequest, ticket: Ticket, seconds_per_run: float = SECONDS_PER_RUN
-) -> Generator[Any]:
-    """The events of an experiment, with ``Loading`` before them where a model is loaded.
+def _number(size: Size, value: Any) -> float | int:
+    whole = size.step == int(size.step)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not size.low <= number <= size.high or (whole and number != int(number)):  # true for NaN too
+        kind = "a whole number" if whole else "a number"
+        raise UserError(f"{size.label}: {kind} from {size.low:,g} to {size.high:,g}.")
+    return int(number) if whole else number
+
+
+def _text(value: Any, most: int) -> str:
+    text = encodable(value).strip() if isinstance(value, str) else ""
+    if len(text) > most:
+        raise UserError(f"Your text has {len(text):,} characters; this page takes at most {most:,}: shorten it.")
+    return text
+
+
+def lab_job(request: LabRequest, seconds: float = SECONDS_PER_RUN) -> PageJob[LabRequest]:
+    """Its need of a GPU is an allowance; none of what trains small models of its own, on the CPU."""
+    need = GpuNeed(request.model, LOADING_SECONDS + 75) if request.experiment.uses_model else None
+    return PageJob(measure_experiment, request, seconds, need)
+
+
+def measure_experiment(models: Models, request: LabRequest, clock: Clock) -> Generator[Found]:
+    """Stopped, the experiment concludes from what it has.
 
     Raises:
         UserError: the model cannot be had, or a text or a setting does not fit it.
     """
-    with suppress(GivenUp):
-        lm = models.get(request.model, None, reporter(ticket)) if request.experiment.uses_model else None
-        begin = time.monotonic()
-        timed_out = False
-
-        def report(progress: Progress) -> None:
-            nonlocal timed_out
-            seconds = time.monotonic() - begin
-            ticket.events.put(Measuring(progress, seconds))
-            if seconds > seconds_per_run and not ticket.stop.is_set():
-                timed_out = True
-                ticket.stop.set()
-
-        yield Found(_measure(lm, request, ticket, report), timed_out)
+    lm = models.get(request.model, None, clock.load) if request.experiment.uses_model else None
+    clock.tick()
+    yield Found(_run(request, lm, clock))
 
 
-def _measure(lm: Any, request: LabRequest, ticket: Ticket, report: Report) -> Finding:
+def _run(request: LabRequest, lm: Any, clock: Clock) -> Finding:
+    """Calls the experiment, the function of ``theory`` that is called as its module is, with what it takes of this."""
+    name = request.experiment.name.replace("-", "_")
     # Imported here, in the worker's thread: torch must not hold up the page.
-    from ...theory.inertia import inertia
-    from ...theory.root_cause import root_cause
-    from ...theory.training import training
-    from ...theory.uncertainty import uncertainty
-
-    settings, text, stop = request.settings, request.text or None, ticket.stop
-    match request.experiment.name:
-        case "root-cause":
-            return root_cause(lm, settings, text, report, stop)
-        case "uncertainty":
-            return uncertainty(lm, settings, report, stop)
-        case "inertia":
-            return inertia(lm, settings, text, report, stop)
-        case _:
-            return training(settings, lambda point: ticket.events.put(Point(point)), report, stop)
+    experiment = getattr(import_module(f"tda_demo.theory.{name}"), name)
+    offered = {
+        "lm": lm,
+        "settings": request.settings,
+        "texts": request.text or None,
+        "on_point": lambda point: clock.tell(PointMeasured(point)),
+        "report": clock.measure,
+        "stop": clock.stop,
+    }
+    return experiment(**{name: offered[name] for name in inspect.signature(experiment).parameters})

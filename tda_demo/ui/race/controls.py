@@ -20,7 +20,7 @@ def defaults() -> dict[str, Any]:
     """The value of every control, by component name; the equalisers, which follow the model's depth, are not here."""
     own = {setting.key: setting.default for setting in settings() if setting.kind != Factors}
     return {
-        "method": _STANDARD.method,
+        "method": _STANDARD.method.name,
         "rival": NO_RIVAL,
         "by": "setting",
         "kl": 0.3,
