@@ -187,7 +187,7 @@ def models(lm: Any, monkeypatch: pytest.MonkeyPatch) -> Planted:
     return Planted(lm)
 
 
-def story(models: Models, request: SweepRequest, seconds: float = 60, stop_after: int | None = None) -> SweepView:
+def story(models: Models, request: SweepRequest, seconds: float = 600, stop_after: int | None = None) -> SweepView:
     """A sweep as the page sees it, stopped once so many rows are there."""
     ticket = Ticket("a", lambda _: iter(()))  # type: ignore[arg-type, return-value]
     view = SweepView(1 + len(request.methods))
@@ -203,7 +203,7 @@ def story(models: Models, request: SweepRequest, seconds: float = 60, stop_after
 
 def test_a_sweep_gives_its_rows_one_by_one(models: Planted) -> None:
     view = story(models, SweepRequest((GRIFFIN(keep=0.9), GRIFFIN(keep=0.5)), 3))
-    assert view.phase == "finished" and "3 points" in view.message, view
+    assert view.phase == "finished" and "3 points" in view.message
     assert [(row["method"], row["documents"]) for row in view.rows] == [("dense", 3), ("griffin", 3), ("griffin", 3)]
     assert view.rows[0]["kl"] == 0 < view.rows[1]["kl"] and all(row["speedup_n"] for row in view.rows)
 

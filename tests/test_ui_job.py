@@ -157,7 +157,8 @@ def test_stop_ends_it_and_what_there_is_stays(service: Service) -> None:
 def test_stopped_while_it_waits_it_never_begins(service: Service) -> None:
     first = held(service)
     frames = outputs(service, counting(5))
-    next(frames), next(frames)
+    for _ in range(2):
+        next(frames)
     service.worker.stop("a")
     rest = list(frames)
     assert notices(rest)[-1] == "Stopped." and not any(frame.get("numbers") for frame in rest)
@@ -219,7 +220,8 @@ def test_a_closed_tab_frees_the_model(service: Service, frames: int) -> None:
 
 def test_a_visitor_who_leaves_frees_the_model(service: Service) -> None:
     begun = outputs(service, counting(10_000))
-    next(begun), next(begun)
+    for _ in range(2):
+        next(begun)
     service.worker.abandon("a")
     assert list(begun)[-1] == buttons(running=False)
     eventually(lambda: not service.worker.busy("a"))

@@ -7,6 +7,7 @@ source of every subclass.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -35,6 +36,16 @@ EVENT: dict[str, Any] = {
 def serve_scripts() -> None:
     """Lets the page's own server hand out its scripts and plotly's, so that no other host is asked."""
     gr.set_static_paths([PLOTLY, *_SCRIPTS.values()])
+
+
+def in_browser(event: Any, js: str, outputs: list[Any], inputs: Any = None) -> None:
+    """``js`` takes the values of ``inputs`` and gives an array, one value for each of ``outputs``."""
+    event(None, inputs, outputs, js=js, queue=False, api_visibility="private", show_progress="hidden")
+
+
+def setter(button: gr.Button, target: gr.components.Component, value: Any) -> None:
+    """``button`` puts ``value`` into ``target``."""
+    in_browser(button.click, f"() => {json.dumps(value)}", [target])
 
 
 def in_order(names: Sequence[str], outputs: Outputs) -> list[Any]:

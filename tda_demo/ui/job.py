@@ -128,11 +128,13 @@ class JobView:
                 self.say("loading", wording.loading(progress), wording.share(progress))
             case Measuring(progress, seconds):
                 self.say("running", self.measuring(progress, seconds), wording.share(progress))
-            case TimedOut(seconds) if not self.over:
+            case TimedOut() | Closed() if self.over:
+                pass  # what is over stays as it ended
+            case TimedOut(seconds):
                 self.timed_out = self.message = self.out_of_time(seconds)
             case Failed(message):
                 self.say("failed", message)
-            case Closed() if not self.over:
+            case Closed():
                 self.close()
             case _:
                 self.receive(event)

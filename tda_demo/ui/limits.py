@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -154,26 +153,30 @@ def _prompt(value: Any, most: int) -> str:
     return text
 
 
-def _number(what: str, value: Any, bounds: tuple[float, float]) -> float:
-    low, high = bounds
+def number_within(value: Any, low: float, high: float) -> float | None:
+    """The number that ``value`` is or spells; None where it is none, or not from ``low`` to ``high``."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not low <= number <= high:  # false for NaN too
-        raise UserError(f"{what} must be a number from {low:g} to {high:g}.")
+        return None
+    return number if low <= number <= high else None  # false for NaN too
+
+
+def whole_within(value: Any, low: float, high: float) -> int | None:
+    """``number_within``, and None where it is not a whole number."""
+    number = number_within(value, low, high)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def _number(what: str, value: Any, bounds: tuple[float, float]) -> float:
+    if (number := number_within(value, *bounds)) is None:
+        raise UserError(f"{what} must be a number from {bounds[0]:g} to {bounds[1]:g}.")
     return number
 
 
 def _whole(what: str, value: Any, bounds: tuple[int, int]) -> int:
-    low, high = bounds
-    try:
-        whole = int(value)
-        exact = whole == float(value)
-    except (TypeError, ValueError, OverflowError):
-        whole, exact = 0, False
-    if not exact or not low <= whole <= high:
-        raise UserError(f"{what} must be a whole number from {low:,} to {high:,}.")
+    if (whole := whole_within(value, *bounds)) is None:
+        raise UserError(f"{what} must be a whole number from {bounds[0]:,} to {bounds[1]:,}.")
     return whole
 
 

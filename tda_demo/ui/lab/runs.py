@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError
 from ..job import Clock, PageJob
-from ..limits import Limits, encodable
+from ..limits import Limits, encodable, number_within, whole_within
 from ..loader import Models
 from ..offers import Offers
 from ..zero_gpu import LOADING_SECONDS, GpuNeed
@@ -67,15 +66,10 @@ def parse_experiment(
 
 
 def _number(size: Size, value: Any) -> float | int:
-    whole = size.step == int(size.step)
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not size.low <= number <= size.high or (whole and number != int(number)):  # true for NaN too
-        kind = "a whole number" if whole else "a number"
+    kind, within = ("a number", number_within) if size.step % 1 else ("a whole number", whole_within)
+    if (number := within(value, size.low, size.high)) is None:
         raise UserError(f"{size.label}: {kind} from {size.low:,g} to {size.high:,g}.")
-    return int(number) if whole else number
+    return number
 
 
 def _text(value: Any, most: int) -> str:

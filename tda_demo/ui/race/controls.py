@@ -7,8 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..browser import in_browser, setter
-from ..components import ASSETS, notice
+from ..components import ASSETS, in_browser, notice, setter
 from ..limits import NO_RIVAL, Factors, Limits, RunRequest
 from ..offers import AUTOMATIC, EMBEDDED, Offers
 from .method_controls import Components, MethodControls, settings
