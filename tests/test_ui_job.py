@@ -12,7 +12,7 @@ import pytest
 from tda_demo.errors import UserError
 from tda_demo.progress import Progress
 from tda_demo.ui import job as pipeline
-from tda_demo.ui.job import Clock, Frame, JobView, Measuring, PageJob, TimedOut, buttons, follow, stream
+from tda_demo.ui.job import Clock, Frame, JobAndFrame, JobView, Measuring, PageJob, TimedOut, buttons, follow, stream
 from tda_demo.ui.loader import Models, ModelState
 from tda_demo.ui.offers import Offers
 from tda_demo.ui.service import Service
@@ -69,7 +69,7 @@ def service() -> Service:
 
 
 def outputs(service: Service, job: PageJob[int], owner: str = "a") -> Generator[Outputs]:
-    return stream(service, owner, lambda: job, lambda to: CountFrame(CountView(to)))
+    return stream(service, owner, lambda: (job, CountFrame(CountView(job.request))))
 
 
 def held(service: Service) -> Ticket:
@@ -139,7 +139,7 @@ def test_nothing_is_sent_while_nothing_changes(service: Service) -> None:
         clock.stop.wait(seconds)
         yield None
 
-    frames = list(stream(service, "a", lambda: PageJob(still, 0.7, 60, None), lambda _: Frame(JobView())))
+    frames = list(stream(service, "a", lambda: (PageJob(still, 0.7, 60, None), Frame(JobView()))))
     assert notices(frames) == ["Getting ready…", "Stopped."] and {} not in frames
 
 
@@ -193,10 +193,10 @@ def test_a_failure_is_said_and_the_next_job_runs(service: Service) -> None:
 
 
 def test_a_request_that_is_refused_reaches_no_worker(service: Service) -> None:
-    def ask() -> PageJob[int]:
+    def refuse() -> JobAndFrame:
         raise UserError("Write a number.")
 
-    (frame,) = stream(service, "a", ask, lambda to: CountFrame(CountView(to)))
+    (frame,) = stream(service, "a", refuse)
     assert frame == {"notice": {"text": "Write a number.", "tone": "error", "progress": None}}
     assert not service.worker.busy("a")
 

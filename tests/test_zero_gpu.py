@@ -7,7 +7,6 @@ import pickle
 import sys
 import time
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,13 +24,13 @@ from tda_demo.models import LoadedModel
 from tda_demo.progress import Progress
 from tda_demo.race import Finished, PromptRead
 from tda_demo.ui import zero_gpu
+from tda_demo.ui.job import PageJob
 from tda_demo.ui.lab.experiments import EXPERIMENTS
-from tda_demo.ui.lab.view import lab_outputs
-from tda_demo.ui.limits import RunRequest
+from tda_demo.ui.lab.runs import lab_job, parse_experiment
+from tda_demo.ui.limits import LIMITS, RunRequest, parse_request
 from tda_demo.ui.loader import Loading, Models, reporter
 from tda_demo.ui.offers import Offers
-from tda_demo.ui.pareto.view import sweep_outputs
-from tda_demo.ui.race.frame import race_json
+from tda_demo.ui.pareto.runs import parse_sweep, sweep_job
 from tda_demo.ui.race.runs import race_job
 from tda_demo.ui.service import Service
 from tda_demo.ui.worker import Closed, Failed, Ticket
@@ -154,27 +153,17 @@ def test_what_needs_no_model_runs_in_place(spaces: FakeSpaces) -> None:
 
 @pytest.mark.parametrize("where", ["race", "pareto", *(experiment.name for experiment in EXPERIMENTS)])
 def test_every_tab_s_job_can_travel(where: str) -> None:
-    class Caught(Exception):
-        pass
-
-    caught: list[tuple[Any, GpuNeed | None]] = []
-
-    class OnTheWay(Service):
-        def submit(self, owner: str, job: Job, need: GpuNeed | None) -> Ticket:
-            caught.append((job, need))
-            raise Caught
-
-    service = OnTheWay(Offers())
-    with suppress(Caught):
-        if where == "race":
-            race_json(service, "a", {"prompt": "hello", "settings": {"cett": 0.3}, "by": "quality"})
-        elif where == "pareto":
-            given = {"method": "tda", "values": "0.1, 0.2", "passages": 3, "model": None, "precision": None}
-            list(sweep_outputs(service, "a", given))
-        else:
-            experiment = next(each for each in EXPERIMENTS if each.name == where)
-            list(lab_outputs(service, "a", experiment, sizes=experiment.defaults))
-    job, need = caught[0]
+    job: PageJob[Any]
+    if where == "race":
+        wishes = {"prompt": "hello", "settings": {"cett": 0.3}, "by": "quality"}
+        job = race_job(parse_request(Offers(), **wishes), LIMITS)
+    elif where == "pareto":
+        given = {"method": "tda", "values": "0.1, 0.2", "passages": 3, "model": None, "precision": None}
+        job = sweep_job(parse_sweep(Offers(), **given))
+    else:
+        experiment = next(each for each in EXPERIMENTS if each.name == where)
+        job = lab_job(parse_experiment(experiment, Offers(), LIMITS, sizes=experiment.defaults))
+    need = job.need
     assert pickle.loads(pickle.dumps(job)) == job
     assert (need is None) == (where == "training") and (need is None or need.seconds > 30)
 

@@ -200,15 +200,16 @@ def follow(service: Service, owner: str, job: PageJob[Any], view: JobView) -> Ge
         service.withdraw(ticket)
 
 
-def stream(
-    service: Service, owner: str, ask: Callable[[], PageJob[Request]], frame_of: Callable[[Request], Frame[Any]]
-) -> Generator[Outputs]:
-    """The job that ``ask`` gives, or its UserError: what changed on the page, by component name, about six times a
-    second. Closing it ends the job.
+JobAndFrame = tuple[PageJob[Any], Frame[Any]]  # what a visitor asks to have measured, and what will draw it
+
+
+def stream(service: Service, owner: str, start: Callable[[], JobAndFrame]) -> Generator[Outputs]:
+    """The job of ``start``, or its UserError: what changed on the page, by component name, about six times a second.
+
+    Closing it ends the job.
     """
     try:
-        job = ask()
-        frame = frame_of(job.request)
+        job, frame = start()
         frames = follow(service, owner, job, frame.view)
         next(frames)
     except UserError as error:
@@ -235,18 +236,18 @@ def wire(
     parts: dict[str, Any],
     drawn: Sequence[str],
     inputs: list[Any],
-    start: Callable[..., Generator[Outputs]],
-    *triggers: Any,
+    start: Callable[..., JobAndFrame],
+    *others: Any,
 ) -> None:
-    """Lets Run, and any other of ``triggers``, begin what ``start`` streams, and Stop end it.
+    """Lets Run, and any ``others`` of the tab's events, stream the job that ``start`` makes of the values of ``inputs``.
 
-    ``start`` takes the visitor's session and the values of ``inputs``; ``drawn`` names the ``parts`` it changes.
+    Stop ends it. ``drawn`` names the ``parts`` that its frames change.
     """
 
     def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        with closing(start(owner(request), *values)) as frames:
+        with closing(stream(service, owner(request), lambda: start(*values))) as frames:
             for outputs in frames:
                 yield in_order(drawn, outputs)
 
-    gr.on([*triggers, parts["run"].click], run, inputs, [parts[name] for name in drawn], **EVENT)
+    gr.on([*others, parts["run"].click], run, inputs, [parts[name] for name in drawn], **EVENT)
     parts["stop"].click(service.stop, queue=False, **EVENT)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from ..components import Outputs, finding, live_plot, notice
-from ..job import wire
+from ..components import finding, live_plot, notice
+from ..job import JobAndFrame, wire
 from ..service import Service
 from .experiments import Experiment
 from .figures import PLOTS
-from .view import lab_outputs
+from .runs import lab_job, parse_experiment
+from .view import LabFrame, LabView
 
 _TWO_COLUMNS = 2
 
@@ -37,9 +37,10 @@ def panel(service: Service, experiment: Experiment, model: gr.Dropdown) -> None:
     parts["finding"] = finding(elem_id=f"{name}-finding")
     parts |= _plots(name)
 
-    def start(owner: str, chosen: str, typed: str, *values: Any) -> Generator[Outputs]:
+    def start(chosen: str, typed: str, *values: Any) -> JobAndFrame:
         wishes = {"sizes": dict(zip(experiment.defaults, values, strict=True)), "text": typed, "model": chosen}
-        return lab_outputs(service, owner, experiment, **wishes)
+        job = lab_job(parse_experiment(experiment, service.offers, service.limits, **wishes))
+        return job, LabFrame(LabView(), name)
 
     wire(service, parts, tuple(parts), [model, text, *sizes], start)
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...progress import Progress
 from .. import wording
 from ..components import Outputs
-from ..job import Frame, JobView, stream
-from ..service import Service
-from .experiments import Experiment
+from ..job import Frame, JobView
 from .figures import PLOTS
 from .figures.chart import value
 from .findings import shown
-from .runs import Found, PointMeasured, lab_job, parse_experiment
+from .runs import Found, PointMeasured
 
 if TYPE_CHECKING:
     from ...theory.findings import Finding
@@ -92,13 +90,3 @@ class LabFrame(Frame[LabView]):
 
     def _draw_plots(self, tables: Mapping[str, Any]) -> Outputs:
         return {plot.name: value(plot.draw(tables)) for plot in self._plots}
-
-
-def lab_outputs(service: Service, owner: str, experiment: Experiment, **wishes: Any) -> Generator[Outputs]:
-    """An experiment of ``wishes`` as ``parse_experiment`` takes them; see ``job.stream``."""
-    return stream(
-        service,
-        owner,
-        lambda: lab_job(parse_experiment(experiment, service.offers, service.limits, **wishes)),
-        lambda request: LabFrame(LabView(), request.experiment.name),
-    )

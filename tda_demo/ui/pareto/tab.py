@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import gradio as gr
@@ -11,16 +11,16 @@ import gradio as gr
 from ...errors import UserError
 from ...methods import METHODS, Method
 from ...methods.base import Dial
-from ..components import EVENT, Outputs, facts, notice, pareto_plot
-from ..job import wire
+from ..components import EVENT, facts, notice, pareto_plot
+from ..job import JobAndFrame, wire
 from ..offers import AUTOMATIC, EMBEDDED, Offers
 from ..reports import Made, report_buttons
 from ..service import Service, owner
 from ..visits import Visit
 from . import figures
 from .points import points, shipped_rows
-from .runs import PASSAGES
-from .view import plot, sweep_outputs
+from .runs import PASSAGES, parse_sweep, sweep_job
+from .view import SweepFrame, SweepView, plot
 
 Components = dict[str, Any]
 
@@ -111,8 +111,9 @@ def first_values(dial: Dial) -> tuple[float, ...]:
 
 
 def _wire(service: Service, parts: Components) -> None:
-    def start(owner: str, *values: Any) -> Generator[Outputs]:
-        return sweep_outputs(service, owner, dict(zip(_WISHES, values, strict=True)))
+    def start(*values: Any) -> JobAndFrame:
+        job = sweep_job(parse_sweep(service.offers, **dict(zip(_WISHES, values, strict=True))))
+        return job, SweepFrame(SweepView(1 + len(job.request.methods)))
 
     async def look(request: gr.Request) -> AsyncIterator[Any]:
         """The plot as the tab is opened, and again should a race that is under way end."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...progress import Progress
 from .. import wording
 from ..components import Outputs
-from ..job import Frame, JobView, stream
-from ..service import Service
+from ..job import Frame, JobView
 from ..visits import Visit
 from . import figures
 from .points import points
-from .runs import RowMeasured, parse_sweep, sweep_job
+from .runs import RowMeasured
 
 _IDENTITY = ("model", "method", "settings", "precision", "tokens_sha256")
 
@@ -62,16 +60,6 @@ class SweepFrame(Frame[SweepView]):
 
     def draw(self) -> Outputs:
         return self._drawn
-
-
-def sweep_outputs(service: Service, owner: str, wishes: dict[str, Any]) -> Generator[Outputs]:
-    """A sweep of ``wishes`` as ``parse_sweep`` takes them; see ``job.stream``."""
-    return stream(
-        service,
-        owner,
-        lambda: sweep_job(parse_sweep(service.offers, **wishes)),
-        lambda request: SweepFrame(SweepView(1 + len(request.methods))),
-    )
 
 
 def plot(visit: Visit) -> dict[str, Any] | None:

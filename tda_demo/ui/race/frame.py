@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError
 from .. import wording
 from ..components import Outputs, ready
-from ..job import Frame, PageJob, follow, stream
-from ..limits import RunRequest, parse_request
+from ..job import Frame, follow
+from ..limits import parse_request
 from ..reports import remember_race
 from ..service import Service
 from ..visits import Visit
@@ -86,30 +86,16 @@ def _neurons(name: str, read: PromptRead, d_ff: Sequence[int]) -> Outputs:
     return figures.neuron_map([own.cpu().numpy() for own in read.active.indices], d_ff)
 
 
-def race_outputs(service: Service, owner: str, wishes: dict[str, Any], shown: dict[str, int]) -> Generator[Outputs]:
-    """A race for the page, of ``wishes`` as ``parse_request`` takes them; see ``job.stream``."""
-    return stream(
-        service,
-        owner,
-        lambda: _job(service, wishes),
-        lambda request: RaceFrame(RaceView(request), shown),
-    )
-
-
 def race_json(service: Service, owner: str, wishes: dict[str, Any]) -> dict[str, Any]:
     """A race for the API: its JSON.
 
     Raises:
         UserError: whatever went wrong, in one sentence.
     """
-    job = _job(service, wishes)
+    job = race_job(parse_request(service.offers, **wishes, limits=service.limits), service.limits)
     view = RaceView(job.request)
     for _ in follow(service, owner, job, view):
         pass
     if view.result is None:
         raise UserError(view.message)
     return view.result.to_json()
-
-
-def _job(service: Service, wishes: dict[str, Any]) -> PageJob[RunRequest]:
-    return race_job(parse_request(service.offers, **wishes, limits=service.limits), service.limits)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import gradio as gr
 
 from ...errors import UserError
-from ..components import EVENT, Outputs, facts, in_order, live_plot, race_stage, sentence
-from ..job import wire
-from ..limits import RunRequest
+from ..components import EVENT, facts, in_order, live_plot, race_stage, sentence
+from ..job import JobAndFrame, wire
+from ..limits import RunRequest, parse_request
 from ..offers import AUTOMATIC, EMBEDDED
 from ..reports import race_made, report_buttons
 from ..service import Service, owner
 from .controls import controls, defaults, equalisers
-from .frame import race_json, race_outputs
+from .frame import RaceFrame, race_json
 from .links import parse_link
 from .method_controls import Components, settings
+from .runs import race_job
 from .stage import stage
 from .view import RaceView
 
@@ -78,14 +79,15 @@ def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
     drawn = (*_DRAWN, *(setting.key for setting in own if setting.is_dial), *layered)
     loaded = (*controlled, "notice", "model_notice", "machine")
 
-    def start(owner: str, *values: Any) -> Generator[Outputs]:
+    def start(*values: Any) -> JobAndFrame:
         known = dict(zip(controlled, values, strict=True))
         wishes = {name: value for name, value in known.items() if "." not in name}
         for method, wish in (("method", "settings"), ("rival", "rival_settings")):
             chosen = [setting for setting in own if setting.method.name == known[method]]
             wishes[wish] = {setting.field.name: known[setting.key] for setting in chosen}
         shown = {name: len(known[name] or ()) for name in layered}
-        return race_outputs(service, owner, wishes, shown)
+        job = race_job(parse_request(service.offers, **wishes, limits=service.limits), service.limits)
+        return job, RaceFrame(RaceView(job.request), shown)
 
     async def begin(request: gr.Request) -> AsyncIterator[list[Any]]:
         """What the link says, then how far the model is."""
