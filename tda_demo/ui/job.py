@@ -239,7 +239,7 @@ def wire(
     start: Callable[..., JobAndFrame],
     *others: Any,
 ) -> None:
-    """Lets Run, and any ``others`` of the tab's events, stream the job that ``start`` makes of the values of ``inputs``.
+    """Lets Run, and any ``others`` of the tab's events, stream the job that ``start`` makes of ``inputs``' values.
 
     Stop ends it. ``drawn`` names the ``parts`` that its frames change.
     """
