@@ -26,11 +26,9 @@ from tda_demo.theory import EXPERIMENTS
 from tda_demo.theory.experiment import Claim, Experiment, NumberInput, keep_setting, number_setting, seed_setting
 from tda_demo.theory.findings import Finding, Table, check_above_zero, columns
 from tda_demo.theory.reading import Reader
-from tda_demo.ui.lab.frame import Frame
-from tda_demo.ui.lab.requests import LabRequest, checked
-from tda_demo.ui.lab.runs import Found, Point, lab_job
+from tda_demo.ui.lab.runs import Found, LabRequest, PointMeasured, lab_job, parse_experiment
 from tda_demo.ui.lab.tab import build
-from tda_demo.ui.lab.view import LabView
+from tda_demo.ui.lab.view import LabFrame, LabView
 from tda_demo.ui.limits import LIMITS
 from tda_demo.ui.offers import Offers
 from tda_demo.ui.service import Service
@@ -134,21 +132,21 @@ def test_the_lab_offers_it_with_a_panel() -> None:
 
 
 def test_the_lab_runs_it_and_shows_what_it_found() -> None:
-    request = checked(Firing, Offers(), LIMITS, sizes=Firing.defaults() | {"read_tokens": 8}, text="mine")
+    request = parse_experiment(Firing, Offers(), LIMITS, sizes=Firing.defaults() | {"read_tokens": 8}, text="mine")
     assert request == LabRequest(Firing(read_tokens=8), "mine")
     with pytest.raises(UserError, match="Tokens to read: a whole number from 2 to 32"):
-        checked(Firing, Offers(), LIMITS, sizes=Firing.defaults() | {"read_tokens": 33})
+        parse_experiment(Firing, Offers(), LIMITS, sizes=Firing.defaults() | {"read_tokens": 33})
 
     def nothing(_: Ticket) -> Generator[Any]:
         yield from ()
 
     ticket = Ticket("a", nothing)
-    last = list(lab_job(OneModel(), request, ticket))[-1]  # type: ignore[arg-type]
+    last = list(lab_job(request)(OneModel(), ticket=ticket))[-1]  # type: ignore[arg-type]
     assert isinstance(last, Found) and last.finding.notes == ("text of 4 characters",)
     view = LabView()
-    frame = Frame(view, Firing.name)
+    frame = LabFrame(view, Firing.name)
     events = ticket.drain(0.01)
-    assert any(isinstance(event, Point) for event in events)
+    assert any(isinstance(event, PointMeasured) for event in events)
     for event in (*events, last):
         view.apply(event)
     outputs = frame.outputs()

@@ -17,19 +17,19 @@ from tda_demo import metrics
 from tda_demo.errors import UserError
 from tda_demo.evaluate.row import Row
 from tda_demo.files import ASSETS
-from tda_demo.methods import METHODS
+from tda_demo.methods import GRIFFIN, METHODS, TDA
 from tda_demo.progress import Progress
 from tda_demo.race import Finished, PromptRead, RaceSettings, Stepped, race
 from tda_demo.report.record import RaceRecord, traced
 from tda_demo.result import MethodResult
+from tda_demo.ui.job import Measuring, TimedOut
 from tda_demo.ui.loader import Loading, Models
 from tda_demo.ui.offers import Offers
 from tda_demo.ui.pareto import figures, runs
-from tda_demo.ui.pareto.handlers import keep
 from tda_demo.ui.pareto.points import OWN, RACE, SHIPPED, point, points, race_points, shipped_rows
-from tda_demo.ui.pareto.request import SweepRequest, checked, suggested
-from tda_demo.ui.pareto.runs import Measured, Measuring, TimedOut, sweep_job
-from tda_demo.ui.pareto.view import SweepView
+from tda_demo.ui.pareto.runs import RowMeasured, SweepRequest, parse_sweep, sweep_job
+from tda_demo.ui.pareto.tab import first_values
+from tda_demo.ui.pareto.view import SweepFrame, SweepView, keep_rows
 from tda_demo.ui.visits import Visit, Visits
 from tda_demo.ui.worker import Closed, Failed, Ticket, Waiting
 
@@ -149,18 +149,21 @@ def test_the_last_race_is_a_point(lm: Any) -> None:
         ({"passages": 99}, "from 2 to 12"),
         ({"passages": None}, "from 2 to 12"),
         ({"model": "/etc"}, "does not offer that model"),
+        ({"method": "magic"}, "does not offer that method"),
+        ({"method": None}, "does not offer that method"),
+        ({"method": "griffin", "values": "7"}, "keep is 7"),
     ],
 )
 def test_a_wish_out_of_bounds_is_refused_in_a_sentence(wish: dict[str, Any], says: str) -> None:
     standard = {"method": "tda", "values": "0.1, .2 0.2", "passages": 4, "model": None, "precision": None}
-    assert checked(Offers(), **standard).values == (0.1, 0.2)
+    assert parse_sweep(Offers(), **standard).methods == (TDA(cett=0.1), TDA(cett=0.2))
     with pytest.raises(UserError, match=says):
-        checked(Offers(), **{**standard, **wish})
+        parse_sweep(Offers(), **{**standard, **wish})
 
 
 @pytest.mark.parametrize("method", METHODS.values())
 def test_values_to_begin_with_are_within_the_dial(method: Any) -> None:
-    for value in suggested(method.dial.dense, method.dial.sparsest):
+    for value in first_values(method.dial):
         method(**{method.dial.setting: value})
 
 
@@ -184,63 +187,70 @@ def models(lm: Any, monkeypatch: pytest.MonkeyPatch) -> Planted:
     return Planted(lm)
 
 
-def story(models: Models, request: SweepRequest, seconds: float = 60, stop_after: int | None = None) -> SweepView:
+def story(models: Models, request: SweepRequest, seconds: float = 600, stop_after: int | None = None) -> SweepView:
     """A sweep as the page sees it, stopped once so many rows are there."""
     ticket = Ticket("a", lambda _: iter(()))  # type: ignore[arg-type, return-value]
-    view = SweepView(expected=1 + len(request.values))
-    for event in sweep_job(models, request, seconds, ticket):
+    view = SweepView(1 + len(request.methods))
+    for event in sweep_job(request, seconds)(models, ticket=ticket):
         for told in [*ticket.drain(0), event]:
             view.apply(told)
         if len(view.rows) == stop_after:
             ticket.stop.set()
-    view.apply(Closed())
+    for event in [*ticket.drain(0), Closed()]:
+        view.apply(event)
     return view
 
 
 def test_a_sweep_gives_its_rows_one_by_one(models: Planted) -> None:
-    view = story(models, SweepRequest("griffin", (0.9, 0.5), 3))
+    view = story(models, SweepRequest((GRIFFIN(keep=0.9), GRIFFIN(keep=0.5)), 3))
     assert view.phase == "finished" and "3 points" in view.message
     assert [(row["method"], row["documents"]) for row in view.rows] == [("dense", 3), ("griffin", 3), ("griffin", 3)]
     assert view.rows[0]["kl"] == 0 < view.rows[1]["kl"] and all(row["speedup_n"] for row in view.rows)
 
 
 def test_a_sweep_that_is_stopped_keeps_what_it_has(models: Planted) -> None:
-    view = story(models, SweepRequest("griffin", (0.9, 0.5), 3), stop_after=1)
+    view = story(models, SweepRequest((GRIFFIN(keep=0.9), GRIFFIN(keep=0.5)), 3), stop_after=1)
     assert view.phase == "stopped" and "1 point of 3" in view.message and len(view.rows) == 1
-    view = story(models, SweepRequest("griffin", (0.9, 0.5), 3), seconds=-1)
+    view = story(models, SweepRequest((GRIFFIN(keep=0.9), GRIFFIN(keep=0.5)), 3), seconds=-1)
     assert view.phase == "stopped" and "the most this page gives" in view.message and view.rows == []
 
 
-def test_what_a_sweep_cannot_do_is_said(models: Planted) -> None:
-    with pytest.raises(UserError, match="no method 'magic'"):
-        story(models, SweepRequest("magic", (0.9,), 3))
-    with pytest.raises(UserError, match="keep is 7"):
-        story(models, SweepRequest("griffin", (7.0,), 3))
-
-
 def test_a_view_says_where_it_stands() -> None:
-    view = SweepView(expected=3)
+    view = SweepView(3)
     view.apply(Waiting(1))
     assert view.phase == "queued" and "2nd in line" in view.message
     view.apply(Loading(Progress("Converting", 1, 4, "layers")))
     assert (view.phase, view.progress) == ("loading", 0.25)
-    view.apply(Measured(fields()))
-    view.apply(Measuring(10, 40, 20.0))
+    view.apply(RowMeasured(fields()))
+    view.apply(Measuring(Progress("Sweeping", 10, 40, "steps"), 20.0))
     assert view.progress == 0.25 and "1 of 3 points, about 60 s left" in view.message.replace(
         "about 1 min", "about 60 s"
     )
     view.apply(Failed("Do this."))
     view.apply(Closed())
     assert (view.phase, view.message) == ("failed", "Do this.")
-    timed_out = SweepView(expected=3)
+    timed_out = SweepView(3)
     timed_out.apply(TimedOut(180.0))
+    assert "180 s" in timed_out.message
+    timed_out.apply(Closed())
     assert timed_out.over and "180 s" in timed_out.message
 
 
 def test_a_point_measured_again_takes_the_older_one_s_place() -> None:
     rows = [fields(kl=1.0), fields(kl=2.0, precision="nf4")]
-    keep(rows, [fields(kl=3.0)])
+    keep_rows(rows, [fields(kl=3.0)])
     assert [row["kl"] for row in rows] == [2.0, 3.0]
+
+
+def test_a_new_row_joins_the_visit_and_is_plotted_once() -> None:
+    frame, visit = SweepFrame(SweepView(2)), Visit()
+    frame.remember(visit)
+    assert set(frame.outputs()) == {"notice"} and visit.rows == []
+    frame.view.apply(RowMeasured(fields()))
+    frame.remember(visit)
+    assert set(frame.outputs()) == {"plot"} and visit.rows == [fields()]
+    frame.remember(visit)
+    assert frame.outputs() == {}
 
 
 def test_a_visit_is_forgotten_when_it_ends_and_the_oldest_when_there_are_many() -> None:

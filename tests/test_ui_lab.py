@@ -21,13 +21,12 @@ from tda_demo.models import LoadedModel
 from tda_demo.progress import Progress
 from tda_demo.theory import EXPERIMENTS, Experiment, Inertia, RootCause, Training, Uncertainty
 from tda_demo.theory.findings import Finding
+from tda_demo.ui.job import Measuring, TimedOut
 from tda_demo.ui.lab.figures import PLOTS
 from tda_demo.ui.lab.figures.chart import COLOURS, value
 from tda_demo.ui.lab.findings import shown
-from tda_demo.ui.lab.frame import Frame
-from tda_demo.ui.lab.requests import LabRequest, checked
-from tda_demo.ui.lab.runs import Found, Measuring, Point, lab_job
-from tda_demo.ui.lab.view import LabView, measuring
+from tda_demo.ui.lab.runs import Found, LabRequest, PointMeasured, lab_job, parse_experiment
+from tda_demo.ui.lab.view import LabFrame, LabView
 from tda_demo.ui.limits import LIMITS
 from tda_demo.ui.loader import Loading
 from tda_demo.ui.offers import Offers
@@ -78,7 +77,7 @@ def run(name: str, lm: LoadedModel, text: str = "", own: Ticket | None = None, s
     """All events of an experiment, in order."""
     own = own or ticket()
     request = LabRequest(SMALL[name], text)
-    last = list(lab_job(OneModel(lm), request, own, seconds))  # type: ignore[arg-type]
+    last = list(lab_job(request, seconds)(OneModel(lm), ticket=own))  # type: ignore[arg-type]
     return own.drain(0.01) + last
 
 
@@ -100,7 +99,7 @@ def wishes(experiment: type[Experiment], **own: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda experiment: experiment.name)
 def test_the_defaults_are_the_experiments_own_and_allowed(experiment: type[Experiment]) -> None:
-    request = checked(experiment, Offers(), LIMITS, **wishes(experiment))
+    request = parse_experiment(experiment, Offers(), LIMITS, **wishes(experiment))
     assert request == LabRequest(experiment())
 
 
@@ -119,12 +118,12 @@ def test_the_defaults_are_the_experiments_own_and_allowed(experiment: type[Exper
 )
 def test_a_size_out_of_range_is_refused_in_a_sentence(name: str, own: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        checked(EXPERIMENTS[name], Offers(), LIMITS, **wishes(EXPERIMENTS[name], **own))
+        parse_experiment(EXPERIMENTS[name], Offers(), LIMITS, **wishes(EXPERIMENTS[name], **own))
 
 
 def test_text_and_model_are_taken_where_they_make_sense() -> None:
     def asked(name: str, **own: Any) -> LabRequest:
-        return checked(EXPERIMENTS[name], Offers(), LIMITS, **wishes(EXPERIMENTS[name]), **own)
+        return parse_experiment(EXPERIMENTS[name], Offers(), LIMITS, **wishes(EXPERIMENTS[name]), **own)
 
     assert asked("inertia", text="  mine \ud800 ").text == "mine ?"
     assert asked("uncertainty", text="mine").text == "" and asked("training", model="no/such").model is None
@@ -136,7 +135,7 @@ def test_text_and_model_are_taken_where_they_make_sense() -> None:
 
 def test_a_run_loads_measures_and_finds(ran: dict[str, list[Any]]) -> None:
     events = ran["root-cause"]
-    assert isinstance(events[0], Loading) and isinstance(events[-1], Found) and not events[-1].timed_out
+    assert isinstance(events[0], Loading) and isinstance(events[-1], Found) and TimedOut(300) not in events
     told = [event.progress for event in events if isinstance(event, Measuring)]
     assert told[0].done == 0 and told[-1].done == told[-1].total
     assert "4 pieces" in events[-1].finding.notes[0]
@@ -144,7 +143,7 @@ def test_a_run_loads_measures_and_finds(ran: dict[str, list[Any]]) -> None:
 
 def test_the_training_run_tells_its_curve_without_a_model(ran: dict[str, list[Any]]) -> None:
     assert not any(isinstance(event, Loading) for event in ran["training"])
-    points = [event.point for event in ran["training"] if isinstance(event, Point)]
+    points = [event.point for event in ran["training"] if isinstance(event, PointMeasured)]
     assert [(point.function, point.step) for point in points] == 4 * [(f, s) for f in ("relu", "silu") for s in (0, 1)]
 
 
@@ -157,8 +156,8 @@ def test_stop_ends_it_and_leaves_the_model_unpatched(name: str, lm: LoadedModel)
 
 
 def test_over_time_it_concludes_from_what_it_has(lm: LoadedModel) -> None:
-    found = run("root-cause", lm, TEXT, seconds=0)[-1]
-    assert found.timed_out and not found.finding.complete
+    events = run("root-cause", lm, TEXT, seconds=0)
+    assert events.count(TimedOut(0)) == 1 and not events[-1].finding.complete
 
 
 def test_what_does_not_fit_is_said(lm: LoadedModel) -> None:
@@ -174,7 +173,7 @@ def test_the_view_follows_a_run(findings: dict[str, Finding]) -> None:
     view.apply(Measuring(Progress("x", 25, 100, "passes"), 10.0))
     assert (view.phase, view.progress) == ("running", 0.25)
     assert view.message == "Measuring: 25 of 100 passes, about 30 s left."
-    view.apply(Found(findings["training"], timed_out=False))
+    view.apply(Found(findings["training"]))
     view.apply(Closed())
     assert view.phase == "finished" and view.over
 
@@ -191,7 +190,9 @@ def test_a_stopped_run_says_what_is_left_of_it(
     findings: dict[str, Finding], own: dict[str, Any], timed_out: bool, says: str
 ) -> None:
     view = LabView()
-    view.apply(Found(replace(findings["training"], complete=False, **own), timed_out))
+    if timed_out:
+        view.apply(TimedOut(300))
+    view.apply(Found(replace(findings["training"], complete=False, **own)))
     assert view.phase == "stopped" and says in view.message
 
 
@@ -204,6 +205,7 @@ def test_failures_and_runs_that_never_began() -> None:
 
 
 def test_time_left_is_not_guessed_too_early() -> None:
+    measuring = LabView().measuring
     assert measuring(Progress("x", 1, 100, "steps"), 5) == "Measuring: 1 of 100 steps."
     assert measuring(Progress("x", 10, 100, "steps"), 60).endswith("about 9 min left.")
     assert measuring(Progress("x", 100, 100, "steps"), 60).endswith("about 1 s left.")
@@ -261,12 +263,12 @@ def test_what_was_not_measured_is_said_in_its_view(findings: dict[str, Finding])
 
 def test_a_frame_sends_the_plots_once_and_the_curve_as_it_grows(ran: dict[str, list[Any]]) -> None:
     view = LabView()
-    frame = Frame(view, "training")
+    frame = LabFrame(view, "training")
     assert set(frame.outputs()) == {"notice"}
     *before, found = ran["training"]
     for event in before:
         view.apply(event)
-    assert set(frame.outputs()) == {"notice", "loss", "sparsity"} and set(frame.outputs()) == {"notice"}
+    assert set(frame.outputs()) == {"notice", "loss", "sparsity"} and set(frame.outputs()) == set()
     view.apply(found)
     assert set(frame.outputs()) == {"notice", "finding", "loss", "sparsity"}
 

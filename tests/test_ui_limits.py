@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,11 @@ import pytest
 
 from tda_demo import models
 from tda_demo.errors import UserError
-from tda_demo.methods import METHODS
-from tda_demo.ui.limits import LIMITS, Budget, RunRequest, checked, layer_list
+from tda_demo.methods import GRIFFIN, METHODS, TDA
+from tda_demo.ui.limits import LIMITS, Budget, RunRequest, layer_list, parse_request
 from tda_demo.ui.offers import AUTOMATIC, EMBEDDED, HUB_MODELS, Offers
 from tda_demo.ui.race.controls import defaults
-from tda_demo.ui.race.links import opened
+from tda_demo.ui.race.links import parse_link
 from tda_demo.ui.race.method_controls import settings
 
 OFFERS = Offers()
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def ask(**wishes: Any) -> RunRequest:
-    return checked(OFFERS, **{"prompt": "Hello", **wishes})
+    return parse_request(OFFERS, **{"prompt": "Hello", **wishes})
 
 
 def test_a_prompt_alone_is_enough() -> None:
@@ -35,11 +36,21 @@ def test_everything_arrives() -> None:
     own = {"cett": "0.3", "scale": [1, 0.5], "exempt": "0, 2-4", "online": True}
     request = ask(method="tda", settings=own, max_new_tokens=7.0, model=HUB_MODELS[0], precision="float32")
     assert (request.max_new_tokens, request.model, request.precision) == (7, HUB_MODELS[0], "float32")
-    assert request.settings == {"cett": 0.3, "scale": (1.0, 0.5), "exempt": (0, 2, 3, 4), "online": True}
+    assert request.method == TDA(cett=0.3, scale=(1.0, 0.5), exempt=(0, 2, 3, 4), online=True)
+
+
+@pytest.mark.parametrize("given", [0.3, "0.3"])
+def test_a_setting_arrives_as_a_number_or_as_text(given: Any) -> None:
+    assert ask(settings={"cett": given}).method == TDA(cett=0.3)
+
+
+def test_a_request_can_travel() -> None:
+    request = ask(settings={"cett": 0.3, "scale": [1, 0.5]}, rival="griffin", by="quality")
+    assert pickle.loads(pickle.dumps(request)) == request
 
 
 def test_factors_of_one_fit_every_model() -> None:
-    assert ask(method="tda", settings={"scale": [1, 1.0, 1]}).settings == {}
+    assert ask(method="tda", settings={"scale": [1, 1.0, 1]}).method == TDA()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -50,14 +61,14 @@ def test_every_method_takes_what_its_controls_hold(method: str) -> None:
         if setting.method.name == method
     }
     request = ask(method=method, settings=own)
-    assert METHODS[method](**request.settings) == METHODS[method]()
+    assert request.method == METHODS[method]()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_dial_goes_from_end_to_end_and_no_further(method: str) -> None:
     dial = METHODS[method].dial
     for end in (dial.dense, dial.sparsest):
-        assert ask(method=method, settings={dial.setting: end}).settings == {dial.setting: end}
+        assert ask(method=method, settings={dial.setting: end}).method == METHODS[method](**{dial.setting: end})
     with pytest.raises(UserError, match=f"{dial.setting} is"):
         ask(method=method, settings={dial.setting: -0.01})
 
@@ -69,7 +80,7 @@ def test_a_budget_is_one_of_two() -> None:
 
 def test_a_rival_has_settings_of_its_own() -> None:
     asked = ask(rival="griffin", rival_settings={"keep": "0.4"}, settings={"cett": 0.3})
-    assert (asked.rival, asked.rival_settings, asked.settings) == ("griffin", {"keep": 0.4}, {"cett": 0.3})
+    assert (asked.method, asked.rival) == (TDA(cett=0.3), GRIFFIN(keep=0.4))
     assert ask(rival="dense", rival_settings={}) == ask(rival=None) == ask()
 
 
@@ -174,19 +185,21 @@ def test_the_page_offers_every_method_before_torch_is_in_memory() -> None:
 
 def test_a_link_sets_the_controls() -> None:
     parameters = {"prompt": "Hi", "method": "coreinfer", "coreinfer.keep": "0.6", "coreinfer.exempt_last": "2"}
-    found = opened(OFFERS, LIMITS, {**parameters, "by": "bytes", "mlp_percent": "80", "__theme": "dark", "seed": "7"})
+    found = parse_link(
+        OFFERS, LIMITS, {**parameters, "by": "bytes", "mlp_percent": "80", "__theme": "dark", "seed": "7"}
+    )
     expected = {"prompt": "Hi", "coreinfer.keep": 0.6, "coreinfer.exempt_last": 2, "by": "bytes", "mlp_percent": 80.0}
     assert found.items() >= expected.items() and found["seed"] == 7
     assert found.keys() <= {"prompt", *defaults()} and "__theme" not in found
 
 
 def test_a_link_s_layers_and_factors_reach_their_controls() -> None:
-    found = opened(OFFERS, LIMITS, {"tda.exempt": "0,2-3", "tda.scale": "1,0.5", "griffin.keep": "nonsense"})
+    found = parse_link(OFFERS, LIMITS, {"tda.exempt": "0,2-3", "tda.scale": "1,0.5", "griffin.keep": "nonsense"})
     assert (found["tda.exempt"], found["tda.scale"]) == ("0, 2, 3", [1.0, 0.5]) and "griffin.keep" not in found
 
 
 def test_no_link_changes_nothing_and_a_wrong_one_is_refused() -> None:
-    assert opened(OFFERS, LIMITS, {"__theme": "dark"}) == {}
+    assert parse_link(OFFERS, LIMITS, {"__theme": "dark"}) == {}
     for wrong in ({"tda.cett": "9"}, {"method": "no-such"}, {"model": "/etc/passwd"}, {"max_new_tokens": "many"}):
         with pytest.raises(UserError):
-            opened(OFFERS, LIMITS, wrong)
+            parse_link(OFFERS, LIMITS, wrong)

@@ -9,12 +9,14 @@ import pytest
 from tda_demo import models
 from tda_demo.errors import UserError
 from tda_demo.evaluate.budget import QualityCurve
+from tda_demo.methods import GRIFFIN, TDA, Random
 from tda_demo.models import LoadedModel
 from tda_demo.progress import Progress, Report
 from tda_demo.race import Finished, PromptRead
+from tda_demo.ui.job import TimedOut
 from tda_demo.ui.limits import LIMITS, Budget, Limits, RunRequest
 from tda_demo.ui.loader import Loading, Models
-from tda_demo.ui.race.runs import Ready, SettingFound, TimedOut, race_job
+from tda_demo.ui.race.runs import Ready, SettingFound, race_job
 from tda_demo.ui.worker import Ticket
 
 
@@ -39,26 +41,26 @@ def run(request: RunRequest, limits: Limits = LIMITS, stopped: bool = False) -> 
     ticket = Ticket("a", lambda _: iter(()))  # type: ignore[arg-type, return-value]
     if stopped:
         ticket.stop.set()
-    events = list(race_job(Models(2), request, limits, ticket))
+    events = list(race_job(request, limits)(Models(2), ticket=ticket))
     return ticket.drain(0.01) + events
 
 
 @pytest.mark.usefixtures("loads")
 class TestARun:
     def test_loads_races_and_finishes(self) -> None:
-        events = run(RunRequest("hello", "tda", {"online": True}, max_new_tokens=4))
+        events = run(RunRequest("hello", TDA(online=True), max_new_tokens=4))
         assert isinstance(events[0], Loading)
         assert any(isinstance(event, PromptRead) for event in events) and isinstance(events[-1], Finished)
 
     def test_settings_reach_the_race(self) -> None:
-        own = {"cett": 0.3, "online": True, "exempt": (0,), "weighted": True}
-        finished = run(RunRequest("hello", "tda", own, max_new_tokens=2))[-1]
+        method = TDA(cett=0.3, online=True, exempt=(0,), weighted=True)
+        finished = run(RunRequest("hello", method, max_new_tokens=2))[-1]
         told = finished.result.settings
         assert (told["cett"], told["online"], told["weighted"], tuple(told["exempt"])) == (0.3, True, True, (0,))
         assert finished.result.dense.tokens == 2 and finished.result.sparsity[0] == 0
 
     def test_what_the_model_holds_is_told_before_the_race(self, lm: LoadedModel) -> None:
-        events = run(RunRequest("hello", "griffin", {"keep": 0.5}, max_new_tokens=2))
+        events = run(RunRequest("hello", GRIFFIN(keep=0.5), max_new_tokens=2))
         ready = next(event for event in events if isinstance(event, Ready))
         sets = next(event for event in events if isinstance(event, PromptRead))
         assert sets.active is not None and ready.d_ff == sets.active.d_ff
@@ -70,11 +72,10 @@ class TestARun:
     def test_a_budget_turns_the_dial(self, budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
         curve = QualityCurve("griffin", "keep", (1.0, 0.5), (0.0, 0.6), (1.0, 2.0), (1.0, 0.5), "float32", 1, 1)
         monkeypatch.setattr("tda_demo.evaluate.budget.quality_curve", lambda *_: curve)
-        events = run(RunRequest("hello", "griffin", {"keep": 0.9}, budget, max_new_tokens=2))
+        events = run(RunRequest("hello", GRIFFIN(keep=0.9), budget, max_new_tokens=2))
         found = next(event for event in events if isinstance(event, SettingFound))
-        assert found == SettingFound(
-            "griffin", budget, "keep", pytest.approx(0.75), pytest.approx(0.3), pytest.approx(0.75)
-        )
+        assert (found.method.name, found.budget, found.setting) == ("griffin", budget, "keep")
+        assert (found.value, found.kl, found.mlp_share) == pytest.approx((0.75, 0.3, 0.75))
         assert events[-1].result.settings["keep"] == pytest.approx(0.75)
 
     def test_a_budget_turns_both_dials_of_a_duel(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,25 +85,23 @@ class TestARun:
         }
         monkeypatch.setattr("tda_demo.evaluate.budget.quality_curve", lambda _lm, method, _report: curves[method.name])
         budget = Budget("mlp_share", 0.75)
-        request = RunRequest(
-            "hello", "griffin", {}, budget, max_new_tokens=2, rival="random", rival_settings={"seed": 3}
-        )
+        request = RunRequest("hello", GRIFFIN(), budget, max_new_tokens=2, rival=Random(seed=3))
         events = run(request)
         found = [event for event in events if isinstance(event, SettingFound)]
-        assert [(each.method, each.value) for each in found] == [("griffin", 0.75), ("random", 0.75)]
+        assert [(each.method.name, each.value) for each in found] == [("griffin", 0.75), ("random", 0.75)]
         result = events[-1].result
         assert result.rival.settings == {"keep": 0.75, "seed": 3} and result.byte_bound == result.rival.byte_bound
 
     def test_over_time_it_is_stopped_and_says_so(self) -> None:
-        events = run(RunRequest("hello", "griffin", max_new_tokens=50), Limits(seconds_per_run=0))
+        events = run(RunRequest("hello", GRIFFIN(), max_new_tokens=50), Limits(seconds_per_run=0))
         assert TimedOut(0) in events and events[-1].result.dense.ended == "stopped"
 
     def test_a_run_given_up_while_loading_ends_quietly(self) -> None:
-        assert run(RunRequest("hello", "griffin"), stopped=True) == []
+        assert run(RunRequest("hello", GRIFFIN()), stopped=True) == []
 
     def test_what_does_not_fit_the_model_is_said(self) -> None:
         with pytest.raises(UserError, match="layer"):
-            run(RunRequest("hello", "tda", {"online": True, "exempt": (99,)}))
+            run(RunRequest("hello", TDA(online=True, exempt=(99,))))
         with pytest.raises(UserError, match="broken"):
             run(RunRequest("hello", model="broken"))
 

@@ -9,22 +9,24 @@ import numpy as np
 import pytest
 import torch
 
+from tda_demo.methods import GRIFFIN, TT
 from tda_demo.methods.base import ActiveSets
 from tda_demo.metrics import Speedup
 from tda_demo.progress import Progress
 from tda_demo.race import Ended, Finished, Judging, PromptRead, Stepped
 from tda_demo.result import ArmResult, MethodResult, Quality, RaceResult
+from tda_demo.ui.job import TimedOut
 from tda_demo.ui.limits import Budget, RunRequest
 from tda_demo.ui.loader import Loading
-from tda_demo.ui.race.frame import Frame
-from tda_demo.ui.race.runs import Ready, SettingFound, TimedOut
+from tda_demo.ui.race.frame import RaceFrame
+from tda_demo.ui.race.runs import Ready, SettingFound
 from tda_demo.ui.race.stage import stage
-from tda_demo.ui.race.view import RaceView, Waiting
-from tda_demo.ui.worker import Closed, Failed
+from tda_demo.ui.race.view import RaceView
+from tda_demo.ui.worker import Closed, Failed, Waiting
 
 LAYERS, D_FF = 2, 8
 READY = Ready((D_FF,) * LAYERS, mlp_bytes=600)
-REQUEST = RunRequest("p", "griffin", {"keep": 0.5}, max_new_tokens=20)
+REQUEST = RunRequest("p", GRIFFIN(keep=0.5), max_new_tokens=20)
 
 
 def prompt_read() -> PromptRead:
@@ -210,14 +212,14 @@ def test_the_method_has_its_own_name_everywhere() -> None:
 
 
 def test_a_budget_is_told_when_it_is_found_and_when_it_is_spent() -> None:
-    found = SettingFound("griffin", Budget("kl", 0.3), "keep", 0.86, 0.29, 0.86)
+    found = SettingFound(GRIFFIN(keep=0.86), Budget("kl", 0.3), 0.29, 0.86)
     told = slots(after(found))["budget"]
     assert "at most 0.30" in told and "keep = 0.86" in told and "your prompt" not in told
     assert "on your prompt 0.25" in slots(after(found, prompt_read(), Finished(result("a", "a"))))["budget"]
-    bytes_found = SettingFound("griffin", Budget("mlp_share", 0.7), "keep", 0.7, 0.5, 0.7)
+    bytes_found = SettingFound(GRIFFIN(keep=0.7), Budget("mlp_share", 0.7), 0.5, 0.7)
     # A byte bound of 1.25 saves a fifth of 1,000 bytes, a third of the MLP's 600.
     assert "on your prompt 67 %" in slots(after(bytes_found, prompt_read(), Finished(result("a", "a"))))["budget"]
-    assert Frame(after(found), {}).outputs()["griffin.keep"] == 0.86
+    assert RaceFrame(after(found), {}).outputs()["griffin.keep"] == 0.86
 
 
 def test_sets_chosen_anew_are_counted_as_they_come() -> None:
@@ -227,7 +229,7 @@ def test_sets_chosen_anew_are_counted_as_they_come() -> None:
     view = after(read)
     assert slots(view)["bound"] == slots(view)["sparsity"] == "–"
     assert slots(view)["chosen"] == "a new set at every token"
-    frame = Frame(view, {})
+    frame = RaceFrame(view, {})
     first = frame.outputs()
     assert "no one set" in first["neurons"]["ghost"] and "GRIFFIN" in first["neurons"]["ghost"]
     for event in (*dense, *sparse):
@@ -236,7 +238,7 @@ def test_sets_chosen_anew_are_counted_as_they_come() -> None:
     assert frame.outputs()["layers"]["hover"]["kept"] == [2, 2]
 
 
-DUEL = RunRequest("p", "griffin", {"keep": 0.5}, max_new_tokens=20, rival="tt", rival_settings={"keep": 0.25})
+DUEL = RunRequest("p", GRIFFIN(keep=0.5), max_new_tokens=20, rival=TT(cett=0.25))
 
 
 def duel(*events: Any) -> RaceView:
@@ -250,7 +252,7 @@ def duel(*events: Any) -> RaceView:
 
 def duel_result(over_rival: Speedup, **own: Any) -> RaceResult:
     values: dict[str, Any] = {
-        "method": "tt", "settings": {"keep": 0.25}, "sparse": result("", "ac").sparse, "efficiency": 0.9,
+        "method": "tt", "settings": {"cett": 0.25}, "sparse": result("", "ac").sparse, "efficiency": 0.9,
         "speedup": Speedup(0.9, 0.8, 0.95, 16), "byte_bound": 1.0, "sparsity": [0.75, 0.75],
         "quality": Quality(0.25, 0.5, 19, 1, 1, [0.1, 0.2]), "note": "trained for 3 s on 20 tokens",
     }  # fmt: skip
@@ -310,13 +312,11 @@ def test_three_arms_are_told_in_their_order() -> None:
 
 def test_one_budget_sets_both_dials() -> None:
     budget = Budget("mlp_share", 0.7)
-    view = duel(
-        SettingFound("griffin", budget, "keep", 0.7, 0.5, 0.7), SettingFound("tt", budget, "keep", 0.1, 0.3, 0.69)
-    )
+    view = duel(SettingFound(GRIFFIN(keep=0.7), budget, 0.5, 0.7), SettingFound(TT(cett=0.1), budget, 0.3, 0.69))
     told = slots(view)["budget"]
-    assert "GRIFFIN: Asked for at most 70 %" in told and "TT: Asked for at most 70 %" in told and "keep = 0.1." in told
-    outputs = Frame(view, {}).outputs()
-    assert (outputs["griffin.keep"], outputs["tt.keep"]) == (0.7, 0.1)
+    assert "GRIFFIN: Asked for at most 70 %" in told and "TT: Asked for at most 70 %" in told and "cett = 0.1." in told
+    outputs = RaceFrame(view, {}).outputs()
+    assert (outputs["griffin.keep"], outputs["tt.cett"]) == (0.7, 0.1)
 
 
 def test_without_a_rival_nothing_is_said_of_one() -> None:
@@ -324,13 +324,13 @@ def test_without_a_rival_nothing_is_said_of_one() -> None:
     assert shown["duel"] == shown["note"] == shown["rival.state"] == "" and shown["rival.lane"] == "Rival"
 
 
-def drawn(frame: Frame) -> set[str]:
+def drawn(frame: RaceFrame) -> set[str]:
     return set(frame.outputs())
 
 
 def test_only_what_changed_is_sent() -> None:
     view = RaceView(REQUEST)
-    frame = Frame(view, {"tda.scale": 0, "other.scale": LAYERS})
+    frame = RaceFrame(view, {"tda.scale": 0, "other.scale": LAYERS})
     view.apply(Waiting(1))
     assert drawn(frame) == {"notice"}  # the last race stays until this one begins
     assert drawn(frame) == set()
@@ -346,12 +346,12 @@ def test_only_what_changed_is_sent() -> None:
 def test_a_failure_leaves_the_last_race_to_be_seen() -> None:
     view = RaceView(REQUEST)
     view.apply(Failed("No."))
-    assert drawn(Frame(view, {})) == {"notice"}
+    assert drawn(RaceFrame(view, {})) == {"notice"}
 
 
 def test_realised_cett_and_the_machine_come_at_the_end() -> None:
     view = after(prompt_read())
-    frame = Frame(view, {})
+    frame = RaceFrame(view, {})
     frame.outputs()
     view.apply(Finished(result("a", "a")))
     last = frame.outputs()

@@ -7,7 +7,6 @@ import pickle
 import sys
 import time
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,18 +18,20 @@ from fake_spaces import FakeSpaces
 from gradio.context import LocalContext
 
 from tda_demo.errors import UserError
+from tda_demo.methods import GRIFFIN
 from tda_demo.methods.base import ActiveSets
 from tda_demo.models import LoadedModel
 from tda_demo.progress import Progress
 from tda_demo.race import Finished, PromptRead
 from tda_demo.theory import EXPERIMENTS
 from tda_demo.ui import zero_gpu
-from tda_demo.ui.lab import handlers as lab
-from tda_demo.ui.limits import RunRequest
+from tda_demo.ui.job import PageJob
+from tda_demo.ui.lab.runs import lab_job, parse_experiment
+from tda_demo.ui.limits import LIMITS, RunRequest, parse_request
 from tda_demo.ui.loader import Loading, Models, reporter
 from tda_demo.ui.offers import Offers
-from tda_demo.ui.pareto import handlers as pareto
-from tda_demo.ui.race import handlers as race
+from tda_demo.ui.pareto.runs import parse_sweep, sweep_job
+from tda_demo.ui.race.runs import race_job
 from tda_demo.ui.service import Service
 from tda_demo.ui.worker import Closed, Failed, Ticket
 from tda_demo.ui.zero_gpu import GpuNeed, Job
@@ -152,36 +153,25 @@ def test_what_needs_no_model_runs_in_place(spaces: FakeSpaces) -> None:
 
 @pytest.mark.parametrize("where", ["race", "pareto", *EXPERIMENTS])
 def test_every_tab_s_job_can_travel(where: str) -> None:
-    class Caught(Exception):
-        pass
-
-    caught: list[tuple[Any, GpuNeed | None]] = []
-
-    class OnTheWay(Service):
-        def submit(self, owner: str, job: Job, need: GpuNeed | None) -> Ticket:
-            caught.append((job, need))
-            raise Caught
-
-    service = OnTheWay(Offers())
-    with suppress(Caught):
-        if where == "race":
-            race.submit(service, "a", {"prompt": "hello", "settings": {"cett": 0.3}, "by": "quality"})
-        elif where == "pareto":
-            given = {"method": "tda", "values": "0.1, 0.2", "passages": 3, "model": None, "precision": None}
-            list(pareto.sweep(service, "a", given))
-        else:
-            experiment = EXPERIMENTS[where]
-            list(lab.measure(service, "a", experiment, sizes=experiment.defaults()))
-    job, need = caught[0]
-    again = pickle.loads(pickle.dumps(job))
-    assert again.func is job.func and again.keywords == job.keywords
+    job: PageJob[Any]
+    if where == "race":
+        wishes = {"prompt": "hello", "settings": {"cett": 0.3}, "by": "quality"}
+        job = race_job(parse_request(Offers(), **wishes), LIMITS)
+    elif where == "pareto":
+        given = {"method": "tda", "values": "0.1, 0.2", "passages": 3, "model": None, "precision": None}
+        job = sweep_job(parse_sweep(Offers(), **given))
+    else:
+        experiment = EXPERIMENTS[where]
+        job = lab_job(parse_experiment(experiment, Offers(), LIMITS, sizes=experiment.defaults()))
+    need = job.need
+    assert pickle.loads(pickle.dumps(job)) == job
     assert (need is None) == (where == "training") and (need is None or need.seconds > 30)
 
 
 def test_a_race_s_events_survive_the_way(lm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     service, models = Service(Offers()), Models(1)
     monkeypatch.setattr(models, "get", lambda *_: lm)
-    job = partial(race.race_job, request=RunRequest("hello", "griffin", max_new_tokens=3), limits=service.limits)
+    job = race_job(RunRequest("hello", GRIFFIN(), max_new_tokens=3), service.limits)
     events = list(job(models, ticket=Ticket("a", lambda _: iter(()))))  # type: ignore[arg-type, return-value]
     back = pickle.loads(zero_gpu._packed(events))
     assert [type(event) for event in back] == [type(event) for event in events]

@@ -7,6 +7,8 @@ source of every subclass.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,17 @@ def serve_scripts() -> None:
     gr.set_static_paths([PLOTLY, *_SCRIPTS.values()])
 
 
-def in_order(names: tuple[str, ...], outputs: Outputs) -> list[Any]:
+def in_browser(event: Any, js: str, outputs: list[Any], inputs: Any = None) -> None:
+    """``js`` takes the values of ``inputs`` and gives an array, one value for each of ``outputs``."""
+    event(None, inputs, outputs, js=js, queue=False, api_visibility="private", show_progress="hidden")
+
+
+def setter(button: gr.Button, target: gr.components.Component, value: Any) -> None:
+    """``button`` puts ``value`` into ``target``."""
+    in_browser(button.click, f"() => {json.dumps(value)}", [target])
+
+
+def in_order(names: Sequence[str], outputs: Outputs) -> list[Any]:
     """``outputs`` as a handler returns them: one for each of ``names``, nothing for what did not change."""
     return [outputs.get(name, gr.skip()) for name in names]
 
@@ -51,9 +63,14 @@ def notice(**options: Any) -> gr.HTML:
     return _scripted(template, "notice", _SCRIPTS["slots"], **options)
 
 
+def sentence(text: str, tone: str = "quiet", progress: float | None = None) -> dict[str, Any]:
+    """The value of a notice."""
+    return {"text": text, "tone": tone, "progress": progress}
+
+
 def ready(model: str, precision: str) -> dict[str, Any]:
     """The notice of a loaded model."""
-    return {"text": f"{model} ({precision}) is ready.", "tone": "quiet", "progress": None}
+    return sentence(f"{model} ({precision}) is ready.")
 
 
 def facts(**options: Any) -> gr.HTML:

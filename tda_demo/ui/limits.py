@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
 from ..errors import UserError
@@ -34,6 +33,7 @@ class Limits:
 
 LIMITS = Limits()
 
+_STANDARD = next(iter(METHODS.values()))()
 NO_RIVAL = "dense"  # what a method races against when it races against no other
 
 # What settings of these types are, whatever the method: a factor on each layer, and a choice of layers.
@@ -51,15 +51,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A checked wish: what to race, and how. ``model`` and ``precision`` None are the defaults.
+    """What to race, within the limits, and how. ``model`` and ``precision`` None are the defaults.
 
-    ``settings`` are those of ``method`` that were given, and so for its ``rival``, None without one; a ``budget`` puts
-    the dials where it is used up, each on its own.
+    ``rival`` is None without one; a ``budget`` puts the dials of both where it is used up, each on its own.
     """
 
     prompt: str
-    method: str = next(iter(METHODS))
-    settings: dict[str, Any] = field(default_factory=dict)
+    method: Method = _STANDARD
     budget: Budget | None = None
     max_new_tokens: int = 128
     model: str | None = None
@@ -67,15 +65,14 @@ class RunRequest:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    rival: str | None = None
-    rival_settings: dict[str, Any] = field(default_factory=dict)
+    rival: Method | None = None
 
 
-def checked(
+def parse_request(
     offers: Offers,
     *,
     prompt: Any,
-    method: Any = RunRequest.method,
+    method: Any = RunRequest.method.name,
     settings: Any = None,
     by: Any = "setting",
     kl: Any = 0.3,
@@ -100,16 +97,15 @@ def checked(
     top = _number("top-p", top_p, limits.top_p)
     if top == 0:
         raise UserError("top-p is 0, which leaves no token to choose from: use more than 0, up to 1.")
-    kind = _method(method)
-    against = None if rival in (None, NO_RIVAL) else _method(rival)
+    kind = method_class(method)
+    against = None if rival in (None, NO_RIVAL) else method_class(rival)
     if against is kind:
         raise UserError(f"{kind.__name__} cannot race itself: choose another method for it to race against.")
     if against is None and rival_settings:
         raise UserError("There are settings of a rival, but no rival: name the method to race against.")
     return RunRequest(
         prompt=_prompt(prompt, limits.prompt_characters),
-        method=kind.name,
-        settings=_settings(kind, settings or {}, limits),
+        method=_method(kind, settings or {}, limits),
         budget=_budget(by, kl, mlp_percent, limits),
         max_new_tokens=_whole("The number of new tokens", max_new_tokens, (1, limits.max_new_tokens)),
         model=offers.model(model),
@@ -117,8 +113,7 @@ def checked(
         temperature=_number("The temperature", temperature, limits.temperature),
         top_p=top,
         seed=_whole("The seed", seed, limits.seed),
-        rival=against and against.name,
-        rival_settings=_settings(against, rival_settings or {}, limits) if against else {},
+        rival=against and _method(against, rival_settings or {}, limits),
     )
 
 
@@ -138,14 +133,19 @@ def layer_list(text: Any, name: str = "layers") -> tuple[int, ...]:
     return tuple(sorted(layers))
 
 
-def _method(name: Any) -> type[Method]:
+def method_class(name: Any) -> type[Method]:
+    """The method of that ``name``.
+
+    Raises:
+        UserError: there is none.
+    """
     if not isinstance(name, str) or name not in METHODS:
         raise UserError(f"This page does not offer that method: choose one of {', '.join(METHODS)}.")
     return METHODS[name]
 
 
 def _prompt(value: Any, most: int) -> str:
-    text = _encodable(value) if isinstance(value, str) else ""
+    text = encodable(value) if isinstance(value, str) else ""
     if not text.strip():
         raise UserError("The prompt is empty: type a question or the beginning of a text.")
     if len(text) > most:
@@ -153,26 +153,30 @@ def _prompt(value: Any, most: int) -> str:
     return text
 
 
-def _number(what: str, value: Any, bounds: tuple[float, float]) -> float:
-    low, high = bounds
+def number_within(value: Any, low: float, high: float) -> float | None:
+    """The number that ``value`` is or spells; None where it is none, or not from ``low`` to ``high``."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not low <= number <= high:  # false for NaN too
-        raise UserError(f"{what} must be a number from {low:g} to {high:g}.")
+        return None
+    return number if low <= number <= high else None  # false for NaN too
+
+
+def whole_within(value: Any, low: float, high: float) -> int | None:
+    """``number_within``, and None where it is not a whole number."""
+    number = number_within(value, low, high)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def _number(what: str, value: Any, bounds: tuple[float, float]) -> float:
+    if (number := number_within(value, *bounds)) is None:
+        raise UserError(f"{what} must be a number from {bounds[0]:g} to {bounds[1]:g}.")
     return number
 
 
 def _whole(what: str, value: Any, bounds: tuple[int, int]) -> int:
-    low, high = bounds
-    try:
-        whole = int(value)
-        exact = whole == float(value)
-    except (TypeError, ValueError, OverflowError):
-        whole, exact = 0, False
-    if not exact or not low <= whole <= high:
-        raise UserError(f"{what} must be a whole number from {low:,} to {high:,}.")
+    if (whole := whole_within(value, *bounds)) is None:
+        raise UserError(f"{what} must be a whole number from {bounds[0]:,} to {bounds[1]:,}.")
     return whole
 
 
@@ -190,21 +194,25 @@ def _budget(by: Any, kl: Any, mlp_percent: Any, limits: Limits) -> Budget | None
     raise UserError("A method can be set by setting, by quality or by bytes.")
 
 
-def _settings(method: type[Method], wishes: Any, limits: Limits) -> dict[str, Any]:
-    """Keyword arguments of ``method`` that it accepts. One factor per layer, all 1, is no wish: it fits any model."""
+def _method(kind: type[Method], wishes: Any, limits: Limits) -> Method:
+    """``kind`` with the settings ``wishes``: values of a setting's own type, or what the command line reads as one.
+
+    One factor per layer, all 1, is no wish: it fits any model.
+    """
     if not isinstance(wishes, Mapping):
-        raise UserError(f'The settings must be names and values, for example {{"{method.dial.setting}": 0.2}}.')
-    kinds = get_type_hints(method)
-    assignments = [f"{name}={_text(str(name), value, kinds.get(str(name)))}" for name, value in wishes.items()]
+        raise UserError(f'The settings must be names and values, for example {{"{kind.dial.setting}": 0.2}}.')
+    types = get_type_hints(kind)
+    given = {str(name): value for name, value in wishes.items() if type(value) is types.get(str(name))}
+    others = {str(name): value for name, value in wishes.items() if str(name) not in given}
+    assignments = [f"{name}={_text(name, value, types.get(name))}" for name, value in others.items()]
     if max(map(len, assignments), default=0) > limits.setting_characters:
         raise UserError(f"A setting is too long: this page takes at most {limits.setting_characters:,} characters.")
-    given = parse(method, [_encodable(assignment) for assignment in assignments])
-    for name in [name for name in given if kinds[name] == Factors]:
+    given |= parse(kind, map(encodable, assignments))
+    for name in [name for name in given if types[name] == Factors]:
         given[name] = tuple(_number(f"Every factor of {name}", factor, limits.factor) for factor in given[name])
         if set(given[name]) == {1}:
             del given[name]
-    method(**given)
-    return given
+    return kind(**given)
 
 
 def _text(name: str, value: Any, kind: Any) -> str:
@@ -218,6 +226,6 @@ def _text(name: str, value: Any, kind: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Half of a surrogate pair can arrive in JSON; no tokenizer takes it, and no answer can carry it."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -11,12 +11,11 @@ import gradio as gr
 from ..errors import UserError
 from ..report import race_report
 from ..report.record import RaceRecord, traced
-from .components import EVENT, notice, saver
+from .components import EVENT, notice, saver, sentence
 from .service import Service, owner
 from .visits import Visit
 
 if TYPE_CHECKING:
-    from .limits import RunRequest
     from .race.view import RaceView
 
 Made = tuple[str, Any]  # a report's HTML, and the data it holds
@@ -27,20 +26,19 @@ def report_buttons(service: Service, name: str, make: Callable[[Visit], Made]) -
     with gr.Row(elem_classes="report-actions"):
         page = gr.Button("Save a report (HTML)", size="sm", scale=0, min_width=170, elem_id=f"{name}-report-html")
         data = gr.Button("Save as JSON", size="sm", scale=0, min_width=120, elem_id=f"{name}-report-json")
-        told = notice(elem_id=f"{name}-report-notice")
+        saved = notice(elem_id=f"{name}-report-notice")
     file = saver()
 
     def answer(request: gr.Request, kind: str) -> list[Any]:
         try:
             html, content = make(service.visits.of(owner(request)))
         except UserError as error:
-            return [gr.skip(), {"text": str(error), "tone": "error", "progress": None}]
+            return [gr.skip(), sentence(str(error), "error")]
         if kind == "json":
             text, mime = json.dumps(content, ensure_ascii=False, indent=1), "application/json"
         else:
             text, mime = html, "text/html"
-        said = {"text": f"Saved {name}.{kind}.", "tone": "quiet", "progress": None}
-        return [{"name": f"tda-{name}.{kind}", "type": mime, "text": text}, said]
+        return [{"name": f"tda-{name}.{kind}", "type": mime, "text": text}, sentence(f"Saved {name}.{kind}.")]
 
     def as_page(request: gr.Request) -> list[Any]:
         return answer(request, "html")
@@ -48,14 +46,14 @@ def report_buttons(service: Service, name: str, make: Callable[[Visit], Made]) -
     def as_data(request: gr.Request) -> list[Any]:
         return answer(request, "json")
 
-    page.click(as_page, None, [file, told], **EVENT)
-    data.click(as_data, None, [file, told], **EVENT)
+    page.click(as_page, None, [file, saved], **EVENT)
+    data.click(as_data, None, [file, saved], **EVENT)
 
 
-def remember(visit: Visit, request: RunRequest, view: RaceView) -> None:
+def remember_race(visit: Visit, view: RaceView) -> None:
     """Keeps a race that got as far as a result, for its report and for the other tabs."""
-    own, result = view.sparse, view.result
-    if result is None or own.prompt is None or view.ready is None:
+    own, result, request = view.sparse, view.result, view.request
+    if result is None or own.prompt is None or view.ready is None or request is None:
         return
     decoding = {name: getattr(request, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
     trace = traced(own.prompt, view.ready.d_ff, own.written, own.fired)

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from . import wording
-from .components import Outputs, ready
+from .components import Outputs, ready, sentence
 from .limits import LIMITS, Limits
 from .loader import Loading, Models
 from .offers import EMBEDDED, Offers
@@ -52,15 +52,15 @@ class Service:
             return self.worker.submit(owner, lambda ticket: job(models, ticket=ticket))
         return self.worker.submit(owner, lambda ticket: on_lent_gpu(lent, job, need, ticket))
 
-    def news(self, ticket: Ticket, begun: bool, told: bool) -> list[Any]:
+    def news(self, ticket: Ticket, *, begun: bool, first: bool) -> list[Any]:
         """What happened to a job in one frame. For one that waits: its place, or how far the model is it waits for.
 
-        ``begun`` once it has had an event of its own, ``told`` once it has had any: the first news is told at once.
+        ``begun`` once it has had an event of its own; the ``first`` news is not waited for.
         """
         place, loading = self.worker.place(ticket), self.models.state.progress
         if place == 0:
             return ([] if begun else [Waiting(0)]) + ticket.drain(_FRAME_SECONDS)
-        if told:
+        if not first:
             place = self.worker.await_turn(ticket, _STATE_SECONDS if loading else _WAITING_SECONDS)
         return [Loading(loading) if place == 1 and loading else Waiting(place)]
 
@@ -81,12 +81,11 @@ class Service:
         """How far the default model is, until it is ready or has failed."""
         while not (state := self.models.state).settled:
             progress = state.progress
-            share = progress.done / progress.total if progress and progress.total else None
-            text = wording.loading(progress) if progress else ""
-            yield {"model_notice": {"text": text, "tone": "quiet", "progress": share}}
+            shown = sentence(wording.loading(progress), progress=wording.share(progress)) if progress else sentence("")
+            yield {"model_notice": shown}
             await asyncio.sleep(_STATE_SECONDS)
         if state.failure:
-            yield {"model_notice": {"text": state.failure, "tone": "error", "progress": None}}
+            yield {"model_notice": sentence(state.failure, "error")}
         else:
             yield {
                 "model_notice": ready(EMBEDDED, state.environment["precision"]),

@@ -40,6 +40,12 @@ def remaining(seconds: float) -> str:
     return f"about {round(seconds / 60)} min"
 
 
+def time_left(seconds: float) -> str:
+    if seconds < 100:
+        return f"about {max(1, round(seconds))} s left"
+    return f"about {round(seconds / 60)} min left"
+
+
 def rate(tokens_per_second: float | None) -> str:
     return NONE if tokens_per_second is None else f"{tokens_per_second:.1f}"
 
@@ -58,9 +64,14 @@ def ending(reason: str) -> str:
     return _ENDINGS.get(reason, reason)
 
 
-def waiting(place: int) -> str:
-    """For a run with ``place`` others before it, one of them running."""
-    return f"You are {ordinal(place + 1)} in line: one race runs at a time, so that none disturbs another's times."
+def waiting(place: int, turns: str) -> str:
+    """For a run with ``place`` others before it, one of them running; ``turns`` says why it waits."""
+    return f"You are {ordinal(place + 1)} in line: {turns}."
+
+
+def share(progress: Progress) -> float | None:
+    """0..1, None where the total is not known."""
+    return progress.done / progress.total if progress.total else None
 
 
 def loading(progress: Progress) -> str:

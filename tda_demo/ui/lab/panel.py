@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from html import escape
 from typing import Any
 
 import gradio as gr
 
 from ...theory import Experiment
-from ..components import EVENT, finding, in_order, live_plot, notice
-from ..service import Service, owner
-from . import handlers
+from ..components import finding, live_plot, notice
+from ..job import JobAndFrame, wire
+from ..service import Service
 from .figures import PLOTS
+from .runs import lab_job, parse_experiment
+from .view import LabFrame, LabView
 
 _TWO_COLUMNS = 2
 
@@ -35,15 +36,13 @@ def panel(service: Service, experiment: type[Experiment], model: gr.Dropdown) ->
         }
     parts["finding"] = finding(elem_id=f"{name}-finding")
     parts |= _plots(name)
-    names = tuple(parts)
 
-    def run(request: gr.Request, chosen: str, typed: str, *values: Any) -> Iterator[list[Any]]:
+    def start(chosen: str, typed: str, *values: Any) -> JobAndFrame:
         wishes = {"sizes": dict(zip(experiment.number_inputs(), values, strict=True)), "text": typed, "model": chosen}
-        for outputs in handlers.measure(service, owner(request), experiment, **wishes):
-            yield in_order(names, outputs)
+        job = lab_job(parse_experiment(experiment, service.offers, service.limits, **wishes))
+        return job, LabFrame(LabView(), name)
 
-    parts["run"].click(run, [model, text, *sizes], list(parts.values()), **EVENT)
-    parts["stop"].click(service.stop, queue=False, **EVENT)
+    wire(service, parts, tuple(parts), [model, text, *sizes], start)
 
 
 def _claim(experiment: type[Experiment]) -> str:

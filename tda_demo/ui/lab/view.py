@@ -1,89 +1,91 @@
-"""What the page knows of one experiment: a reducer from events to state. It knows neither gradio nor a clock."""
+"""An experiment as the page sees it: what its events change, and the finding and plots they are drawn as."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...progress import Progress
+from ...theory import EXPERIMENTS
 from .. import wording
-from ..loader import Loading
-from ..worker import Closed, Failed, Waiting
-from .runs import Found, Measuring, Point
+from ..components import Outputs
+from ..job import Frame, JobView
+from .figures import PLOTS
+from .figures.chart import value
+from .findings import shown
+from .runs import Found, PointMeasured
 
 if TYPE_CHECKING:
-    from ...progress import Progress
     from ...theory.findings import Finding
-    from ...theory.training import TrainingPoint
 
-_OVER = ("finished", "stopped", "failed")
 _SURE = 0.03  # share of the work after which what is left can be told from what it took
 
 
 @dataclass
-class LabView:
-    """State of one run; ``apply`` moves it on.
+class LabView(JobView):
+    """State of an experiment: the points that can be drawn so far, and in the end its finding."""
 
-    ``phase`` is one of empty, queued, loading, running, finished, stopped, failed; ``message`` says it in a sentence;
-    ``progress`` is 0..1 where that is known.
-    """
+    turns: ClassVar[str] = "one run at a time, so that none disturbs another"
 
-    phase: str = "empty"
-    message: str = ""
-    progress: float | None = None
-    points: list[TrainingPoint] = field(default_factory=list)
+    points: list[Any] = field(default_factory=list)
     finding: Finding | None = None
 
-    @property
-    def over(self) -> bool:
-        return self.phase in _OVER
+    def begin(self) -> None:
+        self.say("running", "Starting…", 0.0)
 
-    def apply(self, event: Any) -> None:
+    def receive(self, event: Any) -> None:
         match event:
-            case Measuring(progress, seconds):
-                self._say("running", measuring(progress, seconds), progress.done / progress.total)
-            case Point(point):
+            case PointMeasured(point):
                 self.points.append(point)
-            case Found():
-                self._find(event)
-            case Waiting(place):
-                self._say("queued", _waiting(place)) if place else self._say("running", "Starting…", 0.0)
-            case Loading(progress):
-                share = progress.done / progress.total if progress.total else None
-                self._say("loading", wording.loading(progress), share)
-            case Failed(message):
-                self._say("failed", message)
-            case Closed() if not self.over:
-                self._say("stopped", "Stopped before anything was measured.")
+            case Found(finding):
+                self._find(finding)
 
-    def _say(self, phase: str, message: str, progress: float | None = None) -> None:
-        self.phase, self.message, self.progress = phase, message, progress
-
-    def _find(self, event: Found) -> None:
-        self.finding = event.finding
-        if event.timed_out:
-            self._say("stopped", "Stopped: the time this page gives to one experiment is up. Below: what was measured.")
-        elif event.finding.complete:
-            self._say("finished", "Finished.")
-        elif event.finding.checks:
-            self._say("stopped", "Stopped. Below: what had been measured.")
+    def _find(self, finding: Finding) -> None:
+        self.finding = finding
+        if self.timed_out:
+            self.say("stopped", f"{self.timed_out} Below: what was measured.")
+        elif finding.complete:
+            self.say("finished", "Finished.")
+        elif finding.checks:
+            self.say("stopped", "Stopped. Below: what had been measured.")
         else:
-            self._say("stopped", "Stopped before enough was measured to say anything.")
+            self.say("stopped", "Stopped before enough was measured to say anything.")
+
+    def close(self) -> None:
+        self.say("stopped", "Stopped before anything was measured.")
+
+    def out_of_time(self, seconds: float) -> str:
+        return "Stopped: the time this page gives to one experiment is up."
+
+    def measuring(self, progress: Progress, seconds: float) -> str:
+        """How far it is, and about how long the rest takes if it goes on as it went."""
+        done = f"{progress.done:,} of {progress.total:,} {progress.unit}"
+        share = progress.done / progress.total
+        if share < _SURE:
+            return f"Measuring: {done}."
+        return f"Measuring: {done}, {wording.time_left(seconds * (1 - share) / share)}."
 
 
-def measuring(progress: Progress, seconds: float) -> str:
-    """How far it is, and about how long the rest takes if it goes on as it went."""
-    done = f"{progress.done:,} of {progress.total:,} {progress.unit}"
-    share = progress.done / progress.total
-    if share < _SURE:
-        return f"Measuring: {done}."
-    return f"Measuring: {done}, {_left(seconds * (1 - share) / share)}."
+class LabFrame(Frame[LabView]):
+    """The finding and its plots once; until then the curve as it grows."""
 
+    def __init__(self, view: LabView, experiment: str) -> None:
+        super().__init__(view)
+        self._experiment = EXPERIMENTS[experiment]
+        self._plots = PLOTS.get(experiment, ())
+        self._drawn: object = None  # what the plots show
 
-def _left(seconds: float) -> str:
-    if seconds < 100:
-        return f"about {max(1, round(seconds))} s left"
-    return f"about {round(seconds / 60)} min left"
+    def draw(self) -> Outputs:
+        view = self.view
+        if view.finding is not None and self._drawn is not view.finding:
+            self._drawn = view.finding
+            tables = {table.name: table.columns for table in view.finding.tables}
+            return {"finding": shown(view.finding), **self._draw_plots(tables)}
+        if view.finding is None and view.points and self._drawn != len(view.points):
+            self._drawn = len(view.points)
+            return self._draw_plots({table.name: table.columns for table in self._experiment.live_tables(view.points)})
+        return {}
 
-
-def _waiting(place: int) -> str:
-    return f"You are {wording.ordinal(place + 1)} in line: one run at a time, so that none disturbs another."
+    def _draw_plots(self, tables: Mapping[str, Any]) -> Outputs:
+        return {plot.name: value(plot.draw(tables)) for plot in self._plots}

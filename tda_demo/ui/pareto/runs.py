@@ -1,100 +1,102 @@
-"""One sweep of the page, as a job for the worker: get the model, measure row by row, watch the clock."""
+"""A small sweep: what a visitor asks, and the job it is: get the models, measure row by row, watch the clock."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import UserError
+from ...methods import Method
 from ...model.precisions import REFERENCE
 from ...progress import Progress
-from ..loader import GivenUp, Models, reporter
-from ..worker import Ticket
+from ..job import Clock, PageJob
+from ..limits import method_class
+from ..loader import GivenUp, Models
+from ..offers import Offers
 from ..zero_gpu import LOADING_SECONDS, GpuNeed
-from .request import PROMPT_TOKENS, SCORE_TOKENS, SECONDS, SweepRequest
+
+MOST_VALUES = 6
+PASSAGES = (2, 12)
+PROMPT_TOKENS, SCORE_TOKENS = 128, 64  # of a passage, as in the shipped sweep
+SECONDS = 180.0
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """An event: ``done`` of ``total`` steps of the sweep took ``seconds``."""
+class SweepRequest:
+    """``methods``, beside dense, on the first ``passages``; ``model`` and ``precision`` None are the defaults."""
 
-    done: int
-    total: int
-    seconds: float
+    methods: tuple[Method, ...]
+    passages: int
+    model: str | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
-class Measured:
+class RowMeasured:
     """An event: one more row, as tidy fields of ``evaluate.row.Row``."""
 
     row: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class TimedOut:
-    """An event: the sweep was stopped because it had taken ``seconds``."""
-
-    seconds: float
-
-
-class _OutOfTime(Exception):
-    pass
-
-
-def gpu_need(request: SweepRequest) -> GpuNeed:
-    """Allowances, not measurements: for two models, and for every row its passages and the races that time it."""
-    rows = (1 + len(request.values)) * (10 + request.passages)
-    return GpuNeed(request.model, 2 * LOADING_SECONDS + min(SECONDS, rows))
-
-
-def sweep_job(models: Models, request: SweepRequest, seconds: float, ticket: Ticket) -> Generator[Any]:
-    """``Loading`` where something is loaded, then ``Measuring`` and ``Measured``, ``TimedOut`` at the limit.
+def parse_sweep(offers: Offers, *, method: Any, values: Any, passages: Any, model: Any, precision: Any) -> SweepRequest:
+    """Whatever a browser sent, as a request: ``method`` at every one of ``values`` of its dial.
 
     Raises:
-        UserError: the model cannot be had, or there is no such method or value of its dial.
+        UserError: the first thing that is wrong with it, in one sentence.
     """
-    load = reporter(ticket)
-    began: float | None = None
+    low, high = PASSAGES
+    if not isinstance(passages, int | float) or not low <= passages <= high:
+        raise UserError(f"The number of passages must be from {low} to {high}.")
+    kind = method_class(method)
+    return SweepRequest(
+        methods=tuple(kind(**{kind.dial.setting: value}) for value in _parse_values(values)),
+        passages=int(passages),
+        model=offers.model(model),
+        precision=offers.precision(precision),
+    )
+
+
+def _parse_values(text: Any) -> tuple[float, ...]:
+    parts = str(text or "").replace(",", " ").replace(";", " ").split()
+    try:
+        values = tuple(dict.fromkeys(float(part) for part in parts))
+    except ValueError:
+        raise UserError("Values: write numbers such as 0.05, 0.1, 0.2.") from None
+    if not 1 <= len(values) <= MOST_VALUES:
+        raise UserError(f"Values: write 1 to {MOST_VALUES} different numbers such as 0.05, 0.1, 0.2.")
+    return values
+
+
+def sweep_job(request: SweepRequest, seconds: float = SECONDS) -> PageJob[SweepRequest]:
+    """Its need of a GPU is made of allowances: for two models, and for every row its passages and races."""
+    rows = (1 + len(request.methods)) * (10 + request.passages)
+    return PageJob(measure_sweep, request, seconds, GpuNeed(request.model, 2 * LOADING_SECONDS + min(seconds, rows)))
+
+
+def measure_sweep(models: Models, request: SweepRequest, clock: Clock) -> Generator[RowMeasured]:
+    """Row by row; stopped, it gives up the row it is at.
+
+    Raises:
+        UserError: the model cannot be had.
+    """
+    # Imported here, in the worker's thread: torch must not hold up the page.
+    from ...documents import passages
+    from ...evaluate.evaluation import EvaluationSettings
+    from ...evaluate.speed import SpeedSettings
+    from ...evaluate.sweep import follow
 
     def report(progress: Progress) -> None:
-        nonlocal began
         if progress.stage != "Sweeping":
-            return load(progress)
-        if ticket.stop.is_set():
+            return clock.load(progress)
+        clock.measure(progress)
+        if clock.stop.is_set():
             raise GivenUp
-        now = time.monotonic()
-        began = began or now
-        if now - began > seconds:
-            raise _OutOfTime
-        ticket.events.put(Measuring(progress.done, progress.total, now - began))
 
-    try:
-        with suppress(GivenUp):
-            # Imported here, in the worker's thread: torch must not hold up the page.
-            from ...documents import passages
-            from ...evaluate.evaluation import EvaluationSettings
-            from ...evaluate.speed import SpeedSettings
-            from ...evaluate.sweep import follow
-
-            methods = _methods(request)
-            reference = models.get(request.model, REFERENCE, load)
-            lm = models.get(request.model, request.precision, load)
-            texts = passages(held_out=True)[: request.passages]
-            name = f"the first {len(texts)} of the project's held-out passages"
-            settings = EvaluationSettings(PROMPT_TOKENS, SCORE_TOKENS)
-            for row in follow(reference, lm, methods, texts, name, settings, SpeedSettings(prompts=2), report):
-                yield Measured(asdict(row))
-    except _OutOfTime:
-        yield TimedOut(seconds)
-
-
-def _methods(request: SweepRequest) -> list[Any]:
-    from ...methods import METHODS
-
-    if request.method not in METHODS:
-        raise UserError(f"There is no method '{request.method}'; there are: {', '.join(METHODS)}.")
-    method = METHODS[request.method]
-    return [method(**{method.dial.setting: value}) for value in request.values]
+    reference = models.get(request.model, REFERENCE, clock.load)
+    lm = models.get(request.model, request.precision, clock.load)
+    texts = passages(held_out=True)[: request.passages]
+    name = f"the first {len(texts)} of the project's held-out passages"
+    settings = EvaluationSettings(PROMPT_TOKENS, SCORE_TOKENS)
+    for row in follow(reference, lm, request.methods, texts, name, settings, SpeedSettings(prompts=2), report):
+        yield RowMeasured(asdict(row))

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import gradio as gr
 
 from ...errors import UserError
-from ...methods import METHODS
-from ..components import EVENT, facts, in_order, notice, pareto_plot
+from ...methods import METHODS, Method
+from ...methods.base import Dial
+from ..components import EVENT, facts, notice, pareto_plot
+from ..job import JobAndFrame, wire
 from ..offers import AUTOMATIC, EMBEDDED, Offers
 from ..reports import Made, report_buttons
 from ..service import Service, owner
 from ..visits import Visit
-from . import figures, handlers
+from . import figures
 from .points import points, shipped_rows
-from .request import PASSAGES, suggested, written
+from .runs import PASSAGES, parse_sweep, sweep_job
+from .view import SweepFrame, SweepView, plot
 
 Components = dict[str, Any]
 
 _WISHES = ("method", "values", "passages", "model", "precision")
 _DRAWN = ("notice", "plot", "run", "stop")
+_LOOK_SECONDS = 0.5
 
 
 def build(page: gr.Blocks, service: Service) -> None:
@@ -30,7 +35,7 @@ def build(page: gr.Blocks, service: Service) -> None:
     facts(value=_provenance(), elem_id="pareto-source")
     parts |= _controls(service.offers)
     report_buttons(service, "sweep", _report)
-    _wire(page, service, parts)
+    _wire(service, parts)
 
 
 def _provenance() -> list[list[str]]:
@@ -40,13 +45,13 @@ def _provenance() -> list[list[str]]:
         return []
     one = rows[0]
     timed = next((row["speedup_n"] for row in rows if row["speedup_n"]), None)
-    told = [
+    known = [
         ["shipped sweep of", one["model"]],
         ["text", f"{one['text']}, {one['scored_tokens']:,} scored tokens of {one['documents']} texts"],
         ["machine", f"{one['machine']}, {one['threads']} threads, torch {one['torch']}"],
         ["measured on", one["date"]],
     ]
-    return [*told, ["times", f"n = {timed} pairs of 8 steps a point, dense and sparse in turn"]] if timed else told
+    return [*known, ["times", f"n = {timed} pairs of 8 steps a point, dense and sparse in turn"]] if timed else known
 
 
 def _controls(offers: Offers) -> Components:
@@ -67,9 +72,7 @@ def _controls(offers: Offers) -> Components:
                 min_width=140,
             ),
             "values": gr.Textbox(
-                written(suggested(0, 0.6)),
-                label="Values of cett",
-                info="From 0, which is exact, to 0.6.",
+                **_values(METHODS["tda"]),
                 elem_id="pareto-values",
                 min_width=220,
             ),
@@ -93,24 +96,44 @@ def _controls(offers: Offers) -> Components:
     return parts
 
 
-def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
-    def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        for outputs in handlers.sweep(service, owner(request), dict(zip(_WISHES, values, strict=True))):
-            yield in_order(_DRAWN, outputs)
+def _values(method: type[Method]) -> dict[str, Any]:
+    """The box of values: those to begin with, and what they are values of. The dense end is measured anyway."""
+    dial = method.dial
+    return {
+        "value": ", ".join(f"{value:g}" for value in first_values(dial)),
+        "label": f"Values of {dial.setting}",
+        "info": f"From {dial.dense:g}, which is exact, to {dial.sparsest:g}.",
+    }
+
+
+def first_values(dial: Dial) -> tuple[float, ...]:
+    return tuple(round(dial.dense + share * (dial.sparsest - dial.dense), 2) for share in (0.08, 0.17, 0.33, 0.5))
+
+
+def _wire(service: Service, parts: Components) -> None:
+    def start(*values: Any) -> JobAndFrame:
+        job = sweep_job(parse_sweep(service.offers, **dict(zip(_WISHES, values, strict=True))))
+        return job, SweepFrame(SweepView(1 + len(job.request.methods)))
 
     async def look(request: gr.Request) -> AsyncIterator[Any]:
-        async for outputs in handlers.look(service, owner(request)):
-            yield outputs["plot"]
+        """The plot as the tab is opened, and again should a race that is under way end."""
+        session = owner(request)
+        shown = service.visits.of(session).race
+        yield plot(service.visits.of(session))
+        while service.worker.busy(session):
+            await asyncio.sleep(_LOOK_SECONDS)
+            if (race := service.visits.of(session).race) is not shown:
+                shown = race
+                yield plot(service.visits.of(session))
 
     def dial(method: str) -> Any:
-        return handlers.dial(method)["values"]
+        return gr.update(**_values(METHODS[method]))
 
     tab = parts["plot"].parent
     assert isinstance(tab, gr.Tab), "a tab is built inside its gr.Tab"
     tab.select(look, None, parts["plot"], **EVENT)
     parts["method"].input(dial, parts["method"], parts["values"], **EVENT)
-    parts["run"].click(run, [parts[name] for name in _WISHES], [parts[name] for name in _DRAWN], **EVENT)
-    parts["stop"].click(service.stop, queue=False, **EVENT)
+    wire(service, parts, _DRAWN, [parts[name] for name in _WISHES], start)
 
 
 def _report(visit: Visit) -> Made:

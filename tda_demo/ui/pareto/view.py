@@ -1,63 +1,77 @@
-"""What the page knows of one sweep: a reducer from events to state. It knows neither gradio nor a clock."""
+"""A sweep as the page sees it: what its events change, and the plot they are drawn in."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...progress import Progress
 from .. import wording
-from ..loader import Loading
-from ..worker import Closed, Failed, Waiting
-from .runs import Measured, Measuring, TimedOut
+from ..components import Outputs
+from ..job import Frame, JobView
+from ..visits import Visit
+from . import figures
+from .points import points
+from .runs import RowMeasured
 
-_OVER = ("finished", "stopped", "failed")
+_IDENTITY = ("model", "method", "settings", "precision", "tokens_sha256")
 
 
 @dataclass
-class SweepView:
-    """State of a sweep of ``expected`` rows; ``apply`` moves it on.
-
-    ``phase`` is one of empty, queued, loading, running, finished, stopped, failed; ``message`` says it in a sentence;
-    ``progress`` is 0..1 where it is known.
-    """
+class SweepView(JobView):
+    """State of a sweep of ``expected`` rows."""
 
     expected: int = 0
-    phase: str = "empty"
-    message: str = ""
-    progress: float | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
-    def over(self) -> bool:
-        return self.phase in _OVER
+    def receive(self, event: Any) -> None:
+        if isinstance(event, RowMeasured):
+            self.rows.append(event.row)
 
-    def apply(self, event: Any) -> None:
-        match event:
-            case Waiting(place):
-                self._say("queued", wording.waiting(place)) if place else self._say("loading", "Getting ready…")
-            case Loading(progress):
-                share = progress.done / progress.total if progress.total else None
-                self._say("loading", wording.loading(progress), share)
-            case Measuring(done, total, seconds):
-                left = f", {wording.remaining(seconds / done * (total - done))} left" if done else ""
-                said = f"Measuring: {len(self.rows)} of {wording.count(self.expected, 'point')}{left}."
-                self._say("running", said, done / total)
-            case Measured(row):
-                self.rows.append(row)
-            case TimedOut(seconds):
-                self._say(
-                    "stopped", f"Stopped after {seconds:g} s, the most this page gives to one sweep. {self._kept()}"
-                )
-            case Failed(message):
-                self._say("failed", message)
-            case Closed() if not self.over:
-                if len(self.rows) == self.expected:
-                    self._say("finished", f"Finished: {wording.count(len(self.rows), 'point')} more on the plot.")
-                else:
-                    self._say("stopped", f"Stopped. {self._kept()}")
+    def close(self) -> None:
+        count = wording.count(len(self.rows), "point")
+        if len(self.rows) == self.expected:
+            self.say("finished", f"Finished: {count} more on the plot.")
+        else:
+            self.say("stopped", f"{self.timed_out or 'Stopped.'} {count} of {self.expected} measured.")
 
-    def _kept(self) -> str:
-        return f"{wording.count(len(self.rows), 'point')} of {self.expected} measured."
+    def measuring(self, progress: Progress, seconds: float) -> str:
+        done, total = progress.done, progress.total
+        left = f", {wording.remaining(seconds / done * (total - done))} left" if done else ""
+        return f"Measuring: {len(self.rows)} of {wording.count(self.expected, 'point')}{left}."
 
-    def _say(self, phase: str, message: str, progress: float | None = None) -> None:
-        self.phase, self.message, self.progress = phase, message, progress
+    def out_of_time(self, seconds: float) -> str:
+        return f"Stopped after {seconds:g} s, the most this page gives to one sweep."
+
+
+class SweepFrame(Frame[SweepView]):
+    """The rows join those of the visit, and are plotted with them."""
+
+    def __init__(self, view: SweepView) -> None:
+        super().__init__(view)
+        self._kept = 0  # rows
+        self._drawn: Outputs = {}
+
+    def remember(self, visit: Visit) -> None:
+        if new := self.view.rows[self._kept :]:
+            keep_rows(visit.rows, new)
+            self._kept += len(new)
+            self._drawn = {"plot": plot(visit)}
+
+    def draw(self) -> Outputs:
+        return self._drawn
+
+
+def plot(visit: Visit) -> dict[str, Any] | None:
+    """Everything there is to see now."""
+    return figures.plot(points(visit.rows, visit.race))
+
+
+def keep_rows(rows: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
+    """Adds ``new`` to a visit's ``rows``; a point measured again takes the place of the older one."""
+    names = {_identity(row) for row in new}
+    rows[:] = [row for row in rows if _identity(row) not in names] + new
+
+
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _IDENTITY)

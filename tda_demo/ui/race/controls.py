@@ -8,8 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ...files import ASSETS, DATA
-from ..browser import in_browser, setter
-from ..components import notice
+from ..components import in_browser, notice, setter
 from ..limits import NO_RIVAL, Factors, Limits, RunRequest
 from ..offers import AUTOMATIC, EMBEDDED, Offers
 from .method_controls import Components, MethodControls, settings
@@ -21,7 +20,7 @@ def defaults() -> dict[str, Any]:
     """The value of every control, by component name; the equalisers, which follow the model's depth, are not here."""
     own = {setting.key: setting.default for setting in settings() if setting.kind != Factors}
     return {
-        "method": _STANDARD.method,
+        "method": _STANDARD.method.name,
         "rival": NO_RIVAL,
         "by": "setting",
         "kl": 0.3,

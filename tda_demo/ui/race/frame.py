@@ -1,16 +1,21 @@
-"""A view, drawn: values of the page's components, each sent only when it changed, and no oftener than it is worth."""
+"""A race, drawn: values of the page's components, no oftener than they are worth; and a race for the API, as JSON."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import gradio as gr
-
+from ...errors import UserError
 from .. import wording
 from ..components import Outputs, ready
+from ..job import Frame, follow
+from ..limits import parse_request
+from ..reports import remember_race
+from ..service import Service
+from ..visits import Visit
 from . import figures
+from .runs import race_job
 from .stage import stage
 from .view import RaceView
 
@@ -19,45 +24,43 @@ if TYPE_CHECKING:
 
 _PLOT_SECONDS = 0.6
 _BEFORE = ("empty", "queued", "loading", "failed")
-_TONES = {"failed": "error"}
 
 
-class Frame:
-    """Draws one run's ``view`` again and again. ``shown`` is how many sliders each equaliser of the page has."""
+class RaceFrame(Frame[RaceView]):
+    """``shown`` is how many sliders each equaliser of the page has."""
 
     def __init__(self, view: RaceView, shown: dict[str, int]) -> None:
-        self.view = view
+        super().__init__(view)
         self.shown = shown
-        self._sent: Outputs = {}
         self._drawn = (0.0, -1)  # when the token map was drawn, and with how many steps
 
-    def outputs(self) -> Outputs:
-        """What is new since the last call, by component name."""
+    def remember(self, visit: Visit) -> None:
+        remember_race(visit, self.view)
+
+    def draw(self) -> Outputs:
         view = self.view
-        values: Outputs = {"notice": notice(view)}
-        if "stage" in self._sent or view.phase not in _BEFORE:  # the last race stays to be seen until this one begins
+        values: Outputs = {}
+        if "stage" in self.sent or view.phase not in _BEFORE:  # the last race stays to be seen until this one begins
             values["stage"] = stage(view)
         if view.ready is not None:
             layers = len(view.ready.d_ff)
             values |= {name: [1.0] * layers for name, count in self.shown.items() if count != layers}
         for found in (each.found for each in view.methods if each.found):
-            values[f"{found.method}.{found.setting}"] = round(found.value, 3)
+            values[f"{found.method.name}.{found.setting}"] = round(found.value, 3)
         if view.sparse.prompt is not None and view.ready is not None:
             values |= self._plots(view.sparse.prompt, view.ready.d_ff)
         if (result := view.result) is not None:
             values["model_notice"] = ready(result.model, result.precision)
             values["machine"] = wording.machine({"model": result.model, "engine": result.engine, **result.environment})
-        new = {name: value for name, value in values.items() if self._sent.get(name) != value}
-        self._sent |= new
-        return new
+        return values
 
     def _plots(self, read: PromptRead, d_ff: Sequence[int]) -> Outputs:
         view, own = self.view, self.view.sparse
         values: Outputs = {}
-        if "neurons" not in self._sent:
+        if "neurons" not in self.sent:
             values["neurons"] = _neurons(own.name, read, d_ff)
         due = self._token_map_is_due()
-        if own.kept is not None and ("layers" not in self._sent or view.over or (due and read.active is None)):
+        if own.kept is not None and ("layers" not in self.sent or view.over or (due and read.active is None)):
             cett = own.quality.cett if own.quality else []
             values["layers"] = figures.layer_bars(own.kept.tolist(), d_ff, cett, own.cett_target)
         if due:
@@ -83,9 +86,16 @@ def _neurons(name: str, read: PromptRead, d_ff: Sequence[int]) -> Outputs:
     return figures.neuron_map([own.cpu().numpy() for own in read.active.indices], d_ff)
 
 
-def notice(view: RaceView) -> Outputs:
-    return {"text": view.message, "tone": _TONES.get(view.phase, "quiet"), "progress": view.progress}
+def race_json(service: Service, owner: str, wishes: dict[str, Any]) -> dict[str, Any]:
+    """A race for the API: its JSON.
 
-
-def buttons(running: bool) -> Outputs:
-    return {"run": gr.update(interactive=not running), "stop": gr.update(interactive=running)}
+    Raises:
+        UserError: whatever went wrong, in one sentence.
+    """
+    job = race_job(parse_request(service.offers, **wishes, limits=service.limits), service.limits)
+    view = RaceView(job.request)
+    for _ in follow(service, owner, job, view):
+        pass
+    if view.result is None:
+        raise UserError(view.message)
+    return view.result.to_json()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..components import Outputs
-from ..limits import NO_RIVAL, Limits, checked
+from ..limits import NO_RIVAL, Limits, parse_request
 from ..offers import AUTOMATIC, EMBEDDED, Offers
 from .controls import defaults
 from .method_controls import settings
 
 
-def opened(offers: Offers, limits: Limits, parameters: Mapping[str, str]) -> Outputs:
+def parse_link(offers: Offers, limits: Limits, parameters: Mapping[str, str]) -> Outputs:
     """The controls that a link sets, by component name; parameters that are none of the page's are left aside.
 
     Raises:
@@ -29,14 +29,14 @@ def opened(offers: Offers, limits: Limits, parameters: Mapping[str, str]) -> Out
     if not given and not any(wished):
         return {}
     wishes = {"prompt": "none", **given, "settings": wished[0], "rival_settings": wished[1]}
-    request = checked(offers, **wishes, limits=limits)
+    request = parse_request(offers, **wishes, limits=limits)
     budget = request.budget
     return {
         **({"prompt": request.prompt} if "prompt" in given else {}),
         **({"kl": budget.most} if budget and budget.of == "kl" else {}),
         **({"mlp_percent": round(100 * budget.most, 6)} if budget and budget.of == "mlp_share" else {}),
-        "method": request.method,
-        "rival": request.rival or NO_RIVAL,
+        "method": request.method.name,
+        "rival": request.rival.name if request.rival else NO_RIVAL,
         "by": given.get("by", known["by"]),
         "model": request.model or EMBEDDED,
         "precision": request.precision or AUTOMATIC,
@@ -45,9 +45,9 @@ def opened(offers: Offers, limits: Limits, parameters: Mapping[str, str]) -> Out
         "temperature": request.temperature,
         "top_p": request.top_p,
         **{
-            setting.key: setting.shown(accepted[setting.field.name])
-            for name, accepted in zip(chosen, (request.settings, request.rival_settings), strict=True)
-            for setting in own[name]
-            if setting.field.name in accepted
+            setting.key: setting.shown(value)
+            for method in filter(None, (request.method, request.rival))
+            for setting in own[method.name]
+            if setting.key in parameters and (value := getattr(method, setting.field.name)) != ()
         },
     }

@@ -13,8 +13,7 @@ from typing import Any, get_type_hints
 import gradio as gr
 
 from ...methods import METHODS, Method
-from ..browser import in_browser, setter
-from ..components import equaliser
+from ..components import equaliser, in_browser, setter
 from ..limits import NO_RIVAL, Factors, Layers, Limits
 
 BY = ("setting", "quality", "bytes")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ... import metrics
-from ...methods import METHODS
-from ...methods.base import Method
+from ...methods import METHODS, Method
 from ...result import against_control
 from .. import wording
 from .view import ARMS, MethodView, RaceView
@@ -52,7 +51,7 @@ def _method(own: MethodView) -> dict[str, str]:
         "interval": wording.interval(speedup) if own.prompt else "",
         "bound": wording.times(bound),
         "efficiency": wording.percent(metrics.decided_efficiency(speedup, bound)),
-        "sparsity_of": f"{METHODS[own.method].leaves_out if own.method else Method.leaves_out} skipped, mean",
+        "sparsity_of": f"{(own.method or Method).leaves_out} skipped, mean",
         **_costs(own),
         "agreement": wording.percent(quality.agreement if quality else None, 1),
         "kl": f"{quality.kl:.3f}" if quality else wording.NONE,
@@ -85,11 +84,11 @@ def _parting(quality: Quality | None) -> str:
 
 
 def _verdict(view: RaceView) -> str:
-    result = view.result
-    if result is None:
+    result, method = view.result, view.sparse.method
+    if result is None or method is None:
         return ""
     times, name = (result.dense.step_ms, result.sparse.step_ms), view.sparse.name
-    sparsity, leaves_out = float(np.mean(result.sparsity)), METHODS[view.sparse.method].leaves_out
+    sparsity, leaves_out = float(np.mean(result.sparsity)), method.leaves_out
     said = wording.verdict(result.speedup, result.byte_bound, sparsity, *times, name, leaves_out)
     cost = (
         ""

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import gradio as gr
 
 from ...errors import UserError
-from ..components import EVENT, facts, in_order, live_plot, race_stage
-from ..limits import RunRequest
+from ..components import EVENT, facts, in_order, live_plot, race_stage, sentence
+from ..job import JobAndFrame, wire
+from ..limits import RunRequest, parse_request
 from ..offers import AUTOMATIC, EMBEDDED
 from ..reports import race_made, report_buttons
 from ..service import Service, owner
-from . import handlers
 from .controls import controls, defaults, equalisers
-from .frame import notice
-from .links import opened
+from .frame import RaceFrame, race_json
+from .links import parse_link
 from .method_controls import Components, settings
+from .runs import race_job
 from .stage import stage
 from .view import RaceView
 
@@ -76,34 +77,32 @@ def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
     own, layered = list(settings()), tuple(equalisers())
     controlled = ("prompt", *defaults(), *layered)
     drawn = (*_DRAWN, *(setting.key for setting in own if setting.is_dial), *layered)
-    told = (*controlled, "notice", "model_notice", "machine")
+    loaded = (*controlled, "notice", "model_notice", "machine")
 
-    def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+    def start(*values: Any) -> JobAndFrame:
         known = dict(zip(controlled, values, strict=True))
         wishes = {name: value for name, value in known.items() if "." not in name}
         for method, wish in (("method", "settings"), ("rival", "rival_settings")):
             chosen = [setting for setting in own if setting.method.name == known[method]]
             wishes[wish] = {setting.field.name: known[setting.key] for setting in chosen}
         shown = {name: len(known[name] or ()) for name in layered}
-        for outputs in handlers.race(service, owner(request), wishes, shown):
-            yield in_order(drawn, outputs)
+        job = race_job(parse_request(service.offers, **wishes, limits=service.limits), service.limits)
+        return job, RaceFrame(RaceView(job.request), shown)
 
     async def begin(request: gr.Request) -> AsyncIterator[list[Any]]:
         """What the link says, then how far the model is."""
         try:
-            linked = opened(service.offers, service.limits, dict(request.query_params))
+            linked = parse_link(service.offers, service.limits, dict(request.query_params))
         except UserError as error:
-            linked = {"notice": notice(RaceView(phase="failed", message=f"This link cannot be used. {error}"))}
-        yield in_order(told, linked)
+            linked = {"notice": sentence(f"This link cannot be used. {error}", "error")}
+        yield in_order(loaded, linked)
         async for outputs in service.model_states():
             if (ones := outputs.get("scale")) is not None:
                 outputs |= {name: ones for name in layered if name not in linked}
-            yield in_order(told, outputs)
+            yield in_order(loaded, outputs)
 
-    triggers = [parts["prompt"].submit, parts["run"].click]
-    gr.on(triggers, run, [parts[name] for name in controlled], [parts[name] for name in drawn], **EVENT)
-    parts["stop"].click(service.stop, queue=False, **EVENT)
-    page.load(begin, None, [parts[name] for name in told], **EVENT)
+    wire(service, parts, drawn, [parts[name] for name in controlled], start, parts["prompt"].submit)
+    page.load(begin, None, [parts[name] for name in loaded], **EVENT)
 
 
 def _endpoint(service: Service) -> Callable[..., dict]:
@@ -118,7 +117,7 @@ def _endpoint(service: Service) -> Callable[..., dict]:
         temperature: float = _STANDARD.temperature,
         top_p: float = _STANDARD.top_p,
         seed: int = _STANDARD.seed,
-        method: str = _STANDARD.method,
+        method: str = _STANDARD.method.name,
         settings: dict | None = None,
         rival: str | None = None,
         rival_settings: dict | None = None,
@@ -143,7 +142,7 @@ def _endpoint(service: Service) -> Callable[..., dict]:
             "rival_settings": rival_settings,
         }
         try:
-            return handlers.result(service, owner(request), wishes)
+            return race_json(service, owner(request), wishes)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from error
 

@@ -1,4 +1,4 @@
-"""What the page knows of one run: a reducer from events to state. It knows neither gradio nor a clock."""
+"""What the page knows of one race: a reducer from events to state. It knows neither gradio nor a clock."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ... import metrics
-from ...methods import METHODS
-from .. import wording
+from ...methods import Method
+from ..job import JobView
 from ..limits import RunRequest
-from ..loader import Loading
-from ..worker import Closed, Failed, Waiting
-from .runs import Ready, SettingFound, TimedOut
+from .runs import Ready, SettingFound
 
 if TYPE_CHECKING:
     from ...metrics import Speedup
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 
 ARMS = ("dense", "sparse", "rival")
 _SPEEDUP_EVERY = 8  # positions: the interval's bootstrap costs as much as all the rest of a frame
-_OVER = ("finished", "stopped", "failed")
 
 
 @dataclass
@@ -39,14 +36,13 @@ class ArmView:
 
 @dataclass
 class MethodView(ArmView):
-    """The arm of ``method``, empty where none is racing; and what is known of the method against the ``dense`` arm.
+    """The arm of ``method``, None where none is racing; and what is known of the method against the ``dense`` arm.
 
     ``fired`` holds one int64 [layers] per step and ``written`` what that step wrote.
     """
 
     dense: ArmView = field(default_factory=ArmView)
-    method: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
+    method: Method | None = None
     ready: Ready | None = None
     found: SettingFound | None = None
     prompt: PromptRead | None = None
@@ -58,7 +54,7 @@ class MethodView(ArmView):
     @property
     def name(self) -> str:
         """What the arm is called: the method."""
-        return METHODS[self.method].__name__ if self.method else "sparse"
+        return type(self.method).__name__ if self.method else "sparse"
 
     @property
     def byte_bound(self) -> float | None:
@@ -81,10 +77,7 @@ class MethodView(ArmView):
     @property
     def cett_target(self) -> float | None:
         """The CETT the method aims at, None where it aims at none."""
-        if not self.method:
-            return None
-        settings = METHODS[self.method](**self.settings).settings()
-        return (settings | ({self.found.setting: self.found.value} if self.found else {})).get("cett")
+        return self.method.settings().get("cett") if self.method else None
 
     @property
     def sparsity(self) -> float | None:
@@ -116,18 +109,14 @@ class MethodView(ArmView):
 
 
 @dataclass
-class RaceView:
-    """State of the run of ``request``; ``apply`` moves it on. Without a request it is the page before its first run.
+class RaceView(JobView):
+    """State of the race of ``request``. Without a request it is the page before its first race.
 
-    ``phase`` is one of empty, queued, loading, reading, running, judging, finished, stopped, failed; ``message`` says
-    it in a sentence; ``progress`` is 0..1 where something is being loaded. ``first_end`` is the arm that ended first,
-    and the tokens of all arms then.
+    ``phase`` is one of empty, queued, loading, reading, running, judging, finished, stopped, failed. ``first_end`` is
+    the arm that ended first, and the tokens of all arms then.
     """
 
     request: RunRequest | None = None
-    phase: str = "empty"
-    message: str = ""
-    progress: float | None = None
     dense: ArmView = field(default_factory=ArmView)
     sparse: MethodView = field(init=False)
     rival: MethodView = field(init=False)
@@ -138,12 +127,7 @@ class RaceView:
     def __post_init__(self) -> None:
         self.sparse, self.rival = MethodView(dense=self.dense), MethodView(dense=self.dense)
         if (request := self.request) is not None:
-            self.sparse.method, self.sparse.settings = request.method, request.settings
-            self.rival.method, self.rival.settings = request.rival or "", request.rival_settings
-
-    @property
-    def over(self) -> bool:
-        return self.phase in _OVER
+            self.sparse.method, self.rival.method = request.method, request.rival
 
     @property
     def racing(self) -> dict[str, ArmView]:
@@ -164,7 +148,7 @@ class RaceView:
     def method(self, name: str) -> MethodView:
         return self.rival if name == "rival" else self.sparse
 
-    def apply(self, event: Any) -> None:
+    def receive(self, event: Any) -> None:
         # Imported late, because torch comes with it: whoever has an event to show has already loaded a model.
         from ...race import Ended, Finished, Judging, PromptRead, Stepped
 
@@ -173,32 +157,27 @@ class RaceView:
                 self._step(event)
             case PromptRead():
                 self.sparse.prompt, self.rival.prompt = event, event.rival
-                self._say("running", "Racing at equal decode time.")
+                self.say("running", "Racing at equal decode time.")
             case Ended():
                 self._end(event)
             case Judging():
-                self._say("judging", "Judging: both models reread the dense text.")
+                self.say("judging", "Judging: both models reread the dense text.")
             case Finished():
                 self._finish(event)
-            case Waiting(place):
-                self._say("queued", wording.waiting(place)) if place else self._say("reading", "Reading the prompt…")
-            case Loading(progress):
-                self._say("loading", wording.loading(progress))
-                self.progress = progress.done / progress.total if progress.total else None
             case Ready():
                 self.ready = self.sparse.ready = self.rival.ready = event
             case SettingFound():
-                for each in self.methods:
-                    each.found = event if each.method == event.method else each.found
-            case TimedOut(seconds):
-                self.message = f"Stopped: the race took {seconds:g} s, the most this page gives to one."
-            case Failed(message):
-                self._say("failed", message)
-            case Closed() if not self.over:
-                self._say("stopped", "Stopped before the race began.")
+                arm = self.sparse if type(self.sparse.method) is type(event.method) else self.rival
+                arm.method, arm.found = event.method, event
 
-    def _say(self, phase: str, message: str) -> None:
-        self.phase, self.message, self.progress = phase, message, None
+    def begin(self) -> None:
+        self.say("reading", "Reading the prompt…")
+
+    def close(self) -> None:
+        self.say("stopped", "Stopped before the race began.")
+
+    def out_of_time(self, seconds: float) -> str:
+        return f"Stopped: the race took {seconds:g} s, the most this page gives to one."
 
     def _step(self, event: Stepped) -> None:
         arm = self.arm(event.arm)
@@ -226,7 +205,6 @@ class RaceView:
         if result.rival is not None:
             self.rival.finish(result.rival)
         if any(arm.ended == "stopped" for arm in self.racing.values()):
-            timed_out = self.message if self.message.startswith("Stopped:") else ""
-            self._say("stopped", timed_out or "Stopped.")
+            self.say("stopped", self.timed_out or "Stopped.")
         else:
-            self._say("finished", "Finished.")
+            self.say("finished", "Finished.")

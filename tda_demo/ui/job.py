@@ -1,0 +1,253 @@
+"""The page's one pipeline: a request becomes a job, waits in the line, streams events, and a view of them is sent.
+
+A tab adds its request and how it is measured (``PageJob``), what its own events change (``JobView``), and what it draws
+and remembers (``Frame``). ``wire`` ties these to its buttons; for the API ``follow`` is enough.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import gradio as gr
+
+from ..errors import UserError
+from ..progress import Progress
+from . import wording
+from .components import EVENT, Outputs, in_order, sentence
+from .loader import GivenUp, Loading, Models, reporter
+from .service import Service, owner
+from .visits import Visit
+from .worker import Closed, Failed, Ticket, Waiting
+from .zero_gpu import GpuNeed
+
+if TYPE_CHECKING:
+    import threading
+
+    from ..progress import Report
+
+NOT_BEGUN = ("empty", "queued")
+OVER = ("finished", "stopped", "failed")
+_HEARTBEAT_SECONDS = 1.0  # a frame comes this often even when nothing changed: gradio hears of a closed tab by it
+
+Request = TypeVar("Request")
+View = TypeVar("View", bound="JobView")
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """An event: how far the work is after ``seconds`` of it."""
+
+    progress: Progress
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TimedOut:
+    """An event: the job was stopped because it had taken ``seconds``, the most it is given."""
+
+    seconds: float
+
+
+class Clock:
+    """What a job reports to while it runs; it stops the job at ``limit`` seconds, counted from the first ``tick``."""
+
+    def __init__(self, ticket: Ticket, limit: float) -> None:
+        self.stop: threading.Event = ticket.stop
+        self.tell: Callable[[Any], None] = ticket.events.put
+        self.load: Report = reporter(ticket)
+        self._limit = limit
+        self._begin: float | None = None
+
+    def tick(self) -> float:
+        """The seconds so far. At the limit ``stop`` is set and ``TimedOut`` told, once."""
+        now = time.monotonic()
+        self._begin = now if self._begin is None else self._begin
+        seconds = now - self._begin
+        if seconds >= self._limit and not self.stop.is_set():
+            self.stop.set()
+            self.tell(TimedOut(self._limit))
+        return seconds
+
+    def measure(self, progress: Progress) -> None:
+        """A report of the work that is measured; what is loaded before it goes to ``load``."""
+        seconds = self.tick()
+        self.tell(Measuring(progress, seconds))
+
+
+@dataclass(frozen=True)
+class PageJob(Generic[Request]):
+    """A ``request`` and the function that measures it in at most ``seconds``: a module's own, so that it can travel.
+
+    ``measure`` yields events and may raise UserError, or GivenUp once it is to stop; ``need`` is of a GPU that is lent.
+    """
+
+    measure: Callable[[Models, Request, Clock], Generator[Any]]
+    request: Request
+    seconds: float
+    need: GpuNeed | None
+
+    def __call__(self, models: Models, *, ticket: Ticket) -> Generator[Any]:
+        with suppress(GivenUp):
+            yield from self.measure(models, self.request, Clock(ticket, self.seconds))
+
+
+@dataclass(kw_only=True)
+class JobView:
+    """State of one job: a reducer of its events, which knows no clock. A tab says what its own events change.
+
+    ``phase`` is empty, queued, loading, running, finished, stopped, failed, or a tab's own; ``message`` says it in a
+    sentence; ``progress`` is 0..1 where it is known; ``timed_out`` says so once the job was stopped for its time.
+    """
+
+    turns: ClassVar[str] = "one race runs at a time, so that none disturbs another's times"
+
+    phase: str = "empty"
+    message: str = ""
+    progress: float | None = None
+    timed_out: str = ""
+
+    @property
+    def over(self) -> bool:
+        return self.phase in OVER
+
+    @property
+    def notice(self) -> dict[str, Any]:
+        return sentence(self.message, "error" if self.phase == "failed" else "quiet", self.progress)
+
+    def apply(self, event: Any) -> None:
+        match event:
+            case Waiting(0):
+                self.begin()
+            case Waiting(place):
+                self.say("queued", wording.waiting(place, self.turns))
+            case Loading(progress):
+                self.say("loading", wording.loading(progress), wording.share(progress))
+            case Measuring(progress, seconds):
+                self.say("running", self.measuring(progress, seconds), wording.share(progress))
+            case TimedOut() | Closed() if self.over:
+                pass  # what is over stays as it ended
+            case TimedOut(seconds):
+                self.timed_out = self.message = self.out_of_time(seconds)
+            case Failed(message):
+                self.say("failed", message)
+            case Closed():
+                self.close()
+            case _:
+                self.receive(event)
+
+    def say(self, phase: str, message: str, progress: float | None = None) -> None:
+        self.phase, self.message, self.progress = phase, message, progress
+
+    def begin(self) -> None:
+        """The job's turn has come."""
+        self.say("loading", "Getting ready…")
+
+    def receive(self, event: Any) -> None:
+        """An event of the tab's own."""
+
+    def close(self) -> None:
+        """The job is over, and nothing has said how it ended."""
+        self.say("stopped", self.timed_out or "Stopped.")
+
+    def measuring(self, progress: Progress, seconds: float) -> str:
+        """How far the work is after ``seconds`` of it."""
+        return wording.loading(progress)
+
+    def out_of_time(self, seconds: float) -> str:
+        return f"Stopped after {seconds:g} s, the most this page gives to one run."
+
+
+class Frame(Generic[View]):
+    """Draws one ``view`` again and again: values of the page's components, each sent only when it changed."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.sent: Outputs = {}
+
+    def draw(self) -> Outputs:
+        """What a tab shows beside the notice, by component name; what is known to be as it was may be left out."""
+        return {}
+
+    def remember(self, visit: Visit) -> None:
+        """Keeps for the visit what the view has by now."""
+
+    def outputs(self) -> Outputs:
+        """What is new since the last call."""
+        values = {"notice": self.view.notice, **self.draw()}
+        new = {name: value for name, value in values.items() if name not in self.sent or self.sent[name] != value}
+        self.sent |= new
+        return new
+
+
+def follow(service: Service, owner: str, job: PageJob[Any], view: JobView) -> Generator[None]:
+    """Puts ``job`` in the line, then moves ``view`` on until it is over, a frame at a time. Closing it ends the job.
+
+    Raises:
+        UserError: the line is full.
+    """
+    ticket = service.submit(owner, job, job.need)
+    try:
+        yield  # begun, so that whoever closes it from here on gives the place in the line back
+        while not view.over:
+            for event in service.news(ticket, begun=view.phase not in NOT_BEGUN, first=view.phase == "empty"):
+                view.apply(event)
+            yield
+    finally:
+        service.withdraw(ticket)
+
+
+JobAndFrame = tuple[PageJob[Any], Frame[Any]]  # what a visitor asks to have measured, and what will draw it
+
+
+def stream(service: Service, owner: str, start: Callable[[], JobAndFrame]) -> Generator[Outputs]:
+    """The job of ``start``, or its UserError: what changed on the page, by component name, about six times a second.
+
+    Closing it ends the job.
+    """
+    try:
+        job, frame = start()
+        frames = follow(service, owner, job, frame.view)
+        next(frames)
+    except UserError as error:
+        yield {"notice": sentence(str(error), "error")}
+        return
+    with closing(frames):
+        yield buttons(running=True)
+        sent = time.monotonic()
+        for _ in frames:
+            frame.remember(service.visits.of(owner))
+            outputs = frame.outputs()
+            if outputs or time.monotonic() - sent >= _HEARTBEAT_SECONDS:
+                yield outputs
+                sent = time.monotonic()
+    yield buttons(running=False)
+
+
+def buttons(running: bool) -> Outputs:
+    return {"run": gr.update(interactive=not running), "stop": gr.update(interactive=running)}
+
+
+def wire(
+    service: Service,
+    parts: dict[str, Any],
+    drawn: Sequence[str],
+    inputs: list[Any],
+    start: Callable[..., JobAndFrame],
+    *others: Any,
+) -> None:
+    """Lets Run, and any ``others`` of the tab's events, stream the job that ``start`` makes of ``inputs``' values.
+
+    Stop ends it. ``drawn`` names the ``parts`` that its frames change.
+    """
+
+    def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+        with closing(stream(service, owner(request), lambda: start(*values))) as frames:
+            for outputs in frames:
+                yield in_order(drawn, outputs)
+
+    gr.on([*others, parts["run"].click], run, inputs, [parts[name] for name in drawn], **EVENT)
+    parts["stop"].click(service.stop, queue=False, **EVENT)
