@@ -21,7 +21,7 @@ from tda_demo.decode.choose import engine_for
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
-from tda_demo.decode.trees import bytes_per_step
+from tda_demo.decode.weight_bytes import bytes_per_step
 from tda_demo.feedforward import find_blocks
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import Choice, Way

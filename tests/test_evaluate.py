@@ -31,7 +31,7 @@ from tda_demo.evaluate.generation import compare
 from tda_demo.evaluate.result import summary
 from tda_demo.feedforward import FeedForward
 from tda_demo.methods import TDA
-from tda_demo.methods.policy import Everything
+from tda_demo.methods.policy import Everything, Selector
 from tda_demo.models import LoadedModel
 
 PROMPT, SCORED = 20, 9
@@ -39,7 +39,7 @@ SETTINGS = EvaluationSettings(PROMPT, SCORED)
 METHOD = TDA(cett=0.4, online=True)
 
 
-class Fixed:
+class Fixed(Selector):
     """A selector that keeps given neurons, whatever it is shown, and remembers how much it was shown."""
 
     def __init__(self, lm: LoadedModel) -> None:
@@ -51,7 +51,7 @@ class Fixed:
         mask = torch.zeros(block.d_ff, dtype=torch.bool)
         return mask.index_fill(0, self.active.indices[block.layer], True)
 
-    def fired(self, *_: Any) -> torch.Tensor:
+    def fired_in_prompt(self, *_: Any) -> torch.Tensor:
         raise NotImplementedError
 
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from tda_demo.decode.gpu.kernel_layers import KernelLayer, install_layers
 from tda_demo.decode.gpu.one_linear import one_linear
-from tda_demo.decode.trees import bytes_per_step, share_weights
+from tda_demo.decode.trees import share_weights
+from tda_demo.decode.weight_bytes import bytes_per_step
 from tda_demo.kernels.gpu.attention import add_rms_norm, rms_norm
 
 pytestmark = ON_A_CARD

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tda_demo.methods import GRIFFIN, TT
-from tda_demo.methods.base import ActiveSets
+from tda_demo.methods.plan import ActiveSets
 from tda_demo.metrics import Speedup
 from tda_demo.progress import Progress
 from tda_demo.race import Ended, Finished, Judging, PromptRead, Stepped

@@ -19,7 +19,7 @@ from gradio.context import LocalContext
 
 from tda_demo.errors import UserError
 from tda_demo.methods import GRIFFIN
-from tda_demo.methods.base import ActiveSets
+from tda_demo.methods.plan import ActiveSets
 from tda_demo.models import LoadedModel
 from tda_demo.progress import Progress
 from tda_demo.race import Finished, PromptRead
