@@ -21,6 +21,7 @@ import tda_demo
 PACKAGE = Path(tda_demo.__file__).parent
 TESTS = next(folder for folder in Path(__file__).resolve().parents if folder.name == "tests")
 
+
 @dataclass(frozen=True)
 class Import:
     """``module`` as it would be written absolutely; ``at_run_time`` unless it serves the type checker alone."""

@@ -73,7 +73,7 @@ def movement(gap: float) -> Movement:
 
 @pytest.mark.parametrize(("gap", "outcome"), [(0.06, "supported"), (0.0, "no effect"), (-0.06, "contradicted")])
 def test_verdict_on_planted_movement(gap: float, outcome: str) -> None:
-    finding = conclude(movement(gap), None, "planted", Uncertainty())
+    finding = conclude(movement(gap), None, "planted", Uncertainty(), 0.3)
     assert [check.outcome for check in finding.checks] == [outcome] * 4
     assert finding.checks[0].overall.value == pytest.approx(gap, abs=0.01)
     moved = re.search(r"go (-?\d+)% of the way", finding.verdict)
@@ -97,14 +97,14 @@ def planted_transfer(*, history_matters: bool) -> Transfer:
 
 def test_a_predictor_that_history_cannot_mislead() -> None:
     transfer = planted_transfer(history_matters=False)
-    finding = conclude(None, transfer, "planted", Uncertainty())
+    finding = conclude(None, transfer, "planted", Uncertainty(), 0.3)
     assert [check.outcome for check in finding.checks] == ["no effect", "contradicted"]
     assert transfer.learnt.min() > 0.7 > 0.5 > transfer.static.mean()
 
 
 def test_a_predictor_that_history_misleads() -> None:
     transfer = planted_transfer(history_matters=True)
-    finding = conclude(None, transfer, "planted", Uncertainty())
+    finding = conclude(None, transfer, "planted", Uncertainty(), 0.3)
     assert [check.outcome for check in finding.checks] == ["supported"] * 2
     assert finding.checks[0].overall.value > 0.4
     own = np.diagonal(transfer.learnt, axis1=2, axis2=3)

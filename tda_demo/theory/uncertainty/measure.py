@@ -113,7 +113,7 @@ class Uncertainty(Experiment):
                 reader, read, chosen, self.keep, lambda place: tick(len(rows) + place), is_relu=is_relu
             )
         tick(total)
-        return conclude(movement, transfer, lm.name, self, complete=not stop.is_set())
+        return conclude(movement, transfer, lm.name, self, self.keep, complete=not stop.is_set())
 
 
 @dataclass(frozen=True, eq=False)

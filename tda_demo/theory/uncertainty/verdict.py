@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...estimates import means
+from ..experiment import Experiment
 from ..findings import Check, Finding, Table, check_above_zero, columns
 from ..similarity import chance_jaccard
-
-if TYPE_CHECKING:
-    from .measure import Uncertainty
 
 KINDS = ("same topic", "paraphrase", "none", "other topic", "other language", "random tokens")
 REFERENCE, CEILING = KINDS.index("same topic"), KINDS.index("paraphrase")
@@ -47,11 +44,12 @@ def conclude(
     movement: Movement | None,
     transfer: Transfer | None,
     model: str,
-    experiment: Uncertainty,
+    experiment: Experiment,
+    keep: float,
     *,
     complete: bool = True,
 ) -> Finding:
-    """The finding from the arrays; what is None had not been measured when Stop came."""
+    """The finding from the arrays; what is None had not been measured when Stop came. ``keep`` is the experiment's."""
     checks: list[Check] = []
     notes: list[str] = []
     tables: list[Table] = []
@@ -65,7 +63,7 @@ def conclude(
                 "Importances correlate less after these three than after a paraphrase", movement.order, *CHANGED
             )
         )
-        notes.append(_movement_note(movement, experiment.keep))
+        notes.append(_movement_note(movement, keep))
         tables.append(_movement_table(movement))
     if transfer is not None:
         lost, learnt = _losses(transfer.learnt), _leads(transfer)
