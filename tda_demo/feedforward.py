@@ -156,8 +156,8 @@ def _block(index: int, layer: nn.Module, layout: BlockLayout) -> FeedForward:
         gate_projection = None if gate is None else Projection.whole(gate)
         up_projection = Projection.whole(up)
     block = FeedForward(index, gate_projection, up_projection, down, d_ff)
-    others = [each for each in layer.modules() if isinstance(each, nn.Linear) and each not in block.linears]
-    return dataclasses.replace(block, attention=tuple(others))
+    linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+    return dataclasses.replace(block, attention=tuple(linear for linear in linears if linear not in block.linears))
 
 
 @contextmanager
