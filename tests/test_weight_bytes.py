@@ -12,6 +12,7 @@ from parity import stored
 from tiny import PROMPT, tiny
 
 from tda_demo import metrics
+from tda_demo.calibration.passages import Passages
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.step import RuleArm
 from tda_demo.decode.eager import EagerEngine
@@ -102,7 +103,8 @@ def test_the_bound_of_evaluation_is_the_arms(name: str, precision: str, family: 
 
 
 def test_a_budget_of_bytes_is_refused_where_nothing_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "passages", lambda held_out: [Document(each, 1) for each in TEXTS])
+    documents = tuple(Document(text, 1) for text in TEXTS)
+    monkeypatch.setattr(budget, "calibration_passages", lambda: Passages("little text", documents))
     monkeypatch.setattr(budget, "PROMPT_TOKENS", 16)
     monkeypatch.setattr(budget, "SCORE_TOKENS", 8)
     skipping, zeroing = (stored(tiny(family), "int8") for family in ("llama", "opt"))
