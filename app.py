@@ -6,8 +6,8 @@ import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-from tda_demo.arguments import Parser
-from tda_demo.errors import UserError
+from tda_demo.cli.arguments import Parser
+from tda_demo.support.errors import UserError
 from tda_demo.ui.start import launch, make_page
 
 parser = Parser(description="A dense decoder and the same model under TDA, racing on a web page.")

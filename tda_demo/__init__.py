@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .errors import UserError
     from .methods import CATS, GRIFFIN, TDA, TEAL, TT, CoreInfer, DejaVu, Magnitude, MoEfication, Random, Sketch
-    from .models import LoadedModel, load_model
+    from .model.loading import LoadedModel, load_model
     from .race import RaceSettings
+    from .support.errors import UserError
 
 # How long OpenMP's threads spin before they sleep, read when torch loads it. The default assumes cores to itself:
 # beside another busy process a spinning thread keeps the one it waits for off the core: steps take ten times longer.
@@ -30,10 +30,10 @@ _HOME = {
     "TDA": "methods",
     "TEAL": "methods",
     "TT": "methods",
-    "LoadedModel": "models",
+    "LoadedModel": "model.loading",
     "RaceSettings": "race",
-    "UserError": "errors",
-    "load_model": "models",
+    "UserError": "support.errors",
+    "load_model": "model.loading",
 }
 __all__ = [
     "CATS",

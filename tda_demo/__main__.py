@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .arguments import Parser
-from .commands import COMMANDS
-from .errors import UserError
+from .cli import COMMANDS
+from .cli.arguments import Parser
+from .support.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

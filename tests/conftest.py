@@ -9,7 +9,7 @@ import pytest
 from little_text import little_text, shared_cache  # noqa: F401 - fixtures
 from tiny import tiny
 
-from tda_demo.models import LoadedModel
+from tda_demo.model.loading import LoadedModel
 
 
 @pytest.fixture
@@ -28,6 +28,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def embedded() -> LoadedModel:
     """The embedded model in float32, from the user's cache; downloaded where it is not there."""
-    from tda_demo.models import load_model
+    from tda_demo.model.loading import load_model
 
     return load_model(precision="float32")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tda_demo.calibration import quantiles
+from tda_demo.calibration.documents import Document
 from tda_demo.calibration.passages import Passages
-from tda_demo.documents import Document
-from tda_demo.methods import quantiles
 from tda_demo.methods.trained import text
 
 TEXTS = tuple(" ".join(f"w{3 + i * k % 90}" for i in range(30)) for k in (3, 7, 11, 13))

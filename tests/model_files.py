@@ -12,10 +12,10 @@ from gguf.quants import quantize
 from tiny import tiny_tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from tda_demo import weights
-from tda_demo.progress import Report
-from tda_demo.weights import embedded, gguf
-from tda_demo.weights.cache import is_complete
+from tda_demo.model import weights
+from tda_demo.model.weights import embedded, gguf
+from tda_demo.model.weights.cache import is_complete
+from tda_demo.support.progress import Report
 
 LAYERS, WIDTH, D_FF, HEADS, KV_HEADS = 2, 64, 96, 4, 2
 CHAT_TEMPLATE = (

@@ -9,13 +9,13 @@ import torch
 from tiny import tiny
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from tda_demo import metrics
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.engine import Engine
-from tda_demo.feedforward import find_blocks
 from tda_demo.methods import TDA, ActiveSets
-from tda_demo.models import LoadedModel
-from tda_demo.precision import round_weights
+from tda_demo.model.feedforward import find_blocks
+from tda_demo.model.loading import LoadedModel
+from tda_demo.model.precision import round_weights
+from tda_demo.stats import metrics
 
 PROMPT_IDS = list(range(5, 17))
 # The largest error allowed beside transformers with the same rounded weights: nf4 products take a vector's elements to

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from tda_demo.calibration.passages import calibration_passages
-from tda_demo.files import DATA
-from tda_demo.methods.channel_shares import MOST
-from tda_demo.methods.quantiles import SHARES
-from tda_demo.weights.embedded import WHEEL_SHA256
+from tda_demo.calibration.quantiles import SHARES
+from tda_demo.methods.teal.shares import MOST
+from tda_demo.model.weights.embedded import WHEEL_SHA256
+from tda_demo.support.files import DATA
 
 ROOT = Path(__file__).parent.parent
 PASSAGES: list[dict] = [json.loads(line) for line in (DATA / "passages.jsonl").read_text("utf-8").splitlines()]

@@ -14,8 +14,8 @@ from tda_demo.__main__ import main
 from tda_demo.bench import BenchSettings, Row, bench
 from tda_demo.bench.decoders import StockGenerate
 from tda_demo.decode.timed import ArmDecoder
-from tda_demo.models import LoadedModel
-from tda_demo.precision import round_weights
+from tda_demo.model.loading import LoadedModel
+from tda_demo.model.precision import round_weights
 
 
 @pytest.fixture(autouse=True)

@@ -18,11 +18,11 @@ from tda_demo.bench.shapes import ShapesTable, bench_shapes, measure_shapes
 from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.block_weights import BlockWeights
 from tda_demo.decode.gpu.graph import CudaGraphEngine
-from tda_demo.errors import UserError
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import Choice
 from tda_demo.kernels.gpu.matrices import Matrices
-from tda_demo.models import LoadedModel
+from tda_demo.model.loading import LoadedModel
+from tda_demo.support.errors import UserError
 
 pytestmark = ON_A_CARD
 SMALL = Tiles(rows=64, columns=64, down_rows=64, down_columns=64, splits=2)
@@ -138,7 +138,7 @@ def measurable(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr("tda_demo.bench.shapes.has_triton", lambda: True)
     monkeypatch.setattr("tda_demo.bench.shapes.triton_runs", lambda _device: True)
     monkeypatch.setattr("tda_demo.bench.shapes.measure_shapes", measure)
-    monkeypatch.setattr("tda_demo.environment.describe", lambda *_: {"cpu": "c", "threads": 1, "torch": "t"})
+    monkeypatch.setattr("tda_demo.support.environment.describe", lambda *_: {"cpu": "c", "threads": 1, "torch": "t"})
     return asked
 
 
@@ -160,7 +160,7 @@ def test_without_a_model_or_shapes_it_is_the_embedded_one(
     tmp_path: Path, measurable: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     CONFIG.save_pretrained(tmp_path)
-    monkeypatch.setattr("tda_demo.weights.embedded.embedded_weights", lambda _report: tmp_path)
+    monkeypatch.setattr("tda_demo.model.weights.embedded.embedded_weights", lambda _report: tmp_path)
     assert main(["bench", "--device", "cuda"]) == 0
     assert measurable[0]["config"].vocab_size == CONFIG.vocab_size
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tda_demo.cett import TailCurve, score, strengths, tail_curve, thresholds
-from tda_demo.feedforward import FeedForward
+from tda_demo.calibration.cett import TailCurve, score, strengths, tail_curve, thresholds
+from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.projection import Projection
 
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from tiny import PROMPT, tiny
 
-import tda_demo.models
+import tda_demo.model.loading
 from tda_demo.__main__ import _parser, main
-from tda_demo.errors import UserError
 from tda_demo.methods import Method
+from tda_demo.support.errors import UserError
 
 
 @pytest.fixture
 def tiny_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any model asked for is the tiny one."""
-    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, **_kwargs: tiny())
+    monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, **_kwargs: tiny())
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_texts_that_cannot_be_calibrated_on(tmp_path: Path, capsys: pytest.Captu
 def test_unwritable_json_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, **_kwargs: tiny())
+    monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, **_kwargs: tiny())
     (tmp_path / "file").write_text("")
     options = ["--set", "cett=0", "--max-new-tokens", "4", "--json", str(tmp_path / "file" / "race.json")]
     assert main(["race", PROMPT, *options]) == 2
@@ -162,7 +162,7 @@ def test_a_model_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def fail(*_args: object, **_kwargs: object) -> None:
         raise UserError("There is no such model.")
 
-    monkeypatch.setattr(tda_demo.models, "load_model", fail)
+    monkeypatch.setattr(tda_demo.model.loading, "load_model", fail)
     assert main(["race", "hello"]) == 2
     assert capsys.readouterr().err == "tda_demo: There is no such model.\n"
 

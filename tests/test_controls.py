@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tda_demo.controls import against, beats, is_control, not_beating, unbeaten
 from tda_demo.methods import METHODS
+from tda_demo.methods.controls import against, beats, is_control, not_beating, unbeaten
 
 
 def test_two_methods_are_controls() -> None:

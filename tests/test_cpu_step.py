@@ -22,7 +22,7 @@ from tda_demo.decode.eager import EagerEngine
 from tda_demo.kernels.formats import FORMATS
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.model.family import FAMILIES
-from tda_demo.models import LoadedModel
+from tda_demo.model.loading import LoadedModel
 from tda_demo.race import RaceSettings, race
 
 LAYOUTS = [name for name, config in CONFIGS.items() if FAMILIES[config.model_type].decoder]
@@ -139,7 +139,7 @@ def test_other_layouts_run_with_compiled_linears_and_say_so(family: str, expecte
 @pytest.mark.parametrize(("precision", "limit"), [("bfloat16", 0.002), ("int8", 0.01)])
 def test_kl_to_float32_on_real_text(embedded: LoadedModel, precision: str, limit: float) -> None:
     """The embedded model teacher-forced through the compiled step, against transformers in float32."""
-    from tda_demo.models import load_model
+    from tda_demo.model.loading import load_model
 
     ids = embedded.tokenizer(
         "The harbour was quiet when the first boats came back. Gulls followed them in, and the women on the quay "

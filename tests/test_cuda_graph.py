@@ -22,11 +22,11 @@ from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
 from tda_demo.decode.weight_bytes import bytes_per_step
-from tda_demo.feedforward import find_blocks
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import Choice, Way
 from tda_demo.methods import TDA, ActiveSets
-from tda_demo.models import LoadedModel
+from tda_demo.model.feedforward import find_blocks
+from tda_demo.model.loading import LoadedModel
 from tda_demo.race import Finished, RaceSettings, race
 
 pytestmark = ON_A_CARD
@@ -200,7 +200,7 @@ def test_bytes_are_all_weights_and_the_lists() -> None:
 
 def test_a_race_runs_on_it_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = on_device(tiny())
-    monkeypatch.setattr("tda_demo.race.engine_for", lambda lm, _chooser: engine_of(lm))
+    monkeypatch.setattr("tda_demo.race.run.engine_for", lambda lm, _chooser: engine_of(lm))
     *_, last = race(lm, TDA(cett=0.3, online=True), "w5 w9 w17 w30", RaceSettings(max_new_tokens=3))
     assert isinstance(last, Finished)
     way = "CUDA graph" if CUDA else "called eagerly"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tda_demo import documents
-from tda_demo.documents import count_documents, read_documents
-from tda_demo.errors import UserError
+from tda_demo.calibration import documents
+from tda_demo.calibration.documents import count_documents, read_documents
+from tda_demo.support.errors import UserError
 
 LINES = st.text(st.sampled_from("aé漢🏁 #\t"), max_size=9).filter(lambda line: line.strip() != "###")
 

@@ -17,12 +17,12 @@ import pytest
 import torch
 from model_files import count_conversions, unfinished, write_gguf
 
-from tda_demo.errors import UserError
-from tda_demo.files import cache_root
-from tda_demo.models import EMBEDDED, load_model
-from tda_demo.progress import Progress
-from tda_demo.weights import embedded as wheel
-from tda_demo.weights.cache import MANIFEST, cached_folder
+from tda_demo.model.loading import EMBEDDED, load_model
+from tda_demo.model.weights import embedded as wheel
+from tda_demo.model.weights.cache import MANIFEST, cached_folder
+from tda_demo.support.errors import UserError
+from tda_demo.support.files import cache_root
+from tda_demo.support.progress import Progress
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -105,7 +105,7 @@ def test_two_starts_at_once_convert_once(fake_wheel: Path, own_cache: Path, conv
 
 def test_two_processes_make_a_folder_once(own_cache: Path) -> None:
     script = (
-        "import os, time; from tda_demo.weights.cache import cached_folder\n"
+        "import os, time; from tda_demo.model.weights.cache import cached_folder\n"
         "def fill(folder):\n    time.sleep(0.3); (folder / 'by').write_text(str(os.getpid()))\n"
         "print((cached_folder('made', fill, 0) / 'by').read_text())"
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tda_demo import environment
-from tda_demo.environment import available_cores, describe, use_threads
+from tda_demo.support import environment
+from tda_demo.support.environment import available_cores, describe, use_threads
 
 
 @pytest.fixture(autouse=True)

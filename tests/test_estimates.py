@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tda_demo.estimates import Estimate, mean, means, ratios, regression
+from tda_demo.stats.estimates import Estimate, mean, means, ratios, regression
 from tda_demo.theory.findings import Check, Finding, Table, summary
 from tda_demo.theory.similarity import correlation, jaccard, ranks
 

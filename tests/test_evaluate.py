@@ -20,19 +20,19 @@ from scipy import stats
 from tiny import tiny
 from transformers import DynamicCache
 
-import tda_demo.models
-from tda_demo import metrics
+import tda_demo.model.loading
 from tda_demo.__main__ import main
 from tda_demo.decode.arm import Prefill
 from tda_demo.decode.choose import engine_for, step_bytes
-from tda_demo.errors import UserError
 from tda_demo.evaluate import EvaluationSettings, evaluate, evaluation, scoring
 from tda_demo.evaluate.generation import compare
 from tda_demo.evaluate.result import summary
-from tda_demo.feedforward import FeedForward
 from tda_demo.methods import TDA
 from tda_demo.methods.policy import Everything, Selector
-from tda_demo.models import LoadedModel
+from tda_demo.model.feedforward import FeedForward
+from tda_demo.model.loading import LoadedModel
+from tda_demo.stats import metrics
+from tda_demo.support.errors import UserError
 
 PROMPT, SCORED = 20, 9
 SETTINGS = EvaluationSettings(PROMPT, SCORED)
@@ -228,7 +228,7 @@ def test_what_cannot_be_scored_is_one_sentence(lm: LoadedModel, texts: Path, tmp
 def test_the_command_prints_or_writes_and_leaves_nothing_else(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, **_kwargs: tiny())
+    monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, **_kwargs: tiny())
     cut = ["--prompt-tokens", str(PROMPT), "--score-tokens", str(SCORED), "--set", "online=1"]
     target = tmp_path / "deep" / "result.json"
     assert main(["evaluate", "--text", str(texts), *cut]) == 0

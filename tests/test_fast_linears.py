@@ -27,7 +27,7 @@ from tda_demo.kernels.cpu.linear import NeuronMajor, RowMajor
 from tda_demo.kernels.cpu.threads import cores
 from tda_demo.kernels.formats import FORMATS, encode, encode_by_neuron
 from tda_demo.methods import TDA, ActiveSets
-from tda_demo.models import LoadedModel
+from tda_demo.model.loading import LoadedModel
 from tda_demo.race import RaceSettings, race
 
 ROW = {"float32": 4 * 32, "bfloat16": 2 * 32, "int8": 32 + 4, "nf4": 32 + 4}  # bytes of a row of 32 columns

@@ -7,8 +7,9 @@ import torch
 from families import FAMILIES, tiny_model
 from transformers import BertConfig, BertModel, Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig
 
-from tda_demo.errors import UserError
-from tda_demo.feedforward import FeedForward, find_blocks, observed
+from tda_demo.model.feedforward import FeedForward, find_blocks
+from tda_demo.model.hooks import observed
+from tda_demo.support.errors import UserError
 
 ACTIVATION = {
     "gemma2": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),

@@ -9,9 +9,9 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tda_demo.errors import UserError
 from tda_demo.kernels.formats import FORMATS, encode, encode_by_neuron, rounded, rounded_by_neuron
 from tda_demo.kernels.nf4 import LEVELS, ONE
+from tda_demo.support.errors import UserError
 
 
 def matrix(rows: int, columns: int, seed: int) -> torch.Tensor:

@@ -12,9 +12,9 @@ import torch
 from model_files import CHAT_TEMPLATE, count_conversions, unfinished, write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tda_demo import weights
-from tda_demo.errors import UserError
-from tda_demo.models import load_model
+from tda_demo.model import weights
+from tda_demo.model.loading import load_model
+from tda_demo.support.errors import UserError
 
 
 @pytest.fixture

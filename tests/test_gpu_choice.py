@@ -15,13 +15,13 @@ from tiny import tiny
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.gpu import graph
-from tda_demo.errors import UserError
 from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu import choice as ways
 from tda_demo.kernels.gpu import support
 from tda_demo.kernels.gpu.matrices import Matrices
 from tda_demo.kernels.gpu.support import triton_runs
 from tda_demo.kernels.gpu.tilings import float_stages, nf4_stages
+from tda_demo.support.errors import UserError
 
 pytestmark = ON_A_CARD
 STAGES = (

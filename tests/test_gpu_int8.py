@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_gpu_kernels import check
 
-from tda_demo.feedforward import FeedForward
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Tiles
 from tda_demo.kernels.gpu.int8 import Int8Matrices, Int8Rows, rows_of
+from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.projection import Projection
 
 pytestmark = [*ON_A_CARD, pytest.mark.filterwarnings("ignore:overflow encountered in exp")]

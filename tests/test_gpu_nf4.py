@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_gpu_kernels import check, random_matrices
 
-from tda_demo.errors import UserError
-from tda_demo.feedforward import FeedForward
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Tiles
 from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantised, requantised, rows_of
+from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.projection import Projection
+from tda_demo.support.errors import UserError
 
 pytestmark = [*ON_A_CARD, pytest.mark.filterwarnings("ignore:overflow encountered in exp")]
 SMALL = Tiles(rows=4, columns=128, programs=3, down_rows=4, down_columns=64, splits=2)

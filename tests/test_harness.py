@@ -12,9 +12,9 @@ import torch
 from tiny import tiny
 from transformers import DynamicCache
 
-import tda_demo.models
+import tda_demo.model.loading
 from tda_demo.__main__ import main
-from tda_demo.errors import UserError
+from tda_demo.support.errors import UserError
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is an optional extra")
 
@@ -93,7 +93,7 @@ def test_settings_of_the_harness_are_those_of_the_method() -> None:
 
 def test_the_command_runs_a_task_defined_locally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "load_model", lambda *_args, **_kwargs: tiny())
-    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, **_kwargs: tiny())
+    monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, **_kwargs: tiny())
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     items = tmp_path / "items.jsonl"
     rows = [{"question": "w5 w6 w7", "choices": ["w8", "w9 w10"], "answer": at % 2} for at in range(3)]

@@ -11,10 +11,10 @@ from fake_hub import COMMIT, FakeHub, fake_hub
 from model_files import write_model
 from transformers import AutoConfig, BertConfig
 
-from tda_demo.errors import UserError
-from tda_demo.models import load_model
-from tda_demo.progress import Progress, silent
-from tda_demo.weights import find_config
+from tda_demo.model.loading import load_model
+from tda_demo.model.weights import find_config
+from tda_demo.support.errors import UserError
+from tda_demo.support.progress import Progress, silent
 
 
 @pytest.fixture

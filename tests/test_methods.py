@@ -16,13 +16,11 @@ from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
 import tda_demo
-from tda_demo.calibrate import ThresholdTable, calibrate, kept_thresholds, threshold_table
+from tda_demo.calibration.documents import Document
 from tda_demo.calibration.passages import Passages
+from tda_demo.calibration.thresholds import ThresholdTable, calibrate, kept_thresholds, threshold_table
 from tda_demo.decode.choose import engine_for
-from tda_demo.documents import Document
-from tda_demo.errors import UserError
 from tda_demo.evaluate.scoring import judge
-from tda_demo.feedforward import observed
 from tda_demo.methods import (
     CATS,
     GRIFFIN,
@@ -38,8 +36,10 @@ from tda_demo.methods import (
     make_method,
     method_named,
 )
-from tda_demo.models import PRECISIONS, LoadedModel
-from tda_demo.weights.embedded import NAME, WHEEL_SHA256
+from tda_demo.model.hooks import observed
+from tda_demo.model.loading import PRECISIONS, LoadedModel
+from tda_demo.model.weights.embedded import NAME, WHEEL_SHA256
+from tda_demo.support.errors import UserError
 
 ZERO: dict[str, Method] = {
     "tda": TDA(cett=0),
@@ -101,11 +101,11 @@ def test_every_precision_has_a_table_of_its_own_and_the_embedded_model_has_one_a
     def measured(lm: LoadedModel, passages: Passages, *, weighted: bool, report: object) -> ThresholdTable:
         return dataclasses.replace(table("llama"), precision=lm.precision)
 
-    monkeypatch.setattr("tda_demo.calibrate.calibrate", measured)
+    monkeypatch.setattr("tda_demo.calibration.thresholds.calibrate", measured)
     for precision in PRECISIONS:
         other = dataclasses.replace(lm, precision=precision)
         assert threshold_table(other, weighted=False).precision == precision
-    monkeypatch.setattr("tda_demo.calibrate.calibrate", None)
+    monkeypatch.setattr("tda_demo.calibration.thresholds.calibrate", None)
     assert threshold_table(lm, weighted=False).precision == "float32"  # what int8 left there does not serve it
     for precision in PRECISIONS:
         embedded = dataclasses.replace(lm, name=NAME, fingerprint=WHEEL_SHA256, precision=precision)

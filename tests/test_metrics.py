@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tda_demo import metrics
+from tda_demo.stats import metrics
 
 
 def test_speedup_is_the_median_of_ratios_after_the_warm_up() -> None:

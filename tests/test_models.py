@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from tiny import PROMPT
 from transformers import BertConfig, T5Config
 
-from tda_demo.errors import UserError
 from tda_demo.kernels.formats import rounded, rounded_by_neuron
-from tda_demo.models import EMBEDDED, PRECISIONS, LoadedModel, load_model
+from tda_demo.model.loading import EMBEDDED, PRECISIONS, LoadedModel, load_model
+from tda_demo.support.errors import UserError
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -231,6 +231,8 @@ def test_transformers_is_as_talkative_as_before(model_folder: Path) -> None:
 
 
 def test_importing_costs_torch_alone() -> None:
-    script = "import sys, tda_demo.models; print('transformers' in sys.modules, 'huggingface_hub' in sys.modules)"
+    script = (
+        "import sys, tda_demo.model.loading; print('transformers' in sys.modules, 'huggingface_hub' in sys.modules)"
+    )
     said = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["False", "False"]

@@ -15,13 +15,13 @@ import pytest
 import torch
 from tiny import tiny
 
-import tda_demo.models
+import tda_demo.model.loading
 from tda_demo.__main__ import main
-from tda_demo.errors import UserError
-from tda_demo.estimates import means
 from tda_demo.methods.settings import Range
-from tda_demo.models import LoadedModel
-from tda_demo.progress import Progress, Report, silent
+from tda_demo.model.loading import LoadedModel
+from tda_demo.stats.estimates import means
+from tda_demo.support.errors import UserError
+from tda_demo.support.progress import Progress, Report, silent
 from tda_demo.theory import EXPERIMENTS
 from tda_demo.theory.experiment import Claim, Experiment, NumberInput, keep_setting, number_setting, seed_setting
 from tda_demo.theory.findings import Finding, Table, check_above_zero, columns
@@ -79,7 +79,7 @@ class Firing(Experiment):
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EXPERIMENTS, Firing.name, Firing)
-    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, **_kwargs: tiny())
+    monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, **_kwargs: tiny())
 
 
 class OneModel:

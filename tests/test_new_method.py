@@ -11,15 +11,15 @@ import pytest
 import torch
 from tiny import PROMPT, tiny
 
-import tda_demo.models
+import tda_demo.model.loading
 from tda_demo.__main__ import main
-from tda_demo.feedforward import FeedForward
 from tda_demo.methods import METHODS
 from tda_demo.methods.base import Dial, Method
 from tda_demo.methods.policy import Selector
 from tda_demo.methods.settings import Range, setting
-from tda_demo.models import LoadedModel
-from tda_demo.progress import Report, silent
+from tda_demo.model.feedforward import FeedForward
+from tda_demo.model.loading import LoadedModel
+from tda_demo.support.progress import Report, silent
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class _Counted(Selector):
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, EveryNth.name, EveryNth)
-    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, **_kwargs: tiny())
+    monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, **_kwargs: tiny())
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tda_demo import metrics
-from tda_demo.errors import UserError
 from tda_demo.evaluate.row import Row
-from tda_demo.files import ASSETS
 from tda_demo.methods import GRIFFIN, METHODS, TDA
-from tda_demo.progress import Progress
 from tda_demo.race import Finished, PromptRead, RaceSettings, Stepped, race
+from tda_demo.race.result import MethodResult
 from tda_demo.report.record import RaceRecord, traced
-from tda_demo.result import MethodResult
+from tda_demo.stats import metrics
+from tda_demo.support.errors import UserError
+from tda_demo.support.files import ASSETS
+from tda_demo.support.progress import Progress
 from tda_demo.ui.job import Measuring, TimedOut
 from tda_demo.ui.loader import Loading, Models
 from tda_demo.ui.offers import Offers
@@ -178,7 +178,7 @@ class Planted(Models):
 
 @pytest.fixture
 def models(lm: Any, monkeypatch: pytest.MonkeyPatch) -> Planted:
-    from tda_demo import documents
+    from tda_demo.calibration import documents
 
     words = " ".join(f"w{word}" for word in np.random.default_rng(0).integers(5, 90, 40))
     monkeypatch.setattr(documents, "passages", lambda **_: [documents.Document(words, at) for at in range(3)])

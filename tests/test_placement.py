@@ -9,17 +9,17 @@ import pytest
 import torch
 from model_files import write_model
 
-from tda_demo import placement
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.trees import share_weights
-from tda_demo.errors import UserError
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
 from tda_demo.methods import METHODS
-from tda_demo.models import LoadedModel, load_model
+from tda_demo.model import placement
+from tda_demo.model.loading import LoadedModel, load_model
 from tda_demo.race import Finished, RaceSettings, race
-from tda_demo.result import RaceResult
+from tda_demo.race.result import RaceResult
+from tda_demo.support.errors import UserError
 
 PROMPT = "w5 w9 w17 w30 w31 w44 w58 w60 w71"
 
@@ -75,7 +75,7 @@ def test_a_race_gives_what_the_model_in_one_place_gives(
     parted: LoadedModel, whole: LoadedModel, method: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     got = raced(parted, method, **settings)
-    monkeypatch.setattr("tda_demo.race.engine_for", lambda lm, _: EagerEngine(lm))
+    monkeypatch.setattr("tda_demo.race.run.engine_for", lambda lm, _: EagerEngine(lm))
     expected = raced(whole, method, **settings)
     assert (got.dense.text, got.sparse.text) == (expected.dense.text, expected.sparse.text)
     assert got.sparsity == pytest.approx(expected.sparsity) and max(expected.sparsity) > 0

@@ -21,19 +21,19 @@ from model_files import write_model
 from tiny import PROMPT, tiny
 
 import tda_demo.bench
-from tda_demo import placement
 from tda_demo.__main__ import main
 from tda_demo.bench import BenchSettings
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.step import CpuStepEngine
-from tda_demo.errors import UserError
 from tda_demo.evaluate.row import Row
 from tda_demo.kernels.formats import FORMATS, INT8
-from tda_demo.methods.channels import ChannelRule
+from tda_demo.methods.teal.channels import ChannelRule
+from tda_demo.model import placement
+from tda_demo.model.loading import LoadedModel, load_model
+from tda_demo.model.precision import choose, offered, round_weights
 from tda_demo.model.precisions import PRECISIONS, REFERENCE, Device, default_precision, precision_of, precisions_on
-from tda_demo.models import LoadedModel, load_model
-from tda_demo.precision import choose, offered, round_weights
 from tda_demo.report import svg, sweep_report
+from tda_demo.support.errors import UserError
 from tda_demo.ui.catalogue import check_room
 from tda_demo.ui.memory import Room
 from tda_demo.ui.offers import AUTOMATIC, Offers

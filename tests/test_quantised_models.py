@@ -18,12 +18,12 @@ from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
 from tda_demo.evaluate.scoring import judge
-from tda_demo.feedforward import find_blocks
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import Choice
 from tda_demo.methods import GRIFFIN, TDA, CoreInfer, Magnitude, Random
-from tda_demo.models import LoadedModel
-from tda_demo.precision import give_back_memory, loading, model_dtype
+from tda_demo.model.feedforward import find_blocks
+from tda_demo.model.loading import LoadedModel
+from tda_demo.model.precision import give_back_memory, loading, model_dtype
 
 TILES = Tiles(rows=128, columns=64, down_rows=128, down_columns=64, splits=2)
 

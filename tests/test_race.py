@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import PROMPT, tiny, tiny_tokenizer
 
-from tda_demo import metrics
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.text import TextStream
-from tda_demo.errors import UserError
-from tda_demo.feedforward import FeedForward
 from tda_demo.methods import GRIFFIN, TDA, Method, Random, TokenRule
-from tda_demo.models import LoadedModel
+from tda_demo.model.feedforward import FeedForward
+from tda_demo.model.loading import LoadedModel
 from tda_demo.race import Ended, Event, Finished, Judging, Lane, PromptRead, RaceSettings, Stepped, race, run_lanes
-from tda_demo.result import FirstEnd, RaceResult, summary
+from tda_demo.race.result import FirstEnd, RaceResult, summary
+from tda_demo.stats import metrics
+from tda_demo.support.errors import UserError
 
 ONLINE = TDA(cett=0.4, online=True)
 

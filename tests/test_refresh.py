@@ -15,10 +15,10 @@ from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import judge, score
-from tda_demo.feedforward import observed
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.methods.refresh import History
-from tda_demo.models import LoadedModel
+from tda_demo.model.hooks import observed
+from tda_demo.model.loading import LoadedModel
 from tda_demo.race import Finished, PromptRead, RaceSettings, race
 
 EVERY = 3

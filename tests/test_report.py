@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from tiny import PROMPT, tiny
 
-import tda_demo.models
+import tda_demo.model.loading
 from tda_demo.__main__ import main
 from tda_demo.evaluate.row import Row
 from tda_demo.report import sweep_report
@@ -60,7 +60,7 @@ def check_harmless(page: str) -> Tags:
 
 
 def test_a_race_is_told_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, **_kwargs: tiny())
+    monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, **_kwargs: tiny())
     report, told = tmp_path / "out" / "race.html", tmp_path / "race.json"
     prompt = f"{PROMPT} {HOSTILE}"
     options = ["--set", "online=1", "--max-new-tokens", "8", "--report", str(report), "--json", str(told)]

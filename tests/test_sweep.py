@@ -20,10 +20,9 @@ from model_files import write_model
 from parity import stored
 from tiny import tiny
 
-import tda_demo.models
+import tda_demo.model.loading
 from tda_demo.__main__ import main
-from tda_demo.documents import Document, passages, read_documents
-from tda_demo.errors import UserError
+from tda_demo.calibration.documents import Document, passages, read_documents
 from tda_demo.evaluate import EvaluationSettings, allocate, budget, evaluate
 from tda_demo.evaluate.allocate import Sensitivity
 from tda_demo.evaluate.budget import QualityCurve
@@ -31,12 +30,13 @@ from tda_demo.evaluate.ledger import Ledger
 from tda_demo.evaluate.shards import ALONE, Shard
 from tda_demo.evaluate.speed import SpeedSettings
 from tda_demo.evaluate.sweep import follow, grid, sweep
-from tda_demo.files import DATA
 from tda_demo.methods import CATS, GRIFFIN, TDA, TEAL, TT, CoreInfer, Sketch
 from tda_demo.methods.base import Dial
 from tda_demo.methods.settings import Range, setting
-from tda_demo.models import LoadedModel
-from tda_demo.weights.embedded import WHEEL_SHA256
+from tda_demo.model.loading import LoadedModel
+from tda_demo.model.weights.embedded import WHEEL_SHA256
+from tda_demo.support.errors import UserError
+from tda_demo.support.files import DATA
 
 SETTINGS = EvaluationSettings(20, 9)
 METHODS = [TDA(cett=0.2, online=True), TDA(cett=0.5, online=True)]
@@ -167,7 +167,7 @@ def test_the_command_writes_a_tidy_table(
 ) -> None:
     if ending == "parquet":
         pytest.importorskip("pyarrow")
-    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, precision, **_kwargs: load(precision))
+    monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, precision, **_kwargs: load(precision))
     out = tmp_path / "out" / f"sweep.{ending}"
     options = ["--grid", "tda.cett=0.2,0.5", "--grid", "tda.online=true", "--precision", "int8", "--text", str(texts)]
     assert main(["sweep", *options, "--prompt-tokens", "20", "--score-tokens", "9", "--out", str(out)]) == 0

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tda_demo.calibrate import kept_thresholds
-from tda_demo.calibration import tables
+from tda_demo.calibration import quantiles, tables
 from tda_demo.calibration.passages import calibration_passages, held_out_passages
 from tda_demo.calibration.tables import KeptTable, json_rows, significant
-from tda_demo.errors import UserError
+from tda_demo.calibration.thresholds import kept_thresholds
 from tda_demo.evaluate.budget import kept_curve
-from tda_demo.files import DATA
-from tda_demo.methods import GRIFFIN, METHODS, channel_shares, quantiles
-from tda_demo.methods.channels import matrices
-from tda_demo.models import LoadedModel
-from tda_demo.weights.embedded import NAME, WHEEL_SHA256
+from tda_demo.methods import GRIFFIN, METHODS
+from tda_demo.methods.teal.channels import matrices
+from tda_demo.methods.teal.method import shares as channel_shares
+from tda_demo.model.loading import LoadedModel
+from tda_demo.model.weights.embedded import NAME, WHEEL_SHA256
+from tda_demo.support.errors import UserError
+from tda_demo.support.files import DATA
 
 
 def parse(content: Any) -> tuple[float, ...]:

@@ -20,9 +20,9 @@ from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
 from tda_demo.methods import TEAL
-from tda_demo.methods.channel_shares import MOST, greedy, shares_at
-from tda_demo.methods.channels import ChannelRule, matrices
-from tda_demo.models import LoadedModel
+from tda_demo.methods.teal.channels import ChannelRule, matrices
+from tda_demo.methods.teal.shares import MOST, greedy, shares_at
+from tda_demo.model.loading import LoadedModel
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tda_demo.decode.text import TextStream, decode
-from tda_demo.models import LoadedModel
+from tda_demo.model.loading import LoadedModel
 
 
 def test_pieces_join_to_the_whole_text(embedded: LoadedModel) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from tiny import tiny
 
-import tda_demo.models
+import tda_demo.model.loading
 from tda_demo.__main__ import main
 
 
 @pytest.fixture(autouse=True)
 def tiny_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any model asked for is the tiny one."""
-    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, **_kwargs: tiny())
+    monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, **_kwargs: tiny())
 
 
 @pytest.fixture

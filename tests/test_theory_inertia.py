@@ -11,11 +11,11 @@ import pytest
 import torch
 from tiny import tiny
 
-from tda_demo.errors import UserError
-from tda_demo.estimates import regression
 from tda_demo.methods import TDA
-from tda_demo.models import LoadedModel
-from tda_demo.progress import Progress
+from tda_demo.model.loading import LoadedModel
+from tda_demo.stats.estimates import regression
+from tda_demo.support.errors import UserError
+from tda_demo.support.progress import Progress
 from tda_demo.theory.gradients import signals
 from tda_demo.theory.inertia import Inertia
 from tda_demo.theory.inertia.drift import Drift, places, ranges

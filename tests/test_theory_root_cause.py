@@ -12,9 +12,9 @@ from families import tiny_model
 from tiny import tiny
 from torch import nn
 
-from tda_demo.errors import UserError
-from tda_demo.feedforward import find_blocks
-from tda_demo.models import LoadedModel
+from tda_demo.model.feedforward import find_blocks
+from tda_demo.model.loading import LoadedModel
+from tda_demo.support.errors import UserError
 from tda_demo.theory.gradients import Signals, signals, stack, tally
 from tda_demo.theory.root_cause import RootCause, conclude
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tda_demo.theory.training
-from tda_demo.errors import UserError
+from tda_demo.support.errors import UserError
 from tda_demo.theory.grammar import VOCABULARY, passages
 from tda_demo.theory.training import Training, TrainingPoint, conclude
 

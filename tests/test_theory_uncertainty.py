@@ -11,8 +11,8 @@ import torch
 from families import FAMILIES
 from tiny import tiny
 
-from tda_demo.errors import UserError
-from tda_demo.models import LoadedModel
+from tda_demo.model.loading import LoadedModel
+from tda_demo.support.errors import UserError
 from tda_demo.theory.reading import Reader
 from tda_demo.theory.texts import histories
 from tda_demo.theory.uncertainty import Uncertainty

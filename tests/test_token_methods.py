@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 from parity import PROMPT_IDS, STEPS
 from tiny import tiny
 
+from tda_demo.calibration import quantiles
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.fast_linears import FastLinearsEngine
 from tda_demo.decode.cpu.step import CpuStepEngine
 from tda_demo.decode.eager import EagerEngine
-from tda_demo.feedforward import FeedForward
 from tda_demo.kernels import sketch
-from tda_demo.methods import CATS, TT, Method, Sketch, TokenRule, quantiles
-from tda_demo.methods.token import between
+from tda_demo.methods import CATS, TT, Method, Sketch, TokenRule
 from tda_demo.model.activation import activation_function
-from tda_demo.models import LoadedModel
+from tda_demo.model.feedforward import FeedForward
+from tda_demo.model.hooks import between
+from tda_demo.model.loading import LoadedModel
 
 HALF: dict[str, Method] = {"sketch": Sketch(keep=0.5), "cats": CATS(keep=0.5), "tt": TT(cett=0.1)}
 PLAIN = ("opt", "gpt_neox")

@@ -14,22 +14,23 @@ from families import FAMILIES
 from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
-import tda_demo.models
+import tda_demo.model.loading
 from tda_demo.__main__ import main
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.eager import EagerEngine
-from tda_demo.errors import UserError
 from tda_demo.methods import DejaVu, MoEfication
-from tda_demo.methods.token import TokenRule, between
+from tda_demo.methods.token import TokenRule
 from tda_demo.methods.trained.artefact import path_of
 from tda_demo.methods.trained.experts import RouterRecipe, balanced_clusters
 from tda_demo.methods.trained.predictor import PredictorRecipe, least_squares
 from tda_demo.methods.trained.recipe import fires, recall
 from tda_demo.methods.trained.training import trained
-from tda_demo.models import LoadedModel
-from tda_demo.progress import Progress
+from tda_demo.model.hooks import between
+from tda_demo.model.loading import LoadedModel
 from tda_demo.race import RaceSettings, race
-from tda_demo.result import summary
+from tda_demo.race.result import summary
+from tda_demo.support.errors import UserError
+from tda_demo.support.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("little_text")
 WIDTH, LAYERS, RANK, SIZE = 70, 3, 8, 8
@@ -198,7 +199,7 @@ def test_an_artefact_that_does_not_fit_is_refused_by_name(
         rank = {"damaged": 6, "settings": 5}.get(why.split()[-1], 4)
         with pytest.raises(UserError, match=f"{other.name} {why}.*remove that file"):
             DejaVu(rank=rank).bind(model)
-    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, **_kwargs: lm)
+    monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, **_kwargs: lm)
     assert main(["train", "dejavu", "--set", "rank=5"]) == 2
     told = capsys.readouterr().err
     assert "was trained with other settings" in told and told.count("\n") == 1
@@ -207,7 +208,7 @@ def test_an_artefact_that_does_not_fit_is_refused_by_name(
 def test_the_command_trains_once_and_tells_the_curves(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tda_demo.models, "load_model", lambda *_args, **_kwargs: tiny())
+    monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, **_kwargs: tiny())
     first, second = (main(["train", "moefication", "--json", "-"]) or capsys.readouterr().out for _ in range(2))
     assert first == second
     told = json.loads(first)

@@ -9,11 +9,11 @@ import huggingface_hub
 import psutil
 import pytest
 
-from tda_demo import models
-from tda_demo.errors import UserError
+from tda_demo.model import loading as models
+from tda_demo.model.loading import LoadedModel
+from tda_demo.model.precision import choose
 from tda_demo.model.precisions import default_precision
-from tda_demo.models import LoadedModel
-from tda_demo.precision import choose
+from tda_demo.support.errors import UserError
 from tda_demo.ui import loader
 from tda_demo.ui.catalogue import CATALOGUE, check_access, check_room
 from tda_demo.ui.loader import Models

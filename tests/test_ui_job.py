@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tda_demo.errors import UserError
-from tda_demo.progress import Progress
+from tda_demo.support.errors import UserError
+from tda_demo.support.progress import Progress
 from tda_demo.ui import job as pipeline
 from tda_demo.ui.job import Clock, Frame, JobAndFrame, JobView, Measuring, PageJob, TimedOut, buttons, follow, stream
 from tda_demo.ui.loader import Models, ModelState

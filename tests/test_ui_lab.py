@@ -16,9 +16,9 @@ import pytest
 from browser import ROOT
 from tiny import tiny
 
-from tda_demo.errors import UserError
-from tda_demo.models import LoadedModel
-from tda_demo.progress import Progress
+from tda_demo.model.loading import LoadedModel
+from tda_demo.support.errors import UserError
+from tda_demo.support.progress import Progress
 from tda_demo.theory import EXPERIMENTS, Experiment, Inertia, RootCause, Training, Uncertainty
 from tda_demo.theory.findings import Finding
 from tda_demo.ui.job import Measuring, TimedOut

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tda_demo import models
-from tda_demo.errors import UserError
 from tda_demo.methods import GRIFFIN, METHODS, TDA
+from tda_demo.model import loading as models
+from tda_demo.support.errors import UserError
 from tda_demo.ui.limits import LIMITS, Budget, RunRequest, layer_list, parse_request
 from tda_demo.ui.offers import AUTOMATIC, EMBEDDED, HUB_MODELS, Offers
 from tda_demo.ui.race.controls import defaults

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from tda_demo import models
-from tda_demo.errors import UserError
 from tda_demo.evaluate.budget import QualityCurve
 from tda_demo.methods import GRIFFIN, TDA, Random
-from tda_demo.models import LoadedModel
-from tda_demo.progress import Progress, Report
+from tda_demo.model import loading as models
+from tda_demo.model.loading import LoadedModel
 from tda_demo.race import Finished, PromptRead
+from tda_demo.support.errors import UserError
+from tda_demo.support.progress import Progress, Report
 from tda_demo.ui.job import TimedOut
 from tda_demo.ui.limits import LIMITS, Budget, Limits, RunRequest
 from tda_demo.ui.loader import Loading, Models

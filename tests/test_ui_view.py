@@ -11,10 +11,10 @@ import torch
 
 from tda_demo.methods import GRIFFIN, TT
 from tda_demo.methods.plan import ActiveSets
-from tda_demo.metrics import Speedup
-from tda_demo.progress import Progress
 from tda_demo.race import Ended, Finished, Judging, PromptRead, Stepped
-from tda_demo.result import ArmResult, MethodResult, Quality, RaceResult
+from tda_demo.race.result import ArmResult, MethodResult, Quality, RaceResult
+from tda_demo.stats.metrics import Speedup
+from tda_demo.support.progress import Progress
 from tda_demo.ui.job import TimedOut
 from tda_demo.ui.limits import Budget, RunRequest
 from tda_demo.ui.loader import Loading

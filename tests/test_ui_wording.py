@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tda_demo.metrics import Speedup
+from tda_demo.stats.metrics import Speedup
 from tda_demo.ui import wording
 
 FAST, EVEN, SLOW = Speedup(1.2, 1.1, 1.3, 50), Speedup(1.01, 0.97, 1.05, 50), Speedup(0.9, 0.85, 0.95, 50)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tda_demo.errors import UserError
+from tda_demo.support.errors import UserError
 from tda_demo.ui.worker import Closed, Failed, Ticket, Worker
 
 

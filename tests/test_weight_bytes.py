@@ -11,20 +11,20 @@ from little_text import TEXTS
 from parity import stored
 from tiny import PROMPT, tiny
 
-from tda_demo import metrics
+from tda_demo.calibration.documents import Document
 from tda_demo.calibration.passages import Passages
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.step import RuleArm
 from tda_demo.decode.eager import EagerEngine
-from tda_demo.documents import Document
-from tda_demo.errors import UserError
 from tda_demo.evaluate import budget
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
 from tda_demo.methods import CATS, METHODS, TEAL, TT, DejaVu, Method, MoEfication, Sketch
-from tda_demo.methods.channels import ChannelRule, matrices
+from tda_demo.methods.teal.channels import ChannelRule, matrices
 from tda_demo.methods.token import TokenRule
-from tda_demo.models import LoadedModel
+from tda_demo.model.loading import LoadedModel
+from tda_demo.stats import metrics
+from tda_demo.support.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("little_text")
 

@@ -17,12 +17,13 @@ import torch
 from fake_spaces import FakeSpaces
 from gradio.context import LocalContext
 
-from tda_demo.errors import UserError
 from tda_demo.methods import GRIFFIN
 from tda_demo.methods.plan import ActiveSets
-from tda_demo.models import LoadedModel
-from tda_demo.progress import Progress
+from tda_demo.model.loading import LoadedModel
+from tda_demo.model.weights import Weights
 from tda_demo.race import Finished, PromptRead
+from tda_demo.support.errors import UserError
+from tda_demo.support.progress import Progress
 from tda_demo.theory import EXPERIMENTS
 from tda_demo.ui import zero_gpu
 from tda_demo.ui.job import PageJob
@@ -35,7 +36,6 @@ from tda_demo.ui.race.runs import race_job
 from tda_demo.ui.service import Service
 from tda_demo.ui.worker import Closed, Failed, Ticket
 from tda_demo.ui.zero_gpu import GpuNeed, Job
-from tda_demo.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def spaces(monkeypatch: pytest.MonkeyPatch) -> FakeSpaces:
     fake = FakeSpaces()
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     monkeypatch.setitem(sys.modules, "spaces", fake)
-    monkeypatch.setattr("tda_demo.weights.find_weights", lambda *_: Weights("tiny", "0", Path()))
+    monkeypatch.setattr("tda_demo.model.weights.find_weights", lambda *_: Weights("tiny", "0", Path()))
     return fake
 
 
@@ -185,7 +185,7 @@ def test_there_the_default_model_is_fetched_not_loaded(spaces: FakeSpaces, monke
     from transformers import AutoConfig, LlamaConfig
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *_, **__: LlamaConfig(num_hidden_layers=7))
-    monkeypatch.setattr("tda_demo.precision.choose", lambda *_: "bfloat16")
+    monkeypatch.setattr("tda_demo.model.precision.choose", lambda *_: "bfloat16")
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "a GPU that is lent")
     service = Service(Offers.here(allow_any_model=False))
     service.preload()

@@ -9,8 +9,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from tda_demo.feedforward import find_blocks
-from tda_demo.models import LoadedModel
+from tda_demo.model.feedforward import find_blocks
+from tda_demo.model.loading import LoadedModel
 
 PROMPT = " ".join(f"w{number}" for number in (5, 9, 17, 30, 31, 44, 58, 60, 71, 90, 12, 13))
 

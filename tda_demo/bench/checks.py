@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .. import metrics
 from ..decode.eager import EagerEngine
 from ..decode.engine import Engine
 from ..decode.gpu.block_weights import BlockWeights
@@ -15,10 +14,11 @@ from ..kernels.gpu.choice import Choice, vendor
 from ..kernels.gpu.matrices import Matrices
 from ..kernels.gpu.nf4 import Nf4Matrices
 from ..methods.policy import Selector
+from ..stats import metrics
 from .random_model import QUANTISED
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 _LIMITS = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 

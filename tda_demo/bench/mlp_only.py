@@ -12,7 +12,7 @@ from ..decode.gpu.block_weights import BlockWeights
 from ..kernels.gpu.blocks import ActiveBuffer, feed_forward, scratches
 from ..kernels.gpu.choice import Choice, vendor
 from ..kernels.gpu.matrices import Matrices
-from . import Contestant
+from .run import Contestant
 
 
 class Captured:

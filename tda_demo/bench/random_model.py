@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ..decode.trees import share_weights
-from ..feedforward import find_blocks
-from ..models import LoadedModel
+from ..model.feedforward import find_blocks
+from ..model.loading import LoadedModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -18,33 +18,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .. import metrics
 from ..decode.arm import Prefill
 from ..decode.gpu.decoder import CudaGraphArm, Decoder
 from ..decode.gpu.graph import CudaGraphEngine, supported
 from ..decode.gpu.kernel_blocks import use_usual_layout
 from ..decode.timed import ArmDecoder
 from ..decode.trees import share_weights
-from ..errors import UserError
-from ..feedforward import FeedForward
 from ..kernels.gpu.choice import Choice
 from ..kernels.gpu.support import has_triton, triton_runs
 from ..methods.policy import Selector
-from ..precision import give_back_memory
-from ..progress import Progress, Report, silent
-from ..weights import find_config
-from . import BenchSettings, Contestant, row_of
+from ..model.feedforward import FeedForward
+from ..model.precision import give_back_memory
+from ..model.weights import find_config
+from ..stats import metrics
+from ..support.errors import UserError
+from ..support.progress import Progress, Report, silent
 from .checks import check_blocks, check_step
 from .configs import config_of
 from .decoders import StockGenerate
 from .mlp_only import mlp_contestants
 from .random_model import PRECISIONS, QUANTISED, random_model
+from .run import BenchSettings, Contestant, row_of
 from .table import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 KEEPS = (0.75, 0.5, 0.3)
 _CONTEXT, _ROOM = 512, 128  # tokens read, and decoded before an arm starts over

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..documents import PASSAGES, Document, count_documents, passages, read_documents
+from .documents import PASSAGES, Document, count_documents, passages, read_documents
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ..files import DATA, cache_root, write_text
+from ..support.files import DATA, cache_root, write_text
 
 Table = TypeVar("Table")
 

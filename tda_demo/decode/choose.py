@@ -14,7 +14,7 @@ from .gpu.graph import CudaGraphEngine, can_decode
 from .weight_bytes import StepBytes
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 def engine_for(lm: LoadedModel, *policies: Policy) -> Engine:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..feedforward import find_blocks
 from ..methods.plan import Plan, See, Use
 from ..methods.policy import Policy
-from ..progress import Report, silent
+from ..model.feedforward import find_blocks
+from ..support.progress import Report, silent
 from .arm import Arm, Prefill
 from .engine import Engine
 from .prefill import warm_up
@@ -23,7 +23,7 @@ from .weight_bytes import StepBytes, held_bytes
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 class EagerEngine(Engine):

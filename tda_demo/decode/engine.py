@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..methods.policy import Policy
-from ..progress import Report, silent
+from ..support.progress import Report, silent
 from .arm import Arm, Prefill
 from .prefill import read_prompt
 from .weight_bytes import StepBytes
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 class Engine(ABC):

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..feedforward import FeedForward, find_blocks
 from ..methods.policy import Policy
-from ..methods.token import between
+from ..model.feedforward import FeedForward, find_blocks
+from ..model.hooks import between
 from .arm import Prefill
 from .trees import forward, now_ms, share_weights
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 @torch.inference_mode()

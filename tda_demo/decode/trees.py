@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..feedforward import find_blocks
 from ..kernels.reference import limit
 from ..methods.plan import ActiveSets
-from ..placement import hooks
+from ..model.feedforward import find_blocks
+from ..model.placement import hooks
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:

@@ -13,17 +13,17 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from ..feedforward import FeedForward
 from ..kernels.formats import format_of
 from ..methods.plan import Footprint
-from ..precision import head_format
+from ..model.feedforward import FeedForward
+from ..model.precision import head_format
 from .trees import read_by_a_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ..kernels.gpu.blocks import Weights
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 _INDEX_BYTES = 2 * 4  # an active neuron's number on a GPU, read by each of the two launches
 

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from ..calibrate import TARGETS, threshold_table
+from ..calibration.cett import score as neuron_score
+from ..calibration.cett import strengths
 from ..calibration.passages import calibration_passages
-from ..cett import score as neuron_score
-from ..cett import strengths
-from ..errors import UserError
-from ..feedforward import FeedForward
+from ..calibration.thresholds import TARGETS, threshold_table
 from ..methods.plan import ActiveSets
 from ..methods.policy import Selector
 from ..methods.tda import TDA
-from ..progress import Progress, Report, silent
+from ..model.feedforward import FeedForward
+from ..support.errors import UserError
+from ..support.progress import Progress, Report, silent
 from .evaluation import cut, grouped
 from .scoring import Choice, compare, read
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 PROBE_CETT = 0.25
 PROMPT_TOKENS, SCORE_TOKENS = 96, 64

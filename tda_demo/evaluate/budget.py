@@ -18,16 +18,16 @@ import torch
 from ..calibration.passages import calibration_passages
 from ..calibration.tables import KeptTable
 from ..decode.choose import step_bytes
-from ..errors import UserError
 from ..methods.base import Method
-from ..progress import Progress, Report, silent
+from ..support.errors import UserError
+from ..support.progress import Progress, Report, silent
 from .evaluation import cut, grouped
 from .ledger import digest
 from .result import quality
 from .scoring import Score, score
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 _FORMAT = 2  # of the count of bytes; part of a curve's name
 PROMPT_TOKENS, SCORE_TOKENS = 96, 64  # every passage is as long, whatever its language

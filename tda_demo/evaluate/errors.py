@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from .. import metrics
-from ..feedforward import FeedForward
 from ..methods.plan import Plan
+from ..model.feedforward import FeedForward
+from ..stats import metrics
 
 Stretches = Sequence[tuple[Plan, int]]
 """Plans one after the other, each with the number of tokens that ran under it."""

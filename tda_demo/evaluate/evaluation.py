@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..calibration.documents import Document, count_documents, read_documents
 from ..decode.choose import step_bytes
-from ..documents import Document, count_documents, read_documents
-from ..environment import describe
-from ..errors import UserError
 from ..methods.base import Method
 from ..methods.policy import Policy
-from ..progress import Progress, Report, silent
+from ..support.environment import describe
+from ..support.errors import UserError
+from ..support.progress import Progress, Report, silent
 from .generation import compare, write
 from .ledger import Ledger, digest
 from .result import Evaluation, quality
@@ -24,7 +24,7 @@ from .scoring import Score, score
 from .shards import ALONE, Shard
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 BATCH = 4  # texts run at once: beyond it nothing gets faster on two cores, and logits take memory
 _FORMAT = 2  # of the records; part of their key

@@ -13,12 +13,12 @@ from ..decode.arm import Arm
 from ..decode.choose import engine_for
 from ..decode.sampling import Sampler, sampler
 from ..decode.text import decode
-from ..errors import UserError
 from ..methods.policy import Policy
+from ..support.errors import UserError
 from .result import Generation
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 ARMS = ("dense", "sparse")
 GREEDY = sampler(0.0, 1.0, 0)

@@ -24,14 +24,14 @@ from ..decode.sampling import sampler
 from ..decode.text import TextStream
 from ..methods import Method, make_method
 from ..methods.plan import Plan
-from ..models import load_model
+from ..model.loading import load_model
 from .generation import tokens
 from .scoring import follow, read
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 STRIDE = 128  # tokens of a running text that share one choice of neurons
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..support.errors import UserError
 
 
 def digest(content: Any) -> str:

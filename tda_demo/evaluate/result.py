@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import metrics
 from ..decode.weight_bytes import StepBytes
-from ..estimates import LEAST_CLUSTERS, ratios
 from ..methods.policy import Policy
+from ..stats import metrics
+from ..stats.estimates import LEAST_CLUSTERS, ratios
 from .scoring import Score
 
 

@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ..decode.choose import step_bytes
-from ..environment import describe
 from ..methods.base import Method
 from ..methods.policy import Policy
+from ..support.environment import describe
 from .result import quality
 from .scoring import Score
 from .speed import Measured
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 @dataclass(frozen=True)

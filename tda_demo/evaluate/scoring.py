@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .. import metrics
 from ..decode.arm import Prefill
 from ..decode.engine import Engine
 from ..decode.trees import share_weights
-from ..feedforward import FeedForward, find_blocks, observed
 from ..methods.plan import Course, Plan, Use
 from ..methods.policy import Policy
-from ..methods.token import between
+from ..model.feedforward import FeedForward, find_blocks
+from ..model.hooks import between, observed
+from ..stats import metrics
 from .errors import Stretches, mask_recall, realised_cett
 
 if TYPE_CHECKING:
     from transformers import Cache
 
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 SeeDense = Callable[[FeedForward, torch.Tensor, torch.Tensor], None]
 """Gets a block's input [texts, T, d] and activations [texts, T, d_ff]."""

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import metrics
 from ..decode.choose import engine_for
 from ..decode.timed import ArmDecoder
 from ..methods.policy import Policy
+from ..stats import metrics
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 @dataclass(frozen=True)

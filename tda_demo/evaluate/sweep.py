@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from ..documents import Document
-from ..environment import describe
-from ..errors import UserError
+from ..calibration.documents import Document
 from ..methods import make_method, method_named
 from ..methods.base import Method
 from ..methods.policy import Everything, Policy
 from ..model.precisions import REFERENCE
-from ..progress import Progress, Report, silent
+from ..support.environment import describe
+from ..support.errors import UserError
+from ..support.progress import Progress, Report, silent
 from .evaluation import BATCH, EvaluationSettings, Unit, cut, grouped
 from .ledger import Ledger, digest
 from .row import Row, Texts, row
@@ -30,7 +30,7 @@ from .shards import ALONE, Shard
 from .speed import Blocks, Measured, SpeedSettings, dense_ms, measure, measured
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 Load = Callable[[str], "LoadedModel"]  # the model in a precision
 _FORMAT = 2

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..errors import UserError
-from ..files import write_bytes
+from ..support.errors import UserError
+from ..support.files import write_bytes
 from .row import Row
 
 FORMATS = (".csv", ".parquet", ".json")

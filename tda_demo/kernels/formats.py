@@ -19,8 +19,8 @@ from typing import Literal
 
 import numpy as np
 
-from ..errors import UserError
-from ..later import torch
+from ..support.errors import UserError
+from ..support.lazy import torch
 from . import nf4
 
 

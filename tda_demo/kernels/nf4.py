@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..later import torch
+from ..support.lazy import torch
 
 BLOCK = 64
 ONE = 2**14

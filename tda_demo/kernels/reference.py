@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..feedforward import FeedForward
-from ..later import nn, torch
+from ..model.feedforward import FeedForward
+from ..support.lazy import nn, torch
 
 
 @dataclass(frozen=True, eq=False)

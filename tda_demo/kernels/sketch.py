@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..later import torch
+from ..support.lazy import torch
 
 BLOCK = 64
 MIDDLE = 7.5

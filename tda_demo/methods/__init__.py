@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..errors import UserError
+from ..support.errors import UserError
 from .base import Method
 from .cats import CATS
 from .coreinfer import CoreInfer
-from .dejavu import DejaVu
 from .griffin import GRIFFIN
 from .magnitude import Magnitude
-from .moefication import MoEfication
 from .plan import ActiveSets, Plan
 from .policy import Policy, Selector
 from .random import Random
@@ -20,6 +18,8 @@ from .sketch import Sketch
 from .tda import TDA
 from .teal import TEAL
 from .token import TokenRule
+from .trained.dejavu import DejaVu
+from .trained.moefication import MoEfication
 from .tt import TT
 
 _ALL: tuple[type[Method], ...] = (

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..feedforward import FeedForward
-from ..later import torch
+from ..calibration.quantiles import limits
 from ..model.activation import activation_function
-from ..progress import Report, silent
+from ..model.feedforward import FeedForward
+from ..support.lazy import torch
+from ..support.progress import Report, silent
 from .base import Dial, Method
-from .quantiles import limits
 from .settings import Range, setting
 from .token import TokenRule
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..progress import Report, silent
+from ..support.progress import Report, silent
 from .base import Dial, Method
 from .policy import Selector
 from .ranked import Ranked
 from .settings import Range, setting
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 @dataclass(frozen=True)

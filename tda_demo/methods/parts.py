@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..later import torch
+from ..support.lazy import torch
 
 if TYPE_CHECKING:
     from ..kernels.formats import Rows

@@ -7,15 +7,15 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
-from ..feedforward import FeedForward, observed
-from ..later import nn, torch
+from ..model.feedforward import FeedForward
+from ..model.hooks import between, observed
+from ..support.errors import UserError
+from ..support.lazy import nn, torch
 from .plan import Course
 from .policy import Policy, PromptReader
-from .token import between
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 @contextmanager

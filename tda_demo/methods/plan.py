@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..feedforward import FeedForward
 from ..kernels.reference import limit
-from ..later import nn, torch
+from ..model.feedforward import FeedForward
+from ..support.lazy import nn, torch
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Protocol
 
-from ..cett import strengths
-from ..feedforward import FeedForward
-from ..later import torch
+from ..calibration.cett import strengths
+from ..model.feedforward import FeedForward
+from ..support.lazy import torch
 from .plan import ActiveSets, Footprint, Plan
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..feedforward import FeedForward
-from ..later import torch
+from ..model.feedforward import FeedForward
+from ..support.lazy import torch
 from .policy import Selector
 
 

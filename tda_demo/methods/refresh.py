@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from ..cett import strengths
-from ..feedforward import FeedForward
-from ..later import torch
+from ..calibration.cett import strengths
+from ..model.feedforward import FeedForward
+from ..support.lazy import torch
 from .plan import ActiveSets, Plan, See
 from .policy import Selector, SetReader
 

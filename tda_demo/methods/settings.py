@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
 
-from ..errors import UserError
+from ..support.errors import UserError
 
 
 class Named(Protocol):

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..calibrate import threshold_table
-from ..cett import score, strengths, tail_curve, thresholds
-from ..errors import UserError
-from ..feedforward import FeedForward
-from ..later import torch
-from ..progress import Report, silent
+from ..calibration.cett import score, strengths, tail_curve, thresholds
+from ..calibration.thresholds import threshold_table
+from ..model.feedforward import FeedForward
+from ..support.errors import UserError
+from ..support.lazy import torch
+from ..support.progress import Report, silent
 from .base import Dial, Method
 from .policy import Selector
 from .refresh import History, Refreshing, Remembering
 from .settings import Range, setting
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from ..feedforward import FeedForward
-from ..later import nn, torch
+from ..model.feedforward import FeedForward
+from ..model.hooks import Change, between
+from ..support.lazy import nn, torch
 from .plan import Plan, See, Use
 from .policy import Policy, PromptReader
-
-Change = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor | None"]
 
 
 @dataclass(frozen=True)
@@ -135,24 +134,3 @@ def _adding(rest: list[torch.Tensor]) -> Callable[..., torch.Tensor | None]:
         return output + rest.pop().view_as(output).to(output.dtype) if rest else None
 
     return hook
-
-
-def between(block: FeedForward, change: Change) -> Callable[[], None]:
-    """``change(x, a)`` gets the block's input ``x`` [tokens, d] and its activations ``a`` [..., d_ff] whenever it runs;
-    what it returns, if anything, takes the activations' place. The result undoes it.
-    """
-    inputs: list[torch.Tensor] = []
-
-    def before(_module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-        inputs[:] = [arguments[0].reshape(-1, arguments[0].shape[-1])]
-
-    def after(_module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
-        return change(inputs.pop(), arguments[0])
-
-    handles = [block.linears[0].register_forward_pre_hook(before), block.down.register_forward_pre_hook(after)]
-
-    def undo() -> None:
-        for handle in handles:
-            handle.remove()
-
-    return undo

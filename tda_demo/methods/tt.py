@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..calibrate import TARGETS
-from ..cett import truncation_errors
-from ..feedforward import FeedForward
-from ..later import torch
-from ..progress import Report, silent
+from ..calibration.cett import truncation_errors
+from ..calibration.quantiles import kept_table, observed_tokens, quantiles
+from ..calibration.thresholds import TARGETS
+from ..model.feedforward import FeedForward
+from ..support.lazy import torch
+from ..support.progress import Report, silent
 from .base import Dial, Method
-from .quantiles import kept_table, observed_tokens, quantiles
 from .settings import Range, setting
 from .token import TokenRule
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 @dataclass(frozen=True)

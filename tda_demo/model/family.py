@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from ..support.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import UserError
+from ..support.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..later import nn, torch
+from ..support.lazy import nn, torch
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from .. import metrics
 from ..decode.arm import Arm, Prefill
 from ..decode.engine import Engine
 from ..decode.text import decode
@@ -16,12 +15,13 @@ from ..evaluate.scoring import judge
 from ..methods.base import Method
 from ..methods.plan import ActiveSets
 from ..methods.policy import Policy, Selector
-from ..result import ArmResult, MethodResult, Quality
+from ..stats import metrics
 from .events import PromptRead
 from .lanes import Lane
+from .result import ArmResult, MethodResult, Quality
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 @dataclass(frozen=True, eq=False)

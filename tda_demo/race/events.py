@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from ..methods.plan import ActiveSets
-from ..result import RaceResult
+from .result import RaceResult
 
 ArmName = Literal["dense", "sparse", "rival"]
 EndReason = Literal["eos", "length", "context", "stopped"]

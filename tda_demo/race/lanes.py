@@ -15,8 +15,8 @@ import torch
 from ..decode.arm import Arm
 from ..decode.sampling import Sampler
 from ..decode.text import TextStream
-from ..result import FirstEnd
 from .events import ArmName, Ended, EndReason, Event, Stepped
+from .result import FirstEnd
 
 Count = Callable[[Arm], np.ndarray]
 """What fired at an arm's last step, int64 [layers]."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import metrics
 from ..methods import METHODS
 from ..methods.base import Method
-from ..result import ArmResult, MethodResult, RaceResult
+from ..race.result import ArmResult, MethodResult, RaceResult
+from ..stats import metrics
 from . import svg
 from .page import figure, numbers, page, pairs, section
 from .png import cividis

@@ -11,7 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from ..race import PromptRead
-    from ..result import RaceResult
+    from ..race.result import RaceResult
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..controls import not_beating
-from ..metrics import frontier
+from ..methods.controls import not_beating
 from ..model.precisions import symbol_of
+from ..stats.metrics import frontier
 from . import svg
 from .page import figure, finite, page, section, table
 

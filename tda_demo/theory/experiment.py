@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..methods.settings import Range, check, setting
-from ..progress import Report, silent
+from ..support.progress import Report, silent
 from .findings import Check, Finding, Table
 
 

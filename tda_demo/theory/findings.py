@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..estimates import Estimate, mean, means
+from ..stats.estimates import Estimate, mean, means
 
 Outcome = Literal["supported", "contradicted", "mixed", "no effect"]
 

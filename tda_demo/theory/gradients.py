@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..feedforward import FeedForward, find_blocks
-from ..later import nn, torch
 from ..model.activation import activation_function
+from ..model.feedforward import FeedForward, find_blocks
+from ..support.lazy import nn, torch
 from .reading import Stopped
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ that ended the one before.
 
 from __future__ import annotations
 
-from ..later import torch
+from ..support.lazy import torch
 
 _TOPICS, _PER_TOPIC, _DETERMINERS = 8, 6, 4
 _STOP = 0

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
-from ..feedforward import FeedForward, find_blocks, observed
-from ..later import inference_mode, torch
+from ..model.feedforward import FeedForward, find_blocks
+from ..model.hooks import observed
+from ..support.errors import UserError
+from ..support.lazy import inference_mode, torch
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 _SPACES = ("Ġ", "▁", " ")  # what a space before a word is written as in byte-level BPE, in SentencePiece, in plain

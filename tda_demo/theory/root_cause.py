@@ -32,13 +32,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..errors import UserError
-from ..estimates import LEAST_CLUSTERS, Estimate, mean, ratios
-from ..feedforward import find_blocks
-from ..later import torch
 from ..methods.settings import Range
 from ..model.activation import activation_field, activation_name
-from ..progress import Progress, Report, silent
+from ..model.feedforward import find_blocks
+from ..stats.estimates import LEAST_CLUSTERS, Estimate, mean, ratios
+from ..support.errors import UserError
+from ..support.lazy import torch
+from ..support.progress import Progress, Report, silent
 from .experiment import Claim, Experiment, NumberInput, number_setting, seed_setting
 from .findings import Check, Finding, Table, columns
 from .gradients import BINS, NEAR, REACH, Tally, gradient_scale, signals, stack, tally
@@ -48,7 +48,7 @@ from .texts import english_passages
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 TWINS = ("silu", "gelu", "relu")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from ..documents import passages
-from ..files import DATA
+from ..calibration.documents import passages
+from ..support.files import DATA
 
 SENTENCES = 16  # in histories.jsonl
 

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..estimates import LEAST_CLUSTERS
-from ..later import nn, torch
 from ..methods.settings import Range
-from ..progress import Progress, Report, silent
+from ..stats.estimates import LEAST_CLUSTERS
+from ..support.lazy import nn, torch
+from ..support.progress import Progress, Report, silent
 from .experiment import Claim, Experiment, NumberInput, number_setting, seed_setting
 from .findings import Check, Finding, Table, check_above_zero
 from .gradients import Tally, gradient_scale, signals, stack, tally

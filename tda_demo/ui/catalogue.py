@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import UserError
 from ..model.precisions import PRECISIONS, Device, default_precision, precisions_on
+from ..support.errors import UserError
 from .memory import Room
 
 EMBEDDED = "SmolLM2-135M-Instruct"

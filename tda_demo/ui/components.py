@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 import plotly
 
-from ..files import ASSETS
+from ..support.files import ASSETS
 
 PLOTLY = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
 _SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "save", "stage", "plot", "pareto", "equaliser", "lab")}

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import gradio as gr
 
-from ..errors import UserError
-from ..progress import Progress
+from ..support.errors import UserError
+from ..support.progress import Progress
 from . import wording
 from .components import EVENT, Outputs, in_order, sentence
 from .loader import GivenUp, Loading, Models, reporter
@@ -27,7 +27,7 @@ from .zero_gpu import GpuNeed
 if TYPE_CHECKING:
     import threading
 
-    from ..progress import Report
+    from ..support.progress import Report
 
 NOT_BEGUN = ("empty", "queued")
 OVER = ("finished", "stopped", "failed")

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
-from ..errors import UserError
 from ..methods import METHODS, Method
 from ..methods.settings import parse
+from ..support.errors import UserError
 from .offers import Offers
 
 

@@ -7,14 +7,14 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
-from ..progress import Progress, Report, silent
+from ..support.errors import UserError
+from ..support.progress import Progress, Report, silent
 from .catalogue import check_access, check_room
 from .memory import gpu_memory, main_memory
 from .worker import Ticket
 
 if TYPE_CHECKING:
-    from ..models import LoadedModel
+    from ..model.loading import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +95,9 @@ class Models:
 
     def _load(self, name: str | None, precision: str | None, report: Report) -> LoadedModel:
         from ..decode.choose import engine_for
-        from ..environment import describe
-        from ..models import load_model
-        from ..precision import give_back_memory
+        from ..model.loading import load_model
+        from ..model.precision import give_back_memory
+        from ..support.environment import describe
 
         self._check(name, precision)
         while len(self._loaded) >= self.most:  # before loading, so that both are never in memory

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UserError
 from ..model.precisions import Device, default_precision, precisions_on
+from ..support.errors import UserError
 from .catalogue import CATALOGUE, EMBEDDED, label
 from .memory import has_nvidia_driver, is_zero_gpu_space
 

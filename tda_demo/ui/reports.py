@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from ..errors import UserError
 from ..report import race_report
 from ..report.record import RaceRecord, traced
+from ..support.errors import UserError
 from .components import EVENT, notice, saver, sentence
 from .service import Service, owner
 from .visits import Visit

@@ -6,8 +6,8 @@ import socket
 
 import gradio as gr
 
-from ..errors import UserError
-from ..files import ASSETS
+from ..support.errors import UserError
+from ..support.files import ASSETS
 from .layout import build
 from .offers import Offers
 from .service import Service

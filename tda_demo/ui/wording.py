@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from ..metrics import WARM_UP_STEPS, Speedup
-from ..progress import Progress
+from ..stats.metrics import WARM_UP_STEPS, Speedup
+from ..support.progress import Progress
 
 NONE = "–"
 _SUFFIXES = {1: "st", 2: "nd", 3: "rd"}

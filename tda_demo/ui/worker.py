@@ -14,7 +14,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import UserError
+from ..support.errors import UserError
 
 logger = logging.getLogger(__name__)
 _MISHAP = "Something went wrong in this run; the server's log has the details. Try again."

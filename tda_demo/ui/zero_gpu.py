@@ -24,9 +24,9 @@ from typing import Any, Protocol
 
 import gradio as gr
 
-from ..errors import UserError
-from ..later import torch
-from ..progress import Report
+from ..support.errors import UserError
+from ..support.lazy import torch
+from ..support.progress import Report
 from .catalogue import check_access
 from .limits import LIMITS
 from .loader import GivenUp, Models, ModelState, reporter
@@ -71,8 +71,8 @@ class FetchedModels(Models):
     def _default(self, report: Report) -> None:
         from transformers import AutoConfig
 
-        from ..environment import describe
-        from ..precision import choose
+        from ..model.precision import choose
+        from ..support.environment import describe
 
         config = AutoConfig.from_pretrained(_fetch(None, report), local_files_only=True)
         gpu = torch.device("cuda")
@@ -91,7 +91,7 @@ def on_lent_gpu(call: Call, job: Job, need: GpuNeed, ticket: Ticket) -> Generato
 
 
 def _fetch(name: str | None, report: Report) -> Path:
-    from ..weights import find_weights
+    from ..model.weights import find_weights
 
     check_access(name)
     return find_weights(name, report).folder

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ...feedforward import find_blocks
 from ...kernels.cpu.linear import NeuronMajor, RowMajor
 from ...kernels.cpu.threads import cores
 from ...methods.plan import ActiveSets, Plan, See
 from ...methods.policy import Policy
-from ...precision import head_format
-from ...progress import Progress, Report, silent
+from ...model.feedforward import find_blocks
+from ...model.precision import head_format
+from ...support.progress import Progress, Report, silent
 from ..arm import Arm, Prefill
 from ..eager import EagerArm
 from ..engine import Engine
@@ -33,7 +33,7 @@ from ..weight_bytes import StepBytes, stored_bytes
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-    from ...models import LoadedModel
+    from ...model.loading import LoadedModel
 
 _models: weakref.WeakKeyDictionary[PreTrainedModel, Matrices] = weakref.WeakKeyDictionary()
 

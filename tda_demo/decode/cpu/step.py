@@ -17,7 +17,7 @@ from ...kernels.cpu.threads import cores
 from ...methods.plan import Plan
 from ...methods.policy import Policy
 from ...methods.token import TokenRule, Used
-from ...progress import Progress, Report, silent
+from ...support.progress import Progress, Report, silent
 from ..arm import Arm, Prefill
 from ..engine import Engine
 from ..prefill import warm_up

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ...feedforward import FeedForward
 from ...kernels.activations import activation_of
 from ...kernels.gpu.blocks import Weights
 from ...kernels.gpu.choice import Choice, choose_float, choose_int8, choose_nf4
 from ...kernels.gpu.int8 import Int8Matrices, is_int8
 from ...kernels.gpu.matrices import Matrices
 from ...kernels.gpu.nf4 import BLOCK, Nf4Matrices, Requantisation
+from ...model.feedforward import FeedForward
 
 if TYPE_CHECKING:
-    from ...models import LoadedModel
+    from ...model.loading import LoadedModel
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

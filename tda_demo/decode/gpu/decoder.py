@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...feedforward import find_blocks
 from ...kernels.gpu.capture import current_device
 from ...methods.plan import ActiveSets
+from ...model.feedforward import find_blocks
 from ..arm import Prefill
 from . import runners
 from .kernel_blocks import KernelBlock

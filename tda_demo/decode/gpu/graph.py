@@ -29,7 +29,7 @@ from ...kernels.gpu.support import triton_runs
 from ...methods.policy import Policy
 from ...model.attention import has_length_dependent_rope
 from ...model.family import family_of
-from ...progress import Progress, Report, silent
+from ...support.progress import Progress, Report, silent
 from ..arm import Prefill
 from ..engine import Engine
 from ..prefill import warm_up
@@ -43,7 +43,7 @@ from .kernel_blocks import install_kernels, use_usual_layout
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-    from ...models import LoadedModel
+    from ...model.loading import LoadedModel
 
 _ROOM = 256  # caches grow in steps of this many positions
 

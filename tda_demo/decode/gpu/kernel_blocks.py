@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ...feedforward import find_blocks, find_layers
 from ...kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, Weights, feed_forward, scratches
 from ...model.family import BlockLayout, family_of
+from ...model.feedforward import find_blocks, find_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

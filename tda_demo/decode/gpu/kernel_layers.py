@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from ...feedforward import find_layers
 from ...kernels.gpu.attention import Heads, add_rms_norm, attend, rms_norm
 from ...model.attention import query_key_value, window_of
 from ...model.family import DecoderLayout, family_of
+from ...model.feedforward import find_layers
 from ...model.projection import linears_of
 from .one_linear import one_linear
 

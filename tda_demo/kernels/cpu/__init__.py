@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numba
 
-from ...files import cache_root
+from ...support.files import cache_root
 
 
 def _sources() -> str:

@@ -18,8 +18,8 @@ from typing import Literal, cast
 import torch
 import torch.nn.functional as F
 
-from ...errors import UserError
-from ...feedforward import FeedForward
+from ...model.feedforward import FeedForward
+from ...support.errors import UserError
 from ..activations import GELU_ERF, GELU_TANH, RELU, SILU
 from .blocks import ActiveBuffer, Tiles, Weights, feed_forward, scratches
 from .capture import graph_ms

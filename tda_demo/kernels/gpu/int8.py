@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...feedforward import FeedForward
+from ...model.feedforward import FeedForward
 from .blocks import ActiveBuffer, Scratch, Tiles
 from .matrices import Matrices, launch
 

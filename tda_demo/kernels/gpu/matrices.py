@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ...feedforward import FeedForward
+from ...model.feedforward import FeedForward
 from .blocks import ActiveBuffer, Scratch, Tiles, Weights, grid, padded, triton_programs
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import UserError
-from ...feedforward import FeedForward
+from ...model.feedforward import FeedForward
+from ...support.errors import UserError
 from .blocks import ActiveBuffer, Scratch, Tiles, grid, triton_programs
 from .matrices import Matrices
 

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import UserError
-from ...files import cache_root, kept_name, write_bytes
-from ...later import torch
+from ...support.errors import UserError
+from ...support.files import cache_root, kept_name, write_bytes
+from ...support.lazy import torch
 from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from ...models import LoadedModel
+    from ...model.loading import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...later import torch
+from ...support.lazy import torch
 from .recipe import Learned, Lesson, Recipe, fires, recall
 
 _BATCH = 1024

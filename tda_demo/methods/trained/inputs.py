@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ...feedforward import FeedForward
-from ...later import inference_mode, torch
-from ...progress import Progress, Report
-from ..token import between
+from ...model.feedforward import FeedForward
+from ...model.hooks import between
+from ...support.lazy import inference_mode, torch
+from ...support.progress import Progress, Report
 
 if TYPE_CHECKING:
-    from ...models import LoadedModel
+    from ...model.loading import LoadedModel
 
 
 @inference_mode

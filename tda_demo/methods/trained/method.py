@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ...feedforward import FeedForward
-from ...later import torch
-from ...progress import Report, silent
+from ...calibration.quantiles import limits
+from ...model.feedforward import FeedForward
+from ...support.lazy import torch
+from ...support.progress import Report, silent
 from ..base import Dial, Method
-from ..quantiles import limits
 from ..settings import Range, setting
 from ..token import TokenRule
 from .artefact import Artefact
@@ -20,7 +20,7 @@ from .recipe import Recipe
 from .training import trained
 
 if TYPE_CHECKING:
-    from ...models import LoadedModel
+    from ...model.loading import LoadedModel
 
 
 class StrengthRule(TokenRule):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...later import torch
+from ...support.lazy import torch
 from .recipe import Learned, Lesson, Recipe, fires, recall
 
 _BATCH = 1024

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from ...feedforward import FeedForward
-from ...later import torch
+from ...model.feedforward import FeedForward
+from ...support.lazy import torch
 
 
 @dataclass(frozen=True, eq=False)

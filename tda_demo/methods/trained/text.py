@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...calibration.passages import calibration_passages
-from ...later import inference_mode, torch
-from ...progress import Progress, Report
+from ...support.lazy import inference_mode, torch
+from ...support.progress import Progress, Report
 
 if TYPE_CHECKING:
-    from ...models import LoadedModel
+    from ...model.loading import LoadedModel
 
 _LONGEST = 256  # tokens of a passage that are read
 _WRITTEN = 64  # texts the model writes

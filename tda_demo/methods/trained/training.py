@@ -6,18 +6,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import UserError
-from ...feedforward import FeedForward
-from ...later import no_grad, torch
 from ...model.activation import Activation, activation_function
-from ...progress import Progress, Report, silent
+from ...model.feedforward import FeedForward
+from ...support.errors import UserError
+from ...support.lazy import no_grad, torch
+from ...support.progress import Progress, Report, silent
 from .artefact import About, Artefact, Checkpoints, load, path_of, save
 from .inputs import block_inputs
 from .recipe import Lesson, Recipe
 from .text import passages, written
 
 if TYPE_CHECKING:
-    from ...models import LoadedModel
+    from ...model.loading import LoadedModel
 
 _HELD_OUT = 10  # one text in so many
 _AT_ONCE = 1024  # tokens

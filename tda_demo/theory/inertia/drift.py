@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...cett import score, strengths
-from ...feedforward import FeedForward
-from ...later import torch
+from ...calibration.cett import score, strengths
 from ...methods.policy import Selector
+from ...model.feedforward import FeedForward
+from ...support.lazy import torch
 from ..reading import active
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...models import LoadedModel
+    from ...model.loading import LoadedModel
 
 _PER_RANGE = 16  # looking at a token takes as long as computing it
 

@@ -30,11 +30,11 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...errors import UserError
-from ...estimates import LEAST_CLUSTERS
-from ...later import torch
 from ...methods.settings import Range
-from ...progress import Progress, Report, silent
+from ...stats.estimates import LEAST_CLUSTERS
+from ...support.errors import UserError
+from ...support.lazy import torch
+from ...support.progress import Progress, Report, silent
 from ..experiment import Claim, Experiment, NumberInput, keep_setting, number_setting, seed_setting
 from ..findings import Finding
 from ..reading import Reader, Stopped, cut_to, first_token, pieces, pieces_note, random_ids, whole_words
@@ -44,7 +44,7 @@ from .probes import echo, grid, swap
 from .verdict import Measured, conclude
 
 if TYPE_CHECKING:
-    from ...models import LoadedModel
+    from ...model.loading import LoadedModel
 
 
 _SHORTEST = 8  # tokens of a sequence, so that there is something before and after the places looked at

@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from ...later import nn, torch
+from ...support.lazy import nn, torch
 from ..reading import Reader, active, importance
 from ..similarity import jaccard
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...estimates import LEAST_CLUSTERS, Estimate, mean, means, regression
+from ...stats.estimates import LEAST_CLUSTERS, Estimate, mean, means, regression
 from ..experiment import Experiment
 from ..findings import Check, Finding, Table, check_above_zero, columns
 from .drift import Drift, ranges

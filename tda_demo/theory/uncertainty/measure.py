@@ -33,12 +33,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ...cett import score, strengths
-from ...estimates import LEAST_CLUSTERS
-from ...later import torch
+from ...calibration.cett import score, strengths
 from ...methods.settings import Range
 from ...model.activation import activation_name
-from ...progress import Progress, Report, silent
+from ...stats.estimates import LEAST_CLUSTERS
+from ...support.lazy import torch
+from ...support.progress import Progress, Report, silent
 from ..experiment import Claim, Experiment, NumberInput, keep_setting, number_setting, seed_setting
 from ..findings import Finding
 from ..reading import Reader, Stopped, active, block_inputs, first_token, importance, plain_ids, random_ids
@@ -48,7 +48,7 @@ from .transfer import recalls
 from .verdict import KINDS, REFERENCE, Movement, Transfer, conclude
 
 if TYPE_CHECKING:
-    from ...models import LoadedModel
+    from ...model.loading import LoadedModel
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...feedforward import FeedForward
-from ...later import torch
 from ...methods.trained.predictor import PredictorRecipe
 from ...methods.trained.recipe import Lesson
+from ...model.feedforward import FeedForward
+from ...support.lazy import torch
 from ..reading import Stopped, active
 
 RECIPE = PredictorRecipe()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...estimates import means
+from ...stats.estimates import means
 from ..experiment import Experiment
 from ..findings import Check, Finding, Table, check_above_zero, columns
 from ..similarity import chance_jaccard

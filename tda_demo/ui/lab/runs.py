@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...errors import UserError
+from ...support.errors import UserError
 from ...theory.experiment import Experiment, NumberInput
 from ..job import Clock, PageJob
 from ..limits import Limits, encodable, number_within, whole_within

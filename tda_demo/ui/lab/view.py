@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...progress import Progress
+from ...support.progress import Progress
 from ...theory import EXPERIMENTS
 from .. import wording
 from ..components import Outputs

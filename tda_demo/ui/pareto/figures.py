@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from ...controls import unbeaten
 from ...methods import METHODS
-from ...metrics import frontier
+from ...methods.controls import unbeaten
 from ...model.precisions import REFERENCE, symbol_of
 from ...report.svg import useful_top
+from ...stats.metrics import frontier
 from .. import wording
 from .points import OWN, RACE, SHIPPED, SOURCES, Point
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ...files import DATA
 from ...report.page import finite
+from ...support.files import DATA
 
 if TYPE_CHECKING:
+    from ...race.result import MethodResult, RaceResult
     from ...report.record import RaceRecord
-    from ...result import MethodResult, RaceResult
 
 SHIPPED, OWN, RACE = "shipped sweep", "your sweeps", "your last race"
 SOURCES = (SHIPPED, OWN, RACE)

@@ -6,10 +6,10 @@ from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...errors import UserError
 from ...methods import Method
 from ...model.precisions import REFERENCE
-from ...progress import Progress
+from ...support.errors import UserError
+from ...support.progress import Progress
 from ..job import Clock, PageJob
 from ..limits import method_class
 from ..loader import GivenUp, Models
@@ -81,7 +81,7 @@ def measure_sweep(models: Models, request: SweepRequest, clock: Clock) -> Genera
         UserError: the model cannot be had.
     """
     # Imported here, in the worker's thread: torch must not hold up the page.
-    from ...documents import passages
+    from ...calibration.documents import passages
     from ...evaluate.evaluation import EvaluationSettings
     from ...evaluate.speed import SpeedSettings
     from ...evaluate.sweep import follow

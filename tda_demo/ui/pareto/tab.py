@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from ...errors import UserError
 from ...methods import METHODS, Method
 from ...methods.base import Dial
+from ...support.errors import UserError
 from ..components import EVENT, facts, notice, pareto_plot
 from ..job import JobAndFrame, wire
 from ..offers import AUTOMATIC, EMBEDDED, Offers

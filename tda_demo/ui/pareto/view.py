@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...progress import Progress
+from ...support.progress import Progress
 from .. import wording
 from ..components import Outputs
 from ..job import Frame, JobView

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ...files import ASSETS, DATA
+from ...support.files import ASSETS, DATA
 from ..components import in_browser, notice, setter
 from ..limits import NO_RIVAL, Factors, Limits, RunRequest
 from ..offers import AUTOMATIC, EMBEDDED, Offers

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import UserError
+from ...support.errors import UserError
 from .. import wording
 from ..components import Outputs, ready
 from ..job import Frame, follow

@@ -13,8 +13,8 @@ from ..loader import Models
 from ..zero_gpu import LOADING_SECONDS, GpuNeed
 
 if TYPE_CHECKING:
-    from ...models import LoadedModel
-    from ...progress import Report
+    from ...model.loading import LoadedModel
+    from ...support.progress import Report
 
 
 @dataclass(frozen=True)

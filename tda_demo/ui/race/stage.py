@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ... import metrics
 from ...methods import METHODS, Method
-from ...result import against_control
+from ...race.result import against_control
+from ...stats import metrics
 from .. import wording
 from .view import ARMS, MethodView, RaceView
 
 if TYPE_CHECKING:
-    from ...result import Quality, RaceResult
+    from ...race.result import Quality, RaceResult
 
 _CHOSEN = {True: "one set, from the prompt", False: "a new set at every token"}
 _PROMISE = "Type a prompt and press Enter: the faster text pulls ahead here."

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ...errors import UserError
+from ...support.errors import UserError
 from ..components import EVENT, facts, in_order, live_plot, race_stage, sentence
 from ..job import JobAndFrame, wire
 from ..limits import RunRequest, parse_request

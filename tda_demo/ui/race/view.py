@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ... import metrics
 from ...methods import Method
+from ...stats import metrics
 from ..job import JobView
 from ..limits import RunRequest
 from .runs import Ready, SettingFound
 
 if TYPE_CHECKING:
-    from ...metrics import Speedup
     from ...race import Ended, Finished, PromptRead, Stepped
-    from ...result import MethodResult, Quality, RaceResult
+    from ...race.result import MethodResult, Quality, RaceResult
+    from ...stats.metrics import Speedup
 
 ARMS = ("dense", "sparse", "rival")
 _SPEEDUP_EVERY = 8  # positions: the interval's bootstrap costs as much as all the rest of a frame

@@ -1,0 +1,40 @@
+"""``allocate``: TDA's byte budget spread over the layers by measured sensitivity."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..support.progress import terminal_bar
+from .shared import Commands, add_json, add_model, write_json
+
+
+def add(commands: Commands) -> None:
+    allocate = commands.add_parser("allocate", help="find a threshold factor for each layer of TDA, for a byte budget")
+    allocate.add_argument("--share", type=float, default=0.7, metavar="S", help="of the MLP bytes to read; default 0.7")
+    allocate.add_argument("--passages", type=int, default=24, metavar="N", help="calibration passages; default 24")
+    add_model(allocate)
+    add_json(allocate)
+    allocate.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..evaluate.allocate import allocate, as_method, sensitivity, uniform
+    from ..model.loading import load_model
+    from ..support.environment import use_threads
+
+    use_threads(options.threads)
+    with terminal_bar() as report:
+        lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
+        found = sensitivity(lm, most=options.passages, report=report)
+    layers = allocate(found, options.share)
+    method = as_method(lm, layers)
+    scale = ",".join(f"{factor:.4g}" for factor in method.scale)
+    if options.json is not None:
+        told = {"model": lm.name, "share": options.share, "uniform_cett": uniform(found, options.share)}
+        settings = {"cett": method.cett, "scale": method.scale}
+        write_json(
+            {**told, "cett_per_layer": layers.tolist(), "kl_per_layer": found.kl.tolist(), "settings": settings},
+            options.json,
+        )
+    if options.json != "-":
+        print(f"--set cett={method.cett} --set scale={scale}")

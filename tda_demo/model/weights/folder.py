@@ -1,0 +1,71 @@
+"""Model folders in the layout of transformers: what is accepted, and which weights they hold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from ...support.errors import UserError
+from ..feedforward import find_blocks
+from .quiet import quiet_transformers
+
+_EDGE_BYTES = 1 << 20
+
+
+def check_weights(folder: Path, name: str) -> None:
+    """Refuse a folder without safetensors, above all one with pickled weights: opening a pickle can run code.
+
+    Raises:
+        UserError: there is no ``.safetensors`` file.
+    """
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.gguf")):
+        raise UserError(f"'{name}' is a folder of GGUF files: give the path of one .gguf file.")
+    raise UserError(
+        f"'{name}' holds no .safetensors weights, and pickled ones (.bin, .pt) are never opened because they can run "
+        "code: convert them to safetensors, or choose another model."
+    )
+
+
+def check_config(folder: Path, name: str) -> None:
+    """Refuse, before any weight is fetched or read, a model that could not be raced.
+
+    Raises:
+        UserError: no readable config.json, an architecture that is not supported, or weights already quantised.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not (folder / "config.json").is_file():
+        raise UserError(f"'{name}' holds no config.json, so it is not a model folder.")
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # unknown model types, custom code and broken JSON each raise their own
+            raise UserError(
+                f"The config.json of '{name}' is damaged, of an unknown architecture, or asks for custom code, which "
+                "is never run: choose another model."
+            ) from error
+        if getattr(config, "quantization_config", None) is not None:
+            raise UserError(f"The weights of '{name}' are quantised already: choose the model they were made from.")
+        try:
+            with torch.device("meta"):
+                skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        except ValueError as error:
+            raise UserError(f"'{name}' ({config.model_type}) is not a decoder that continues text.") from error
+    find_blocks(skeleton)
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """Hex id of weight files, from their names, sizes and first and last MB: cheap, and the same for every copy."""
+    digest = hashlib.sha256()
+    for path in sorted(files, key=lambda path: path.name):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_EDGE_BYTES))
+            file.seek(max(0, size - _EDGE_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()

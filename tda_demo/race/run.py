@@ -1,0 +1,121 @@
+"""The dense model, a method and, if there is one, its rival: arms from one prefill, told as a stream of events.
+
+The arm with the least accumulated decode time steps next, so all have had equal compute at every moment and the
+fastest one is visibly ahead, on any machine, however noisy. Only what happens inside a step is timed: one token fed,
+the next one chosen.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..decode.arm import Arm
+from ..decode.choose import engine_for
+from ..decode.sampling import sampler
+from ..decode.text import TextStream, decode
+from ..methods.base import Method
+from ..stats import metrics
+from ..support.environment import describe
+from ..support.errors import UserError
+from ..support.progress import Report, silent
+from .contender import Contender, arm_result, fired
+from .events import ArmName, EndReason, Event, Finished, Judging
+from .lanes import Count, Lane, run_lanes
+from .result import RaceResult
+
+if TYPE_CHECKING:
+    from ..model.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class RaceSettings:
+    """How all arms decode. ``temperature`` 0 is greedy; each arm draws from a generator of its own seeded alike."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a setting is not a number in its range."""
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1.")
+        if not 0 <= self.temperature <= 10:  # false for NaN too
+            raise UserError(f"temperature is {self.temperature}; it must be a number from 0 (greedy) to 10.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}; it must be a number above 0 and at most 1.")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}; it must be a whole number from 0 to 2^63 - 1.")
+
+
+def race(
+    lm: LoadedModel,
+    method: Method,
+    prompt: str,
+    settings: RaceSettings | None = None,
+    stop: threading.Event | None = None,
+    report: Report = silent,
+    rival: Method | None = None,
+) -> Iterator[Event]:
+    """Races the dense model against the same model under ``method``, and under ``rival`` too where there is one.
+
+    All arms run on one engine, the fastest that can run them all. Ends within one step of ``stop``. Yields PromptRead,
+    then Stepped and Ended of all arms as they come, Judging unless stopped, and Finished.
+
+    Raises:
+        UserError: the prompt is blank or too long for the model, or a setting does not fit it.
+    """
+    settings = settings or RaceSettings()
+    stop = stop or threading.Event()
+    ids = lm.prompt_ids(prompt)
+    methods = [method] if rival is None else [method, rival]
+    policies = [each.bind(lm, report) for each in methods]
+    engine = engine_for(lm, *policies)
+    for policy in policies:
+        engine.warm_up(report, policy)
+    prefills = engine.prefills(ids, policies)
+    room = min(settings.max_new_tokens, lm.context_length - len(ids))
+    reason: EndReason = "length" if room == settings.max_new_tokens else "context"
+
+    def lane(name: ArmName, arm: Arm, count: Count | None = None) -> Lane:
+        choose = sampler(settings.temperature, settings.top_p, settings.seed)
+        return Lane(name, arm, choose, TextStream(lm.tokenizer), lm.eos_ids, room, reason, count)
+
+    shared = prefills[0]
+    dense = lane("dense", engine.dense_arm(shared, room))
+    names: tuple[ArmName, ...] = ("sparse", "rival")
+    contenders = [
+        Contender(lm, each, prefill, lane(name, engine.sparse_arm(prefill, room), partial(fired, lm, policy, prefill)))
+        for name, each, policy, prefill in zip(names, methods, policies, prefills, strict=False)
+    ]
+    own, *others = contenders
+    tokens = tuple(decode(lm.tokenizer, [token], special=True) for token in ids)
+    yield own.read(tokens, dense, *(each.read(tokens, dense) for each in others))
+    lanes = [dense, *(each.lane for each in contenders)]
+    for each in lanes:
+        yield from each.start(shared.logits)
+    first_end = yield from run_lanes(lanes, stop)
+    qualities = [None for _ in contenders]
+    if not stop.is_set():
+        yield Judging()
+        qualities = [each.judge(engine, dense) for each in contenders]
+    found, *beside = (each.result(dense, quality) for each, quality in zip(contenders, qualities, strict=True))
+    yield Finished(
+        RaceResult(
+            model=lm.name,
+            device=str(lm.device),
+            precision=lm.precision,
+            engine=engine.name,
+            prompt_tokens=shared.tokens,
+            dense=arm_result(dense, shared.prefill_ms),
+            environment=describe(lm.device, lm.precision),
+            **vars(found),
+            first_end=first_end,
+            rival=beside[0] if beside else None,
+            speedup_over_rival=metrics.speedup(others[0].lane.step_ms, own.lane.step_ms) if others else None,
+        )
+    )

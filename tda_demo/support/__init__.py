@@ -1,0 +1,1 @@
+"""What every room may use: errors, progress, files, this machine, imports that wait."""
