@@ -11,7 +11,7 @@ from tiny import PROMPT, tiny
 
 import tda_demo.bench
 from tda_demo.__main__ import main
-from tda_demo.bench import BenchSettings, Row, bench
+from tda_demo.bench import BenchRow, BenchSettings, bench
 from tda_demo.bench.decoders import StockGenerate
 from tda_demo.decode.timed import ArmDecoder
 from tda_demo.model.loading import LoadedModel
@@ -30,13 +30,13 @@ def tiny_loads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def rows(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+def rows(monkeypatch: pytest.MonkeyPatch) -> list[BenchRow]:
     """At two of the precisions: every other one takes compiling, and its kernels are tested elsewhere."""
     monkeypatch.setattr(tda_demo.bench, "offered", lambda _: ("float32", "int8"))
     return bench(settings=BenchSettings(rounds=2, block=2, settle=1)).rows
 
 
-def test_rows_of_every_engine_precision_and_keep(rows: list[Row]) -> None:
+def test_rows_of_every_engine_precision_and_keep(rows: list[BenchRow]) -> None:
     found = {(row.engine, row.precision, row.keep) for row in rows}
     assert {("transformers", "bfloat16", 1.0), ("transformers", "float32", 1.0)} <= found
     for precision in ("float32", "int8"):
@@ -44,7 +44,7 @@ def test_rows_of_every_engine_precision_and_keep(rows: list[Row]) -> None:
         assert {("sparse", precision, keep) for keep in (0.75, 0.5, 0.3)} <= found
 
 
-def test_numbers_follow_from_each_other(rows: list[Row]) -> None:
+def test_numbers_follow_from_each_other(rows: list[BenchRow]) -> None:
     for row in rows:
         assert row.tokens_per_second == pytest.approx(1000 / row.ms_per_token)
         assert row.n == 2  # ratios: one a round

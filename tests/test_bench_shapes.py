@@ -19,14 +19,14 @@ from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.block_weights import BlockWeights
 from tda_demo.decode.gpu.graph import CudaGraphEngine
 from tda_demo.kernels.gpu.blocks import Tiles
-from tda_demo.kernels.gpu.choice import Choice
+from tda_demo.kernels.gpu.choice import KernelChoice
 from tda_demo.kernels.gpu.matrices import Matrices
 from tda_demo.model.loading import LoadedModel
 from tda_demo.support.errors import UserError
 
 pytestmark = ON_A_CARD
 SMALL = Tiles(rows=64, columns=64, down_rows=64, down_columns=64, splits=2)
-CHOICE = Choice(SMALL, SMALL, "kernels", "kernels", {"dense, kernels": 1.0})
+CHOICE = KernelChoice(SMALL, SMALL, "kernels", "kernels", {"dense, kernels": 1.0})
 CONFIG = LlamaConfig(
     vocab_size=97,
     hidden_size=64,
@@ -81,7 +81,7 @@ def test_wrong_kernels_are_found_before_anything_is_timed(monkeypatch: pytest.Mo
     up = torch.randn(8, 16, device=DEVICE)
     blocks = BlockWeights([Matrices(up, up, up, None, None, None, 0)], (), torch.float32, ())
     tiles = Tiles(rows=8, columns=16, down_rows=8, down_columns=16, splits=1)
-    choice = Choice(tiles, tiles, "kernels", "kernels", {})
+    choice = KernelChoice(tiles, tiles, "kernels", "kernels", {})
     assert "relative error" in check_blocks(blocks, choice)
 
     def wrong(_weights: Any, x: torch.Tensor, *_: object) -> torch.Tensor:

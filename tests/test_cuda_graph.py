@@ -23,7 +23,7 @@ from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
 from tda_demo.decode.weight_bytes import bytes_per_step
 from tda_demo.kernels.gpu.blocks import Tiles
-from tda_demo.kernels.gpu.choice import Choice, Way
+from tda_demo.kernels.gpu.choice import KernelChoice, Way
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.model.feedforward import find_blocks
 from tda_demo.model.loading import LoadedModel
@@ -42,7 +42,7 @@ def on_device(lm: LoadedModel) -> LoadedModel:
 def engine_of(lm: LoadedModel, dense: Way = "kernels", sparse: Way = "kernels") -> CudaGraphEngine:
     assert supported(lm)
     make: Callable[..., runners.Runner] = runners.captured if CUDA else runners.eager
-    return CudaGraphEngine(lm, make, lambda _: Choice(SMALL, SMALL, dense, sparse, {}))
+    return CudaGraphEngine(lm, make, lambda _: KernelChoice(SMALL, SMALL, dense, sparse, {}))
 
 
 def dense_errors(lm: LoadedModel, dense: Way = "kernels", steps: list[int] = STEPS[:3]) -> float:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tiny import tiny
 
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU, activation_of
-from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, Weights, feed_forward
+from tda_demo.kernels.gpu.blocks import ActiveBuffer, BlockMatrices, Scratch, Tiles, feed_forward
 from tda_demo.kernels.gpu.choice import vendor
 from tda_demo.kernels.gpu.matrices import Matrices, by_neuron
 
@@ -62,7 +62,7 @@ def reference(matrices: Matrices, x: torch.Tensor, indices: torch.Tensor) -> tup
 
 
 def check(
-    weights: Weights,
+    weights: BlockMatrices,
     stored: Matrices,
     x: torch.Tensor,
     indices: torch.Tensor,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tda_demo.evaluate.row import Row
+from tda_demo.evaluate.row import SweepRow
 from tda_demo.methods import GRIFFIN, METHODS, TDA
 from tda_demo.race import Finished, PromptRead, RaceSettings, Stepped, race
 from tda_demo.race.result import MethodResult
@@ -35,7 +35,7 @@ from tda_demo.ui.worker import Closed, Failed, Ticket, Waiting
 
 
 def fields(**own: Any) -> dict[str, Any]:
-    numbers = dict.fromkeys(Row.__annotations__, 1.0)
+    numbers = dict.fromkeys(SweepRow.__annotations__, 1.0)
     names = ("model", "text", "tokens_sha256", "machine", "torch", "date")
     texts = {**{name: name for name in names}, "settings": '{"keep": 0.5}'}
     return {**numbers, **texts, "method": "griffin", "precision": "int8", "scored_tokens": 9, "prompt_tokens": 5, **own}
@@ -57,7 +57,7 @@ def test_the_frontier_is_what_nothing_beats(places: list[tuple[int, int]]) -> No
 def test_shipped_points_have_every_field_and_every_precision_of_dense() -> None:
     rows = shipped_rows()
     later = {"kl_low", "kl_high"}  # which a sweep of an earlier version is without
-    assert all(set(Row.__annotations__) - later <= set(row) <= set(Row.__annotations__) for row in rows)
+    assert all(set(SweepRow.__annotations__) - later <= set(row) <= set(SweepRow.__annotations__) for row in rows)
     assert {row["precision"] for row in rows if row["method"] == "dense"} == {"float32", "bfloat16", "int8", "nf4"}
     assert {row["method"] for row in rows} == {"dense", *METHODS}
     assert all(row["speedup_low"] <= row["speedup"] <= row["speedup_high"] for row in rows)
@@ -125,7 +125,7 @@ def test_the_last_race_is_a_point(lm: Any) -> None:
     assert found.source == RACE and found.rise is None
     assert found.share == pytest.approx(1 - np.mean(finished.result.sparsity))
     assert found.kl == finished.result.quality.kl
-    assert set(Row.__annotations__) - set(found.fields) == {"cett", "recall", "kl_low", "kl_high"}
+    assert set(SweepRow.__annotations__) - set(found.fields) == {"cett", "recall", "kl_low", "kl_high"}
     assert points([], record)[-1] == found
     json.dumps([figures.plot([found]), record.to_json()], allow_nan=False)
     other = MethodResult(
@@ -270,7 +270,7 @@ def test_a_table_of_a_sweep_reads_back(tmp_path: Any) -> None:
     from tda_demo.evaluate.table import write_table
     from tda_demo.ui.pareto.points import _typed
 
-    row = Row(**{**fields(), "tokens_per_second": None, "text": 'a "b", c', "speedup_n": 18})
+    row = SweepRow(**{**fields(), "tokens_per_second": None, "text": 'a "b", c', "speedup_n": 18})
     write_table([row], tmp_path / "a.csv")
     (told,) = csv.DictReader((tmp_path / "a.csv").open(encoding="utf-8", newline=""))
     assert {name: _typed(name, text) for name, text in told.items()} == vars(row)

@@ -25,9 +25,9 @@ from tda_demo.__main__ import main
 from tda_demo.bench import BenchSettings
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.step import CpuStepEngine
-from tda_demo.evaluate.row import Row
+from tda_demo.evaluate.row import SweepRow
 from tda_demo.kernels.formats import FORMATS, INT8
-from tda_demo.methods.teal.channels import ChannelRule
+from tda_demo.methods.teal.channels import ChannelPolicy
 from tda_demo.model import placement
 from tda_demo.model.loading import LoadedModel, load_model
 from tda_demo.model.precision import choose, offered, round_weights
@@ -143,8 +143,8 @@ def test_a_new_precision_loads_and_races_on_the_compiled_step(
 def test_a_new_precision_is_stored_by_channel_where_its_format_can_be(twin: str, lm: LoadedModel) -> None:
     limits = [torch.zeros(7).numpy()] * len(lm.blocks)
 
-    def rule(precision: str) -> ChannelRule:
-        return ChannelRule(dataclasses.replace(lm, precision=precision), limits)
+    def rule(precision: str) -> ChannelPolicy:
+        return ChannelPolicy(dataclasses.replace(lm, precision=precision), limits)
 
     assert rule(twin).has_kernel and not rule("nf4").has_kernel
     assert rule(twin).channel_bytes == rule("int8").channel_bytes
@@ -194,7 +194,13 @@ def test_a_new_precision_is_an_argument_of_the_commands(
 
 def test_a_new_precision_has_its_symbol_in_plots(twin: str) -> None:
     texts = dict.fromkeys(("model", "text", "tokens_sha256", "machine", "torch", "date"), "x")
-    fields = {**dict.fromkeys(Row.__annotations__, 1.0), **texts, "settings": "{}", "method": "tda", "precision": twin}
+    fields = {
+        **dict.fromkeys(SweepRow.__annotations__, 1.0),
+        **texts,
+        "settings": "{}",
+        "method": "tda",
+        "precision": twin,
+    }
     value = figures.plot([point(SHIPPED, fields), point(SHIPPED, {**fields, "precision": "unheard of"})])
     assert value is not None
     assert [entry["symbol"] for entry in value["legend"]["precision"]] == ["cross", "circle"]

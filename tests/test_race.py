@@ -18,7 +18,7 @@ from tiny import PROMPT, tiny, tiny_tokenizer
 
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.text import TextStream
-from tda_demo.methods import GRIFFIN, TDA, Method, Random, TokenRule
+from tda_demo.methods import GRIFFIN, TDA, Method, Random, TokenPolicy
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.loading import LoadedModel
 from tda_demo.race import Ended, Event, Finished, Judging, Lane, PromptRead, RaceSettings, Stepped, race, run_lanes
@@ -317,7 +317,7 @@ def test_a_rival_s_events_add_up(lm: LoadedModel) -> None:
 
 
 def test_all_arms_of_a_duel_run_on_the_one_engine_that_can_run_them(lm: LoadedModel) -> None:
-    class Uncompiled(TokenRule):
+    class Uncompiled(TokenPolicy):
         def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
             return activations != 0
 

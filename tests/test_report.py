@@ -17,7 +17,7 @@ from tiny import PROMPT, tiny
 
 import tda_demo.model.loading
 from tda_demo.__main__ import main
-from tda_demo.evaluate.row import Row
+from tda_demo.evaluate.row import SweepRow
 from tda_demo.report import sweep_report
 from tda_demo.report.page import table
 from tda_demo.report.png import cividis, data_uri
@@ -89,7 +89,7 @@ def test_texts_are_parted_where_they_part() -> None:
 
 
 def test_a_sweep_is_told_whole() -> None:
-    numbers = dict.fromkeys(Row.__annotations__, 0.25)
+    numbers = dict.fromkeys(SweepRow.__annotations__, 0.25)
     row = {**numbers, "model": HOSTILE, "method": "tda", "settings": HOSTILE, "precision": HOSTILE, "date": "today"}
     page = sweep_report([row, {**row, "tokens_per_second": None}])
     seen = check_harmless(page)
@@ -103,7 +103,7 @@ def test_a_row_that_lacks_a_field_keeps_its_columns() -> None:
 
 
 def test_hopeless_points_do_not_press_the_others_flat() -> None:
-    numbers = dict.fromkeys(Row.__annotations__, 0.25)
+    numbers = dict.fromkeys(SweepRow.__annotations__, 0.25)
     row = {**numbers, "model": "m", "settings": "{}", "precision": "int8", "date": "today"}
     page = sweep_report([{**row, "method": f"m{at}", "kl": kl} for at, kl in enumerate((0.1, 0.2, 0.3, 0.4, 9.0))])
     assert page.count("; above it 1 more in the table") == 3  # against each of the three costs

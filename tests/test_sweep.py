@@ -231,9 +231,9 @@ def test_a_dial_of_whole_numbers_is_turned_towards_dense() -> None:
         dial = Dial("n", dense=1, sparsest=8)
         n: int = setting(2, "keep every n-th neuron", Range(1, 8))
 
-    assert budget.turned(Every(), 3.7).settings()["n"] == 3
+    assert budget.with_dial_at(Every(), 3.7).settings()["n"] == 3
     Every.dial = Dial("n", dense=8, sparsest=1)
-    assert budget.turned(Every(), 3.2).settings()["n"] == 4
+    assert budget.with_dial_at(Every(), 3.2).settings()["n"] == 4
 
 
 def planted(*, held_out: bool) -> list[Document]:
@@ -250,7 +250,7 @@ def test_a_curve_is_measured_on_calibration_text_once(
     monkeypatch.setattr(budget, "SCORE_TOKENS", 9)
     found = budget.within(lm, TDA(online=True), kl=0.05)
     assert isinstance(found, TDA) and found.online and 0 < found.cett < 0.6
-    monkeypatch.setattr(budget, "measure", None)
+    monkeypatch.setattr(budget, "measure_curve", None)
     curve = budget.quality_curve(lm, TDA(cett=0.1, online=True))  # the dial's own value does not matter
     assert curve.kl[0] == 0 and curve.documents == 4 and curve.mlp_share[0] == 1 > curve.mlp_share[-1]
     found = budget.within(lm, TDA(online=True), mlp_share=0.8)

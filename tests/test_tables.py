@@ -17,8 +17,8 @@ from tda_demo.calibration.tables import KeptTable, json_rows, significant
 from tda_demo.calibration.thresholds import kept_thresholds
 from tda_demo.evaluate.budget import kept_curve
 from tda_demo.methods import GRIFFIN, METHODS
+from tda_demo.methods.teal import shares as channel_shares
 from tda_demo.methods.teal.channels import matrices
-from tda_demo.methods.teal.method import shares as channel_shares
 from tda_demo.model.loading import LoadedModel
 from tda_demo.model.weights.embedded import NAME, WHEEL_SHA256
 from tda_demo.support.errors import UserError

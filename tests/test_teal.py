@@ -15,12 +15,12 @@ from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
 from tda_demo.decode.choose import engine_for, step_bytes
-from tda_demo.decode.cpu.step import RuleArm
+from tda_demo.decode.cpu.step import TokenArm
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
 from tda_demo.methods import TEAL
-from tda_demo.methods.teal.channels import ChannelRule, matrices
+from tda_demo.methods.teal.channels import ChannelPolicy, matrices
 from tda_demo.methods.teal.shares import MOST, greedy, shares_at
 from tda_demo.model.loading import LoadedModel
 
@@ -34,13 +34,13 @@ def steps(lm: LoadedModel) -> torch.Tensor:
     return torch.cat([lm.model(input_ids=torch.tensor([ids]), past_key_values=cache).logits[0, -1:] for ids in calls])
 
 
-def planted(lm: LoadedModel) -> ChannelRule:
+def planted(lm: LoadedModel) -> ChannelPolicy:
     """Limits another for every matrix, so that one taken for another shows."""
     sizes = [len(matrices(block)) for block in lm.blocks]
-    return ChannelRule(lm, [np.linspace(0.2, 0.6, size) + 0.03 * layer for layer, size in enumerate(sizes)])
+    return ChannelPolicy(lm, [np.linspace(0.2, 0.6, size) + 0.03 * layer for layer, size in enumerate(sizes)])
 
 
-def by_hand(lm: LoadedModel, rule: ChannelRule) -> list[list[int]]:
+def by_hand(lm: LoadedModel, rule: ChannelPolicy) -> list[list[int]]:
     """Makes the model leave channels out in float64, matrix by matrix; the channels read by the last token."""
     lm.model.double()
     counts: list[list[int]] = [[0] * len(matrices(block)) for block in lm.blocks]
@@ -107,7 +107,7 @@ def test_the_kernel_computes_and_reads_what_the_rule_says(family: str) -> None:
     compiled, eager = engine_for(lm, rule), EagerEngine(lm)
     prefill = compiled.prefill(lm.prompt_ids(PROMPT), rule)
     arm, plain = compiled.sparse_arm(prefill, 3), eager.sparse_arm(prefill, 3)
-    assert isinstance(arm, RuleArm) and arm.weight_bytes is None
+    assert isinstance(arm, TokenArm) and arm.weight_bytes is None
     for token in (40, 41, 42):
         torch.testing.assert_close(arm.step(token), plain.step(token), rtol=1e-4, atol=1e-4)
         assert arm.computed() == plain.computed()
@@ -145,7 +145,7 @@ def test_thresholds_leave_out_what_was_asked_for(lm: LoadedModel) -> None:
     for sparsity in (0.25, 0.5):
         rule = TEAL(sparsity=sparsity).bind(lm)
         again = TEAL(sparsity=sparsity).bind(lm)
-        assert isinstance(rule, ChannelRule) and isinstance(again, ChannelRule)
+        assert isinstance(rule, ChannelPolicy) and isinstance(again, ChannelPolicy)
         assert all(np.array_equal(a, b) for a, b in zip(rule.limits, again.limits, strict=True))
         unread: list[Any] = []
         with rule.on(lm.blocks, lambda _block, use: unread.append(use.unread)):  # noqa: B023
@@ -160,7 +160,7 @@ def test_a_damaged_table_is_made_anew(lm: LoadedModel, own_cache: Path) -> None:
     (path,) = (own_cache / "thresholds").iterdir()
     path.write_text('[{"magnitudes": 1}]', "utf-8")
     after = TEAL().bind(lm)
-    assert isinstance(before, ChannelRule) and isinstance(after, ChannelRule)
+    assert isinstance(before, ChannelPolicy) and isinstance(after, ChannelPolicy)
     assert all(np.array_equal(a, b) for a, b in zip(before.limits, after.limits, strict=True))
 
 

@@ -20,7 +20,7 @@ from tda_demo.decode.cpu.fast_linears import FastLinearsEngine
 from tda_demo.decode.cpu.step import CpuStepEngine
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.kernels import sketch
-from tda_demo.methods import CATS, TT, Method, Sketch, TokenRule
+from tda_demo.methods import CATS, TT, Method, Sketch, TokenPolicy
 from tda_demo.model.activation import activation_function
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.hooks import between
@@ -36,8 +36,8 @@ def thresholds(own_cache: Path) -> Path:
     return own_cache
 
 
-def rule_of(lm: LoadedModel, name: str) -> TokenRule:
-    return cast(TokenRule, HALF[name].bind(lm))
+def rule_of(lm: LoadedModel, name: str) -> TokenPolicy:
+    return cast(TokenPolicy, HALF[name].bind(lm))
 
 
 def inputs(lm: LoadedModel) -> list[tuple[FeedForward, torch.Tensor, torch.Tensor]]:

@@ -19,7 +19,7 @@ from tda_demo.__main__ import main
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.methods import DejaVu, MoEfication
-from tda_demo.methods.token import TokenRule
+from tda_demo.methods.token import TokenPolicy
 from tda_demo.methods.trained.artefact import path_of
 from tda_demo.methods.trained.experts import RouterRecipe, balanced_clusters
 from tda_demo.methods.trained.predictor import PredictorRecipe, least_squares
@@ -106,7 +106,7 @@ def test_bytes_of_predictors_and_routers_by_hand(family: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_kernel_computes_and_reads_what_fires(name: str) -> None:
     lm = tiny()
-    rule: TokenRule = METHODS[name].bind(lm)
+    rule: TokenPolicy = METHODS[name].bind(lm)
     engine = engine_for(lm, rule)
     assert engine.name == "compiled CPU step"
     prefill = engine.prefill(lm.prompt_ids(PROMPT), rule)

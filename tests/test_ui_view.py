@@ -12,7 +12,7 @@ import torch
 from tda_demo.methods import GRIFFIN, TT
 from tda_demo.methods.plan import ActiveSets
 from tda_demo.race import Ended, Finished, Judging, PromptRead, Stepped
-from tda_demo.race.result import ArmResult, MethodResult, Quality, RaceResult
+from tda_demo.race.result import ArmResult, MethodResult, RaceQuality, RaceResult
 from tda_demo.stats.metrics import Speedup
 from tda_demo.support.progress import Progress
 from tda_demo.ui.job import TimedOut
@@ -53,7 +53,7 @@ def result(dense: str, sparse: str, divergence_at: int | None = None, **own: Any
         "model": "m", "device": "cpu", "precision": "int8", "engine": "e", "method": "griffin", "settings": {},
         "prompt_tokens": 2, "dense": arms[0], "sparse": arms[1], "speedup": Speedup(1.2, 1.1, 1.3, 16),
         "byte_bound": 1.25, "efficiency": 0.96, "sparsity": [0.5, 0.75],
-        "quality": Quality(0.5, 0.25, 19, divergence, divergence_at, [0.1, 0.2]), "environment": {"cpu": "c"},
+        "quality": RaceQuality(0.5, 0.25, 19, divergence, divergence_at, [0.1, 0.2]), "environment": {"cpu": "c"},
     }  # fmt: skip
     return RaceResult(**{**values, **own})
 
@@ -254,7 +254,7 @@ def duel_result(over_rival: Speedup, **own: Any) -> RaceResult:
     values: dict[str, Any] = {
         "method": "tt", "settings": {"cett": 0.25}, "sparse": result("", "ac").sparse, "efficiency": 0.9,
         "speedup": Speedup(0.9, 0.8, 0.95, 16), "byte_bound": 1.0, "sparsity": [0.75, 0.75],
-        "quality": Quality(0.25, 0.5, 19, 1, 1, [0.1, 0.2]), "note": "trained for 3 s on 20 tokens",
+        "quality": RaceQuality(0.25, 0.5, 19, 1, 1, [0.1, 0.2]), "note": "trained for 3 s on 20 tokens",
     }  # fmt: skip
     rival = MethodResult(**{**values, **own})
     return result("ab", "abc", rival=rival, speedup_over_rival=over_rival)

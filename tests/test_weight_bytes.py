@@ -14,14 +14,14 @@ from tiny import PROMPT, tiny
 from tda_demo.calibration.documents import Document
 from tda_demo.calibration.passages import Passages
 from tda_demo.decode.choose import engine_for, step_bytes
-from tda_demo.decode.cpu.step import RuleArm
+from tda_demo.decode.cpu.step import TokenArm
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate import budget
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
 from tda_demo.methods import CATS, METHODS, TEAL, TT, DejaVu, Method, MoEfication, Sketch
-from tda_demo.methods.teal.channels import ChannelRule, matrices
-from tda_demo.methods.token import TokenRule
+from tda_demo.methods.teal.channels import ChannelPolicy, matrices
+from tda_demo.methods.token import TokenPolicy
 from tda_demo.model.loading import LoadedModel
 from tda_demo.stats import metrics
 from tda_demo.support.errors import UserError
@@ -39,12 +39,12 @@ TOKEN_LEVEL: dict[str, Method] = {
 TOKENS = [40, 41, 17, 60, 33]
 
 
-def bound_to(lm: LoadedModel, name: str) -> TokenRule:
+def bound_to(lm: LoadedModel, name: str) -> TokenPolicy:
     """TEAL with thresholds that are planted: looking for them takes longer than all the rest."""
     if name == "teal":
-        return ChannelRule(lm, [np.full(len(matrices(block)), 0.3) for block in lm.blocks])
+        return ChannelPolicy(lm, [np.full(len(matrices(block)), 0.3) for block in lm.blocks])
     rule = TOKEN_LEVEL[name].bind(lm)
-    assert isinstance(rule, TokenRule)
+    assert isinstance(rule, TokenPolicy)
     return rule
 
 
@@ -59,7 +59,7 @@ def of_the_arm(lm: LoadedModel, rule: Any) -> tuple[float, float]:
     prefill = engine.prefill(ids[:-1], rule)
     arm: Any = engine.sparse_arm(prefill, len(TOKENS))
     dense = engine.dense_arm(prefill, 1).weight_bytes
-    picks_neurons = isinstance(arm, RuleArm) and not isinstance(rule, ChannelRule)
+    picks_neurons = isinstance(arm, TokenArm) and not isinstance(rule, ChannelPolicy)
     running: Any = EagerEngine(lm).sparse_arm(prefill, len(TOKENS)) if picks_neurons else arm
     read = []
     for token in (ids[-1], *TOKENS[:-1]):

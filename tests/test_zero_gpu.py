@@ -20,7 +20,7 @@ from gradio.context import LocalContext
 from tda_demo.methods import GRIFFIN
 from tda_demo.methods.plan import ActiveSets
 from tda_demo.model.loading import LoadedModel
-from tda_demo.model.weights import Weights
+from tda_demo.model.weights import WeightFolder
 from tda_demo.race import Finished, PromptRead
 from tda_demo.support.errors import UserError
 from tda_demo.support.progress import Progress
@@ -72,7 +72,7 @@ def spaces(monkeypatch: pytest.MonkeyPatch) -> FakeSpaces:
     fake = FakeSpaces()
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     monkeypatch.setitem(sys.modules, "spaces", fake)
-    monkeypatch.setattr("tda_demo.model.weights.find_weights", lambda *_: Weights("tiny", "0", Path()))
+    monkeypatch.setattr("tda_demo.model.weights.find_weights", lambda *_: WeightFolder("tiny", "0", Path()))
     return fake
 
 

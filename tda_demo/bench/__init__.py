@@ -1,6 +1,6 @@
 """Speed tables: on a CPU of a model's precisions, on a GPU of a model's shapes."""
 
 from .run import BenchSettings, Table, bench
-from .table import Row, markdown
+from .table import BenchRow, markdown
 
-__all__ = ["BenchSettings", "Row", "Table", "bench", "markdown"]
+__all__ = ["BenchRow", "BenchSettings", "Table", "bench", "markdown"]

@@ -10,7 +10,7 @@ from ..decode.eager import EagerEngine
 from ..decode.engine import Engine
 from ..decode.gpu.block_weights import BlockWeights
 from ..kernels.gpu.blocks import ActiveBuffer, Scratch, feed_forward
-from ..kernels.gpu.choice import Choice, vendor
+from ..kernels.gpu.choice import KernelChoice, vendor
 from ..kernels.gpu.matrices import Matrices
 from ..kernels.gpu.nf4 import Nf4Matrices
 from ..methods.policy import Selector
@@ -24,7 +24,7 @@ _LIMITS = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
 @torch.no_grad()
-def check_blocks(blocks: BlockWeights, choice: Choice, keep: float = 0.5) -> str:
+def check_blocks(blocks: BlockWeights, choice: KernelChoice, keep: float = 0.5) -> str:
     """First and last block, all neurons and ``keep`` of them, against float64 on the same stored values; in words.
 
     Raises:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 
-class Decoder(Protocol):
+class TimedDecoder(Protocol):
     """Something that decodes ``count`` tokens and tells what each took."""
 
     def times_ms(self, count: int) -> list[float]: ...

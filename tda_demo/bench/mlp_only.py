@@ -10,7 +10,7 @@ import torch
 from ..decode.gpu import runners
 from ..decode.gpu.block_weights import BlockWeights
 from ..kernels.gpu.blocks import ActiveBuffer, feed_forward, scratches
-from ..kernels.gpu.choice import Choice, vendor
+from ..kernels.gpu.choice import KernelChoice, vendor
 from ..kernels.gpu.matrices import Matrices
 from .run import Contestant
 
@@ -41,7 +41,7 @@ class Captured:
 
 
 def mlp_contestants(
-    blocks: BlockWeights, choice: Choice, keeps: Sequence[float], precision: str
+    blocks: BlockWeights, choice: KernelChoice, keeps: Sequence[float], precision: str
 ) -> Iterator[Contestant]:
     """Rows "MLP dense" and "MLP sparse", and "MLP vendor" where the vendor's products run float weights."""
     weights = blocks.weights

@@ -27,8 +27,8 @@ from ..model.precision import choose, offered
 from ..model.precisions import PRECISIONS, REFERENCE
 from ..stats import metrics
 from ..support.progress import Progress, Report, silent
-from .decoders import Decoder, LlamaCpp, StockGenerate
-from .table import Row
+from .decoders import LlamaCpp, StockGenerate, TimedDecoder
+from .table import BenchRow
 
 KEEPS = (0.75, 0.5, 0.3)
 _IN_PLACE_KEEP = 0.5
@@ -51,7 +51,7 @@ class BenchSettings:
 class Table:
     """The rows, and the read bandwidth measured in the same rounds, in GB/s."""
 
-    rows: list[Row]
+    rows: list[BenchRow]
     read_gb_per_second: float
 
 
@@ -64,7 +64,7 @@ class Contestant:
     method: str
     keep: float
     weight_bytes: int
-    decoder: Decoder
+    decoder: TimedDecoder
     rounds: list[float] = field(default_factory=list)
 
 
@@ -163,7 +163,7 @@ def _arms(lm: LoadedModel, ids: list[int], report: Report) -> Iterator[Contestan
         yield Contestant("in place", lm.precision, "griffin", _IN_PLACE_KEEP, bytes_read, decoder)
 
 
-def row_of(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: float) -> Row:
+def row_of(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: float) -> BenchRow:
     def rounds_of(engine: str, precision: str) -> list[float] | None:
         found = [each for each in all_of_them if (each.engine, each.precision) == (engine, precision)]
         return found[0].rounds if found else None
@@ -179,7 +179,7 @@ def row_of(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: f
         dense = next(each for each in all_of_them if (each.engine, each.precision) == (rival, contestant.precision))
         speedup = metrics.paired_speedup(dense.rounds, contestant.rounds)
         bound = metrics.byte_bound(dense.weight_bytes, contestant.weight_bytes)
-    return Row(
+    return BenchRow(
         engine=contestant.engine,
         precision=contestant.precision,
         method=contestant.method,

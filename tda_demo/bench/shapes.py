@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from ..decode.arm import Prefill
-from ..decode.gpu.decoder import CudaGraphArm, Decoder
+from ..decode.gpu.decoder import CudaGraphArm, GraphDecoder
 from ..decode.gpu.graph import CudaGraphEngine, supported
 from ..decode.gpu.kernel_blocks import use_usual_layout
 from ..decode.timed import ArmDecoder
 from ..decode.trees import share_weights
-from ..kernels.gpu.choice import Choice
+from ..kernels.gpu.choice import KernelChoice
 from ..kernels.gpu.support import has_triton, triton_runs
 from ..methods.policy import Selector
 from ..model.feedforward import FeedForward
@@ -39,7 +39,7 @@ from .decoders import StockGenerate
 from .mlp_only import mlp_contestants
 from .random_model import PRECISIONS, QUANTISED, random_model
 from .run import BenchSettings, Contestant, row_of
-from .table import Row
+from .table import BenchRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -55,7 +55,7 @@ MakeEngine = Callable[..., CudaGraphEngine]
 class ShapesTable:
     """Rows, the bandwidths measured beside them in GB/s, the context length, and what else was found, in words."""
 
-    rows: list[Row]
+    rows: list[BenchRow]
     read_gb_per_second: float
     copy_gb_per_second: float
     context: int
@@ -157,7 +157,7 @@ def measure_shapes(
     settings = settings or BenchSettings()
     ids = torch.randint(3, config.vocab_size, (context,)).tolist()
     bandwidth = Bandwidth(device, copy_bytes)
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     notes: list[str] = []
     report(Progress("Building a model of random weights", 0, 0, "layers"))
     lm = random_model(config, dtype, device)
@@ -215,7 +215,7 @@ def _stock(engine: CudaGraphEngine) -> PreTrainedModel:
 
 def _bitsandbytes(lm: LoadedModel, engine: CudaGraphEngine, prefill: Prefill, weight_bytes: int) -> CudaGraphArm:
     """bitsandbytes' own products in every linear, with norms and attention, memory and capture as in the other arms."""
-    decoder = Decoder(share_weights(lm.model), [], prefill.cache, prefill.tokens + _ROOM, engine.make_runner)
+    decoder = GraphDecoder(share_weights(lm.model), [], prefill.cache, prefill.tokens + _ROOM, engine.make_runner)
     return CudaGraphArm(decoder, prefill, weight_bytes)
 
 
@@ -229,7 +229,7 @@ def _measure(contestants: Sequence[Contestant], bandwidth: Bandwidth, settings: 
                 contestant.rounds.append(float(np.median(times)))
 
 
-def _rows(contestants: Sequence[Contestant], gb_per_second: float) -> Iterator[Row]:
+def _rows(contestants: Sequence[Contestant], gb_per_second: float) -> Iterator[BenchRow]:
     for each in contestants:
         row = row_of(each, contestants, gb_per_second)
         alone = each.engine.startswith("MLP")  # blocks without the rest of a step
@@ -251,7 +251,7 @@ def _notes(engine: CudaGraphEngine) -> list[str]:
     return notes
 
 
-def _listed(choice: Choice) -> str:
+def _listed(choice: KernelChoice) -> str:
     return ", ".join(f"{name} {ms:.4f}" for name, ms in choice.times_ms.items())
 
 

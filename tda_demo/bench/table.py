@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One line of the table; times are medians over the rounds' own medians.
 
     ``speedup`` is over the dense row of the same precision: the median of the ratios of ``n`` rounds, not the ratio of
@@ -35,7 +35,7 @@ class Row:
 
 
 def markdown(
-    rows: Sequence[Row], environment: dict[str, Any], gb_per_second: float, bandwidth: str = "read bandwidth"
+    rows: Sequence[BenchRow], environment: dict[str, Any], gb_per_second: float, bandwidth: str = "read bandwidth"
 ) -> str:
     """The table with its machine named above it, every column with its unit; ``bandwidth`` says what was measured."""
     machine = environment.get("gpu") or environment["cpu"]
@@ -62,7 +62,7 @@ def markdown(
     return "\n".join([head, *lines])
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: BenchRow) -> list[str]:
     interval = "" if row.low is None else f" ({row.low:.2f}-{row.high:.2f})"
     return [
         row.engine,

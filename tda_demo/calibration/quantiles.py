@@ -38,7 +38,7 @@ def limits(lm: LoadedModel, name: str, score: Score, keep: float, report: Report
     """
     if keep in (0, 1):
         return np.full(len(lm.blocks), -np.inf if keep else np.inf)
-    table = kept_table(lm, name, len(SHARES), lambda: measure(lm, score, report))
+    table = kept_table(lm, name, len(SHARES), lambda: measure_quantiles(lm, score, report))
     return np.array([np.interp(1 - keep, SHARES, layer) for layer in table])
 
 
@@ -60,7 +60,7 @@ def _text(table: np.ndarray) -> str:
     return f"{json_rows(significant(layer, 5) for layer in table)}\n"
 
 
-def measure(lm: LoadedModel, score: Score, report: Report = silent) -> np.ndarray:
+def measure_quantiles(lm: LoadedModel, score: Score, report: Report = silent) -> np.ndarray:
     """Quantiles of ``score`` at ``SHARES``, float64 [layers, shares], over tokens of the calibration passages."""
     return np.array([quantiles(score(*seen)) for seen in observed_tokens(lm, report)])
 

@@ -22,7 +22,7 @@ from .trees import read_by_a_step
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..kernels.gpu.blocks import Weights
+    from ..kernels.gpu.blocks import BlockMatrices
     from ..model.loading import LoadedModel
 
 _INDEX_BYTES = 2 * 4  # an active neuron's number on a GPU, read by each of the two launches
@@ -158,7 +158,7 @@ def _count_stored(lm: LoadedModel) -> tuple[int, tuple[NeuronBytes, ...]]:
     return dense, tuple(_neuron(block, rows, column) for block in lm.blocks)
 
 
-def kernel_bytes(model: PreTrainedModel, blocks: Sequence[FeedForward], weights: Sequence[Weights]) -> StepBytes:
+def kernel_bytes(model: PreTrainedModel, blocks: Sequence[FeedForward], weights: Sequence[BlockMatrices]) -> StepBytes:
     """Where the GPU kernels read ``weights``, the feed-forward ``blocks`` of ``model``, in the storage they have."""
     inside = {linear for block in blocks for linear in block.linears}
     shared = bytes_per_step(model) - sum(parameter.nbytes for linear in inside for parameter in linear.parameters())

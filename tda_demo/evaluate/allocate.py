@@ -26,7 +26,7 @@ from ..model.feedforward import FeedForward
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
 from .evaluation import cut, grouped
-from .scoring import Choice, compare, read
+from .scoring import PlanForBatch, compare, read
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -91,7 +91,7 @@ def sensitivity(lm: LoadedModel, *, weighted: bool = False, most: int = 24, repo
     return Sensitivity(total / tokens, np.array([np.mean(layer, axis=0) for layer in probe.kept]))
 
 
-def _only(choice: Choice, layer: int) -> Choice:
+def _only(choice: PlanForBatch, layer: int) -> PlanForBatch:
     """``choice`` in one layer, every neuron in the others."""
     masks = cast(ActiveSets, choice.plan).masks
     alone = tuple(mask if index == layer else torch.ones_like(mask) for index, mask in enumerate(masks))

@@ -132,12 +132,12 @@ def within(
         raise TypeError("give one of kl and mlp_share")
     curve = quality_curve(lm, method, report)
     if kl is not None:
-        return turned(method, curve.value_for_kl(kl))
+        return with_dial_at(method, curve.value_for_kl(kl))
     assert mlp_share is not None
-    return turned(method, curve.value_for_mlp_share(mlp_share))
+    return with_dial_at(method, curve.value_for_mlp_share(mlp_share))
 
 
-def turned(method: Method, value: float) -> Method:
+def with_dial_at(method: Method, value: float) -> Method:
     """``method`` with its dial at ``value``; a dial of whole numbers is turned to the next one towards dense."""
     dial = method.dial
     if isinstance(getattr(method, dial.setting), int):
@@ -147,7 +147,7 @@ def turned(method: Method, value: float) -> Method:
 
 def quality_curve(lm: LoadedModel, method: Method, report: Report = silent) -> QualityCurve:
     """The model's curve for ``method`` with its other settings: kept, else shipped, else measured now and kept."""
-    return kept_curve(lm, method).get(lambda: measure(lm, method, report))
+    return kept_curve(lm, method).get(lambda: measure_curve(lm, method, report))
 
 
 def kept_curve(lm: LoadedModel, method: Method) -> KeptTable[QualityCurve]:
@@ -181,10 +181,10 @@ def _parse(fields: Any) -> QualityCurve:
     return QualityCurve(**{**fields, **lists})
 
 
-def measure(lm: LoadedModel, method: Method, report: Report = silent) -> QualityCurve:
+def measure_curve(lm: LoadedModel, method: Method, report: Report = silent) -> QualityCurve:
     """Scores the method at every place of its dial on the calibration passages; one dense pass serves all places."""
     dial = method.dial
-    places = [turned(method, round(dial.dense + place * (dial.sparsest - dial.dense), 6)) for place in PLACES]
+    places = [with_dial_at(method, round(dial.dense + place * (dial.sparsest - dial.dense), 6)) for place in PLACES]
     values = tuple(getattr(each, dial.setting) for each in places)
     texts = calibration_passages().documents
     policies = [each.bind(lm, report) for each in places]

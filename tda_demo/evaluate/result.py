@@ -17,7 +17,7 @@ from .scoring import Score
 
 
 @dataclass(frozen=True)
-class Quality:
+class QualityTotals:
     """Sums of scores as the numbers of the house; per-layer numbers are means over texts.
 
     ``kl`` in nats per token, ``agreement``, ``sparsity`` and ``mlp_share`` (of the MLP's bytes, what a method adds
@@ -42,14 +42,14 @@ class Quality:
     recall: tuple[float, ...]
 
 
-def quality(scores: Sequence[Score], weights: StepBytes, policy: Policy) -> Quality:
+def quality(scores: Sequence[Score], weights: StepBytes, policy: Policy) -> QualityTotals:
     """Adds up the ``scores``, at least one, that ``policy`` got on a model whose steps read ``weights``."""
     tokens = sum(score.tokens for score in scores)
     kept = _by_layer([score.kept for score in scores])
     unread, copied = (_by_layer([getattr(score, name) for score in scores]) for name in ("unread", "copied"))
     read = weights.read(policy, kept, unread, copied)
     kl_low, kl_high = _kl_interval(scores)
-    return Quality(
+    return QualityTotals(
         documents=len(scores),
         scored_tokens=tokens,
         dense_perplexity=metrics.perplexity(sum(score.dense_loss for score in scores), tokens),
@@ -108,7 +108,7 @@ class Evaluation:
     prompt_tokens: int
     score_tokens: int
     short: int
-    quality: Quality | None
+    quality: QualityTotals | None
     byte_bound: float | None
     generation: Generation | None
     environment: dict[str, Any]
@@ -132,7 +132,7 @@ class Evaluation:
         return {**fields, **scored}
 
 
-def _interval(found: Quality) -> str:
+def _interval(found: QualityTotals) -> str:
     return "" if found.kl_low is None else f" (95 % over texts: {found.kl_low:.4f} to {found.kl_high:.4f})"
 
 

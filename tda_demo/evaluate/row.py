@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Row:
+class SweepRow:
     """One point. ``kl`` (nats/token), ``agreement`` and the perplexities are against the dense float32 model.
 
     ``kl_low`` and ``kl_high`` are the 95 % interval of ``kl`` over texts, None of fewer texts than an interval takes.
@@ -84,11 +84,11 @@ def row(
     scores: Sequence[Score],
     texts: Texts,
     speed: Measured | None,
-) -> Row:
+) -> SweepRow:
     """The point of ``method`` (None: dense), from the scores of all texts."""
     found = quality(scores, step_bytes(lm, policy), policy)
     environment = describe(lm.device, lm.precision)
-    return Row(
+    return SweepRow(
         model=lm.name,
         method=method.name if method else "dense",
         settings=json.dumps(method.settings() if method else {}),

@@ -49,7 +49,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class PlanForBatch:
     """What one policy makes of a batch; ``left_out`` where it was asked for and is known before the plan has run."""
 
     plan: Plan
@@ -67,7 +67,7 @@ class Reading:
     inputs: torch.Tensor
     logits: torch.Tensor
     cache: Cache
-    choices: tuple[Choice, ...]
+    choices: tuple[PlanForBatch, ...]
     errors: bool
 
 
@@ -143,7 +143,7 @@ def read(
     logits = dense_pass(lm, cache, ids[:, :-1], see, logits_to_keep=scored)
     cache.crop(-scored)
     choices = tuple(
-        Choice(reader.plan(), _by_kind(layers) if layers else None)
+        PlanForBatch(reader.plan(), _by_kind(layers) if layers else None)
         for reader, layers in zip(readers, measured, strict=True)
     )
     return Reading(ids[:, -scored - 1 : -1], logits, cache, choices, errors)
@@ -209,7 +209,7 @@ def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan) -> F
 
 @torch.inference_mode()
 def compare(
-    lm: LoadedModel, expected: torch.Tensor, reading: Reading, choice: Choice, targets: torch.Tensor
+    lm: LoadedModel, expected: torch.Tensor, reading: Reading, choice: PlanForBatch, targets: torch.Tensor
 ) -> list[Score]:
     """One score a text against the dense model's ``expected`` [texts, scored, vocabulary] on ``targets`` int64 [texts,
     scored]. A text whose neurons are all active gets the reading's own logits.

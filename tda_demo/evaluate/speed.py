@@ -58,7 +58,7 @@ class Blocks:
     sparse: list[float]
 
 
-def measure(lm: LoadedModel, policy: Policy, ids: list[int], settings: SpeedSettings) -> Blocks:
+def time_arms(lm: LoadedModel, policy: Policy, ids: list[int], settings: SpeedSettings) -> Blocks:
     """Both arms from one prompt. A selector that keeps every neuron times the dense arm against itself."""
     engine = engine_for(lm, policy)
     prefill = engine.prefill(ids, policy)
@@ -88,7 +88,7 @@ def dense_ms(models: Sequence[LoadedModel], ids: list[int], policy: Policy, sett
     return [float(np.median(found)) for found in medians]
 
 
-def measured(row: Sequence[Blocks], dense_ms: float) -> Measured:
+def speed_of(row: Sequence[Blocks], dense_ms: float) -> Measured:
     """What the blocks of a row, one or more prompts', come to, where the dense arm takes ``dense_ms`` a step."""
     found = metrics.grouped_speedup([each.dense for each in row], [each.sparse for each in row])
     return Measured(1000 / dense_ms * found.median, found.median, found.low, found.high, found.n)

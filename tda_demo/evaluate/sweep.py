@@ -24,10 +24,10 @@ from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
 from .evaluation import BATCH, EvaluationSettings, Unit, cut, grouped
 from .ledger import Ledger, digest
-from .row import Row, Texts, row
+from .row import SweepRow, Texts, row
 from .scoring import Reading, Score, compare, read
 from .shards import ALONE, Shard
-from .speed import Blocks, Measured, SpeedSettings, dense_ms, measure, measured
+from .speed import Blocks, Measured, SpeedSettings, dense_ms, speed_of, time_arms
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -69,7 +69,7 @@ def sweep(
     ledger: Callable[[str], Ledger] = lambda key: Ledger(None, key),
     shard: Shard = ALONE,
     report: Report = silent,
-) -> list[Row]:
+) -> list[SweepRow]:
     """The dense model and every method, at every precision. ``texts`` gives the documents anew for each precision.
 
     With ``speed``, times are taken once all quality is known; the dense models of all precisions, which then are in
@@ -99,7 +99,7 @@ def sweep(
         ]
         tokens = digest([part[2] for part in everything])
         found.append((by_arm, Texts(text_name, settings.prompt_tokens, tokens)))
-    rows: list[Row] = []
+    rows: list[SweepRow] = []
     together = [arms(precision) for precision in precisions] if speed else []
     dense = _dense_ms(together, texts, settings, speed, book) if speed else []
     for index, (precision, (by_arm, named)) in enumerate(zip(precisions, found, strict=True)):
@@ -147,7 +147,7 @@ def follow(
     settings: EvaluationSettings,
     speed: SpeedSettings,
     report: Report = silent,
-) -> Iterator[Row]:
+) -> Iterator[SweepRow]:
     """The same rows at one precision, each as soon as it is measured: dense first, then ``methods`` in order.
 
     For a few texts: what reading them left behind is held in memory.
@@ -175,9 +175,9 @@ def follow(
     blocks: list[list[Blocks]] = []
     for which, method in enumerate([None, *methods]):
         scores = [score for each in counted(seen) for score in arms.scores(each, which)]
-        blocks.append([measure(lm, arms.policies[which], ids, speed) for ids in counted(prompts)])
+        blocks.append([time_arms(lm, arms.policies[which], ids, speed) for ids in counted(prompts)])
         dense = median(ms for told in blocks for each in told for ms in each.dense)
-        yield row(lm, method, arms.policies[which], scores, named, measured(blocks[-1], dense))
+        yield row(lm, method, arms.policies[which], scores, named, speed_of(blocks[-1], dense))
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,10 +265,10 @@ def _timed(
         report(Progress(f"Timing, {arms.lm.precision}", which, len(arms.names), "rows"))
         name = digest(["times", told, prompts, asdict(speed), describe(arms.lm.device, arms.lm.precision)])
         if (kept := book.get(name)) is None:
-            kept = [asdict(measure(arms.lm, arms.policies[which], ids, speed)) for ids in prompts]
+            kept = [asdict(time_arms(arms.lm, arms.policies[which], ids, speed)) for ids in prompts]
             book.put(name, kept)
         rows.append([Blocks(**blocks) for blocks in kept])
-    return [measured(row, dense_ms) for row in rows]
+    return [speed_of(row, dense_ms) for row in rows]
 
 
 def _too_short(text_name: str, settings: EvaluationSettings) -> UserError:

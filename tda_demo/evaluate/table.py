@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..support.errors import UserError
 from ..support.files import write_bytes
-from .row import Row
+from .row import SweepRow
 
 FORMATS = (".csv", ".parquet", ".json")
 
@@ -25,7 +25,7 @@ def check_format(path: Path) -> None:
             raise UserError("Parquet needs pyarrow: pip install pyarrow, or write a .csv.") from error
 
 
-def write_table(rows: Sequence[Row], path: Path) -> None:
+def write_table(rows: Sequence[SweepRow], path: Path) -> None:
     """One line a row; figures of a CSV have six digits.
 
     Raises:

@@ -13,26 +13,26 @@ from ..support.lazy import nn, torch
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
+class PackedLinear:
     """Weights of one linear restricted to some rows or columns; ``bias`` as the linear has it, restricted alike."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
 
 
-def pack(block: FeedForward, indices: torch.Tensor) -> tuple[Packed, ...]:
+def pack(block: FeedForward, indices: torch.Tensor) -> tuple[PackedLinear, ...]:
     """Copies of the active neurons' weights, aligned with ``block.linears``.
 
     Args:
         indices: int64 [k], the active neurons.
     """
     first = tuple(_rows(linear, block.rows_of(linear, indices)) for linear in block.input_linears)
-    return (*first, Packed(block.down.weight.detach().index_select(1, indices), block.down.bias))
+    return (*first, PackedLinear(block.down.weight.detach().index_select(1, indices), block.down.bias))
 
 
-def _rows(linear: nn.Linear, rows: torch.Tensor) -> Packed:
+def _rows(linear: nn.Linear, rows: torch.Tensor) -> PackedLinear:
     bias = None if linear.bias is None else linear.bias.detach().index_select(0, rows)
-    return Packed(linear.weight.detach().index_select(0, rows), bias)
+    return PackedLinear(linear.weight.detach().index_select(0, rows), bias)
 
 
 def limit(block: FeedForward, indices: torch.Tensor) -> Callable[[], None]:
@@ -54,7 +54,7 @@ def mask(block: FeedForward, indices: torch.Tensor) -> Callable[[], None]:
     return block.down.register_forward_pre_hook(zeroed).remove
 
 
-def install(block: FeedForward, packed: tuple[Packed, ...]) -> Callable[[], None]:
+def install(block: FeedForward, packed: tuple[PackedLinear, ...]) -> Callable[[], None]:
     """Puts ``packed`` in the place of the block's weights; the returned function puts the old ones back."""
     before = [(linear, linear.weight, linear.bias) for linear in block.linears]
     for linear, part in zip(block.linears, packed, strict=True):

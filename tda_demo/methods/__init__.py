@@ -17,7 +17,7 @@ from .settings import parse
 from .sketch import Sketch
 from .tda import TDA
 from .teal import TEAL
-from .token import TokenRule
+from .token import TokenPolicy
 from .trained.dejavu import DejaVu
 from .trained.moefication import MoEfication
 from .tt import TT
@@ -55,7 +55,7 @@ __all__ = [
     "Random",
     "Selector",
     "Sketch",
-    "TokenRule",
+    "TokenPolicy",
     "make_method",
     "method_named",
 ]

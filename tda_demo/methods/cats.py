@@ -22,7 +22,7 @@ from ..support.lazy import torch
 from ..support.progress import Report, silent
 from .base import Dial, Method
 from .settings import Range, setting
-from .token import TokenRule
+from .token import TokenPolicy
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -38,13 +38,13 @@ class CATS(Method):
 
     keep: float = setting(0.5, "mean share of the neurons whose gate exceeds the threshold; 1 is exact", Range(0, 1))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenRule:
+    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenPolicy:
         rule = _Gated(lm)
         rule.limits = limits(lm, self.name, rule.strength, self.keep, report)
         return rule
 
 
-class _Gated(TokenRule):
+class _Gated(TokenPolicy):
     """``limits`` float64 [layers] of ``|act(g_j)|``."""
 
     def __init__(self, lm: LoadedModel) -> None:

@@ -34,7 +34,7 @@ class Used:
     unread: tuple[float, float] | None = None
 
 
-class TokenRule(Policy, Plan):
+class TokenPolicy(Policy, Plan):
     """A token-level method bound to one model: a policy, and its own plan, for it needs nothing of the prompt.
 
     ``kernel`` holds the arrays of the compiled CPU kernel, a type of ``kernels.cpu.token``; None where there is none.
@@ -119,7 +119,7 @@ class TokenRule(Policy, Plan):
 class _Unread(PromptReader):
     """Of a rule, which needs nothing of a prompt."""
 
-    def __init__(self, rule: TokenRule) -> None:
+    def __init__(self, rule: TokenPolicy) -> None:
         self.rule = rule
 
     def see(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:

@@ -23,7 +23,7 @@ from ..support.lazy import torch
 from ..support.progress import Report, silent
 from .base import Dial, Method
 from .settings import Range, setting
-from .token import TokenRule
+from .token import TokenPolicy
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -39,7 +39,7 @@ class TT(Method):
 
     cett: float = setting(0.2, "relative output error the thresholds are calibrated to; 0 is exact", Range(0, 0.6))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenRule:
+    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenPolicy:
         if self.cett == 0:
             return _Truncated(lm, np.full(len(lm.blocks), -np.inf))
         table = kept_table(lm, self.name, len(TARGETS), lambda: _thresholds(lm, report))
@@ -61,7 +61,7 @@ def _strength(block: FeedForward, _x: torch.Tensor, activations: torch.Tensor) -
     return activations.float().abs() * block.output_norms
 
 
-class _Truncated(TokenRule):
+class _Truncated(TokenPolicy):
     """``limits`` float64 [layers] of ``|a_j| n_j``."""
 
     full = frozenset({"gate", "up"})

@@ -15,7 +15,7 @@ from .feedforward import FeedForward, find_blocks
 from .placement import DeviceMap, automatic, input_device, is_spread
 from .precision import choose, loading, model_dtype, round_weights
 from .precisions import PRECISIONS, REFERENCE
-from .weights import Weights, embedded, find_weights
+from .weights import WeightFolder, embedded, find_weights
 from .weights.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _device(asked: str | None) -> torch.device:
 
 
 def _read(
-    weights: Weights, dtype: torch.dtype, placed: dict[str, Any]
+    weights: WeightFolder, dtype: torch.dtype, placed: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -18,7 +18,7 @@ from ..methods.policy import Policy, Selector
 from ..stats import metrics
 from .events import PromptRead
 from .lanes import Lane
-from .result import ArmResult, MethodResult, Quality
+from .result import ArmResult, MethodResult, RaceQuality
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -46,14 +46,14 @@ class Contender:
             rival=rival,
         )
 
-    def judge(self, engine: Engine, dense: Lane) -> Quality | None:
+    def judge(self, engine: Engine, dense: Lane) -> RaceQuality | None:
         """Both models on the dense arm's text; None where it has no token after the first, which all share."""
         if len(dense.tokens) < 2:
             return None
         judgement = judge(engine, self.prefill, list(dense.tokens[:-1]))
         compared = judgement.compared(dense.tokens[1:])
         parting = metrics.divergence(dense.tokens, self.lane.tokens)
-        return Quality(
+        return RaceQuality(
             agreement=float(compared.agrees.double().mean()),
             kl=max(0.0, float(compared.kl.double().mean())),  # rounding alone may take it below
             positions=len(compared.kl),
@@ -62,7 +62,7 @@ class Contender:
             cett=judgement.cett,
         )
 
-    def result(self, dense: Lane, quality: Quality | None) -> MethodResult:
+    def result(self, dense: Lane, quality: RaceQuality | None) -> MethodResult:
         bound = self._bound(dense)
         speedup = metrics.speedup(dense.step_ms, self.lane.step_ms)
         prefill = self.prefill

@@ -30,7 +30,7 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
-class Quality:
+class RaceQuality:
     """Teacher-forced on the dense arm's text: ``agreement`` 0..1 and ``kl`` in nats per token over ``positions``.
 
     ``divergence`` is the token at which the free-running texts part, ``divergence_at`` the character, both counted from
@@ -67,7 +67,7 @@ class MethodResult:
     byte_bound: float | None
     efficiency: float | None
     sparsity: list[float]
-    quality: Quality | None
+    quality: RaceQuality | None
     note: str
 
     def to_json(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class RaceResult:
     byte_bound: float | None
     efficiency: float | None
     sparsity: list[float]
-    quality: Quality | None
+    quality: RaceQuality | None
     environment: dict[str, Any]
     note: str = ""
     first_end: FirstEnd | None = None

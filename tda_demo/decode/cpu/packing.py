@@ -23,7 +23,7 @@ _VECTORS = ("gate_scale", "up_scale", "down_scale", "gate_bias", "up_bias")
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
+class PackedNeurons:
     """Active neurons side by side, their matrices in ``pages``; None where they are the model's own, all of them."""
 
     neurons: Neurons
@@ -58,12 +58,12 @@ class Packer:
         self._spare: deque[tuple[np.ndarray, ...]] = deque(maxlen=2)
         self._records: Callable[[], np.ndarray | None] = lambda: None  # those in the model's own order, while in use
 
-    def pack(self, active: ActiveSets) -> Packed:
+    def pack(self, active: ActiveSets) -> PackedNeurons:
         if not any(active.sparsity()):
-            return Packed(self.layout.neurons, cpu.Active(self.layout.first, None), None)
+            return PackedNeurons(self.layout.neurons, cpu.Active(self.layout.first, None), None)
         return self.arrange(active.indices)
 
-    def arrange(self, order: Sequence[torch.Tensor]) -> Packed:
+    def arrange(self, order: Sequence[torch.Tensor]) -> PackedNeurons:
         """Copies of neurons in the order in which ``order`` names each layer's, int64 [k]."""
         neurons, chosen = self.layout.neurons, _neurons(self.layout, order)
         pages = self._pages(len(chosen))
@@ -73,7 +73,7 @@ class Packer:
             for name, copy in matrices.items():
                 cpu.gather(getattr(neurons, name), chosen, threads, copy)
         vectors = {name: getattr(neurons, name)[chosen] for name in _VECTORS}
-        return Packed(Neurons(**matrices, **vectors), cpu.Active(_bounds(order), None), pages)
+        return PackedNeurons(Neurons(**matrices, **vectors), cpu.Active(_bounds(order), None), pages)
 
     def records(self, order: Sequence[torch.Tensor] | None = None) -> Neurons:
         """All neurons as records (``kernels.cpu.scattered``), in the order in which ``order`` names each layer's.
@@ -94,7 +94,7 @@ class Packer:
         vectors = {name: getattr(neurons, name)[chosen] for name in _VECTORS}
         return Neurons(gate=records, up=nothing, down=nothing, **vectors)
 
-    def take_back(self, packed: Packed) -> None:
+    def take_back(self, packed: PackedNeurons) -> None:
         """For when nothing reads ``packed`` any more."""
         if packed.pages is not None:
             self._spare.append(packed.pages)

@@ -16,7 +16,7 @@ from ...kernels.cpu.mlp import Neurons
 from ...kernels.cpu.threads import cores
 from ...methods.plan import Plan
 from ...methods.policy import Policy
-from ...methods.token import TokenRule, Used
+from ...methods.token import TokenPolicy, Used
 from ...support.progress import Progress, Report, silent
 from ..arm import Arm, Prefill
 from ..engine import Engine
@@ -24,7 +24,7 @@ from ..prefill import warm_up
 from ..refreshing import RefreshingArm
 from ..weight_bytes import StepBytes, stored_bytes
 from .layout import Layout, read_layout, rope_tables
-from .packing import Packed, Packer, places
+from .packing import PackedNeurons, Packer, places
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -63,7 +63,7 @@ class CpuStepEngine(Engine):
         ready = _ready.setdefault(self.lm.model, set())
         if policy is not None and policy.token_level and type(policy) not in ready:
             report(Progress("Preparing the method's compiled step", 0, 0, "steps"))
-            RuleArm(self, cast(TokenRule, policy), 1).step(0)
+            TokenArm(self, cast(TokenPolicy, policy), 1).step(0)
             ready.add(type(policy))
         if None in ready:
             return
@@ -82,7 +82,7 @@ class CpuStepEngine(Engine):
     def sparse_arm(self, prefill: Prefill, room: int) -> Arm:
         positions, plan = prefill.tokens + room, prefill.plan
         if plan.token_level:
-            return RuleArm(self, cast(TokenRule, plan), positions, prefill.cache)
+            return TokenArm(self, cast(TokenPolicy, plan), positions, prefill.cache)
         arm = PackedArm(self, plan, positions, prefill.cache)
         return arm if plan.steps is None else RefreshingArm(arm, plan, self.step_bytes)
 
@@ -180,7 +180,7 @@ class PackedArm(CpuStepArm):
         everything = cpu.Active(engine.layout.first, None)
         super().__init__(engine, engine.layout.neurons, everything, positions, prompt_cache)
         self.packer = engine.packer
-        self._held: list[Packed] = []
+        self._held: list[PackedNeurons] = []
         weakref.finalize(self, _take_back, self.packer, self._held)
         begin = time.perf_counter()
         self.use(plan)
@@ -199,16 +199,16 @@ class PackedArm(CpuStepArm):
         self._use(packed.active)
 
 
-def _take_back(packer: Packer, held: list[Packed]) -> None:
+def _take_back(packer: Packer, held: list[PackedNeurons]) -> None:
     while held:
         packer.take_back(held.pop())
 
 
-class RuleArm(CpuStepArm):
+class TokenArm(CpuStepArm):
     """An arm whose kernel decides by ``plan``, at every token, what to compute, and writes down how much that was."""
 
     def __init__(
-        self, engine: CpuStepEngine, plan: TokenRule, positions: int, prompt_cache: Cache | None = None
+        self, engine: CpuStepEngine, plan: TokenPolicy, positions: int, prompt_cache: Cache | None = None
     ) -> None:
         begin = time.perf_counter()
         neurons = engine.packer.records(plan.order) if plan.whole else engine.layout.neurons

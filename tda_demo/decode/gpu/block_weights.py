@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ...kernels.activations import activation_of
-from ...kernels.gpu.blocks import Weights
-from ...kernels.gpu.choice import Choice, choose_float, choose_int8, choose_nf4
+from ...kernels.gpu.blocks import BlockMatrices
+from ...kernels.gpu.choice import KernelChoice, choose_float, choose_int8, choose_nf4
 from ...kernels.gpu.int8 import Int8Matrices, is_int8
 from ...kernels.gpu.matrices import Matrices
 from ...kernels.gpu.nf4 import BLOCK, Nf4Matrices, Requantisation
@@ -27,12 +27,12 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 class BlockWeights:
     """``weights`` of every block, first layer first; ``changes`` one a block where down had to be quantised again."""
 
-    weights: Sequence[Weights]
+    weights: Sequence[BlockMatrices]
     changes: tuple[Requantisation, ...]
     dtype: torch.dtype
     blocks: tuple[FeedForward, ...]
 
-    def choose(self) -> Choice:
+    def choose(self) -> KernelChoice:
         """The fastest way for each arm on this card, measured."""
         floats = [each for each in self.weights if isinstance(each, Matrices)]
         if floats:

@@ -25,7 +25,7 @@ MakeRunner = Callable[[runners.Step], runners.Runner]
 class _Step:
     """Token and position in, float32 [vocabulary] logits out, all in tensors that stay where they are.
 
-    Not a method of Decoder: the runner keeps it, and a cycle would keep a decoder's memory until Python looks for such.
+    Not a method of GraphDecoder: the runner keeps it, and a cycle would keep the memory until Python looks for such.
     """
 
     def __init__(self, model: PreTrainedModel, kernels: list[KernelBlock], prompt_cache: Cache, positions: int) -> None:
@@ -60,7 +60,7 @@ class _Step:
         self.position.add_(1)
 
 
-class Decoder:
+class GraphDecoder:
     """A module tree of its own over a model's weights, its cache, and the step as ``make_runner`` runs it."""
 
     def __init__(
@@ -104,7 +104,7 @@ class Decoder:
 class CudaGraphArm:
     """A decoder that has taken over a prompt; given back to the engine when the arm is gone."""
 
-    def __init__(self, decoder: Decoder, prefill: Prefill, weight_bytes: int, packing_ms: float = 0.0) -> None:
+    def __init__(self, decoder: GraphDecoder, prefill: Prefill, weight_bytes: int, packing_ms: float = 0.0) -> None:
         self.decoder = decoder
         self.weight_bytes = weight_bytes
         self.packing_ms = packing_ms

@@ -24,7 +24,7 @@ import torch
 
 from ...kernels.activations import activation_of
 from ...kernels.gpu.capture import current_device
-from ...kernels.gpu.choice import Choice
+from ...kernels.gpu.choice import KernelChoice
 from ...kernels.gpu.support import triton_runs
 from ...methods.policy import Policy
 from ...model.attention import has_length_dependent_rope
@@ -37,7 +37,7 @@ from ..trees import now_ms, restrict, share_weights
 from ..weight_bytes import StepBytes, bytes_per_step, kernel_bytes
 from . import runners
 from .block_weights import BlockWeights, read_blocks, readable
-from .decoder import CudaGraphArm, Decoder, MakeRunner
+from .decoder import CudaGraphArm, GraphDecoder, MakeRunner
 from .kernel_blocks import install_kernels, use_usual_layout
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class CudaGraphEngine(Engine):
         self,
         lm: LoadedModel,
         make_runner: MakeRunner = runners.captured,
-        choose: Callable[[BlockWeights], Choice] = BlockWeights.choose,
+        choose: Callable[[BlockWeights], KernelChoice] = BlockWeights.choose,
     ) -> None:
         super().__init__(lm)
         self.make_runner = make_runner
@@ -127,7 +127,7 @@ class CudaGraphEngine(Engine):
         model = share_weights(self.lm.model)
         restrict(model, prefill.active)
         packing_ms = now_ms(self.lm.device) - begin
-        decoder = Decoder(model, [], prefill.cache, _rounded(positions), self.make_runner)
+        decoder = GraphDecoder(model, [], prefill.cache, _rounded(positions), self.make_runner)
         return CudaGraphArm(self._named(decoder), prefill, bytes_per_step(model), packing_ms)
 
     def sparse_logits(self, prefill: Prefill, tokens: list[int]) -> torch.Tensor | None:
@@ -139,13 +139,13 @@ class CudaGraphEngine(Engine):
         arm = self.sparse_arm(prefill, len(tokens))
         return torch.stack([arm.step(token).clone() for token in tokens])
 
-    def _arm(self, decoder: Decoder, prefill: Prefill, *, sparse: bool, packing_ms: float = 0.0) -> CudaGraphArm:
+    def _arm(self, decoder: GraphDecoder, prefill: Prefill, *, sparse: bool, packing_ms: float = 0.0) -> CudaGraphArm:
         read = self.step_bytes.of_sets(prefill.active.counts()) if sparse else self.step_bytes.dense
         arm = CudaGraphArm(decoder, prefill, read, packing_ms)
         weakref.finalize(arm, self._give_back, sparse, decoder).atexit = False
         return arm
 
-    def _decoder(self, sparse: bool, prompt_cache: Cache, positions: int) -> Decoder:
+    def _decoder(self, sparse: bool, prompt_cache: Cache, positions: int) -> GraphDecoder:
         """A spare one with room for ``positions`` tokens, or a new one."""
         spare = self.shared.spare[sparse]
         if spare:
@@ -162,13 +162,13 @@ class CudaGraphEngine(Engine):
             use_usual_layout(model, shared.usual_downs)
         # bitsandbytes' int8 product, which attention uses, waits for the device: no graph can hold it.
         make_runner = runners.eager if shared.blocks.int8 else self.make_runner
-        return self._named(Decoder(model, kernels, prompt_cache, _rounded(positions), make_runner))
+        return self._named(GraphDecoder(model, kernels, prompt_cache, _rounded(positions), make_runner))
 
-    def _named(self, decoder: Decoder) -> Decoder:
+    def _named(self, decoder: GraphDecoder) -> GraphDecoder:
         self.name = f"{decoder.runner.name} ({self.shared.choice})"
         return decoder
 
-    def _give_back(self, sparse: bool, decoder: Decoder) -> None:
+    def _give_back(self, sparse: bool, decoder: GraphDecoder) -> None:
         """For when no arm uses ``decoder`` any more; one spare of each kind is kept."""
         self.shared.spare[sparse] = [decoder]
 
@@ -176,11 +176,11 @@ class CudaGraphEngine(Engine):
 class _Shared:
     """What all engines of one model share."""
 
-    def __init__(self, blocks: BlockWeights, choice: Choice, step_bytes: StepBytes) -> None:
+    def __init__(self, blocks: BlockWeights, choice: KernelChoice, step_bytes: StepBytes) -> None:
         self.blocks = blocks
         self.choice = choice
         self.step_bytes = step_bytes
-        self.spare: dict[bool, list[Decoder]] = {False: [], True: []}
+        self.spare: dict[bool, list[GraphDecoder]] = {False: [], True: []}
 
     @cached_property
     def usual_downs(self) -> list[torch.Tensor]:

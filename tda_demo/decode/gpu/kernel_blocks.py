@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ...kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, Weights, feed_forward, scratches
+from ...kernels.gpu.blocks import ActiveBuffer, BlockMatrices, Scratch, Tiles, feed_forward, scratches
 from ...model.family import BlockLayout, family_of
 from ...model.feedforward import find_blocks, find_layers
 
@@ -23,7 +23,7 @@ class KernelBlock(nn.Module):
     Its output lies in memory of its own that the next call overwrites.
     """
 
-    def __init__(self, weights: Weights, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
+    def __init__(self, weights: BlockMatrices, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
         super().__init__()
         self.weights, self.active, self.scratch, self.tiles = weights, active, scratch, tiles
 
@@ -33,7 +33,7 @@ class KernelBlock(nn.Module):
 
 
 def install_kernels(
-    model: PreTrainedModel, weights: Sequence[Weights], tiles: Tiles, dtype: torch.dtype, *, sparse: bool
+    model: PreTrainedModel, weights: Sequence[BlockMatrices], tiles: Tiles, dtype: torch.dtype, *, sparse: bool
 ) -> list[KernelBlock]:
     """Replaces every block of ``model`` in place; sparse ones start with all their neurons active."""
     layout = family_of(model).block

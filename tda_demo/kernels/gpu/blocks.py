@@ -77,7 +77,7 @@ class Scratch:
 
     @classmethod
     def for_(
-        cls, weights: Weights, batch: int, tiles: Tiles, dtype: torch.dtype, partial: torch.Tensor | None = None
+        cls, weights: BlockMatrices, batch: int, tiles: Tiles, dtype: torch.dtype, partial: torch.Tensor | None = None
     ) -> Scratch:
         device = weights.device
         if partial is None:
@@ -89,7 +89,7 @@ class Scratch:
         )
 
 
-class Weights(Protocol):
+class BlockMatrices(Protocol):
     """A block's weights in some storage, and the first two launches over them. d_ff neurons, hidden size ``width``."""
 
     @property
@@ -124,7 +124,7 @@ class Weights(Protocol):
         ...
 
 
-def scratches(weights: Sequence[Weights], batch: int, tiles: Tiles, dtype: torch.dtype) -> list[Scratch]:
+def scratches(weights: Sequence[BlockMatrices], batch: int, tiles: Tiles, dtype: torch.dtype) -> list[Scratch]:
     """A scratch for each of blocks that run one after the other: they share ``partial``."""
     made: list[Scratch] = []
     for each in weights:
@@ -133,7 +133,7 @@ def scratches(weights: Sequence[Weights], batch: int, tiles: Tiles, dtype: torch
 
 
 def feed_forward(
-    weights: Weights, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles
+    weights: BlockMatrices, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles
 ) -> torch.Tensor:
     """The block's output [batch, d] for ``x`` [batch, d], in ``scratch.out``; ``active`` None computes all neurons.
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from ...model.feedforward import FeedForward
 from ...support.errors import UserError
 from ..activations import GELU_ERF, GELU_TANH, RELU, SILU
-from .blocks import ActiveBuffer, Tiles, Weights, feed_forward, scratches
+from .blocks import ActiveBuffer, BlockMatrices, Tiles, feed_forward, scratches
 from .capture import graph_ms
 from .matrices import Matrices
 from .tilings import Stages, float_stages, multiprocessors, nf4_stages
@@ -47,7 +47,7 @@ _FUNCTIONS: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Choice:
+class KernelChoice:
     """The kernels' tiles in each arm and the way each arm runs; ``times_ms`` a block, by arm and way."""
 
     dense_tiles: Tiles
@@ -80,12 +80,12 @@ def vendor(matrices: Matrices, x: torch.Tensor) -> torch.Tensor:
 class Trial:
     """Blocks to measure on, and for each of them the neurons kept, int64 [k]; ``x`` is [1, d]."""
 
-    blocks: Sequence[Weights]
+    blocks: Sequence[BlockMatrices]
     kept: Sequence[torch.Tensor]
     x: torch.Tensor
 
     @classmethod
-    def of(cls, blocks: Sequence[Weights], dtype: torch.dtype, keep: float = 0.5) -> Trial:
+    def of(cls, blocks: Sequence[BlockMatrices], dtype: torch.dtype, keep: float = 0.5) -> Trial:
         """The first of ``blocks``, enough of them, with ``keep`` of their neurons, drawn at random."""
         some = blocks[: _enough(blocks)]
         device = some[0].device
@@ -110,7 +110,7 @@ def choose(
     rivals: Mapping[str, Callable[[], object]],
     timer: Timer | None = None,
     only_timed: Collection[str] = (),
-) -> Choice:
+) -> KernelChoice:
     """Measures each arm's tiles for both launches on ``trial``, then the best of them against the rivals.
 
     What fails on this card (a program too large for it, say) counts as never done, and the log says so.
@@ -131,10 +131,10 @@ def choose(
     measured |= {name: timer(rival) for name, rival in rivals.items()}
     open_to = {name: ms for name, ms in measured.items() if name not in only_timed}
     per_block = {name: ms / len(trial.blocks) for name, ms in measured.items()}
-    return Choice(dense_tiles, sparse_tiles, _fastest("dense", open_to), _fastest("sparse", open_to), per_block)
+    return KernelChoice(dense_tiles, sparse_tiles, _fastest("dense", open_to), _fastest("sparse", open_to), per_block)
 
 
-def choose_float(blocks: Sequence[Matrices], timer: Timer | None = None) -> Choice:
+def choose_float(blocks: Sequence[Matrices], timer: Timer | None = None) -> KernelChoice:
     """``choose`` for blocks in a float dtype, against torch's own products.
 
     Of these the dense arm may have down by neuron, as the kernels read it, or in transformers' layout, where there is
@@ -156,15 +156,15 @@ def choose_float(blocks: Sequence[Matrices], timer: Timer | None = None) -> Choi
     return choose(trial, stages, rivals, timer, () if room else (_USUAL,))
 
 
-def choose_int8(weights: Sequence[Weights], dtype: torch.dtype, timer: Timer | None = None) -> Choice:
+def choose_int8(weights: Sequence[BlockMatrices], dtype: torch.dtype, timer: Timer | None = None) -> KernelChoice:
     """``choose`` for LLM.int8, among tiles alone: bitsandbytes' product waits for the device, so no graph holds it."""
     stages = float_stages(weights[0].width, multiprocessors(weights[0].device))
     return choose(Trial.of(weights, dtype), stages, {}, timer)
 
 
 def choose_nf4(
-    weights: Sequence[Weights], dtype: torch.dtype, blocks: Sequence[FeedForward], timer: Timer | None = None
-) -> Choice:
+    weights: Sequence[BlockMatrices], dtype: torch.dtype, blocks: Sequence[FeedForward], timer: Timer | None = None
+) -> KernelChoice:
     """``choose`` for NF4, against bitsandbytes' own modules in the dense arm; columns of theirs cannot be packed."""
     trial = Trial.of(weights, dtype)
     some = list(zip(blocks, weights, strict=True))[: len(trial.blocks)]
@@ -178,7 +178,7 @@ def through_modules(block: FeedForward, activation: int, x: torch.Tensor) -> tor
     return block.down(block.activations_from(function, [linear(x) for linear in block.input_linears]))
 
 
-def _enough(blocks: Sequence[Weights]) -> int:
+def _enough(blocks: Sequence[BlockMatrices]) -> int:
     """How many of ``blocks`` to measure on, all if need be."""
     held = 0
     for number, block in enumerate(blocks, 1):

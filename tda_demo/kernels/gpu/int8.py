@@ -83,7 +83,7 @@ class Int8Matrices:
         return Matrices(gate, self.up.decoded(), self.down.float() * self.down_scale, *biases, self.activation)
 
     def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
-        """See ``blocks.Weights``."""
+        """See ``blocks.BlockMatrices``."""
         gate, gate_scale = (None, None) if self.gate is None else (self.gate.codes, self.gate.scale)
         launch(self, gate, self.up.codes, gate_scale, self.up.scale, x, active, scratch, tiles)
 

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from ...model.feedforward import FeedForward
-from .blocks import ActiveBuffer, Scratch, Tiles, Weights, grid, padded, triton_programs
+from .blocks import ActiveBuffer, BlockMatrices, Scratch, Tiles, grid, padded, triton_programs
 
 
-class RowWeights(Weights, Protocol):
-    """Weights of which a neuron is a row in each matrix; ``down`` is [d_ff, d], the biases of gate and up [d_ff]."""
+class RowWeights(BlockMatrices, Protocol):
+    """Matrices of which a neuron is a row in each matrix; ``down`` is [d_ff, d], the biases of gate and up [d_ff]."""
 
     @property
     def down(self) -> torch.Tensor: ...
@@ -118,7 +118,7 @@ def launch(
     scratch: Scratch,
     tiles: Tiles,
 ) -> None:
-    """``Weights.launch`` where an element is a number, in whatever dtype, times its row's scale if it has one."""
+    """``BlockMatrices.launch`` where an element is a number, in whatever dtype, times its row's scale if it has one."""
     programs = triton_programs("programs")
     batch, width = x.shape
     shape: Any = {"D": width, "FF": weights.d_ff, "BATCH": batch, "PADDED": padded(batch), "ALL": active is None}

@@ -111,7 +111,7 @@ class Nf4Matrices:
         return Matrices(gate, self.up.decoded(), self.down.decoded(), *biases, self.activation)
 
     def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
-        """See ``blocks.Weights``; ``tiles.columns`` and ``down_columns`` count weights, at least 64."""
+        """See ``blocks.BlockMatrices``; ``tiles.columns`` and ``down_columns`` count weights, at least 64."""
         programs = triton_programs("nf4_programs")
         batch, width = x.shape
         shape: Any = {"D": width, "FF": self.d_ff, "ALL": active is None}

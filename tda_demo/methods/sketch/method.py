@@ -43,7 +43,7 @@ from ...support.lazy import torch
 from ...support.progress import Report, silent
 from ..base import Dial, Method
 from ..settings import Range, setting
-from ..token import TokenRule
+from ..token import TokenPolicy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +60,7 @@ class Sketch(Method):
 
     keep: float = setting(0.1, "mean share of the neurons that is computed exactly; 1 is exact", Range(0, 1))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenRule:
+    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenPolicy:
         if any(block.is_quantised or block.is_offloaded for block in lm.blocks):
             raise UserError(
                 "The sketch is made from the weights' values, which bitsandbytes models no longer have and models too "
@@ -104,7 +104,7 @@ class _Copy:
 _kept: WeakKeyDictionary[PreTrainedModel, list[_Copy]] = WeakKeyDictionary()  # made once for all races on a model
 
 
-class _Predicted(TokenRule):
+class _Predicted(TokenPolicy):
     """``limits`` float64 [layers] of the likely error."""
 
     whole = True

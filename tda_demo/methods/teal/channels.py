@@ -15,7 +15,7 @@ from ...model.activation import activation_function
 from ...model.feedforward import FeedForward
 from ...support.lazy import nn, torch
 from ..plan import See, Use
-from ..token import TokenRule, Used
+from ..token import TokenPolicy, Used
 
 if TYPE_CHECKING:
     from ...model.loading import LoadedModel
@@ -26,7 +26,7 @@ def matrices(block: FeedForward) -> tuple[nn.Linear, ...]:
     return *block.attention, *block.linears
 
 
-class ChannelRule(TokenRule):
+class ChannelPolicy(TokenPolicy):
     """Of every matrix the input channels are read with ``|x_i| > limits[layer][matrix]``, in the order of ``matrices``.
 
     The matrices then lie by input channel, so that a channel is one piece of memory; int8 scales belong to outputs and

@@ -19,12 +19,12 @@ import numpy as np
 from ...support.progress import Report, silent
 from ..base import Dial, Method
 from ..settings import Range, setting
-from .channels import ChannelRule, matrices
+from .channels import ChannelPolicy, matrices
 from .shares import MOST, channel_table
 
 if TYPE_CHECKING:
     from ...model.loading import LoadedModel
-    from ..token import TokenRule
+    from ..token import TokenPolicy
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class TEAL(Method):
         0.4, "mean share of a layer's weights, attention's included, that is left out; 0 is exact", Range(0, MOST)
     )
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenRule:
+    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenPolicy:
         if self.sparsity == 0:
-            return ChannelRule(lm, [np.full(len(matrices(block)), -np.inf) for block in lm.blocks])
-        return ChannelRule(lm, channel_table(lm, report).limits(self.sparsity))
+            return ChannelPolicy(lm, [np.full(len(matrices(block)), -np.inf) for block in lm.blocks])
+        return ChannelPolicy(lm, channel_table(lm, report).limits(self.sparsity))

@@ -95,7 +95,7 @@ def channel_table(lm: LoadedModel, report: Report = silent) -> ChannelTable:
     weights = tuple(np.array([each.in_features * each.out_features for each in matrices(b)]) for b in lm.blocks)
     name = kept_name(lm.name, lm.fingerprint, lm.precision, "teal")
     table = KeptTable("thresholds", name, partial(_parse, weights), _text)
-    return table.get(lambda: measure(lm, weights, report))
+    return table.get(lambda: measure_channel_table(lm, weights, report))
 
 
 def _text(table: ChannelTable) -> str:
@@ -120,7 +120,7 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 @inference_mode
-def measure(lm: LoadedModel, weights: tuple[np.ndarray, ...], report: Report = silent) -> ChannelTable:
+def measure_channel_table(lm: LoadedModel, weights: tuple[np.ndarray, ...], report: Report = silent) -> ChannelTable:
     """Reads the beginnings of a few calibration passages and searches layer by layer."""
     ids = _beginnings(lm)
     paths, magnitudes = [], []

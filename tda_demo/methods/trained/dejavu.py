@@ -20,7 +20,7 @@ from ...support.lazy import torch
 from ..parts import decoded
 from ..settings import Range, setting
 from .artefact import Artefact
-from .method import StrengthRule, TrainedMethod
+from .method import StrengthPolicy, TrainedMethod
 from .predictor import PredictorRecipe
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ class DejaVu(TrainedMethod):
     def recipe(self) -> PredictorRecipe:
         return PredictorRecipe(rank=self.rank)
 
-    def rule(self, lm: LoadedModel, artefact: Artefact) -> StrengthRule:
+    def rule(self, lm: LoadedModel, artefact: Artefact) -> StrengthPolicy:
         return _Predicted(lm, artefact)
 
 
-class _Predicted(StrengthRule):
+class _Predicted(StrengthPolicy):
     """``limits`` float64 [layers] of the predictors' logits."""
 
     def __init__(self, lm: LoadedModel, artefact: Artefact) -> None:

@@ -14,7 +14,7 @@ from ...support.lazy import torch
 from ...support.progress import Report, silent
 from ..base import Dial, Method
 from ..settings import Range, setting
-from ..token import TokenRule
+from ..token import TokenPolicy
 from .artefact import Artefact
 from .recipe import Recipe
 from .training import trained
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ...model.loading import LoadedModel
 
 
-class StrengthRule(TokenRule):
+class StrengthPolicy(TokenPolicy):
     """A neuron is computed where its ``strength`` reaches its layer's of ``limits`` float64 [layers]."""
 
     limits: np.ndarray
@@ -51,10 +51,10 @@ class TrainedMethod(Method):
         """How it is trained."""
 
     @abstractmethod
-    def rule(self, lm: LoadedModel, artefact: Artefact) -> StrengthRule:
+    def rule(self, lm: LoadedModel, artefact: Artefact) -> StrengthPolicy:
         """The rule that what was trained gives, its limits aside."""
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenRule:
+    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenPolicy:
         artefact = trained(lm, self.recipe, report)
         rule = self.rule(lm, artefact)
         rule.limits = limits(lm, f"{self.name}-{artefact.identity[:12]}", rule.strength, self.keep, report)

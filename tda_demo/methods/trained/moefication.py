@@ -20,7 +20,7 @@ from ..parts import decoded
 from ..settings import Range, setting
 from .artefact import Artefact
 from .experts import RouterRecipe, scores
-from .method import StrengthRule, TrainedMethod
+from .method import StrengthPolicy, TrainedMethod
 
 if TYPE_CHECKING:
     from ...model.loading import LoadedModel
@@ -38,11 +38,11 @@ class MoEfication(TrainedMethod):
     def recipe(self) -> RouterRecipe:
         return RouterRecipe(size=self.size)
 
-    def rule(self, lm: LoadedModel, artefact: Artefact) -> StrengthRule:
+    def rule(self, lm: LoadedModel, artefact: Artefact) -> StrengthPolicy:
         return _Routed(lm, artefact)
 
 
-class _Routed(StrengthRule):
+class _Routed(StrengthPolicy):
     """``limits`` float64 [layers] of the router's scores."""
 
     def __init__(self, lm: LoadedModel, artefact: Artefact) -> None:

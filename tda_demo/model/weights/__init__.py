@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightFolder:
     """A folder that ``from_pretrained`` reads without network, GGUF code or pickles.
 
     ``fingerprint`` is the hex id of the weights, whatever folder they lie in.
@@ -32,21 +32,21 @@ class Weights:
     folder: Path
 
 
-def find_weights(name: str | None, report: Report) -> Weights:
+def find_weights(name: str | None, report: Report) -> WeightFolder:
     """The weights called ``name``: a folder, a ``.gguf`` file or a hub id; None for the embedded model.
 
     Raises:
         UserError: they cannot be had; says why and what to do.
     """
     if name is None or name == embedded.NAME:
-        return Weights(embedded.NAME, embedded.WHEEL_SHA256, embedded.embedded_weights(report))
+        return WeightFolder(embedded.NAME, embedded.WHEEL_SHA256, embedded.embedded_weights(report))
     path = os.path.expanduser(name)
     if name.lower().endswith(".gguf"):
         return _from_gguf(path, report)
     if name and os.path.isdir(path):
         return _from_folder(Path(path))
     folder, commit = hub_weights(name, report)
-    return Weights(name, hashlib.sha256(f"{name}@{commit}".encode()).hexdigest(), folder)
+    return WeightFolder(name, hashlib.sha256(f"{name}@{commit}".encode()).hexdigest(), folder)
 
 
 def find_config(name: str | None, report: Report) -> PreTrainedConfig:
@@ -74,14 +74,14 @@ def _described(name: str | None, report: Report) -> Path:
     return hub_description(name, report)
 
 
-def _from_folder(folder: Path) -> Weights:
+def _from_folder(folder: Path) -> WeightFolder:
     name = folder.resolve().name
     check_config(folder, name)
     check_weights(folder, name)
-    return Weights(name, fingerprint(folder.glob("*.safetensors")), folder)
+    return WeightFolder(name, fingerprint(folder.glob("*.safetensors")), folder)
 
 
-def _from_gguf(path: str, report: Report) -> Weights:
+def _from_gguf(path: str, report: Report) -> WeightFolder:
     """Converted once and kept in the cache, as float32: about seven times the size of a 4-bit file."""
     if not os.path.isfile(path):
         raise UserError(f"There is no file '{path}'.")
@@ -90,4 +90,4 @@ def _from_gguf(path: str, report: Report) -> Weights:
     folder = cached_folder(
         f"gguf-{identity[:16]}", lambda folder: convert(gguf, folder, gguf.name, report), gguf.stat().st_size
     )
-    return Weights(gguf.name, identity, folder)
+    return WeightFolder(gguf.name, identity, folder)

@@ -48,7 +48,7 @@ class Point:
 
 
 def point(source: str, row: Mapping[str, Any]) -> Point:
-    """From tidy fields, as ``evaluate.row.Row`` has them; the perplexities may be None."""
+    """From tidy fields, as ``evaluate.row.SweepRow`` has them; the perplexities may be None."""
     row = finite(row)
     rise = row["perplexity"] / row["perplexity_float32"] - 1 if row["perplexity"] else None
     return Point(

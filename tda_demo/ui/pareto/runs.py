@@ -34,7 +34,7 @@ class SweepRequest:
 
 @dataclass(frozen=True)
 class RowMeasured:
-    """An event: one more row, as tidy fields of ``evaluate.row.Row``."""
+    """An event: one more row, as tidy fields of ``evaluate.row.SweepRow``."""
 
     row: dict[str, Any]
 

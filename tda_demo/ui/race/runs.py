@@ -82,10 +82,10 @@ def measure_race(models: Models, request: RunRequest, clock: Clock) -> Generator
 
 
 def _find_setting(lm: LoadedModel, method: Method, budget: Budget, report: Report) -> SettingFound:
-    from ...evaluate.budget import quality_curve, turned
+    from ...evaluate.budget import quality_curve, with_dial_at
 
     curve = quality_curve(lm, method, report)
     value = curve.value_for_kl(budget.most) if budget.of == "kl" else curve.value_for_mlp_share(budget.most)
-    method = turned(method, value)
+    method = with_dial_at(method, value)
     value = getattr(method, curve.setting)
     return SettingFound(method, budget, curve.kl_at(value), curve.mlp_share_at(value))

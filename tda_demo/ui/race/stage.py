@@ -13,7 +13,7 @@ from .. import wording
 from .view import ARMS, MethodView, RaceView
 
 if TYPE_CHECKING:
-    from ...race.result import Quality, RaceResult
+    from ...race.result import RaceQuality, RaceResult
 
 _CHOSEN = {True: "one set, from the prompt", False: "a new set at every token"}
 _PROMISE = "Type a prompt and press Enter: the faster text pulls ahead here."
@@ -77,7 +77,7 @@ def _costs(own: MethodView) -> dict[str, str]:
     }
 
 
-def _parting(quality: Quality | None) -> str:
+def _parting(quality: RaceQuality | None) -> str:
     if quality is None:
         return wording.NONE
     return "never" if quality.divergence is None else f"token {quality.divergence + 1}"

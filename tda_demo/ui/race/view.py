@@ -16,7 +16,7 @@ from .runs import Ready, SettingFound
 
 if TYPE_CHECKING:
     from ...race import Ended, Finished, PromptRead, Stepped
-    from ...race.result import MethodResult, Quality, RaceResult
+    from ...race.result import MethodResult, RaceQuality, RaceResult
     from ...stats.metrics import Speedup
 
 ARMS = ("dense", "sparse", "rival")
@@ -89,7 +89,7 @@ class MethodView(ArmView):
         return float(np.mean(1 - self.kept / np.array(self.ready.d_ff)))
 
     @property
-    def quality(self) -> Quality | None:
+    def quality(self) -> RaceQuality | None:
         return self.result.quality if self.result else None
 
     def mlp_share(self, dense_bytes: int | None) -> float | None:
