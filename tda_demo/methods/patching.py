@@ -44,7 +44,7 @@ class _Session:
         self.seen: list[torch.Tensor] = []
 
     def before(self, _model: nn.Module, args: tuple, kwargs: dict) -> None:
-        ids: Any = _ids(args, kwargs)
+        ids = _ids(args, kwargs)
         if ids is not None and ids.shape[0] > 1:
             raise UserError("A method serves one sequence at a time: call the model with batch size 1.")
         cache = kwargs.get("past_key_values")
@@ -53,7 +53,7 @@ class _Session:
             self.reader = self.policy.reader()
             for block in self.lm.blocks:
                 self.installed.callback(between(block, partial(self._read, self.reader, block)))
-        elif self.course is not None and self.course.hasten(ids.shape[1]):
+        elif self.course is not None and ids is not None and self.course.hasten(ids.shape[1]):
             self._install()
 
     def after(self, _model: nn.Module, args: tuple, kwargs: dict, _output: object) -> None:
