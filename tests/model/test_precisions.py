@@ -40,7 +40,7 @@ from tda_demo.ui.offers import AUTOMATIC, Offers
 from tda_demo.ui.pareto import figures
 from tda_demo.ui.pareto.points import SHIPPED, point
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "tda_demo"
 TWIN = "int8twin"
 # Where a precision may be named beside its records, and why.

@@ -244,7 +244,7 @@ def test_the_command_prints_or_writes_and_leaves_nothing_else(
 
 def test_two_processes_give_what_one_gives(texts: Path, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
-    repository = Path(__file__).parent.parent
+    repository = Path(__file__).parents[2]
     command = ["-m", "tda_demo", "evaluate", "--text", str(texts), "--model", str(model), "--threads", "1"]
     command += ["--prompt-tokens", str(PROMPT), "--score-tokens", str(SCORED), "--set", "online=1", "--device", "cpu"]
     launch = [

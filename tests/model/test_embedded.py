@@ -24,7 +24,7 @@ from tda_demo.support.errors import UserError
 from tda_demo.support.files import cache_root
 from tda_demo.support.progress import Progress
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 
 FAKE_PIP = """

@@ -20,7 +20,7 @@ from tda_demo.kernels.formats import rounded, rounded_by_neuron
 from tda_demo.model.loading import EMBEDDED, PRECISIONS, LoadedModel, load_model
 from tda_demo.support.errors import UserError
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tda_demo.ui.race.links import parse_link
 from tda_demo.ui.race.method_controls import settings
 
 OFFERS = Offers()
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def ask(**wishes: Any) -> RunRequest:

@@ -149,7 +149,7 @@ def test_two_processes_give_what_one_gives(texts: Path, tmp_path: Path) -> None:
         path = tmp_path / name / "sweep.csv"
         done = subprocess.run(
             [sys.executable, *start, *command, "--out", str(path)],
-            cwd=Path(__file__).parent.parent,
+            cwd=Path(__file__).parents[2],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
