@@ -14,14 +14,12 @@ from test_gpu_kernels import random_matrices, reference
 from tiny import tiny
 
 from tda_demo.decode.choose import engine_for
-from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.graph import CudaGraphEngine
 from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, feed_forward
-from tda_demo.kernels.gpu.capture import graph_ms
-from tda_demo.kernels.gpu.choice import choose_float
+from tda_demo.kernels.gpu.choice import choose_float, float_stages, multiprocessors, nf4_stages
+from tda_demo.kernels.gpu.device import graph_ms, graph_runner
 from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantised
-from tda_demo.kernels.gpu.tilings import float_stages, multiprocessors, nf4_stages
 from tda_demo.methods import TDA
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="needs a CUDA device")]
@@ -87,7 +85,7 @@ def test_the_step_is_captured_and_waits_for_nothing_inside(family: str) -> None:
 def test_a_graph_goes_on_when_another_one_is_gone() -> None:
     weight, x = torch.randn(4096, 4096, device=DEVICE).bfloat16(), torch.randn(64, 4096, device=DEVICE).bfloat16()
     out = torch.empty_like(x)
-    kept, gone = (runners.captured(lambda: torch.mm(x, weight, out=out)) for _ in range(2))
+    kept, gone = (graph_runner(lambda: torch.mm(x, weight, out=out)) for _ in range(2))
     assert kept.name == gone.name == "CUDA graph"
     del gone
     gc.collect()

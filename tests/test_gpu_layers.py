@@ -11,9 +11,8 @@ from test_cuda_graph import on_device
 from tiny import tiny
 from torch import nn
 
-from tda_demo.decode.gpu.kernel_layers import KernelLayer, install_layers
-from tda_demo.decode.gpu.one_linear import one_linear
-from tda_demo.decode.trees import share_weights
+from tda_demo.decode.gpu.kernel_layers import KernelLayer, install_layers, one_linear
+from tda_demo.decode.shared_model import share_weights
 from tda_demo.decode.weight_bytes import bytes_per_step
 from tda_demo.kernels.gpu.attention import add_rms_norm, rms_norm
 

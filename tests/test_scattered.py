@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from tda_demo.kernels.activations import SILU
-from tda_demo.kernels.cpu.mlp import Neurons
+from tda_demo.kernels.cpu.layer import Neurons
 from tda_demo.kernels.cpu.scattered import compute
 from tda_demo.kernels.formats import encode, encode_by_neuron, rounded, rounded_by_neuron
 

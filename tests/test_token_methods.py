@@ -16,8 +16,8 @@ from tiny import tiny
 
 from tda_demo.calibration import quantiles
 from tda_demo.decode.choose import engine_for, step_bytes
+from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.decode.cpu.fast_linears import FastLinearsEngine
-from tda_demo.decode.cpu.step import CpuStepEngine
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.kernels import sketch
 from tda_demo.methods import CATS, TT, Method, Sketch, TokenPolicy

@@ -14,7 +14,7 @@ from tiny import PROMPT, tiny
 from tda_demo.calibration.documents import Document
 from tda_demo.calibration.passages import Passages
 from tda_demo.decode.choose import engine_for, step_bytes
-from tda_demo.decode.cpu.step import TokenArm
+from tda_demo.decode.cpu.compiled_step import TokenArm
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate import budget
 from tda_demo.evaluate.result import quality

@@ -8,7 +8,7 @@ import torch
 
 from ..decode.eager import EagerEngine
 from ..decode.engine import Engine
-from ..decode.gpu.block_weights import BlockWeights
+from ..decode.gpu.kernel_blocks import BlockWeights
 from ..kernels.gpu.blocks import ActiveBuffer, Scratch, feed_forward
 from ..kernels.gpu.choice import KernelChoice, vendor
 from ..kernels.gpu.matrices import Matrices

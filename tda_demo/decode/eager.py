@@ -13,11 +13,10 @@ from ..methods.plan import Plan, See, Use
 from ..methods.policy import Policy
 from ..model.feedforward import find_blocks
 from ..support.progress import Report, silent
-from .arm import Arm, Prefill
+from .arm import Arm, Prefill, RefreshingArm
 from .engine import Engine
 from .prefill import warm_up
-from .refreshing import RefreshingArm
-from .trees import forward, now_ms, share_weights
+from .shared_model import forward, now_ms, share_weights
 from .weight_bytes import StepBytes, held_bytes
 
 if TYPE_CHECKING:

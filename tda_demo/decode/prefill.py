@@ -13,7 +13,7 @@ from ..methods.policy import Policy
 from ..model.feedforward import FeedForward, find_blocks
 from ..model.hooks import between
 from .arm import Prefill
-from .trees import forward, now_ms, share_weights
+from .shared_model import forward, now_ms, share_weights
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel

@@ -17,7 +17,7 @@ from ..kernels.formats import format_of
 from ..methods.plan import Footprint
 from ..model.feedforward import FeedForward
 from ..model.precision import head_format
-from .trees import read_by_a_step
+from .shared_model import modules_of_a_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -141,7 +141,7 @@ def _count_stored(lm: LoadedModel) -> tuple[int, tuple[NeuronBytes, ...]]:
     dense = 0
     downs = {block.down for block in lm.blocks}
     head = lm.model.get_output_embeddings()
-    for _, module in read_by_a_step(lm):
+    for _, module in modules_of_a_step(lm):
         if module in downs:
             dense += _stored_down(cast(nn.Linear, module), lm.precision)
         elif isinstance(module, nn.Linear):

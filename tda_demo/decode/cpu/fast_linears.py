@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ...kernels.cpu import cores
 from ...kernels.cpu.linear import NeuronMajor, RowMajor
-from ...kernels.cpu.threads import cores
 from ...methods.plan import ActiveSets, Plan, See
 from ...methods.policy import Policy
 from ...model.feedforward import find_blocks
 from ...model.precision import head_format
 from ...support.progress import Progress, Report, silent
-from ..arm import Arm, Prefill
+from ..arm import Arm, Prefill, RefreshingArm
 from ..eager import EagerArm
 from ..engine import Engine
 from ..prefill import warm_up
-from ..refreshing import RefreshingArm
-from ..trees import read_by_a_step, share_weights
+from ..shared_model import modules_of_a_step, share_weights
 from ..weight_bytes import StepBytes, stored_bytes
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def read_linears(lm: LoadedModel) -> Matrices:
     downs = {block.down for block in lm.blocks}
     head = lm.model.get_output_embeddings()
     matrices: Matrices = {}
-    for name, module in read_by_a_step(lm):
+    for name, module in modules_of_a_step(lm):
         if isinstance(module, nn.Linear):
             layout = NeuronMajor if module in downs else RowMajor
             matrices[name] = layout.of(module, head_format(lm.precision) if module is head else lm.precision)

@@ -14,7 +14,7 @@ from torch import nn
 
 from ...kernels.activations import activation_of
 from ...kernels.cpu import step as cpu
-from ...kernels.cpu.mlp import Neurons
+from ...kernels.cpu.layer import Neurons
 from ...kernels.formats import encode, encode_by_neuron, stack
 from ...model.attention import has_length_dependent_rope, query_key_value, rope_kind, rope_kinds, window_of
 from ...model.family import DecoderLayout, family_of

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...kernels.cpu import cores
 from ...kernels.cpu import step as cpu
-from ...kernels.cpu.mlp import Neurons
-from ...kernels.cpu.threads import cores
+from ...kernels.cpu.layer import Neurons
 from ...kernels.formats import has_nibbles
 from ...methods.plan import ActiveSets
 from .layout import Layout

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...kernels.gpu.capture import current_device
+from ...kernels.gpu.device import Runner, Step, current_device
 from ...methods.plan import ActiveSets
 from ...model.feedforward import find_blocks
 from ..arm import Prefill
-from . import runners
 from .kernel_blocks import KernelBlock
 from .kernel_layers import install_layers
 from .static_cache import StaticPromptCache, attention_masks
@@ -19,7 +18,7 @@ from .static_cache import StaticPromptCache, attention_masks
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-MakeRunner = Callable[[runners.Step], runners.Runner]
+MakeRunner = Callable[[Step], Runner]
 
 
 class _Step:

@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...kernels.activations import activation_of
-from ...kernels.gpu.capture import current_device
 from ...kernels.gpu.choice import KernelChoice
-from ...kernels.gpu.support import triton_runs
+from ...kernels.gpu.device import current_device, eager_runner, graph_runner, triton_runs
 from ...methods.policy import Policy
 from ...model.attention import has_length_dependent_rope
 from ...model.family import family_of
@@ -33,12 +32,10 @@ from ...support.progress import Progress, Report, silent
 from ..arm import Prefill
 from ..engine import Engine
 from ..prefill import warm_up
-from ..trees import now_ms, restrict, share_weights
+from ..shared_model import now_ms, restrict, share_weights
 from ..weight_bytes import StepBytes, bytes_per_step, kernel_bytes
-from . import runners
-from .block_weights import BlockWeights, read_blocks, readable
 from .decoder import CudaGraphArm, GraphDecoder, MakeRunner
-from .kernel_blocks import install_kernels, use_usual_layout
+from .kernel_blocks import BlockWeights, install_kernels, read_blocks, readable, use_usual_layout
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -74,7 +71,7 @@ class CudaGraphEngine(Engine):
     def __init__(
         self,
         lm: LoadedModel,
-        make_runner: MakeRunner = runners.captured,
+        make_runner: MakeRunner = graph_runner,
         choose: Callable[[BlockWeights], KernelChoice] = BlockWeights.choose,
     ) -> None:
         super().__init__(lm)
@@ -161,7 +158,7 @@ class CudaGraphEngine(Engine):
         elif shared.choice.dense == "vendor, usual layout":
             use_usual_layout(model, shared.usual_downs)
         # bitsandbytes' int8 product, which attention uses, waits for the device: no graph can hold it.
-        make_runner = runners.eager if shared.blocks.int8 else self.make_runner
+        make_runner = eager_runner if shared.blocks.int8 else self.make_runner
         return self._named(GraphDecoder(model, kernels, prompt_cache, _rounded(positions), make_runner))
 
     def _named(self, decoder: GraphDecoder) -> GraphDecoder:

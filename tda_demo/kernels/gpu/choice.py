@@ -22,12 +22,13 @@ from ...model.feedforward import FeedForward
 from ...support.errors import UserError
 from ..activations import GELU_ERF, GELU_TANH, RELU, SILU
 from .blocks import ActiveBuffer, BlockMatrices, Tiles, feed_forward, scratches
-from .capture import graph_ms
+from .device import graph_ms
 from .matrices import Matrices
-from .tilings import Stages, float_stages, multiprocessors, nf4_stages
 
 Way = Literal["kernels", "vendor", "vendor, usual layout"]
 Timer = Callable[[Callable[[], object]], float]
+Stages = tuple[list[dict[str, int]], list[dict[str, int]]]
+"""Tiles worth trying, as fields of ``Tiles``: for the launch of gate and up, then for that of down."""
 
 logger = logging.getLogger(__name__)
 
@@ -228,3 +229,60 @@ def _free_bytes(device: torch.device) -> float:
         return inf
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many of them the card has."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def float_stages(width: int, processors: int) -> Stages:
+    """Fields of ``Tiles`` at hidden size ``width`` on a card of so many multiprocessors.
+
+    For gate and up, 8 to 64 KiB of bfloat16 reads are under way a program. With a program for every tile those beyond
+    the active set start for nothing; else there are as many as the registers of a multiprocessor hold at once. For down
+    the columns of a warp are 256, so that no sum crosses warps.
+    """
+    columns = _columns(width)
+    first = [(4, 8, 0), (2, 4, 0), (1, 4, 0), (2, 4, 4), (1, 4, 9), (2, 8, 3), (4, 8, 2)]
+    second = [(8, 1, 128), (16, 1, 64), (4, 1, 256), (8, 3, 128), (8, 1, 256)]
+    return (
+        [
+            {"rows": rows, "columns": columns, "warps": warps, "programs": each * processors}
+            for rows, warps, each in first
+        ],
+        [
+            {
+                "down_rows": rows,
+                "down_columns": columns,
+                "down_warps": max(1, columns // 256),
+                "down_stages": stages,
+                "splits": splits,
+            }
+            for rows, stages, splits in second
+        ],
+    )
+
+
+def nf4_stages(width: int, processors: int) -> Stages:
+    """The same for NF4; at 4096 columns a row of codes is 2 KiB and a program has 4 to 8 KiB under way."""
+    columns = min(4096, max(256, width & -width))
+    first = [(*cut, held) for cut in [(4, 8, 0), (2, 4, 0), (1, 4, 0), (2, 4, 8)] for held in (False, True)]
+    second = [(4, 1024, 4, 128), (8, 512, 4, 64), (4, 512, 2, 128), (8, 1024, 4, 64)]
+    second += [(16, 1024, 8, 128), (8, 1024, 4, 256), (4, 1024, 4, 512), (8, 512, 4, 256)]
+    return (
+        [
+            {"rows": rows, "columns": columns, "warps": warps, "programs": each * processors, "held": held}
+            for rows, warps, each, held in first
+        ],
+        [
+            {"down_rows": rows, "down_columns": min(wide, columns), "down_warps": warps, "splits": splits}
+            for rows, wide, warps, splits in second
+        ],
+    )
+
+
+def _columns(width: int) -> int:
+    """The largest power of two up to 1024 that divides ``width``, so that no lane idles; 512 where it is small."""
+    divisor = width & -width
+    return min(1024, divisor) if divisor >= 256 else 512

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from ...kernels.cpu import cores
 from ...kernels.cpu import step as cpu
-from ...kernels.cpu.mlp import Neurons
-from ...kernels.cpu.threads import cores
+from ...kernels.cpu.layer import Neurons
 from ...methods.plan import Plan
 from ...methods.policy import Policy
 from ...methods.token import TokenPolicy, Used
 from ...support.progress import Progress, Report, silent
-from ..arm import Arm, Prefill
+from ..arm import Arm, Prefill, RefreshingArm
 from ..engine import Engine
 from ..prefill import warm_up
-from ..refreshing import RefreshingArm
 from ..weight_bytes import StepBytes, stored_bytes
 from .layout import Layout, read_layout, rope_tables
 from .packing import PackedNeurons, Packer, places

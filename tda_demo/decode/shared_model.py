@@ -60,7 +60,7 @@ def forward(
 
 
 @torch.inference_mode()
-def read_by_a_step(lm: LoadedModel) -> list[tuple[str, nn.Module]]:
+def modules_of_a_step(lm: LoadedModel) -> list[tuple[str, nn.Module]]:
     """The modules that one token runs through, with their names: a multimodal model has others too."""
     from transformers import DynamicCache
 
