@@ -19,7 +19,7 @@ from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, feed_forward
 from tda_demo.kernels.gpu.choice import choose_float, float_stages, multiprocessors, nf4_stages
 from tda_demo.kernels.gpu.device import graph_ms, graph_runner
-from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantised
+from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantise
 from tda_demo.methods import TDA
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="needs a CUDA device")]
@@ -38,9 +38,9 @@ def test_every_tiling_that_is_tried_is_right_at_real_shapes(d: int, d_ff: int) -
         tiles = dataclasses.replace(Tiles(), **option)
         out = feed_forward(matrices, x, active, Scratch.for_(matrices, 1, tiles, x.dtype), tiles)
         assert relative_error(out, expected) < TOLERANCE[torch.bfloat16], tiles
-    rows = [quantised(each.float()) for each in (matrices.up, matrices.down)]
-    nf4 = Nf4Matrices(quantised(matrices.up.float()), rows[0], rows[1], None, None, None, SILU)
-    _, expected = reference(nf4.decoded(), x, indices)
+    rows = [quantise(each.float()) for each in (matrices.up, matrices.down)]
+    nf4 = Nf4Matrices(quantise(matrices.up.float()), rows[0], rows[1], None, None, None, SILU)
+    _, expected = reference(nf4.decode(), x, indices)
     for option in (option for stage in nf4_stages(d, multiprocessors(DEVICE)) for option in stage):
         tiles = dataclasses.replace(Tiles(columns=512, down_columns=512), **option)
         out = feed_forward(nf4, x, active, Scratch.for_(nf4, 1, tiles, x.dtype), tiles)

@@ -94,8 +94,8 @@ def test_nibbles_of_neurons_added_up(neurons: int, columns: int, begin: int, see
     activations = random.standard_normal(neurons).astype(np.float32)
     first = min(begin, neurons - 1)
     activations[:first] = 0
-    expected = sketch.combined(part, torch.from_numpy(activations)[None])[0].numpy()
-    codes = sketch.ungrouped(part.codes)[:neurons, :columns].astype(np.float64)
+    expected = sketch.multiply_columns(part, torch.from_numpy(activations)[None])[0].numpy()
+    codes = sketch.ungroup(part.codes)[:neurons, :columns].astype(np.float64)
     exact = activations @ ((codes - 7.5) * part.scales[:, None] * part.output_scales)
     np.testing.assert_allclose(expected, exact, atol=0.05 * np.abs(activations).sum())
     out = np.zeros(part.codes.shape[1] * 32, np.float32)
@@ -125,12 +125,12 @@ def test_nibbles_times_a_vector_in_whole_numbers(rows: int, columns: int, seed: 
     unit, total = nibbles.quantise(vector, x)
     assert total == x.sum(dtype=np.int64) and np.abs(x).max() == 127
     np.testing.assert_allclose(x[:columns] * unit, vector, atol=0.51 * float(unit))
-    codes = sketch.unpacked(part.codes).astype(np.int64)
+    codes = sketch.unpack(part.codes).astype(np.int64)
     for row in range(rows):
         expected = int(codes[row] @ x)
         assert nibbles.plain_row_times(part.codes, row, x) == expected
         assert _row_times(part.codes, row, x) == expected
-    found = sketch.products(part, torch.from_numpy(vector)[None])[0].numpy()
+    found = sketch.multiply(part, torch.from_numpy(vector)[None])[0].numpy()
     np.testing.assert_allclose(
         found, (codes[:, :columns] - 7.5) @ x[:columns] * part.scales * unit, rtol=1e-3, atol=1e-3
     )

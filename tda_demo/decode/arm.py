@@ -96,7 +96,7 @@ class RefreshingArm:
         self._activations, self.weight_bytes = self.arm.activations(), self.arm.weight_bytes
         if self._course.feed(1, self._activations):
             packed = [int(count) for count in self._course.plan.packs()]
-            self.weight_bytes = (self.weight_bytes or 0) + self._step_bytes.copied(packed)
+            self.weight_bytes = (self.weight_bytes or 0) + self._step_bytes.copying(packed)
             self._take()
         return logits
 

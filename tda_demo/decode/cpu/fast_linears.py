@@ -6,10 +6,8 @@ teacher-forced passes run in transformers alone.
 
 from __future__ import annotations
 
-import time
 import weakref
 from contextlib import ExitStack
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,10 +20,8 @@ from ...methods.policy import Policy
 from ...model.feedforward import find_blocks
 from ...model.precision import head_format
 from ...support.progress import Progress, Report, silent
-from ..arm import Arm, Prefill, RefreshingArm
-from ..eager import EagerArm
-from ..engine import Engine
-from ..prefill import warm_up
+from ..arm import Prefill
+from ..eager import EagerArm, EagerEngine
 from ..shared_model import modules_of_a_step, share_weights
 from ..weight_bytes import StepBytes, stored_bytes
 
@@ -40,7 +36,7 @@ Matrices = dict[str, RowMajor | NeuronMajor]
 """The compact matrices a step reads, by module name."""
 
 
-class FastLinearsEngine(Engine):
+class FastLinearsEngine(EagerEngine):
     """The transformers model with compiled linears, for any family on a CPU."""
 
     name = "transformers with compiled linears"
@@ -52,26 +48,18 @@ class FastLinearsEngine(Engine):
             _models[self.lm.model] = read_linears(self.lm)
         return _models[self.lm.model]
 
-    @cached_property
-    def step_bytes(self) -> StepBytes:  # type: ignore[override]
+    def _count_bytes(self) -> StepBytes:
         return stored_bytes(self.lm, runs_kernels=False)
 
     def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
         from transformers import DynamicCache
 
-        warm_up(self.lm)
+        super().warm_up(report, policy)
         report(Progress("Preparing the compiled linears", 0, 0, "steps"))
         FastLinearsArm(self.lm, self.linears, DynamicCache(), self.step_bytes).step(0)
 
     def dense_arm(self, prefill: Prefill, room: int) -> FastLinearsArm:
         return FastLinearsArm(self.lm, self.linears, prefill.cache, self.step_bytes)
-
-    def sparse_arm(self, prefill: Prefill, room: int) -> Arm:
-        arm = self.dense_arm(prefill, room)
-        begin = time.perf_counter()
-        arm.use(prefill.plan)
-        arm.packing_ms = (time.perf_counter() - begin) * 1e3
-        return arm if prefill.plan.steps is None else RefreshingArm(arm, prefill.plan, self.step_bytes)
 
 
 class FastLinearsArm(EagerArm):
@@ -84,7 +72,7 @@ class FastLinearsArm(EagerArm):
         self.threads = torch.get_num_threads()
         super().__init__(model, lm, prompt_cache, step_bytes)
 
-    def _under(self, plan: Plan, see: See) -> ExitStack:
+    def _install(self, plan: Plan, see: See) -> ExitStack:
         if plan.sets is None:
             return plan.on(self.blocks, see)
         restoration = ExitStack()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MakeRunner = Callable[[Step], Runner]
 
 
-class _Step:
+class _TokenStep:
     """Token and position in, float32 [vocabulary] logits out, all in tensors that stay where they are.
 
     Not a method of GraphDecoder: the runner keeps it, and a cycle would keep the memory until Python looks for such.
@@ -70,7 +70,7 @@ class GraphDecoder:
         positions: int,
         make_runner: MakeRunner,
     ) -> None:
-        step = _Step(model, kernels, prompt_cache, positions)
+        step = _TokenStep(model, kernels, prompt_cache, positions)
         self.kernels = kernels
         self.token, self.cache, self.logits, self._seen = step.token, step.cache, step.logits, step.seen
         with torch.no_grad(), current_device(model.device):
@@ -120,7 +120,7 @@ class CudaGraphArm:
         activations = self.decoder.activations()
         if self.counts is None:
             return activations
-        return [each[:, :count] for each, count in zip(activations, self.counts, strict=True)]
+        return [layer[:, :count] for layer, count in zip(activations, self.counts, strict=True)]
 
     def computed(self) -> list[int]:
         return [layer.shape[1] for layer in self.activations()]

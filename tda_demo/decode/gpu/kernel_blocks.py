@@ -40,7 +40,7 @@ class BlockWeights:
 
     def choose(self) -> KernelChoice:
         """The fastest way for each arm on this card, measured."""
-        floats = [each for each in self.weights if isinstance(each, Matrices)]
+        floats = [block for block in self.weights if isinstance(block, Matrices)]
         if floats:
             return choose_float(floats)
         if self.int8:
@@ -64,15 +64,22 @@ def readable(lm: LoadedModel) -> bool:
 
 
 def read_blocks(lm: LoadedModel) -> BlockWeights:
-    """Views of the weights of ``lm`` where they can be read as they are; see ``by_neuron`` and ``requantised``."""
+    """Views of the weights of ``lm`` where they can be read as they are.
+
+    In float dtypes down projections are laid out by neuron in place; NF4 ones are quantised again.
+    """
     activation = activation_of(lm.model.config)
-    assert activation is not None  # asked before: graph.supported
+    assert activation is not None  # see graph.supported
+    weights: Sequence[BlockMatrices]
+    changes: tuple[Requantisation, ...] = ()
     if is_int8(lm.blocks[0].down):
-        return BlockWeights([Int8Matrices.of(block, activation) for block in lm.blocks], (), lm.model.dtype, lm.blocks)
-    if not _is_nf4(lm.blocks[0].down):
-        return BlockWeights([Matrices.of(block, activation) for block in lm.blocks], (), lm.model.dtype, lm.blocks)
-    read = [Nf4Matrices.of(block, activation) for block in lm.blocks]
-    return BlockWeights([each for each, _ in read], tuple(change for _, change in read), lm.model.dtype, lm.blocks)
+        weights = [Int8Matrices.of(block, activation) for block in lm.blocks]
+    elif _is_nf4(lm.blocks[0].down):
+        requantised = [Nf4Matrices.of(block, activation) for block in lm.blocks]
+        weights, changes = [matrices for matrices, _ in requantised], tuple(change for _, change in requantised)
+    else:
+        weights = [Matrices.of(block, activation) for block in lm.blocks]
+    return BlockWeights(weights, changes, lm.model.dtype, lm.blocks)
 
 
 def _is_nf4(linear: nn.Linear) -> bool:
@@ -101,10 +108,10 @@ def install_kernels(
     """Replaces every block of ``model`` in place; sparse ones start with all their neurons active."""
     layout = family_of(model).block
     installed = []
-    own = scratches(weights, 1, tiles, dtype)
-    for layer, each, scratch in zip(find_layers(model), weights, own, strict=True):
-        active = ActiveBuffer.full(each.d_ff, each.device) if sparse else None
-        kernel_block = KernelBlock(each, active, scratch, tiles)
+    memory = scratches(weights, 1, tiles, dtype)
+    for layer, matrices, scratch in zip(find_layers(model), weights, memory, strict=True):
+        active = ActiveBuffer.full(matrices.d_ff, matrices.device) if sparse else None
+        kernel_block = KernelBlock(matrices, active, scratch, tiles)
         _replace(layout, layer, kernel_block)
         installed.append(kernel_block)
     return installed

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _BLOCKS, _BYTES = 4, 256 * 2**20  # to measure on, at least: caches hold some 50 MB
 _USUAL = "dense, vendor, usual layout"
-_SAID: dict[Way, str] = {
+_WAY_NAMES: dict[Way, str] = {
     "kernels": "kernels",
     "vendor": "vendor GEMV",
     "vendor, usual layout": "vendor GEMV on a down projection in the usual layout",
@@ -62,7 +62,7 @@ class KernelChoice:
 
     def __str__(self) -> str:
         sparse = "skipping in place" if self.sparse == "kernels" else "packed copies, vendor GEMV"
-        return f"dense {_SAID[self.dense]}; sparse {sparse}"
+        return f"dense {_WAY_NAMES[self.dense]}; sparse {sparse}"
 
 
 def vendor(matrices: Matrices, x: torch.Tensor) -> torch.Tensor:
@@ -90,14 +90,16 @@ class Trial:
         """The first of ``blocks``, enough of them, with ``keep`` of their neurons, drawn at random."""
         some = blocks[: _enough(blocks)]
         device = some[0].device
-        kept = [torch.randperm(each.d_ff)[: max(1, round(keep * each.d_ff))].sort().values.to(device) for each in some]
+        kept = [
+            torch.randperm(block.d_ff)[: max(1, round(keep * block.d_ff))].sort().values.to(device) for block in some
+        ]
         return cls(some, kept, torch.randn(1, some[0].width, device=device).to(dtype))
 
     def kernels(self, tiles: Tiles, *, sparse: bool) -> Callable[[], object]:
         """Every block in turn with ``tiles``, the neurons kept or all of them."""
         runs = []
-        own = scratches(self.blocks, 1, tiles, self.x.dtype)
-        for block, indices, scratch in zip(self.blocks, self.kept, own, strict=True):
+        memory = scratches(self.blocks, 1, tiles, self.x.dtype)
+        for block, indices, scratch in zip(self.blocks, self.kept, memory, strict=True):
             active = ActiveBuffer.full(block.d_ff, block.device) if sparse else None
             if active is not None:
                 active.set(indices)
@@ -168,8 +170,8 @@ def choose_nf4(
 ) -> KernelChoice:
     """``choose`` for NF4, against bitsandbytes' own modules in the dense arm; columns of theirs cannot be packed."""
     trial = Trial.of(weights, dtype)
-    some = list(zip(blocks, weights, strict=True))[: len(trial.blocks)]
-    rival = {"dense, vendor": lambda: [through_modules(block, each.activation, trial.x) for block, each in some]}
+    some, activation = blocks[: len(trial.blocks)], weights[0].activation
+    rival = {"dense, vendor": lambda: [through_modules(block, activation, trial.x) for block in some]}
     return choose(trial, nf4_stages(weights[0].width, multiprocessors(weights[0].device)), rival, timer)
 
 
@@ -200,14 +202,14 @@ def _best_tiles(trial: Trial, stages: Stages, timer: Timer, *, sparse: bool) -> 
 
 
 def _or_never(timer: Timer) -> Timer:
-    def timed(call: Callable[[], object]) -> float:
+    def time_or_never(call: Callable[[], object]) -> float:
         try:
             return timer(call)
         except Exception as error:  # Triton has exceptions of its own, and passes on those of its tools
             logger.warning("One way through a block does not run on this card: %s", error)
             return inf
 
-    return timed
+    return time_or_never
 
 
 def _fastest(arm: str, measured: Mapping[str, float]) -> Way:
@@ -248,8 +250,8 @@ def float_stages(width: int, processors: int) -> Stages:
     second = [(8, 1, 128), (16, 1, 64), (4, 1, 256), (8, 3, 128), (8, 1, 256)]
     return (
         [
-            {"rows": rows, "columns": columns, "warps": warps, "programs": each * processors}
-            for rows, warps, each in first
+            {"rows": rows, "columns": columns, "warps": warps, "programs": per_processor * processors}
+            for rows, warps, per_processor in first
         ],
         [
             {
@@ -272,8 +274,8 @@ def nf4_stages(width: int, processors: int) -> Stages:
     second += [(16, 1024, 8, 128), (8, 1024, 4, 256), (4, 1024, 4, 512), (8, 512, 4, 256)]
     return (
         [
-            {"rows": rows, "columns": columns, "warps": warps, "programs": each * processors, "held": held}
-            for rows, warps, each, held in first
+            {"rows": rows, "columns": columns, "warps": warps, "programs": per_processor * processors, "held": held}
+            for rows, warps, per_processor, held in first
         ],
         [
             {"down_rows": rows, "down_columns": min(wide, columns), "down_warps": warps, "splits": splits}
