@@ -65,7 +65,7 @@ class Arm(Protocol):
         ...
 
 
-class Changing(Arm, Protocol):
+class SwitchableArm(Arm, Protocol):
     """An arm that may be given another plan between two steps."""
 
     def use(self, plan: Plan | None) -> None:
@@ -81,7 +81,7 @@ class RefreshingArm:
     read, and the first set's copies belong to ``packing_ms``, before any step.
     """
 
-    def __init__(self, arm: Changing, plan: Plan, step_bytes: StepBytes) -> None:
+    def __init__(self, arm: SwitchableArm, plan: Plan, step_bytes: StepBytes) -> None:
         self.arm = arm
         self.packing_ms = arm.packing_ms
         self.weight_bytes: int | None = None

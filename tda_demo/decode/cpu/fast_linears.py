@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from ...model.loading import LoadedModel
 
-_models: weakref.WeakKeyDictionary[PreTrainedModel, Matrices] = weakref.WeakKeyDictionary()
+_models: weakref.WeakKeyDictionary[PreTrainedModel, CompactMatrices] = weakref.WeakKeyDictionary()
 
-Matrices = dict[str, RowMajor | NeuronMajor]
+CompactMatrices = dict[str, RowMajor | NeuronMajor]
 """The compact matrices a step reads, by module name."""
 
 
@@ -42,10 +42,10 @@ class FastLinearsEngine(EagerEngine):
     name = "transformers with compiled linears"
 
     @property
-    def linears(self) -> Matrices:
+    def linears(self) -> CompactMatrices:
         """The model's compact matrices, made once for all races on it."""
         if self.lm.model not in _models:
-            _models[self.lm.model] = read_linears(self.lm)
+            _models[self.lm.model] = encode_linears(self.lm)
         return _models[self.lm.model]
 
     def _count_bytes(self) -> StepBytes:
@@ -65,9 +65,9 @@ class FastLinearsEngine(EagerEngine):
 class FastLinearsArm(EagerArm):
     """A transformers model of its own over the shared weights, its linears replaced, with a KV cache of its own."""
 
-    def __init__(self, lm: LoadedModel, linears: Matrices, prompt_cache: Cache, step_bytes: StepBytes) -> None:
+    def __init__(self, lm: LoadedModel, linears: CompactMatrices, prompt_cache: Cache, step_bytes: StepBytes) -> None:
         model = share_weights(lm.model)
-        install(linears, model)
+        install_linears(linears, model)
         self.linears = linears
         self.threads = torch.get_num_threads()
         super().__init__(model, lm, prompt_cache, step_bytes)
@@ -76,8 +76,8 @@ class FastLinearsArm(EagerArm):
         if plan.sets is None:
             return plan.on(self.blocks, see)
         restoration = ExitStack()
-        install(pack(self.linears, self.model, plan.sets), self.model)
-        restoration.callback(install, self.linears, self.model)
+        install_linears(pack_linears(self.linears, self.model, plan.sets), self.model)
+        restoration.callback(install_linears, self.linears, self.model)
         return restoration
 
     def step(self, token: int) -> torch.Tensor:
@@ -85,11 +85,11 @@ class FastLinearsArm(EagerArm):
             return super().step(token)
 
 
-def read_linears(lm: LoadedModel) -> Matrices:
+def encode_linears(lm: LoadedModel) -> CompactMatrices:
     """The compact matrices of ``lm``, whose weights are float32 values that ``lm.precision`` can hold."""
     downs = {block.down for block in lm.blocks}
     head = lm.model.get_output_embeddings()
-    matrices: Matrices = {}
+    matrices: CompactMatrices = {}
     for name, module in modules_of_a_step(lm):
         if isinstance(module, nn.Linear):
             layout = NeuronMajor if module in downs else RowMajor
@@ -97,7 +97,7 @@ def read_linears(lm: LoadedModel) -> Matrices:
     return matrices
 
 
-def pack(linears: Matrices, model: PreTrainedModel, active: ActiveSets) -> Matrices:
+def pack_linears(linears: CompactMatrices, model: PreTrainedModel, active: ActiveSets) -> CompactMatrices:
     """The same linears, those of blocks that do not keep all their neurons as copies of the active ones."""
     names = {module: name for name, module in model.named_modules()}
     packed = dict(linears)
@@ -123,7 +123,7 @@ class CompiledLinear(nn.Linear):
         return output.reshape(*rows, len(output))
 
 
-def install(linears: Matrices, model: PreTrainedModel) -> None:
+def install_linears(linears: CompactMatrices, model: PreTrainedModel) -> None:
     """Turns the linears of ``model`` into compiled ones, in place."""
     for name, matrix in linears.items():
         linear: Any = model.get_submodule(name)

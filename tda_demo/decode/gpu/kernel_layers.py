@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .static_cache import StaticPromptCache
 
 
-class Unadded(NamedTuple):
+class PendingSum(NamedTuple):
     """The hidden states ``x`` + ``update``, both [1, 1, d]; the norm that reads them adds them up in its own launch."""
 
     x: torch.Tensor
@@ -40,12 +40,12 @@ class KernelNorm(nn.Module):
         self.epsilon = getattr(norm, "variance_epsilon", None) or norm.eps
         self.offset = offset
 
-    def forward(self, hidden_states: torch.Tensor | Unadded) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor | PendingSum) -> torch.Tensor:
         return self.add_up(hidden_states)[1]
 
-    def add_up(self, hidden_states: torch.Tensor | Unadded) -> tuple[torch.Tensor, torch.Tensor]:
+    def add_up(self, hidden_states: torch.Tensor | PendingSum) -> tuple[torch.Tensor, torch.Tensor]:
         """The hidden states, and what the norm makes of them."""
-        if isinstance(hidden_states, Unadded):
+        if isinstance(hidden_states, PendingSum):
             x, update = (part.contiguous() for part in hidden_states)
             return add_rms_norm(x, update, self.weight, self.epsilon, self.offset)
         return hidden_states, rms_norm(hidden_states.contiguous(), self.weight, self.epsilon, self.offset)
@@ -108,11 +108,11 @@ class KernelLayer(nn.Module):
         self.self_attn: KernelAttention = layer.self_attn
         self.mlp: nn.Module = layer.mlp
 
-    def forward(self, hidden_states: torch.Tensor | Unadded, **rest: Any) -> Unadded:
+    def forward(self, hidden_states: torch.Tensor | PendingSum, **rest: Any) -> PendingSum:
         x, normed = self.before_attention.add_up(hidden_states)
         update, _ = self.self_attn(normed, **rest)
-        x, normed = self.before_block.add_up(Unadded(x, update))
-        return Unadded(x, self.mlp(normed))
+        x, normed = self.before_block.add_up(PendingSum(x, update))
+        return PendingSum(x, self.mlp(normed))
 
 
 def install_layers(model: PreTrainedModel) -> bool:

@@ -86,7 +86,7 @@ def attend(
     positions, size = keys.shape[2], heads.size
     cosine, sine = rotary
     shape = {"HEAD": size, "PADDED": next_power_of_two(size)}
-    turned = torch.empty(heads.heads * size, dtype=query.dtype, device=query.device)
+    rotated = torch.empty(heads.heads * size, dtype=query.dtype, device=query.device)
     programs.place_program[(heads.heads + 2 * heads.kv_heads,)](
         query,
         key,
@@ -94,7 +94,7 @@ def attend(
         cosine,
         sine,
         position,
-        turned,
+        rotated,
         keys,
         values,
         positions,
@@ -108,7 +108,7 @@ def attend(
     mixed = torch.empty(heads.heads, splits, size, device=query.device)
     highest, total = (torch.empty(heads.heads, splits, device=query.device) for _ in range(2))
     programs.attend_program[(heads.heads, splits)](
-        turned,
+        rotated,
         keys,
         values,
         position,
@@ -125,7 +125,7 @@ def attend(
         **shape,
         num_warps=4,
     )
-    out = torch.empty_like(turned)
+    out = torch.empty_like(rotated)
     programs.combine_program[(heads.heads,)](
         mixed, highest, total, out, HEAD=size, PADDED=next_power_of_two(size), SPLITS=splits, num_warps=1
     )
