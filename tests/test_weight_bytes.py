@@ -76,7 +76,7 @@ def of_the_arm(lm: LoadedModel, rule: Any) -> tuple[float, float]:
 
 
 def test_all_token_level_methods_are_here() -> None:
-    found = {name for name, method in METHODS.items() if method.bind.__annotations__["return"] == "TokenRule"}
+    found = {name for name, method in METHODS.items() if method.bind.__annotations__["return"] == "TokenPolicy"}
     assert found == set(TOKEN_LEVEL)
 
 
