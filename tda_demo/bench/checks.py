@@ -8,7 +8,7 @@ import torch
 
 from ..decode.eager import EagerEngine
 from ..decode.engine import Engine
-from ..decode.gpu.block_weights import BlockWeights
+from ..decode.gpu.kernel_blocks import BlockWeights
 from ..kernels.gpu.blocks import ActiveBuffer, Scratch, feed_forward
 from ..kernels.gpu.choice import KernelChoice, vendor
 from ..kernels.gpu.matrices import Matrices
@@ -36,7 +36,7 @@ def check_blocks(blocks: BlockWeights, choice: KernelChoice, keep: float = 0.5) 
         indices = torch.randperm(weights.d_ff, device=x.device)[: round(keep * weights.d_ff)].sort().values
         active = ActiveBuffer.full(weights.d_ff, x.device)
         active.set(indices)
-        stored = weights.decoded() if isinstance(weights, Nf4Matrices) else weights
+        stored = weights.decode() if isinstance(weights, Nf4Matrices) else weights
         assert isinstance(stored, Matrices)
         for each, buffer in ((stored, None), (stored.take(indices), active)):
             tiles = choice.tiles(sparse=buffer is not None)

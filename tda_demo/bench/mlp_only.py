@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from ..decode.gpu import runners
-from ..decode.gpu.block_weights import BlockWeights
+from ..decode.gpu.kernel_blocks import BlockWeights
 from ..kernels.gpu.blocks import ActiveBuffer, feed_forward, scratches
 from ..kernels.gpu.choice import KernelChoice, vendor
+from ..kernels.gpu.device import eager_runner, graph_runner
 from ..kernels.gpu.matrices import Matrices
 from .run import Contestant
 
@@ -20,7 +20,7 @@ class Captured:
 
     def __init__(self, call: Callable[[], object], device: torch.device) -> None:
         self.device = device
-        self.runner = (runners.captured if device.type == "cuda" else runners.eager)(call)
+        self.runner = (graph_runner if device.type == "cuda" else eager_runner)(call)
 
     def times_ms(self, count: int) -> list[float]:
         return [self._on_the_card() if self.device.type == "cuda" else self._on_the_host() for _ in range(count)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..decode.trees import share_weights
+from ..decode.shared_model import share_weights
 from ..model.feedforward import find_blocks
 from ..model.loading import LoadedModel
 

@@ -17,9 +17,9 @@ from functools import partial
 import numpy as np
 import torch
 
+from ..decode.arm import ArmDecoder
 from ..decode.choose import engine_for
-from ..decode.cpu.step import CpuStepEngine
-from ..decode.timed import ArmDecoder
+from ..decode.cpu.compiled_step import CpuStepEngine
 from ..decode.weight_bytes import bytes_per_step
 from ..methods import GRIFFIN
 from ..model.loading import EMBEDDED, LoadedModel, load_model

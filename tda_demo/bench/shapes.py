@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..decode.arm import Prefill
+from ..decode.arm import ArmDecoder, Prefill
 from ..decode.gpu.decoder import CudaGraphArm, GraphDecoder
 from ..decode.gpu.graph import CudaGraphEngine, supported
 from ..decode.gpu.kernel_blocks import use_usual_layout
-from ..decode.timed import ArmDecoder
-from ..decode.trees import share_weights
+from ..decode.shared_model import share_weights
 from ..kernels.gpu.choice import KernelChoice
-from ..kernels.gpu.support import has_triton, triton_runs
+from ..kernels.gpu.device import has_triton, triton_runs
 from ..methods.policy import Selector
 from ..model.feedforward import FeedForward
 from ..model.precision import give_back_memory

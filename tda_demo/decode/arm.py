@@ -1,13 +1,16 @@
-"""The contracts of decoding: an arm is one decoder, a prefill is what all arms of a race start from."""
+"""Arms: one decoder each. What they start from, one whose active sets change while it writes, and one to be timed."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
-from ..methods.plan import ActiveSets, Plan
+from ..methods.plan import ActiveSets, Course, Plan
+from .weight_bytes import StepBytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,3 +63,68 @@ class Arm(Protocol):
     def computed(self) -> list[int]:
         """How many neurons the last step computed, per layer."""
         ...
+
+
+class SwitchableArm(Arm, Protocol):
+    """An arm that may be given another plan between two steps."""
+
+    def use(self, plan: Plan | None) -> None:
+        """From the next step on it computes what ``plan`` says, copying neurons where it has to, or all of them."""
+        ...
+
+
+class RefreshingArm:
+    """Steps ``arm``, which has the neurons of ``plan``, and gives it every plan that takes its place.
+
+    What that takes, the dense step, the choice and the copies, falls in the step where it happens: in its time, and in
+    its ``weight_bytes`` what the dense step reads and what is read to make the copies. The bytes written are no weights
+    read, and the first set's copies belong to ``packing_ms``, before any step.
+    """
+
+    def __init__(self, arm: SwitchableArm, plan: Plan, step_bytes: StepBytes) -> None:
+        self.arm = arm
+        self.packing_ms = arm.packing_ms
+        self.weight_bytes: int | None = None
+        self._course = Course(plan)
+        self._step_bytes = step_bytes
+        self._activations: list[torch.Tensor] = []
+        if self._course.plan is not plan:
+            self._take()
+
+    def step(self, token: int) -> torch.Tensor:
+        logits = self.arm.step(token)
+        self._activations, self.weight_bytes = self.arm.activations(), self.arm.weight_bytes
+        if self._course.feed(1, self._activations):
+            packed = [int(count) for count in self._course.plan.packs()]
+            self.weight_bytes = (self.weight_bytes or 0) + self._step_bytes.copying(packed)
+            self._take()
+        return logits
+
+    def _take(self) -> None:
+        plan = self._course.plan
+        self.arm.use(None if plan.observes else plan)
+
+    def activations(self) -> list[torch.Tensor]:
+        return self._activations
+
+    def computed(self) -> list[int]:
+        return [layer.shape[1] for layer in self._activations]
+
+
+class ArmDecoder:
+    """An arm that goes on greedily, and starts over from the prompt when its room is used up."""
+
+    def __init__(self, make: Callable[[], Arm], first: int, room: int) -> None:
+        self.make, self.first, self.room = make, first, room
+        self.left = 0
+
+    def times_ms(self, count: int) -> list[float]:
+        times = []
+        for _ in range(count):
+            if self.left == 0:
+                self.arm, self.token, self.left = self.make(), self.first, self.room
+            begin = time.perf_counter()
+            self.token = int(self.arm.step(self.token).argmax())
+            times.append((time.perf_counter() - begin) * 1e3)
+            self.left -= 1
+        return times

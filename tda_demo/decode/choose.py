@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..methods.policy import Policy
+from .cpu.compiled_step import CpuStepEngine
 from .cpu.fast_linears import FastLinearsEngine
 from .cpu.layout import has_layout
-from .cpu.step import CpuStepEngine
 from .eager import EagerEngine
 from .engine import Engine
 from .gpu.graph import CudaGraphEngine, can_decode

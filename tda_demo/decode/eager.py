@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import copy
 from contextlib import ExitStack
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..methods.plan import Plan, See, Use
-from ..methods.policy import Policy
 from ..model.feedforward import find_blocks
-from ..support.progress import Report, silent
-from .arm import Arm, Prefill
+from .arm import Arm, Prefill, RefreshingArm
 from .engine import Engine
-from .prefill import warm_up
-from .refreshing import RefreshingArm
-from .trees import forward, now_ms, share_weights
+from .shared_model import forward, now_ms, share_weights
 from .weight_bytes import StepBytes, held_bytes
 
 if TYPE_CHECKING:
@@ -31,12 +26,8 @@ class EagerEngine(Engine):
 
     name = "transformers eager"
 
-    @cached_property
-    def step_bytes(self) -> StepBytes:  # type: ignore[override]
+    def _count_bytes(self) -> StepBytes:
         return held_bytes(self.lm)
-
-    def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
-        warm_up(self.lm)
 
     def dense_arm(self, prefill: Prefill, room: int) -> EagerArm:
         return EagerArm(share_weights(self.lm.model), self.lm, prefill.cache, self.step_bytes)
@@ -75,12 +66,12 @@ class EagerArm:
         self.plan = plan
         activations, uses = self._activations, self._uses  # not self: a cycle would outlive the arm
         if plan is not None:
-            self._installed.enter_context(self._under(plan, lambda _block, use: uses.append(use)))
+            self._installed.enter_context(self._install(plan, lambda _block, use: uses.append(use)))
         for block in self.blocks:  # both arms carry these hooks, so the time they take falls on both alike
             hook = block.down.register_forward_pre_hook(lambda _module, inputs: activations.append(inputs[0]))
             self._installed.callback(hook.remove)
 
-    def _under(self, plan: Plan, see: See) -> ExitStack:
+    def _install(self, plan: Plan, see: See) -> ExitStack:
         """Until the result is closed the blocks compute under ``plan``."""
         return plan.packed(self.blocks, see)
 

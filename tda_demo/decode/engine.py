@@ -1,17 +1,21 @@
-"""The contract of an engine: what runs a model, in two arms from one prompt."""
+"""The contract of an engine: what runs a model, in two arms from one prompt that transformers reads."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..methods.policy import Policy
+from ..model.feedforward import FeedForward, find_blocks
+from ..model.hooks import between
 from ..support.progress import Report, silent
 from .arm import Arm, Prefill
-from .prefill import read_prompt
+from .shared_model import forward, now_ms, share_weights
 from .weight_bytes import StepBytes
 
 if TYPE_CHECKING:
@@ -31,25 +35,60 @@ class Engine(ABC):
         """Whether its sparse arm can decode under what ``policy`` plans."""
         return True
 
-    @property
-    @abstractmethod
+    @cached_property
     def step_bytes(self) -> StepBytes:
         """The weight bytes that its arms read."""
+        return self._count_bytes()
 
     @abstractmethod
+    def _count_bytes(self) -> StepBytes:
+        """``step_bytes``, counted once."""
+
+    @torch.inference_mode()
     def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
         """Runs what is slow only once (thread pools, compilation), so that it falls outside every timing.
 
-        A token-level ``policy`` has a kernel of its own to compile.
+        A token-level ``policy`` has a kernel of its own to compile. Here a short prompt runs in transformers; engines
+        add what is slow in their arms.
         """
+        from transformers import DynamicCache
+
+        token = min(self.lm.eos_ids, default=0)
+        forward(self.lm.model, DynamicCache(config=self.lm.model.config), [token] * 8, self.lm.device)
 
     def prefill(self, ids: list[int], policy: Policy) -> Prefill:
         """The prompt ``ids``, read dense in transformers."""
         return self.prefills(ids, [policy])[0]
 
+    @torch.inference_mode()
     def prefills(self, ids: list[int], policies: Sequence[Policy]) -> list[Prefill]:
         """One pass over the prompt that all ``policies`` look at: a prefill each, of the same logits and cache."""
-        return read_prompt(self.lm, ids, policies)
+        from transformers import DynamicCache
+
+        device = self.lm.device
+        model = share_weights(self.lm.model)
+        watches = [_Watch(policy, device) for policy in policies]
+        cache = DynamicCache()  # without a config, so that sliding-window layers keep every position too
+        with ExitStack() as hooks:
+            for block in find_blocks(model):
+                for watch in watches:
+                    hooks.callback(between(block, partial(watch.see, block)))
+            begin = now_ms(device)
+            logits = forward(model, cache, ids, device, last_only=True)[0]
+            total = now_ms(device) - begin
+        prefill_ms = total - sum(watch.selection_ms + watch.diagnostics_ms for watch in watches)
+        return [
+            Prefill(
+                tokens=len(ids),
+                logits=logits,
+                cache=cache,
+                plan=watch.reader.plan(),
+                fired=torch.stack([fired.to(device) for fired in watch.fired], dim=1),
+                prefill_ms=prefill_ms,
+                selection_ms=watch.selection_ms,
+            )
+            for watch in watches
+        ]
 
     @abstractmethod
     def dense_arm(self, prefill: Prefill, room: int) -> Arm:
@@ -65,3 +104,22 @@ class Engine(ABC):
         None where it computes what the model computes under the plan, which is then cheaper to have at once.
         """
         return None
+
+
+class _Watch:
+    """What a policy makes of a prompt, layer by layer, and how long that takes, in ms."""
+
+    def __init__(self, policy: Policy, device: torch.device) -> None:
+        self.policy = policy
+        self.device = device
+        self.reader = policy.reader()
+        self.fired: list[torch.Tensor] = []
+        self.selection_ms = self.diagnostics_ms = 0.0
+
+    def see(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
+        flat, begin = activations.reshape(len(x), -1), now_ms(self.device)
+        self.reader.see(block, x[None], flat[None])
+        middle = now_ms(self.device)
+        self.fired.append(self.policy.fired_in_prompt(block, x, flat))
+        self.selection_ms += middle - begin
+        self.diagnostics_ms += now_ms(self.device) - middle

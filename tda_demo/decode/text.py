@@ -1,13 +1,34 @@
-"""Tokens to text as they come."""
+"""From logits to the next token, and from tokens to text as they come."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
+
+import torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Sampler = Callable[[torch.Tensor], int]
+
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer gives for bytes that do not make a character yet
+
+
+def sampler(temperature: float, top_p: float, seed: int) -> Sampler:
+    """Greedy at temperature 0; else nucleus sampling from float32 [vocabulary] logits, repeatable by ``seed``."""
+    if temperature == 0:
+        return lambda logits: int(logits.argmax())
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(logits: torch.Tensor) -> int:
+        probabilities, tokens = torch.softmax(logits.cpu() / temperature, dim=-1).sort(descending=True)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        nucleus = probabilities.masked_fill(before >= top_p, 0)
+        nucleus[0] = probabilities[0]  # never empty
+        return int(tokens[torch.multinomial(nucleus, 1, generator=generator)])
+
+    return draw
 
 
 class TextStream:

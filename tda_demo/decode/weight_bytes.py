@@ -1,5 +1,8 @@
 """What a step reads of the weights: the one place that counts it, for arms, evaluations and budgets alike.
 
+Only parts of a step are counted elsewhere: the blocks that ``bench.mlp_only`` runs alone, and the input channels of a
+matrix that ``methods.teal.channels`` leaves out, which come here as ``unread`` bytes.
+
 Everything a step reads counts, each parameter once, of an embedding table that is not the head one row; a method's own
 predictors and sketches too. The count is arithmetic on shapes and storage formats, so it is known before anything runs.
 """
@@ -17,7 +20,7 @@ from ..kernels.formats import format_of
 from ..methods.plan import Footprint
 from ..model.feedforward import FeedForward
 from ..model.precision import head_format
-from .trees import read_by_a_step
+from .shared_model import modules_of_a_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +45,7 @@ class NeuronBytes:
 
 
 @dataclass(frozen=True)
-class StepRead:
+class StepTraffic:
     """What a step reads: weight ``bytes``, everything counted; share of the MLP's, what a method adds included."""
 
     bytes: float
@@ -70,18 +73,18 @@ class StepBytes:
         """Bytes of all neurons."""
         return sum(neuron.whole * width for neuron, width in zip(self.neurons, self.widths, strict=True))
 
-    def copied(self, counts: Sequence[float]) -> int:
+    def copying(self, counts: Sequence[float]) -> int:
         """Bytes read to copy ``counts`` neurons of each layer; [] where none are, and none of layers only zeroed."""
         layers = zip(self.neurons, counts, self.packable, strict=True) if counts else ()
         return round(sum(neuron.whole * count for neuron, count, is_copied in layers if is_copied))
 
-    def of_sets(self, counts: Sequence[int]) -> int:
-        """Of a step that computes ``counts`` neurons of each layer."""
-        return round(self.read(_PLAIN, counts).bytes)
+    def sparse(self, counts: Sequence[int]) -> int:
+        """Bytes a step reads that computes ``counts`` neurons of each layer, of an active set."""
+        return round(self.read(_ACTIVE_SETS, counts).bytes)
 
     def read(
         self, plan: Footprint, kept: Sequence[float], unread: Sequence[float] = (), copied: Sequence[float] = ()
-    ) -> StepRead:
+    ) -> StepTraffic:
         """Of a step under ``plan`` that uses ``kept`` neurons of each layer (means over texts are welcome).
 
         ``unread`` bytes of the MLP and of the rest, of a plan that leaves out other parts than neurons; ``copied``
@@ -90,20 +93,20 @@ class StepBytes:
         extra = plan.extra_bytes
         skipping = [self.runs_kernels and plan.has_kernel] * len(self.widths) if plan.token_level else self.packable
         if not any(skipping):
-            return StepRead(self.dense + extra, 1 + extra / self.mlp)
+            return StepTraffic(self.dense + extra, 1 + extra / self.mlp)
         if unread:
-            return StepRead(self.dense - sum(unread) + extra, 1 - (unread[0] - extra) / self.mlp)
+            return StepTraffic(self.dense - sum(unread) + extra, 1 - (unread[0] - extra) / self.mlp)
         saved = 0.0
         layers = zip(self.neurons, self.widths, kept, copied or [0] * len(kept), skipping, strict=True)
-        for neuron, width, count, again, skips in layers:
+        for neuron, width, count, copies, skips in layers:
             if skips:
                 unread_bytes = sum(size for matrix, size in asdict(neuron).items() if matrix not in plan.full)
-                saved += (width - count) * unread_bytes - again * neuron.whole
+                saved += (width - count) * unread_bytes - copies * neuron.whole
         listed = 0 if plan.token_level else self.index_bytes * sum(kept)
-        return StepRead(self.dense - saved + extra + listed, 1 - (saved - extra - listed) / self.mlp)
+        return StepTraffic(self.dense - saved + extra + listed, 1 - (saved - extra - listed) / self.mlp)
 
 
-_PLAIN = Footprint()  # of active sets: nothing else is read
+_ACTIVE_SETS = Footprint()  # nothing is read beside the active neurons
 
 
 def held_bytes(lm: LoadedModel) -> StepBytes:
@@ -141,7 +144,7 @@ def _count_stored(lm: LoadedModel) -> tuple[int, tuple[NeuronBytes, ...]]:
     dense = 0
     downs = {block.down for block in lm.blocks}
     head = lm.model.get_output_embeddings()
-    for _, module in read_by_a_step(lm):
+    for _, module in modules_of_a_step(lm):
         if module in downs:
             dense += _stored_down(cast(nn.Linear, module), lm.precision)
         elif isinstance(module, nn.Linear):

@@ -11,8 +11,7 @@ import torch
 
 from ..decode.arm import Arm
 from ..decode.choose import engine_for
-from ..decode.sampling import Sampler, sampler
-from ..decode.text import decode
+from ..decode.text import Sampler, decode, sampler
 from ..methods.policy import Policy
 from ..support.errors import UserError
 from .result import Generation

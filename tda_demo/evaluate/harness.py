@@ -20,8 +20,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
 from ..decode.choose import engine_for
-from ..decode.sampling import sampler
-from ..decode.text import TextStream
+from ..decode.text import TextStream, sampler
 from ..methods import Method, make_method
 from ..methods.plan import Plan
 from ..model.loading import load_model

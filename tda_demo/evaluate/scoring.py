@@ -21,7 +21,7 @@ import torch
 
 from ..decode.arm import Prefill
 from ..decode.engine import Engine
-from ..decode.trees import share_weights
+from ..decode.shared_model import share_weights
 from ..methods.plan import Course, Plan, Use
 from ..methods.policy import Policy
 from ..model.feedforward import FeedForward, find_blocks

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..decode.arm import ArmDecoder
 from ..decode.choose import engine_for
-from ..decode.timed import ArmDecoder
 from ..methods.policy import Policy
 from ..stats import metrics
 

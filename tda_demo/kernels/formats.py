@@ -2,7 +2,7 @@
 
 float32 and bfloat16 codes are the values themselves. An int8 row has one scale, its largest magnitude over 127; an nf4
 row has one every 64 columns (``nf4``). Arithmetic on all of them gives float32, so a transformers model whose float32
-weights have been through ``rounded`` computes with the same numbers as the kernels do.
+weights have been through ``round_by_row`` computes with the same numbers as the kernels do.
 
 A down projection is stored by neuron, its columns being the rows of codes, so that an active set is some of them. Its
 int8 scales still belong to its outputs: one for every neuron would cost more precision (KL 0.034 nats per token on the
@@ -163,7 +163,7 @@ FLOAT32 = Format("float32", np.float32, "none", _encode_float32, _decode_scaled)
 BFLOAT16 = Format("bfloat16", np.uint16, "none", _encode_bfloat16, _decode_bfloat16)
 INT8 = Format("int8", np.int8, "row", _encode_int8, _decode_scaled)
 NF4 = Format("nf4", np.uint8, "block", nf4.encode, nf4.decode, nibbles=True)
-FORMATS: dict[str, Format] = {each.name: each for each in (FLOAT32, BFLOAT16, INT8, NF4)}
+FORMATS: dict[str, Format] = {form.name: form for form in (FLOAT32, BFLOAT16, INT8, NF4)}
 
 
 def format_of(precision: str) -> Format:
@@ -187,34 +187,34 @@ def encode_by_neuron(down: torch.Tensor, precision: str) -> ByNeuron:
     return format_of(precision).encode_by_neuron(down)
 
 
-def rounded(weight: torch.Tensor, precision: str) -> torch.Tensor:
+def round_by_row(weight: torch.Tensor, precision: str) -> torch.Tensor:
     """``weight`` [rows, columns] as ``encode`` holds it, float32."""
     return format_of(precision).round(weight)
 
 
-def rounded_by_neuron(down: torch.Tensor, precision: str) -> torch.Tensor:
+def round_by_neuron(down: torch.Tensor, precision: str) -> torch.Tensor:
     """``down`` [d, d_ff] as ``encode_by_neuron`` holds it, float32."""
     return format_of(precision).round_by_neuron(down)
 
 
 def has_scales(codes: np.ndarray) -> bool:
     """Whether codes of this type mean something only together with their scales."""
-    return any(each.scales != "none" for each in _formats_of(codes))
+    return any(form.scales != "none" for form in _formats_of(codes))
 
 
 def has_output_scales(codes: np.ndarray) -> bool:
     """Whether a down projection in codes of this type has scales that belong to its outputs."""
-    return any(each.scales == "row" for each in _formats_of(codes))
+    return any(form.scales == "row" for form in _formats_of(codes))
 
 
 def has_nibbles(codes: np.ndarray) -> bool:
     """Whether elements of this type hold two codes, which the kernels take apart as they read."""
-    return any(each.nibbles for each in _formats_of(codes))
+    return any(form.nibbles for form in _formats_of(codes))
 
 
 def _formats_of(codes: np.ndarray) -> Iterable[Format]:
     """The formats whose codes are of this type."""
-    return (each for each in FORMATS.values() if codes.dtype == each.code_type)
+    return (form for form in FORMATS.values() if codes.dtype == form.code_type)
 
 
 def stack(parts: Iterable[Rows]) -> Rows:

@@ -47,11 +47,11 @@ def limit(block: FeedForward, indices: torch.Tensor) -> Callable[[], None]:
 def mask(block: FeedForward, indices: torch.Tensor) -> Callable[[], None]:
     """Zeroes the activations of all neurons but ``indices``; the returned function ends that."""
 
-    def zeroed(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def keep_active(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         kept = torch.zeros_like(inputs[0])
         return kept.index_copy(-1, indices, inputs[0].index_select(-1, indices))
 
-    return block.down.register_forward_pre_hook(zeroed).remove
+    return block.down.register_forward_pre_hook(keep_active).remove
 
 
 def install(block: FeedForward, packed: tuple[PackedLinear, ...]) -> Callable[[], None]:

@@ -61,14 +61,14 @@ class SketchedColumns:
 def encode(weight: torch.Tensor) -> SketchedRows:
     """The sketch of ``weight`` [neurons, columns]."""
     codes, scales = _nearest(weight.detach().float())
-    return SketchedRows(_packed(codes), scales)
+    return SketchedRows(_pack(codes), scales)
 
 
 def encode_columns(weight: torch.Tensor, output_scales: np.ndarray) -> SketchedColumns:
     """The sketch of ``weight`` [d, neurons], whose outputs the kernels scale by ``output_scales`` float32 [d]."""
     scales = torch.from_numpy(np.where(output_scales > 0, output_scales, np.float32(1)))
-    codes, own = _nearest((weight.detach().float().cpu() / scales[:, None]).T)
-    return SketchedColumns(_grouped(codes), own, output_scales)
+    codes, neuron_scales = _nearest((weight.detach().float().cpu() / scales[:, None]).T)
+    return SketchedColumns(_group(codes), neuron_scales, output_scales)
 
 
 def _nearest(matrix: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -86,65 +86,65 @@ def _nearest(matrix: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     return codes.to(torch.uint8).cpu().numpy(), scales[:, 0].contiguous().cpu().numpy()
 
 
-def _packed(codes: np.ndarray) -> np.ndarray:
+def _pack(codes: np.ndarray) -> np.ndarray:
     filled = np.pad(codes, ((0, 0), (0, -codes.shape[1] % BLOCK)))
     halves = filled.reshape(len(codes), -1, 2, BLOCK // 2)
     return (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(len(codes), -1)
 
 
-def unpacked(codes: np.ndarray) -> np.ndarray:
+def unpack(codes: np.ndarray) -> np.ndarray:
     """Codes uint8 [rows, columns filled up to 64], one an element."""
     pairs = codes.reshape(len(codes), -1, 1, BLOCK // 2)
     return np.concatenate([pairs & 15, pairs >> 4], axis=2).reshape(len(codes), -1)
 
 
-def _grouped(codes: np.ndarray) -> np.ndarray:
+def _group(codes: np.ndarray) -> np.ndarray:
     filled = np.pad(codes, ((0, -len(codes) % GROUP), (0, -codes.shape[1] % CHUNK)))
     parts = filled.reshape(len(filled) // GROUP, GROUP // 2, 2, -1, 2, CHUNK // 2)  # group, pair, turn, chunk, half
     by_turns = parts.transpose(0, 3, 1, 4, 5, 2).reshape(len(parts), parts.shape[3], GROUP // 2, 2, CHUNK)
     return by_turns[:, :, :, 0] | by_turns[:, :, :, 1] << 4
 
 
-def ungrouped(codes: np.ndarray) -> np.ndarray:
+def ungroup(codes: np.ndarray) -> np.ndarray:
     """Codes uint8 [neurons filled up to 16, columns filled up to 32], one an element."""
     halves = np.stack([codes & 15, codes >> 4], axis=3)
     parts = halves.reshape(*codes.shape[:3], 2, CHUNK // 2, 2)
     return parts.transpose(0, 2, 5, 1, 3, 4).reshape(len(codes) * GROUP, -1)
 
 
-def decoded(sketch: SketchedRows) -> torch.Tensor:
+def decode(sketch: SketchedRows) -> torch.Tensor:
     """The values it stands for, float32 [rows, columns filled up to 64]."""
-    codes = torch.from_numpy(unpacked(sketch.codes)).float()
+    codes = torch.from_numpy(unpack(sketch.codes)).float()
     return (codes - MIDDLE) * torch.from_numpy(sketch.scales)[:, None]
 
 
-def decoded_columns(sketch: SketchedColumns) -> torch.Tensor:
+def decode_columns(sketch: SketchedColumns) -> torch.Tensor:
     """The values it stands for, float32 [d, neurons]."""
     scales, output_scales = torch.from_numpy(sketch.scales), torch.from_numpy(sketch.output_scales)
-    codes = torch.from_numpy(ungrouped(sketch.codes)[: len(scales), : len(output_scales)]).float()
+    codes = torch.from_numpy(ungroup(sketch.codes)[: len(scales), : len(output_scales)]).float()
     return ((codes - MIDDLE) * scales[:, None] * output_scales).T
 
 
-def rounded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def round_to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """``x`` [T, columns] as whole numbers up to 127, float32, and what one of them stands for, float32 [T, 1]."""
     unit = x.float().abs().amax(dim=1, keepdim=True).clamp_min(1e-30) / X_ONE
     return (x.float() / unit).round(), unit
 
 
-def products(sketch: SketchedRows, x: torch.Tensor) -> torch.Tensor:
+def multiply(sketch: SketchedRows, x: torch.Tensor) -> torch.Tensor:
     """The sketched matrix times ``x`` [T, columns], float32 [T, rows]: what the kernels compute."""
-    whole, unit = rounded(x)
-    codes = torch.from_numpy(unpacked(sketch.codes)[:, : x.shape[1]]).to(x.device, torch.float32)
+    whole, unit = round_to_int8(x)
+    codes = torch.from_numpy(unpack(sketch.codes)[:, : x.shape[1]]).to(x.device, torch.float32)
     scales = torch.from_numpy(sketch.scales).to(x.device)
     return (whole @ codes.T - MIDDLE * whole.sum(dim=1, keepdim=True)) * scales * unit
 
 
-def combined(sketch: SketchedColumns, activations: torch.Tensor) -> torch.Tensor:
+def multiply_columns(sketch: SketchedColumns, activations: torch.Tensor) -> torch.Tensor:
     """The sketched matrix times ``activations`` [T, neurons], float32 [T, d]: what the kernels compute."""
     device, neurons = activations.device, activations.shape[1]
     scaled = activations.float() * torch.from_numpy(sketch.scales).to(device)
     groups = torch.nn.functional.pad(scaled, (0, -neurons % GROUP)).view(len(scaled), -1, GROUP)
     unit = groups.abs().amax(dim=2, keepdim=True).clamp_min(1e-30) / X_ONE
-    rounded_ones = ((groups / unit).round() * unit).view(len(scaled), -1)
-    codes = torch.from_numpy(ungrouped(sketch.codes)[:, : len(sketch.output_scales)]).to(device, torch.float32)
-    return (rounded_ones @ (codes - MIDDLE)) * torch.from_numpy(sketch.output_scales).to(device)
+    rounded = ((groups / unit).round() * unit).view(len(scaled), -1)
+    codes = torch.from_numpy(ungroup(sketch.codes)[:, : len(sketch.output_scales)]).to(device, torch.float32)
+    return (rounded @ (codes - MIDDLE)) * torch.from_numpy(sketch.output_scales).to(device)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..kernels.formats import rounded, rounded_by_neuron
+from ..kernels.formats import round_by_neuron, round_by_row
 from .feedforward import find_blocks
 from .precisions import PRECISIONS, REFERENCE, Device, default_precision, precision_of, precisions_on
 
@@ -97,6 +97,6 @@ def round_weights(model: PreTrainedModel, precision: str) -> None:
     head = model.get_output_embeddings()
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            store = rounded_by_neuron if module in downs else rounded
+            store = round_by_neuron if module in downs else round_by_row
             kind = head_format(precision) if module is head else precision
             module.weight.data = store(module.weight, kind)  # of the parameter, which an embedding may share

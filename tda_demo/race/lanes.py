@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from ..decode.arm import Arm
-from ..decode.sampling import Sampler
-from ..decode.text import TextStream
+from ..decode.text import Sampler, TextStream
 from .events import ArmName, Ended, EndReason, Event, Stepped
 from .result import FirstEnd
 

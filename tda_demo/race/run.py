@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..decode.arm import Arm
 from ..decode.choose import engine_for
-from ..decode.sampling import sampler
-from ..decode.text import TextStream, decode
+from ..decode.text import TextStream, decode, sampler
 from ..methods.base import Method
 from ..stats import metrics
 from ..support.environment import describe

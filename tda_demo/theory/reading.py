@@ -38,7 +38,7 @@ class Reader:
     """A second module tree over the weights of ``lm``: hooks put into it are never seen by whoever else runs ``lm``."""
 
     def __init__(self, lm: LoadedModel, stop: threading.Event | None = None) -> None:
-        from ..decode.trees import share_weights
+        from ..decode.shared_model import share_weights
 
         self.stop = stop or threading.Event()
         self.model = share_weights(lm.model)

@@ -103,7 +103,7 @@ def _measure(
     lm: LoadedModel, rows: Sequence[torch.Tensor], settings: RootCause, report: Report, stop: threading.Event
 ) -> dict[str, dict[str, Tally]]:
     """The tallies of the loaded model and of its twins, by tensor; a model with too few passages is left out."""
-    from ..decode.trees import share_weights
+    from ..decode.shared_model import share_weights
 
     names = [f"{activation_name(lm.model.config.get_text_config())}, as loaded"]
     names += [f"{name}, untrained" for name in TWINS] if settings.twin_layers else []

@@ -13,7 +13,7 @@ import tda_demo.bench
 from tda_demo.__main__ import main
 from tda_demo.bench import BenchRow, BenchSettings, bench
 from tda_demo.bench.decoders import StockGenerate
-from tda_demo.decode.timed import ArmDecoder
+from tda_demo.decode.arm import ArmDecoder
 from tda_demo.model.loading import LoadedModel
 from tda_demo.model.precision import round_weights
 

@@ -15,11 +15,11 @@ from tda_demo.bench import BenchSettings
 from tda_demo.bench.checks import check_blocks
 from tda_demo.bench.configs import NAMES, config_of
 from tda_demo.bench.shapes import ShapesTable, bench_shapes, measure_shapes
-from tda_demo.decode.gpu import runners
-from tda_demo.decode.gpu.block_weights import BlockWeights
 from tda_demo.decode.gpu.graph import CudaGraphEngine
+from tda_demo.decode.gpu.kernel_blocks import BlockWeights
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import KernelChoice
+from tda_demo.kernels.gpu.device import eager_runner, graph_runner
 from tda_demo.kernels.gpu.matrices import Matrices
 from tda_demo.model.loading import LoadedModel
 from tda_demo.support.errors import UserError
@@ -43,7 +43,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> ShapesTable:
     monkeypatch.setattr("tda_demo.bench.shapes._ROOM", 8)
 
     def engine(lm: LoadedModel) -> CudaGraphEngine:
-        return CudaGraphEngine(lm, runners.captured if CUDA else runners.eager, lambda _: CHOICE)
+        return CudaGraphEngine(lm, graph_runner if CUDA else eager_runner, lambda _: CHOICE)
 
     return measure_shapes(
         CONFIG,

@@ -16,8 +16,8 @@ from tiny import tiny
 from transformers import LlamaConfig, Phi3Config, Qwen3Config
 
 from tda_demo.decode.choose import engine_for
+from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.decode.cpu.layout import has_layout
-from tda_demo.decode.cpu.step import CpuStepEngine
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.kernels.formats import FORMATS
 from tda_demo.methods import TDA, ActiveSets

@@ -19,11 +19,11 @@ from transformers import DynamicCache, LlamaConfig
 
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.eager import EagerEngine
-from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
 from tda_demo.decode.weight_bytes import bytes_per_step
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import KernelChoice, Way
+from tda_demo.kernels.gpu.device import Runner, eager_runner, graph_runner
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.model.feedforward import find_blocks
 from tda_demo.model.loading import LoadedModel
@@ -41,7 +41,7 @@ def on_device(lm: LoadedModel) -> LoadedModel:
 
 def engine_of(lm: LoadedModel, dense: Way = "kernels", sparse: Way = "kernels") -> CudaGraphEngine:
     assert supported(lm)
-    make: Callable[..., runners.Runner] = runners.captured if CUDA else runners.eager
+    make: Callable[..., Runner] = graph_runner if CUDA else eager_runner
     return CudaGraphEngine(lm, make, lambda _: KernelChoice(SMALL, SMALL, dense, sparse, {}))
 
 

@@ -23,8 +23,8 @@ from transformers import Gemma3Config, GPTNeoXConfig, OPTConfig, Phi3Config
 from tda_demo.decode.arm import Prefill
 from tda_demo.decode.cpu.fast_linears import CompiledLinear, FastLinearsEngine
 from tda_demo.decode.eager import EagerEngine
+from tda_demo.kernels.cpu import cores
 from tda_demo.kernels.cpu.linear import NeuronMajor, RowMajor
-from tda_demo.kernels.cpu.threads import cores
 from tda_demo.kernels.formats import FORMATS, encode, encode_by_neuron
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.model.loading import LoadedModel
@@ -241,7 +241,7 @@ def test_starting_the_kernels_leaves_torch_its_threads() -> None:
     """In a process of its own, where nothing has started numba's threads yet."""
     code = """
 import torch
-from tda_demo.kernels.cpu.threads import cores
+from tda_demo.kernels.cpu import cores
 torch.set_num_threads(1)
 with cores(64):
     pass

@@ -14,14 +14,12 @@ from test_gpu_kernels import random_matrices, reference
 from tiny import tiny
 
 from tda_demo.decode.choose import engine_for
-from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.graph import CudaGraphEngine
 from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, feed_forward
-from tda_demo.kernels.gpu.capture import graph_ms
-from tda_demo.kernels.gpu.choice import choose_float
-from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantised
-from tda_demo.kernels.gpu.tilings import float_stages, multiprocessors, nf4_stages
+from tda_demo.kernels.gpu.choice import choose_float, float_stages, multiprocessors, nf4_stages
+from tda_demo.kernels.gpu.device import graph_ms, graph_runner
+from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantise
 from tda_demo.methods import TDA
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="needs a CUDA device")]
@@ -40,9 +38,9 @@ def test_every_tiling_that_is_tried_is_right_at_real_shapes(d: int, d_ff: int) -
         tiles = dataclasses.replace(Tiles(), **option)
         out = feed_forward(matrices, x, active, Scratch.for_(matrices, 1, tiles, x.dtype), tiles)
         assert relative_error(out, expected) < TOLERANCE[torch.bfloat16], tiles
-    rows = [quantised(each.float()) for each in (matrices.up, matrices.down)]
-    nf4 = Nf4Matrices(quantised(matrices.up.float()), rows[0], rows[1], None, None, None, SILU)
-    _, expected = reference(nf4.decoded(), x, indices)
+    rows = [quantise(each.float()) for each in (matrices.up, matrices.down)]
+    nf4 = Nf4Matrices(quantise(matrices.up.float()), rows[0], rows[1], None, None, None, SILU)
+    _, expected = reference(nf4.decode(), x, indices)
     for option in (option for stage in nf4_stages(d, multiprocessors(DEVICE)) for option in stage):
         tiles = dataclasses.replace(Tiles(columns=512, down_columns=512), **option)
         out = feed_forward(nf4, x, active, Scratch.for_(nf4, 1, tiles, x.dtype), tiles)
@@ -87,7 +85,7 @@ def test_the_step_is_captured_and_waits_for_nothing_inside(family: str) -> None:
 def test_a_graph_goes_on_when_another_one_is_gone() -> None:
     weight, x = torch.randn(4096, 4096, device=DEVICE).bfloat16(), torch.randn(64, 4096, device=DEVICE).bfloat16()
     out = torch.empty_like(x)
-    kept, gone = (runners.captured(lambda: torch.mm(x, weight, out=out)) for _ in range(2))
+    kept, gone = (graph_runner(lambda: torch.mm(x, weight, out=out)) for _ in range(2))
     assert kept.name == gone.name == "CUDA graph"
     del gone
     gc.collect()

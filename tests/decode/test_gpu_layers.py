@@ -11,9 +11,8 @@ from test_cuda_graph import on_device
 from tiny import tiny
 from torch import nn
 
-from tda_demo.decode.gpu.kernel_layers import KernelLayer, install_layers
-from tda_demo.decode.gpu.one_linear import one_linear
-from tda_demo.decode.trees import share_weights
+from tda_demo.decode.gpu.kernel_layers import KernelLayer, install_layers, merge_linears
+from tda_demo.decode.shared_model import share_weights
 from tda_demo.decode.weight_bytes import bytes_per_step
 from tda_demo.kernels.gpu.attention import add_rms_norm, rms_norm
 
@@ -44,7 +43,7 @@ def test_one_linear_is_its_parts_and_holds_their_weights(bias: bool) -> None:
     parts = three(bias)
     x = torch.randn(1, 8)
     expected = torch.cat([each(x) for each in parts], dim=1)
-    whole, again = one_linear(parts), one_linear(parts)
+    whole, again = merge_linears(parts), merge_linears(parts)
     assert whole is not None and again is not None
     torch.testing.assert_close(whole(x), expected)
     torch.testing.assert_close(torch.cat([each(x) for each in parts], dim=1), expected)
@@ -57,8 +56,8 @@ def test_parts_that_cannot_be_one_stay_as_they_are() -> None:
     class Quantised(nn.Linear):
         pass
 
-    assert one_linear([*three()[:2], Quantised(8, 4, bias=False)]) is None
-    assert one_linear([*three()[:2], nn.Linear(8, 4)]) is None
+    assert merge_linears([*three()[:2], Quantised(8, 4, bias=False)]) is None
+    assert merge_linears([*three()[:2], nn.Linear(8, 4)]) is None
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "phi3"])

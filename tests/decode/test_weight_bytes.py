@@ -14,7 +14,7 @@ from tiny import PROMPT, tiny
 from tda_demo.calibration.documents import Document
 from tda_demo.calibration.passages import Passages
 from tda_demo.decode.choose import engine_for, step_bytes
-from tda_demo.decode.cpu.step import TokenArm
+from tda_demo.decode.cpu.compiled_step import TokenArm
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate import budget
 from tda_demo.evaluate.result import quality
@@ -76,7 +76,7 @@ def of_the_arm(lm: LoadedModel, rule: Any) -> tuple[float, float]:
 
 
 def test_all_token_level_methods_are_here() -> None:
-    found = {name for name, method in METHODS.items() if method.bind.__annotations__["return"] == "TokenRule"}
+    found = {name for name, method in METHODS.items() if method.bind.__annotations__["return"] == "TokenPolicy"}
     assert found == set(TOKEN_LEVEL)
 
 

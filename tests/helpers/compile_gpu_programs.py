@@ -20,7 +20,7 @@ from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu import attention_programs as gpu_attention_programs
 from tda_demo.kernels.gpu import nf4_programs as gpu_nf4_programs
 from tda_demo.kernels.gpu import programs as gpu_programs
-from tda_demo.kernels.gpu.tilings import float_stages, nf4_stages
+from tda_demo.kernels.gpu.choice import float_stages, nf4_stages
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 D, FF, BATCH = 4096, 14336, 1

@@ -9,7 +9,7 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tda_demo.kernels.formats import FORMATS, encode, encode_by_neuron, rounded, rounded_by_neuron
+from tda_demo.kernels.formats import FORMATS, encode, encode_by_neuron, round_by_neuron, round_by_row
 from tda_demo.kernels.nf4 import LEVELS, ONE
 from tda_demo.support.errors import UserError
 
@@ -21,23 +21,23 @@ def matrix(rows: int, columns: int, seed: int) -> torch.Tensor:
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(0, 99))
 def test_float32_is_exact_and_bfloat16_is_torchs(rows: int, columns: int, seed: int) -> None:
     weight = matrix(rows, columns, seed)
-    assert torch.equal(rounded(weight, "float32"), weight)
-    assert torch.equal(rounded(weight, "bfloat16"), weight.bfloat16().float())
+    assert torch.equal(round_by_row(weight, "float32"), weight)
+    assert torch.equal(round_by_row(weight, "bfloat16"), weight.bfloat16().float())
 
 
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(0, 99))
 def test_int8_is_within_half_a_step_of_its_row(rows: int, columns: int, seed: int) -> None:
     weight = matrix(rows, columns, seed)
     half_a_step = weight.abs().amax(dim=1, keepdim=True) / 127 / 2
-    assert ((rounded(weight, "int8") - weight).abs() <= half_a_step * 1.0001).all()
+    assert ((round_by_row(weight, "int8") - weight).abs() <= half_a_step * 1.0001).all()
 
 
 @pytest.mark.parametrize("precision", FORMATS)
 def test_rounded_values_keep_their_codes(precision: str) -> None:
     weight = matrix(7, 50, 0)
-    assert np.array_equal(encode(rounded(weight, precision), precision).codes, encode(weight, precision).codes)
+    assert np.array_equal(encode(round_by_row(weight, precision), precision).codes, encode(weight, precision).codes)
     by_neuron = encode_by_neuron(weight, precision).codes
-    assert np.array_equal(encode_by_neuron(rounded_by_neuron(weight, precision), precision).codes, by_neuron)
+    assert np.array_equal(encode_by_neuron(round_by_neuron(weight, precision), precision).codes, by_neuron)
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 99))
@@ -45,7 +45,7 @@ def test_nf4_is_that_of_bitsandbytes_to_the_rounding_of_its_levels(rows: int, bl
     weight = matrix(rows, 64 * blocks, seed)
     theirs = dequantize_4bit(*quantize_4bit(weight, blocksize=64, quant_type="nf4"))
     largest = weight.reshape(rows, blocks, 64).abs().amax(dim=2).repeat_interleave(64, dim=1)
-    ours = rounded(weight, "nf4")
+    ours = round_by_row(weight, "nf4")
     same_level = (ours - theirs).abs() <= 3.1e-5 * largest
     on_the_border = ((ours - weight).abs() - (theirs - weight).abs()).abs() <= 6.2e-5 * largest
     assert (same_level | on_the_border).all() and same_level.float().mean() > 0.98
@@ -55,7 +55,7 @@ def test_nf4_is_that_of_bitsandbytes_to_the_rounding_of_its_levels(rows: int, bl
 def test_nf4_takes_the_nearest_level_also_in_a_last_block_that_is_not_full(rows: int, columns: int, seed: int) -> None:
     weight = matrix(rows, columns, seed)
     levels = torch.from_numpy(LEVELS / ONE)
-    found = rounded(weight, "nf4").double()
+    found = round_by_row(weight, "nf4").double()
     for start in range(0, columns, 64):
         block = weight[:, start : start + 64].double()
         possible = block.abs().amax(dim=1)[:, None, None] * levels
@@ -66,7 +66,7 @@ def test_nf4_takes_the_nearest_level_also_in_a_last_block_that_is_not_full(rows:
 @pytest.mark.parametrize("precision", FORMATS)
 def test_a_matrix_of_zeros_stays_zero(precision: str) -> None:
     zeros = torch.zeros(2, 5)
-    assert torch.equal(rounded(zeros, precision), zeros) and torch.equal(rounded_by_neuron(zeros, precision), zeros)
+    assert torch.equal(round_by_row(zeros, precision), zeros) and torch.equal(round_by_neuron(zeros, precision), zeros)
 
 
 @pytest.mark.parametrize("precision", FORMATS)

@@ -14,8 +14,7 @@ import torch
 from gpu_device import CUDA
 
 from tda_demo.bench.mlp_only import Captured
-from tda_demo.decode.gpu import runners
-from tda_demo.kernels.gpu.capture import capture
+from tda_demo.kernels.gpu.device import Runner, Step, capture, eager_runner, graph_runner
 
 pytestmark = pytest.mark.skipif(CUDA, reason="a card needs no fake")
 
@@ -95,15 +94,15 @@ def test_a_failed_capture_leaves_the_callers_stream_current(card: Card) -> None:
         if card.capturing:
             raise ValueError
 
-    runner = runners.captured(waits_for_the_device)
+    runner = graph_runner(waits_for_the_device)
     assert runner.name == "called eagerly: the step could not be captured" and runner.run is waits_for_the_device
     assert card.current is caller
     assert card.log == ["clear", "begin", "clear"]
 
 
 @pytest.mark.usefixtures("card")
-@pytest.mark.parametrize("make", [runners.captured, runners.eager])
-def test_a_runner_keeps_what_its_step_works_on(make: Callable[[runners.Step], runners.Runner]) -> None:
+@pytest.mark.parametrize("make", [graph_runner, eager_runner])
+def test_a_runner_keeps_what_its_step_works_on(make: Callable[[Step], Runner]) -> None:
     buffer = torch.zeros(4)
     kept = weakref.ref(buffer)
     runner = make(lambda buffer=buffer: buffer.add_(1))

@@ -17,10 +17,10 @@ from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.gpu import graph
 from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu import choice as ways
-from tda_demo.kernels.gpu import support
+from tda_demo.kernels.gpu import device
+from tda_demo.kernels.gpu.choice import float_stages, nf4_stages
+from tda_demo.kernels.gpu.device import triton_runs
 from tda_demo.kernels.gpu.matrices import Matrices
-from tda_demo.kernels.gpu.support import triton_runs
-from tda_demo.kernels.gpu.tilings import float_stages, nf4_stages
 from tda_demo.support.errors import UserError
 
 pytestmark = ON_A_CARD
@@ -145,7 +145,7 @@ def test_where_triton_is_installed_and_fails_transformers_decodes(
     def failing(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(support, "rms_norm", failing)
+    monkeypatch.setattr(device, "rms_norm", failing)
     assert not triton_runs(DEVICE)
     assert str(error) in caplog.text
     monkeypatch.setattr(graph, "triton_runs", lambda _: triton_runs(DEVICE))
@@ -156,5 +156,5 @@ def test_where_triton_is_installed_and_fails_transformers_decodes(
 
 
 def test_without_triton_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(support, "has_triton", lambda: False)
+    monkeypatch.setattr(device, "has_triton", lambda: False)
     assert not triton_runs.__wrapped__(DEVICE)

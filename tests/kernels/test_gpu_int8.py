@@ -56,9 +56,9 @@ def test_active_sets_of_any_shape(
     active.set(indices)
     active.chosen[len(indices) :] = 2**30
     x = (torch.randn(batch, width) / width**0.5).to(DEVICE, dtype)
-    check(int8, int8.decoded(), x, indices, active, SMALL)
+    check(int8, int8.decode(), x, indices, active, SMALL)
     if share == 1:
-        check(int8, int8.decoded(), x, indices, None, SMALL)
+        check(int8, int8.decode(), x, indices, None, SMALL)
 
 
 def linear(outputs: int, inputs: int, bias: bool = False) -> Linear8bitLt:
@@ -76,9 +76,9 @@ def test_blocks_of_bitsandbytes_modules_keep_their_codes(fused: bool) -> None:
     block = FeedForward(0, *projections, down, d_ff=20)
     int8 = Int8Matrices.of(block, SILU)
     assert torch.equal(int8.down.t(), down.weight.data)
-    torch.testing.assert_close(int8.decoded().down.t(), block.output_weight())
-    stacked = rows_of(up).decoded() if gate is None else torch.cat([rows_of(each).decoded() for each in (gate, up)])
+    torch.testing.assert_close(int8.decode().down.t(), block.output_weight())
+    stacked = rows_of(up).decode() if gate is None else torch.cat([rows_of(each).decode() for each in (gate, up)])
     assert int8.gate is not None
-    torch.testing.assert_close(torch.cat([int8.gate.decoded(), int8.up.decoded()]), stacked)
+    torch.testing.assert_close(torch.cat([int8.gate.decode(), int8.up.decode()]), stacked)
     assert int8.neuron_bytes == 3 * 64 + 2 * 4 + sum(each[:1].nbytes for each in (int8.gate_bias, int8.up_bias))
-    check(int8, int8.decoded(), torch.randn(1, 64, device=DEVICE), torch.arange(20, device=DEVICE), None, SMALL)
+    check(int8, int8.decode(), torch.randn(1, 64, device=DEVICE), torch.arange(20, device=DEVICE), None, SMALL)

@@ -17,7 +17,7 @@ from tiny import tiny
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU, activation_of
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, BlockMatrices, Scratch, Tiles, feed_forward
 from tda_demo.kernels.gpu.choice import vendor
-from tda_demo.kernels.gpu.matrices import Matrices, by_neuron
+from tda_demo.kernels.gpu.matrices import Matrices, lay_out_by_neuron
 
 pytestmark = [
     *ON_A_CARD,
@@ -132,7 +132,7 @@ def test_blocks_are_read_through_the_view_and_keep_computing(family: str) -> Non
     matrices = Matrices.of(block, RELU)
     assert torch.equal(block.down.weight, down)
     torch.testing.assert_close(block.down(torch.ones(block.d_ff)), before)
-    assert by_neuron(block.down).data_ptr() == matrices.down.data_ptr() == block.down.weight.data_ptr()
+    assert lay_out_by_neuron(block.down).data_ptr() == matrices.down.data_ptr() == block.down.weight.data_ptr()
     expected = block.down(F.relu(block.up(x)) if block.gate is None else F.relu(block.gate(x)) * block.up(x))
     assert relative_error(vendor(matrices, x), expected) < 1e-6
 

@@ -16,7 +16,7 @@ from test_gpu_kernels import check, random_matrices
 
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Tiles
-from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantised, requantised, rows_of
+from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantise, requantise, rows_of
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.projection import Projection
 from tda_demo.support.errors import UserError
@@ -43,14 +43,14 @@ def values(each: Linear4bit) -> torch.Tensor:
 def test_rows_unpack_to_what_bitsandbytes_gives(nested: bool) -> None:
     torch.manual_seed(0)
     layer = linear(6, 128, compress_statistics=nested)
-    torch.testing.assert_close(rows_of(layer).decoded(), values(layer), rtol=1e-6, atol=0)
+    torch.testing.assert_close(rows_of(layer).decode(), values(layer), rtol=1e-6, atol=0)
 
 
 def test_requantising_tells_its_error() -> None:
     torch.manual_seed(0)
     layer = linear(64, 10)
-    rows, change = requantised(layer)
-    error = (rows.decoded().T - values(layer)).double()
+    rows, change = requantise(layer)
+    error = (rows.decode().T - values(layer)).double()
     assert change.largest == pytest.approx(float(error.abs().max()), rel=1e-5)
     assert change.rms == pytest.approx(float(error.square().mean().sqrt()), rel=1e-4)
     assert change.rms_weight == pytest.approx(float(values(layer).double().square().mean().sqrt()), rel=1e-4)
@@ -62,9 +62,9 @@ def test_requantising_changes_nothing_where_the_values_lie_on_the_new_grid() -> 
     signs = torch.randn(64, 64).sign()
     again = Linear4bit(64, 64, bias=False, quant_type="nf4", compress_statistics=False)
     again.weight.data = signs
-    _, change = requantised(again.requires_grad_(False).to(DEVICE))
+    _, change = requantise(again.requires_grad_(False).to(DEVICE))
     assert change.largest == 0
-    assert requantised(layer)[1].largest > 0
+    assert requantise(layer)[1].largest > 0
 
 
 @given(
@@ -94,18 +94,18 @@ def test_active_sets_of_any_shape(
 ) -> None:
     torch.manual_seed(seed)
     plain = random_matrices(64 * blocks, d_ff, torch.float32, activation, glu, bias)
-    gate = None if plain.gate is None else quantised(plain.gate)
+    gate = None if plain.gate is None else quantise(plain.gate)
     biases = (plain.gate_bias, plain.up_bias, plain.down_bias)
-    nf4 = Nf4Matrices(gate, quantised(plain.up), quantised(plain.down), *biases, activation)
+    nf4 = Nf4Matrices(gate, quantise(plain.up), quantise(plain.down), *biases, activation)
     indices = torch.randperm(d_ff)[: round(share * d_ff)].sort().values.to(DEVICE)
     active = ActiveBuffer.full(d_ff, DEVICE)
     active.set(indices)
     active.chosen[len(indices) :] = 2**30
     x = torch.randn(batch, 64 * blocks).to(DEVICE, dtype)
     tiles = dataclasses.replace(SMALL, held=held)
-    check(nf4, nf4.decoded(), x, indices, active, tiles)
+    check(nf4, nf4.decode(), x, indices, active, tiles)
     if share == 1:
-        check(nf4, nf4.decoded(), x, indices, None, tiles)
+        check(nf4, nf4.decode(), x, indices, None, tiles)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -117,10 +117,10 @@ def test_blocks_of_bitsandbytes_modules(fused: bool) -> None:
     nf4, _ = Nf4Matrices.of(FeedForward(0, *projections, down, d_ff=20), SILU)
     stacked = values(up) if gate is None else torch.cat([values(gate), values(up)])
     assert nf4.gate is not None and nf4.gate_bias is not None and nf4.up_bias is not None
-    torch.testing.assert_close(torch.cat([nf4.gate.decoded(), nf4.up.decoded()]), stacked)
+    torch.testing.assert_close(torch.cat([nf4.gate.decode(), nf4.up.decode()]), stacked)
     assert len(nf4.gate_bias) == len(nf4.up_bias) == nf4.d_ff == 20
     assert nf4.neuron_bytes == 3 * (32 + 4) + 2 * 4
-    check(nf4, nf4.decoded(), torch.randn(1, 64, device=DEVICE), torch.arange(20, device=DEVICE), None, SMALL)
+    check(nf4, nf4.decode(), torch.randn(1, 64, device=DEVICE), torch.arange(20, device=DEVICE), None, SMALL)
 
 
 @pytest.mark.parametrize("layer", [linear(64, 64, quant_type="fp4"), linear(4, 96)], ids=["fp4", "width"])
@@ -131,4 +131,4 @@ def test_other_formats_are_refused_in_one_sentence(layer: Linear4bit) -> None:
 
 def test_a_hidden_size_that_blocks_do_not_divide_is_refused() -> None:
     with pytest.raises(UserError, match="hidden size"):
-        requantised(linear(40, 64))
+        requantise(linear(40, 64))

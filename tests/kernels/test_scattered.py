@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numba import njit
 
 from tda_demo.kernels.activations import SILU
-from tda_demo.kernels.cpu.mlp import Neurons
+from tda_demo.kernels.cpu.layer import Neurons
 from tda_demo.kernels.cpu.scattered import compute
-from tda_demo.kernels.formats import encode, encode_by_neuron, rounded, rounded_by_neuron
+from tda_demo.kernels.formats import encode, encode_by_neuron, round_by_neuron, round_by_row
 
 
 @njit
@@ -50,7 +50,7 @@ def test_any_neurons_of_any_width(precision: str, width: int, d_ff: int, share: 
     scratch, activations, out = (np.full(size, 7, np.float32) for size in (last, last, width))
     _compute(neurons, x, chosen, first, last, scratch, activations, out)
 
-    wide = [rounded(gate, precision), rounded(up, precision), rounded_by_neuron(down, precision)]
+    wide = [round_by_row(gate, precision), round_by_row(up, precision), round_by_neuron(down, precision)]
     g, u, d = (part.double().numpy() for part in wide)
     linear = g @ x + gate_bias
     expected = linear / (1 + np.exp(-linear)) * (u @ x + up_bias)

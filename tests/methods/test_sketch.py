@@ -17,7 +17,7 @@ from test_token_methods import LIKE_LLAMA, inputs, rule_of
 from tiny import tiny
 
 from tda_demo.kernels import sketch
-from tda_demo.kernels.cpu import nibble_groups, nibbles
+from tda_demo.kernels.cpu import nibbles
 from tda_demo.model.activation import activation_function
 
 
@@ -94,24 +94,24 @@ def test_nibbles_of_neurons_added_up(neurons: int, columns: int, begin: int, see
     activations = random.standard_normal(neurons).astype(np.float32)
     first = min(begin, neurons - 1)
     activations[:first] = 0
-    expected = sketch.combined(part, torch.from_numpy(activations)[None])[0].numpy()
-    codes = sketch.ungrouped(part.codes)[:neurons, :columns].astype(np.float64)
+    expected = sketch.multiply_columns(part, torch.from_numpy(activations)[None])[0].numpy()
+    codes = sketch.ungroup(part.codes)[:neurons, :columns].astype(np.float64)
     exact = activations @ ((codes - 7.5) * part.scales[:, None] * part.output_scales)
     np.testing.assert_allclose(expected, exact, atol=0.05 * np.abs(activations).sum())
     out = np.zeros(part.codes.shape[1] * 32, np.float32)
     weights, another = (activations * part.scales)[first:], part.codes[:1]
-    nibble_groups.add_groups(np.concatenate([another, part.codes]), 1, 5, 5 + first, 5 + neurons, weights, out)
+    nibbles.add_groups(np.concatenate([another, part.codes]), 1, 5, 5 + first, 5 + neurons, weights, out)
     np.testing.assert_allclose(out[:columns] * part.output_scales, expected, rtol=1e-4, atol=1e-4)
     whole = random.integers(-127, 128, 16).astype(np.int8)
     plain, paired = np.ones_like(out), np.ones_like(out)
-    nibble_groups.PLAIN(part.codes, 0, whole, np.float32(0.5), plain)
+    nibbles.plain_add_group(part.codes, 0, whole, np.float32(0.5), plain)
     _add_group(part.codes, 0, whole, np.float32(0.5), paired)
     np.testing.assert_array_equal(plain, paired)
 
 
 @njit
 def _add_group(codes, group, whole, unit, out):
-    nibble_groups.add_group(codes, group, whole, unit, out)
+    nibbles.add_group(codes, group, whole, unit, out)
 
 
 @settings(max_examples=60, deadline=None)
@@ -125,12 +125,12 @@ def test_nibbles_times_a_vector_in_whole_numbers(rows: int, columns: int, seed: 
     unit, total = nibbles.quantise(vector, x)
     assert total == x.sum(dtype=np.int64) and np.abs(x).max() == 127
     np.testing.assert_allclose(x[:columns] * unit, vector, atol=0.51 * float(unit))
-    codes = sketch.unpacked(part.codes).astype(np.int64)
+    codes = sketch.unpack(part.codes).astype(np.int64)
     for row in range(rows):
         expected = int(codes[row] @ x)
-        assert nibbles.PLAIN(part.codes, row, x) == expected
+        assert nibbles.plain_row_times(part.codes, row, x) == expected
         assert _row_times(part.codes, row, x) == expected
-    found = sketch.products(part, torch.from_numpy(vector)[None])[0].numpy()
+    found = sketch.multiply(part, torch.from_numpy(vector)[None])[0].numpy()
     np.testing.assert_allclose(
         found, (codes[:, :columns] - 7.5) @ x[:columns] * part.scales * unit, rtol=1e-3, atol=1e-3
     )

@@ -15,7 +15,7 @@ from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
 from tda_demo.decode.choose import engine_for, step_bytes
-from tda_demo.decode.cpu.step import TokenArm
+from tda_demo.decode.cpu.compiled_step import TokenArm
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score

@@ -16,8 +16,8 @@ from tiny import tiny
 
 from tda_demo.calibration import quantiles
 from tda_demo.decode.choose import engine_for, step_bytes
+from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.decode.cpu.fast_linears import FastLinearsEngine
-from tda_demo.decode.cpu.step import CpuStepEngine
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.kernels import sketch
 from tda_demo.methods import CATS, TT, Method, Sketch, TokenPolicy
@@ -136,7 +136,7 @@ def test_matrices_read_in_full_are_counted_in_full(name: str, bytes_of: Any) -> 
 def test_a_sketched_row_is_close_and_its_largest_error_bounded(columns: int, seed: int) -> None:
     weight = torch.from_numpy(np.random.default_rng(seed).standard_normal((3, columns))).float()
     part = sketch.encode(weight)
-    values = (torch.from_numpy(sketch.unpacked(part.codes)[:, :columns]).float() - 7.5) * torch.from_numpy(part.scales)[
+    values = (torch.from_numpy(sketch.unpack(part.codes)[:, :columns]).float() - 7.5) * torch.from_numpy(part.scales)[
         :, None
     ]
     plain = weight.abs().amax(dim=1, keepdim=True) / 7.5

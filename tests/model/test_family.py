@@ -26,8 +26,8 @@ from transformers import (
 
 import tda_demo
 from tda_demo import TDA
+from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.decode.cpu.fast_linears import FastLinearsEngine
-from tda_demo.decode.cpu.step import CpuStepEngine
 from tda_demo.decode.engine import Engine
 from tda_demo.decode.gpu.graph import supported
 from tda_demo.decode.gpu.static_cache import attention_masks

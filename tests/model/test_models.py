@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny import PROMPT
 from transformers import BertConfig, T5Config
 
-from tda_demo.kernels.formats import rounded, rounded_by_neuron
+from tda_demo.kernels.formats import round_by_neuron, round_by_row
 from tda_demo.model.loading import EMBEDDED, PRECISIONS, LoadedModel, load_model
 from tda_demo.support.errors import UserError
 
@@ -52,8 +52,8 @@ def test_precision(model_folder: Path, precision: str) -> None:
     assert loaded.precision == precision
     block, exact = loaded.blocks[1], load_model(str(model_folder), precision="float32").blocks[1]
     assert block.up.weight.dtype == torch.float32
-    assert torch.equal(block.up.weight, rounded(exact.up.weight, precision))
-    assert torch.equal(block.down.weight, rounded_by_neuron(exact.down.weight, precision))
+    assert torch.equal(block.up.weight, round_by_row(exact.up.weight, precision))
+    assert torch.equal(block.down.weight, round_by_neuron(exact.down.weight, precision))
 
 
 def test_default_precision_on_cpu(model_folder: Path) -> None:

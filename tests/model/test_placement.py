@@ -11,7 +11,7 @@ from model_files import write_model
 
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
-from tda_demo.decode.trees import share_weights
+from tda_demo.decode.shared_model import share_weights
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
 from tda_demo.methods import METHODS

@@ -24,7 +24,7 @@ import tda_demo.bench
 from tda_demo.__main__ import main
 from tda_demo.bench import BenchSettings
 from tda_demo.decode.choose import engine_for, step_bytes
-from tda_demo.decode.cpu.step import CpuStepEngine
+from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.evaluate.row import SweepRow
 from tda_demo.kernels.formats import FORMATS, INT8
 from tda_demo.methods.teal.channels import ChannelPolicy

@@ -15,11 +15,11 @@ from tiny import tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tda_demo.decode.eager import EagerEngine
-from tda_demo.decode.gpu import runners
 from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
 from tda_demo.evaluate.scoring import judge
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import KernelChoice
+from tda_demo.kernels.gpu.device import eager_runner, graph_runner
 from tda_demo.methods import GRIFFIN, TDA, CoreInfer, Magnitude, Random
 from tda_demo.model.feedforward import find_blocks
 from tda_demo.model.loading import LoadedModel
@@ -116,7 +116,7 @@ def test_with_a_method_a_quantised_model_is_patched_and_restored(tmp_path: Path)
 def test_the_captured_decoder_runs_nf4_and_judges_what_it_runs(tmp_path: Path) -> None:
     _, lm = quantised(tmp_path, "nf4")
     assert supported(lm)
-    engine = CudaGraphEngine(lm, runners.eager, lambda _: KernelChoice(TILES, TILES, "kernels", "kernels", {}))
+    engine = CudaGraphEngine(lm, eager_runner, lambda _: KernelChoice(TILES, TILES, "kernels", "kernels", {}))
     prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
     prefill = dataclasses.replace(prefill, plan=random_sets(lm, (128, 60, 40)))
     arm, masked = engine.sparse_arm(prefill, 2), EagerEngine(lm).sparse_arm(prefill, 2)
@@ -133,7 +133,7 @@ def test_the_captured_decoder_runs_nf4_and_judges_what_it_runs(tmp_path: Path) -
 def test_the_decoder_runs_int8_and_skips(tmp_path: Path) -> None:
     _, lm = quantised(tmp_path, "int8")
     assert supported(lm)
-    engine = CudaGraphEngine(lm, runners.captured, lambda _: KernelChoice(TILES, TILES, "kernels", "kernels", {}))
+    engine = CudaGraphEngine(lm, graph_runner, lambda _: KernelChoice(TILES, TILES, "kernels", "kernels", {}))
     prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
     prefill = dataclasses.replace(prefill, plan=random_sets(lm, (128, 60, 40)))
     arm, masked = engine.sparse_arm(prefill, 2), EagerEngine(lm).sparse_arm(prefill, 2)

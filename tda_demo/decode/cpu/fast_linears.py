@@ -6,28 +6,23 @@ teacher-forced passes run in transformers alone.
 
 from __future__ import annotations
 
-import time
 import weakref
 from contextlib import ExitStack
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from ...kernels.cpu import cores
 from ...kernels.cpu.linear import NeuronMajor, RowMajor
-from ...kernels.cpu.threads import cores
 from ...methods.plan import ActiveSets, Plan, See
 from ...methods.policy import Policy
 from ...model.feedforward import find_blocks
 from ...model.precision import head_format
 from ...support.progress import Progress, Report, silent
-from ..arm import Arm, Prefill
-from ..eager import EagerArm
-from ..engine import Engine
-from ..prefill import warm_up
-from ..refreshing import RefreshingArm
-from ..trees import read_by_a_step, share_weights
+from ..arm import Prefill
+from ..eager import EagerArm, EagerEngine
+from ..shared_model import modules_of_a_step, share_weights
 from ..weight_bytes import StepBytes, stored_bytes
 
 if TYPE_CHECKING:
@@ -35,62 +30,54 @@ if TYPE_CHECKING:
 
     from ...model.loading import LoadedModel
 
-_models: weakref.WeakKeyDictionary[PreTrainedModel, Matrices] = weakref.WeakKeyDictionary()
+_models: weakref.WeakKeyDictionary[PreTrainedModel, CompactMatrices] = weakref.WeakKeyDictionary()
 
-Matrices = dict[str, RowMajor | NeuronMajor]
+CompactMatrices = dict[str, RowMajor | NeuronMajor]
 """The compact matrices a step reads, by module name."""
 
 
-class FastLinearsEngine(Engine):
+class FastLinearsEngine(EagerEngine):
     """The transformers model with compiled linears, for any family on a CPU."""
 
     name = "transformers with compiled linears"
 
     @property
-    def linears(self) -> Matrices:
+    def linears(self) -> CompactMatrices:
         """The model's compact matrices, made once for all races on it."""
         if self.lm.model not in _models:
-            _models[self.lm.model] = read_linears(self.lm)
+            _models[self.lm.model] = encode_linears(self.lm)
         return _models[self.lm.model]
 
-    @cached_property
-    def step_bytes(self) -> StepBytes:  # type: ignore[override]
+    def _count_bytes(self) -> StepBytes:
         return stored_bytes(self.lm, runs_kernels=False)
 
     def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
         from transformers import DynamicCache
 
-        warm_up(self.lm)
+        super().warm_up(report, policy)
         report(Progress("Preparing the compiled linears", 0, 0, "steps"))
         FastLinearsArm(self.lm, self.linears, DynamicCache(), self.step_bytes).step(0)
 
     def dense_arm(self, prefill: Prefill, room: int) -> FastLinearsArm:
         return FastLinearsArm(self.lm, self.linears, prefill.cache, self.step_bytes)
 
-    def sparse_arm(self, prefill: Prefill, room: int) -> Arm:
-        arm = self.dense_arm(prefill, room)
-        begin = time.perf_counter()
-        arm.use(prefill.plan)
-        arm.packing_ms = (time.perf_counter() - begin) * 1e3
-        return arm if prefill.plan.steps is None else RefreshingArm(arm, prefill.plan, self.step_bytes)
-
 
 class FastLinearsArm(EagerArm):
     """A transformers model of its own over the shared weights, its linears replaced, with a KV cache of its own."""
 
-    def __init__(self, lm: LoadedModel, linears: Matrices, prompt_cache: Cache, step_bytes: StepBytes) -> None:
+    def __init__(self, lm: LoadedModel, linears: CompactMatrices, prompt_cache: Cache, step_bytes: StepBytes) -> None:
         model = share_weights(lm.model)
-        install(linears, model)
+        install_linears(linears, model)
         self.linears = linears
         self.threads = torch.get_num_threads()
         super().__init__(model, lm, prompt_cache, step_bytes)
 
-    def _under(self, plan: Plan, see: See) -> ExitStack:
+    def _install(self, plan: Plan, see: See) -> ExitStack:
         if plan.sets is None:
             return plan.on(self.blocks, see)
         restoration = ExitStack()
-        install(pack(self.linears, self.model, plan.sets), self.model)
-        restoration.callback(install, self.linears, self.model)
+        install_linears(pack_linears(self.linears, self.model, plan.sets), self.model)
+        restoration.callback(install_linears, self.linears, self.model)
         return restoration
 
     def step(self, token: int) -> torch.Tensor:
@@ -98,19 +85,19 @@ class FastLinearsArm(EagerArm):
             return super().step(token)
 
 
-def read_linears(lm: LoadedModel) -> Matrices:
+def encode_linears(lm: LoadedModel) -> CompactMatrices:
     """The compact matrices of ``lm``, whose weights are float32 values that ``lm.precision`` can hold."""
     downs = {block.down for block in lm.blocks}
     head = lm.model.get_output_embeddings()
-    matrices: Matrices = {}
-    for name, module in read_by_a_step(lm):
+    matrices: CompactMatrices = {}
+    for name, module in modules_of_a_step(lm):
         if isinstance(module, nn.Linear):
             layout = NeuronMajor if module in downs else RowMajor
             matrices[name] = layout.of(module, head_format(lm.precision) if module is head else lm.precision)
     return matrices
 
 
-def pack(linears: Matrices, model: PreTrainedModel, active: ActiveSets) -> Matrices:
+def pack_linears(linears: CompactMatrices, model: PreTrainedModel, active: ActiveSets) -> CompactMatrices:
     """The same linears, those of blocks that do not keep all their neurons as copies of the active ones."""
     names = {module: name for name, module in model.named_modules()}
     packed = dict(linears)
@@ -136,7 +123,7 @@ class CompiledLinear(nn.Linear):
         return output.reshape(*rows, len(output))
 
 
-def install(linears: Matrices, model: PreTrainedModel) -> None:
+def install_linears(linears: CompactMatrices, model: PreTrainedModel) -> None:
     """Turns the linears of ``model`` into compiled ones, in place."""
     for name, matrix in linears.items():
         linear: Any = model.get_submodule(name)

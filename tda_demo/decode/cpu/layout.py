@@ -14,7 +14,7 @@ from torch import nn
 
 from ...kernels.activations import activation_of
 from ...kernels.cpu import step as cpu
-from ...kernels.cpu.mlp import Neurons
+from ...kernels.cpu.layer import Neurons
 from ...kernels.formats import encode, encode_by_neuron, stack
 from ...model.attention import has_length_dependent_rope, query_key_value, rope_kind, rope_kinds, window_of
 from ...model.family import DecoderLayout, family_of
@@ -37,6 +37,11 @@ class Layout:
     neurons: Neurons
     first: np.ndarray  # int64 [layers + 1]
 
+    @property
+    def everything(self) -> cpu.Active:
+        """All neurons, as the dense arm computes them."""
+        return cpu.Active(self.first, None)
+
 
 def has_layout(lm: LoadedModel) -> bool:
     """Whether the compiled step can run ``lm``."""
@@ -57,22 +62,22 @@ def read_layout(lm: LoadedModel) -> Layout:
     family = cast(DecoderLayout, family_of(whole).decoder)
     layers: Any = find_layers(whole)
     attention = [layer.self_attn for layer in layers]
-    projections = [query_key_value(family, each, config) for each in attention]
-    qkv = stack(encode(torch.cat([each.weight for each in three]), lm.precision) for three in projections)
-    out = stack(encode(each.o_proj.weight, lm.precision) for each in attention)
+    projections = [query_key_value(family, part, config) for part in attention]
+    qkv = stack(encode(torch.cat([linear.weight for linear in three]), lm.precision) for three in projections)
+    out = stack(encode(part.o_proj.weight, lm.precision) for part in attention)
     head = encode(whole.get_output_embeddings().weight, head_format(lm.precision))
     head_dim = attention[0].head_dim
     first = np.concatenate([[0], np.cumsum([block.d_ff for block in lm.blocks])])
     neurons, output_scale = _neurons(lm, first)
     shared = cpu.Shared(
         norms=np.stack([_norms(family, layer, config.hidden_size) for layer in layers]),
-        head_norms=np.stack([_head_norms(family, each, head_dim) for each in attention]),
+        head_norms=np.stack([_head_norms(family, part, head_dim) for part in attention]),
         qkv=qkv.codes,
         qkv_scale=qkv.scales,
-        qkv_bias=np.stack([np.concatenate([_bias(each) for each in three]) for three in projections]),
+        qkv_bias=np.stack([np.concatenate([_bias(linear) for linear in three]) for three in projections]),
         out=out.codes,
         out_scale=out.scales,
-        out_bias=np.stack([_bias(each.o_proj) for each in attention]),
+        out_bias=np.stack([_bias(part.o_proj) for part in attention]),
         output_scale=output_scale,
         down_bias=np.stack([_bias(block.down) for block in lm.blocks]),
         final_norm=_norm_weight(family, whole.model.norm),
@@ -148,7 +153,7 @@ def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[Neurons, np.ndarray]:
     for block, start in zip(lm.blocks, first, strict=False):
         here = slice(start, start + block.d_ff)
         assert block.gate is not None  # the layout's blocks are GLU
-        gate_rows, up_rows = (encode(each.weight, lm.precision) for each in (block.gate, block.up))
+        gate_rows, up_rows = (encode(projection.weight, lm.precision) for projection in (block.gate, block.up))
         down_columns = encode_by_neuron(block.down.weight, lm.precision)
         gate[here], gate_scale[here] = gate_rows.codes, gate_rows.scales
         up[here], up_scale[here] = up_rows.codes, up_rows.scales

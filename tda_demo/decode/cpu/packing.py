@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...kernels.cpu import cores
 from ...kernels.cpu import step as cpu
-from ...kernels.cpu.mlp import Neurons
-from ...kernels.cpu.threads import cores
+from ...kernels.cpu.layer import Neurons
 from ...kernels.formats import has_nibbles
 from ...methods.plan import ActiveSets
 from .layout import Layout
@@ -31,17 +31,17 @@ class PackedNeurons:
     pages: tuple[np.ndarray, ...] | None
 
 
-def places(layout: Layout, active: ActiveSets) -> cpu.Active:
+def in_place(layout: Layout, active: ActiveSets) -> cpu.Active:
     """``active`` as a list of neurons where they lie."""
-    return cpu.Active(_bounds(active.indices), _neurons(layout, active.indices))
+    return cpu.Active(_layer_bounds(active.indices), _neuron_numbers(layout, active.indices))
 
 
-def _bounds(order: Sequence[torch.Tensor]) -> np.ndarray:
+def _layer_bounds(order: Sequence[torch.Tensor]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum([len(indices) for indices in order])])
 
 
-def _neurons(layout: Layout, order: Sequence[torch.Tensor]) -> np.ndarray:
-    """Which neurons of all layers, int64 [places], of each layer's in ``order``."""
+def _neuron_numbers(layout: Layout, order: Sequence[torch.Tensor]) -> np.ndarray:
+    """The numbers among all layers' neurons, int64 [places], of those that ``order`` names layer by layer."""
     chosen = [indices.numpy() + start for indices, start in zip(order, layout.first, strict=False)]
     return np.concatenate(chosen)
 
@@ -60,12 +60,12 @@ class Packer:
 
     def pack(self, active: ActiveSets) -> PackedNeurons:
         if not any(active.sparsity()):
-            return PackedNeurons(self.layout.neurons, cpu.Active(self.layout.first, None), None)
+            return PackedNeurons(self.layout.neurons, self.layout.everything, None)
         return self.arrange(active.indices)
 
     def arrange(self, order: Sequence[torch.Tensor]) -> PackedNeurons:
         """Copies of neurons in the order in which ``order`` names each layer's, int64 [k]."""
-        neurons, chosen = self.layout.neurons, _neurons(self.layout, order)
+        neurons, chosen = self.layout.neurons, _neuron_numbers(self.layout, order)
         pages = self._pages(len(chosen))
         matrices = {name: page[: len(chosen)] for name, page in zip(_MATRICES, pages, strict=True)}
         threads = torch.get_num_threads()
@@ -73,7 +73,7 @@ class Packer:
             for name, copy in matrices.items():
                 cpu.gather(getattr(neurons, name), chosen, threads, copy)
         vectors = {name: getattr(neurons, name)[chosen] for name in _VECTORS}
-        return PackedNeurons(Neurons(**matrices, **vectors), cpu.Active(_bounds(order), None), pages)
+        return PackedNeurons(Neurons(**matrices, **vectors), cpu.Active(_layer_bounds(order), None), pages)
 
     def records(self, order: Sequence[torch.Tensor] | None = None) -> Neurons:
         """All neurons as records (``kernels.cpu.scattered``), in the order in which ``order`` names each layer's.
@@ -84,7 +84,7 @@ class Packer:
         neurons = self.layout.neurons
         if has_nibbles(neurons.gate):
             return self.arrange(order).neurons if order else neurons
-        chosen = _neurons(self.layout, order) if order else slice(None)
+        chosen = _neuron_numbers(self.layout, order) if order else slice(None)
         records = None if order else self._records()
         if records is None:
             records = np.stack([getattr(neurons, name)[chosen] for name in _MATRICES], axis=1)

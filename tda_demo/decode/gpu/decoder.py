@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...kernels.gpu.capture import current_device
+from ...kernels.gpu.device import Runner, Step, current_device
 from ...methods.plan import ActiveSets
 from ...model.feedforward import find_blocks
 from ..arm import Prefill
-from . import runners
 from .kernel_blocks import KernelBlock
 from .kernel_layers import install_layers
 from .static_cache import StaticPromptCache, attention_masks
@@ -19,10 +18,10 @@ from .static_cache import StaticPromptCache, attention_masks
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-MakeRunner = Callable[[runners.Step], runners.Runner]
+MakeRunner = Callable[[Step], Runner]
 
 
-class _Step:
+class _TokenStep:
     """Token and position in, float32 [vocabulary] logits out, all in tensors that stay where they are.
 
     Not a method of GraphDecoder: the runner keeps it, and a cycle would keep the memory until Python looks for such.
@@ -71,7 +70,7 @@ class GraphDecoder:
         positions: int,
         make_runner: MakeRunner,
     ) -> None:
-        step = _Step(model, kernels, prompt_cache, positions)
+        step = _TokenStep(model, kernels, prompt_cache, positions)
         self.kernels = kernels
         self.token, self.cache, self.logits, self._seen = step.token, step.cache, step.logits, step.seen
         with torch.no_grad(), current_device(model.device):
@@ -121,7 +120,7 @@ class CudaGraphArm:
         activations = self.decoder.activations()
         if self.counts is None:
             return activations
-        return [each[:, :count] for each, count in zip(activations, self.counts, strict=True)]
+        return [layer[:, :count] for layer, count in zip(activations, self.counts, strict=True)]
 
     def computed(self) -> list[int]:
         return [layer.shape[1] for layer in self.activations()]

@@ -23,22 +23,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...kernels.activations import activation_of
-from ...kernels.gpu.capture import current_device
 from ...kernels.gpu.choice import KernelChoice
-from ...kernels.gpu.support import triton_runs
+from ...kernels.gpu.device import current_device, eager_runner, graph_runner, triton_runs
 from ...methods.policy import Policy
 from ...model.attention import has_length_dependent_rope
 from ...model.family import family_of
+from ...model.feedforward import find_blocks
 from ...support.progress import Progress, Report, silent
 from ..arm import Prefill
 from ..engine import Engine
-from ..prefill import warm_up
-from ..trees import now_ms, restrict, share_weights
+from ..shared_model import now_ms, share_weights
 from ..weight_bytes import StepBytes, bytes_per_step, kernel_bytes
-from . import runners
-from .block_weights import BlockWeights, read_blocks, readable
 from .decoder import CudaGraphArm, GraphDecoder, MakeRunner
-from .kernel_blocks import install_kernels, use_usual_layout
+from .kernel_blocks import BlockWeights, install_kernels, read_blocks, readable, use_usual_layout
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -74,7 +71,7 @@ class CudaGraphEngine(Engine):
     def __init__(
         self,
         lm: LoadedModel,
-        make_runner: MakeRunner = runners.captured,
+        make_runner: MakeRunner = graph_runner,
         choose: Callable[[BlockWeights], KernelChoice] = BlockWeights.choose,
     ) -> None:
         super().__init__(lm)
@@ -86,8 +83,7 @@ class CudaGraphEngine(Engine):
     def runs(cls, policy: Policy) -> bool:
         return policy.settles
 
-    @property
-    def step_bytes(self) -> StepBytes:
+    def _count_bytes(self) -> StepBytes:
         return self.shared.step_bytes
 
     @property
@@ -102,7 +98,7 @@ class CudaGraphEngine(Engine):
     def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
         from transformers import DynamicCache
 
-        warm_up(self.lm)
+        super().warm_up(report, policy)
         if self.lm.model in _models:
             return
         report(Progress("Measuring the card and capturing the step", 0, 0, "steps"))
@@ -125,10 +121,10 @@ class CudaGraphEngine(Engine):
             packing_ms = now_ms(self.lm.device) - begin
             return self._arm(decoder, prefill, sparse=True, packing_ms=packing_ms)
         model = share_weights(self.lm.model)
-        restrict(model, prefill.active)
+        prefill.active.packed(find_blocks(model))
         packing_ms = now_ms(self.lm.device) - begin
-        decoder = GraphDecoder(model, [], prefill.cache, _rounded(positions), self.make_runner)
-        return CudaGraphArm(self._named(decoder), prefill, bytes_per_step(model), packing_ms)
+        decoder = GraphDecoder(model, [], prefill.cache, _round_up(positions), self.make_runner)
+        return CudaGraphArm(self._name_after(decoder), prefill, bytes_per_step(model), packing_ms)
 
     def sparse_logits(self, prefill: Prefill, tokens: list[int]) -> torch.Tensor | None:
         """Where down projections were quantised again, or bitsandbytes rounds activations and the kernels do not: that
@@ -140,7 +136,7 @@ class CudaGraphEngine(Engine):
         return torch.stack([arm.step(token).clone() for token in tokens])
 
     def _arm(self, decoder: GraphDecoder, prefill: Prefill, *, sparse: bool, packing_ms: float = 0.0) -> CudaGraphArm:
-        read = self.step_bytes.of_sets(prefill.active.counts()) if sparse else self.step_bytes.dense
+        read = self.step_bytes.sparse(prefill.active.counts()) if sparse else self.step_bytes.dense
         arm = CudaGraphArm(decoder, prefill, read, packing_ms)
         weakref.finalize(arm, self._give_back, sparse, decoder).atexit = False
         return arm
@@ -151,7 +147,7 @@ class CudaGraphEngine(Engine):
         if spare:
             decoder = spare.pop()  # if it is too short, nothing will ask for it again
             if decoder.cache.positions >= positions:
-                return self._named(decoder)
+                return self._name_after(decoder)
         model = share_weights(self.lm.model)
         shared = self.shared
         kernels = []
@@ -161,10 +157,10 @@ class CudaGraphEngine(Engine):
         elif shared.choice.dense == "vendor, usual layout":
             use_usual_layout(model, shared.usual_downs)
         # bitsandbytes' int8 product, which attention uses, waits for the device: no graph can hold it.
-        make_runner = runners.eager if shared.blocks.int8 else self.make_runner
-        return self._named(GraphDecoder(model, kernels, prompt_cache, _rounded(positions), make_runner))
+        make_runner = eager_runner if shared.blocks.int8 else self.make_runner
+        return self._name_after(GraphDecoder(model, kernels, prompt_cache, _round_up(positions), make_runner))
 
-    def _named(self, decoder: GraphDecoder) -> GraphDecoder:
+    def _name_after(self, decoder: GraphDecoder) -> GraphDecoder:
         self.name = f"{decoder.runner.name} ({self.shared.choice})"
         return decoder
 
@@ -191,5 +187,5 @@ class _Shared:
 _models: weakref.WeakKeyDictionary[PreTrainedModel, _Shared] = weakref.WeakKeyDictionary()
 
 
-def _rounded(positions: int) -> int:
+def _round_up(positions: int) -> int:
     return -(-positions // _ROOM) * _ROOM

@@ -6,6 +6,7 @@ blocks, get the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,7 +17,6 @@ from ...model.attention import query_key_value, window_of
 from ...model.family import DecoderLayout, family_of
 from ...model.feedforward import find_layers
 from ...model.projection import linears_of
-from .one_linear import one_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .static_cache import StaticPromptCache
 
 
-class Unadded(NamedTuple):
+class PendingSum(NamedTuple):
     """The hidden states ``x`` + ``update``, both [1, 1, d]; the norm that reads them adds them up in its own launch."""
 
     x: torch.Tensor
@@ -40,13 +40,13 @@ class KernelNorm(nn.Module):
         self.epsilon = getattr(norm, "variance_epsilon", None) or norm.eps
         self.offset = offset
 
-    def forward(self, hidden_states: torch.Tensor | Unadded) -> torch.Tensor:
-        return self.added_up(hidden_states)[1]
+    def forward(self, hidden_states: torch.Tensor | PendingSum) -> torch.Tensor:
+        return self.add_up(hidden_states)[1]
 
-    def added_up(self, hidden_states: torch.Tensor | Unadded) -> tuple[torch.Tensor, torch.Tensor]:
+    def add_up(self, hidden_states: torch.Tensor | PendingSum) -> tuple[torch.Tensor, torch.Tensor]:
         """The hidden states, and what the norm makes of them."""
-        if isinstance(hidden_states, Unadded):
-            x, update = (each.contiguous() for each in hidden_states)
+        if isinstance(hidden_states, PendingSum):
+            x, update = (part.contiguous() for part in hidden_states)
             return add_rms_norm(x, update, self.weight, self.epsilon, self.offset)
         return hidden_states, rms_norm(hidden_states.contiguous(), self.weight, self.epsilon, self.offset)
 
@@ -58,7 +58,7 @@ class KernelAttention(nn.Module):
         super().__init__()
         self.layer_idx = attention.layer_idx
         linears = linears_of(query_key_value(layout, attention, config))
-        whole = one_linear(linears) if len(linears) > 1 else None
+        whole = merge_linears(linears) if len(linears) > 1 else None
         self.qkv = nn.ModuleList(linears if whole is None else [whole])
         self.o_proj: nn.Module = attention.o_proj
         self.head_norms = nn.ModuleList([attention.q_norm, attention.k_norm] if layout.head_norms else [])
@@ -78,14 +78,14 @@ class KernelAttention(nn.Module):
         past_key_values: StaticPromptCache,
         **_: Any,
     ) -> tuple[torch.Tensor, None]:
-        query, key, value = self._projected(hidden_states)
+        query, key, value = self._project(hidden_states)
         layer: Any = past_key_values.layers[self.layer_idx]
         position = past_key_values.position
-        cosine, sine = (each.contiguous() for each in position_embeddings)
+        cosine, sine = (table.contiguous() for table in position_embeddings)
         mixed = attend(self.heads, query, key, value, (cosine, sine), position, layer.keys, layer.values)
         return self.o_proj(mixed.view(1, 1, -1)), None
 
-    def _projected(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def _project(self, x: torch.Tensor) -> list[torch.Tensor]:
         size, kv = self.heads.size, self.heads.kv_heads * self.heads.size
         parts = [linear(x) for linear in self.qkv]
         if len(parts) == 1:
@@ -108,11 +108,11 @@ class KernelLayer(nn.Module):
         self.self_attn: KernelAttention = layer.self_attn
         self.mlp: nn.Module = layer.mlp
 
-    def forward(self, hidden_states: torch.Tensor | Unadded, **rest: Any) -> Unadded:
-        x, normed = self.before_attention.added_up(hidden_states)
+    def forward(self, hidden_states: torch.Tensor | PendingSum, **rest: Any) -> PendingSum:
+        x, normed = self.before_attention.add_up(hidden_states)
         update, _ = self.self_attn(normed, **rest)
-        x, normed = self.before_block.added_up(Unadded(x, update))
-        return Unadded(x, self.mlp(normed))
+        x, normed = self.before_block.add_up(PendingSum(x, update))
+        return PendingSum(x, self.mlp(normed))
 
 
 def install_layers(model: PreTrainedModel) -> bool:
@@ -129,4 +129,42 @@ def install_layers(model: PreTrainedModel) -> bool:
         layer.self_attn = KernelAttention(layout, layer.self_attn, model.config)
         if layout.is_pre_norm:
             model.set_submodule(f"{family.layers}.{index}", KernelLayer(layout, layer))
+    return True
+
+
+def merge_linears(linears: Sequence[nn.Linear]) -> nn.Linear | None:
+    """A linear whose outputs are those of ``linears`` one after the other, or None where they are not plain ones.
+
+    Its weight is one tensor, which theirs become views of, in place: for all modules that share them.
+    """
+    weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
+    if any(type(linear) is not nn.Linear for linear in linears) or len({bias is None for bias in biases}) > 1:
+        return None
+    with torch.device("meta"):
+        merged = nn.Linear(weights[0].shape[1], sum(map(len, weights)), bias=False)
+    merged.weight = nn.Parameter(_stack(weights), requires_grad=False)
+    if biases[0] is not None:
+        merged.bias = nn.Parameter(torch.cat([bias.detach() for bias in biases]), requires_grad=False)
+    return merged
+
+
+def _stack(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """``weights`` [rows, d] as one contiguous [sum of rows, d], which they are views of afterwards or were before."""
+    if _are_consecutive(weights):
+        first = weights[0].detach()
+        return first.as_strided((sum(map(len, weights)), first.shape[1]), first.stride())
+    whole = torch.cat([weight.detach() for weight in weights])
+    for weight, part in zip(weights, whole.split([len(weight) for weight in weights]), strict=True):
+        weight.data = part
+    return whole
+
+
+def _are_consecutive(weights: Sequence[torch.Tensor]) -> bool:
+    first = weights[0]
+    at = first.storage_offset()
+    for weight in weights:
+        same = weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not (same and weight.is_contiguous() and weight.storage_offset() == at):
+            return False
+        at += weight.numel()
     return True

@@ -1,19 +1,52 @@
-"""Compiled kernels for CPUs: the whole decode step, and single linears for what it does not cover."""
+"""Compiled kernels for CPUs: the whole decode step, and single linears for what it does not cover.
+
+Here numba is set up: where compiled kernels are kept, and the threads that they run on.
+"""
+
+from __future__ import annotations
 
 import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numba
 
 from ...support.files import cache_root
+from ...support.lazy import torch
 
 
 def _sources() -> str:
     here = Path(__file__).parent
-    files = [*sorted(here.rglob("*.py")), here.parent / "nf4.py"]
+    constants = [here.parent / f"{name}.py" for name in ("activations", "nf4", "sketch")]  # compiled into the loops
+    files = [*sorted(here.rglob("*.py")), *constants]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 # Compiled kernels are kept per state of all sources here: numba itself would not see that a function another one calls
 # has changed in another file.
 numba.config.CACHE_DIR = str(cache_root() / "compiled" / _sources())  # type: ignore[attr-defined]
+
+_running = threading.Lock()
+
+
+@contextmanager
+def cores(threads: int) -> Iterator[None]:
+    """Within the context compiled kernels have ``threads`` threads, and no other thread of this process runs one.
+
+    Two at once would share the cores and spoil each other's times, and not every threading layer of numba allows it.
+    """
+    with _running:
+        _start_pool()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        yield
+
+
+@cache
+def _start_pool() -> None:
+    """Starts numba's threads. Its OpenMP layer sets the thread count that torch goes by too: that is put back."""
+    threads = torch.get_num_threads()
+    numba.set_num_threads(1)
+    torch.set_num_threads(threads)

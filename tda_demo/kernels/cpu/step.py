@@ -14,8 +14,7 @@ from numba import njit, prange
 
 from .attention import attend, combine
 from .elementwise import tanh
-from .mlp import mlp
-from .projections import OUT, QKV, project
+from .layer import OUT, QKV, mlp, project
 from .rows import FAST, f32, matvec
 
 
@@ -120,7 +119,7 @@ def step(
     Args:
         x: float32 [d], the token's embedding; overwritten.
         position: how many tokens came before.
-        rule: a token-level method's arrays (``mlp``, ``projections``), which writes the neurons it computes into
+        rule: a token-level method's arrays (``layer``), which writes the neurons it computes into
             ``active.chosen``; None where the active set is what it is.
         cosines, sines: float32 [tables, positions, rotary].
         keys, values: float32 [layers, kv_heads, positions, head_dim]; position's row is written.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .blocks import padded, triton_programs
+from .blocks import next_power_of_two, triton_programs
 
 _TILE = 32
 
@@ -58,7 +58,7 @@ def _norm(
         out,
         epsilon,
         WIDTH=width,
-        PADDED=padded(width),
+        PADDED=next_power_of_two(width),
         ADDED=added,
         UPDATED=update is not None,
         num_warps=8 if width > 1024 else 1,
@@ -85,8 +85,8 @@ def attend(
     programs = triton_programs("attention_programs")
     positions, size = keys.shape[2], heads.size
     cosine, sine = rotary
-    shape = {"HEAD": size, "PADDED": padded(size)}
-    turned = torch.empty(heads.heads * size, dtype=query.dtype, device=query.device)
+    shape = {"HEAD": size, "PADDED": next_power_of_two(size)}
+    rotated = torch.empty(heads.heads * size, dtype=query.dtype, device=query.device)
     programs.place_program[(heads.heads + 2 * heads.kv_heads,)](
         query,
         key,
@@ -94,7 +94,7 @@ def attend(
         cosine,
         sine,
         position,
-        turned,
+        rotated,
         keys,
         values,
         positions,
@@ -104,11 +104,11 @@ def attend(
         **shape,
         num_warps=1,
     )
-    splits = min(16, padded(-(-positions // 128)))
+    splits = min(16, next_power_of_two(-(-positions // 128)))
     mixed = torch.empty(heads.heads, splits, size, device=query.device)
     highest, total = (torch.empty(heads.heads, splits, device=query.device) for _ in range(2))
     programs.attend_program[(heads.heads, splits)](
-        turned,
+        rotated,
         keys,
         values,
         position,
@@ -125,8 +125,8 @@ def attend(
         **shape,
         num_warps=4,
     )
-    out = torch.empty_like(turned)
+    out = torch.empty_like(rotated)
     programs.combine_program[(heads.heads,)](
-        mixed, highest, total, out, HEAD=size, PADDED=padded(size), SPLITS=splits, num_warps=1
+        mixed, highest, total, out, HEAD=size, PADDED=next_power_of_two(size), SPLITS=splits, num_warps=1
     )
     return out

@@ -1,4 +1,4 @@
-"""The Triton programs of what lies between a step's large products; import this only where ``support.has_triton``.
+"""The Triton programs of what lies between a step's large products; import this only where ``device.has_triton``.
 
 One token's sum and normalisation, rotary embedding and attention are each a handful of tiny operations in torch.
 Captured in a graph they cost one to two microseconds apiece, which over all layers is as long as a third of the weights

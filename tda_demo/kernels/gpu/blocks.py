@@ -126,10 +126,8 @@ class BlockMatrices(Protocol):
 
 def scratches(weights: Sequence[BlockMatrices], batch: int, tiles: Tiles, dtype: torch.dtype) -> list[Scratch]:
     """A scratch for each of blocks that run one after the other: they share ``partial``."""
-    made: list[Scratch] = []
-    for each in weights:
-        made.append(Scratch.for_(each, batch, tiles, dtype, made[0].partial if made else None))
-    return made
+    first = Scratch.for_(weights[0], batch, tiles, dtype)
+    return [first, *(Scratch.for_(block, batch, tiles, dtype, first.partial) for block in weights[1:])]
 
 
 def feed_forward(
@@ -176,6 +174,6 @@ def grid(d_ff: int, tiles: Tiles) -> int:
     return min(needed, tiles.programs or needed)
 
 
-def padded(batch: int) -> int:
-    """The next power of two: the sizes of Triton's tensors are such."""
-    return 1 << (batch - 1).bit_length()
+def next_power_of_two(number: int) -> int:
+    """``number`` or the next power of two: the sizes of Triton's tensors are such."""
+    return 1 << (number - 1).bit_length()

@@ -22,18 +22,19 @@ from ...model.feedforward import FeedForward
 from ...support.errors import UserError
 from ..activations import GELU_ERF, GELU_TANH, RELU, SILU
 from .blocks import ActiveBuffer, BlockMatrices, Tiles, feed_forward, scratches
-from .capture import graph_ms
+from .device import graph_ms
 from .matrices import Matrices
-from .tilings import Stages, float_stages, multiprocessors, nf4_stages
 
 Way = Literal["kernels", "vendor", "vendor, usual layout"]
 Timer = Callable[[Callable[[], object]], float]
+Stages = tuple[list[dict[str, int]], list[dict[str, int]]]
+"""Tiles worth trying, as fields of ``Tiles``: for the launch of gate and up, then for that of down."""
 
 logger = logging.getLogger(__name__)
 
 _BLOCKS, _BYTES = 4, 256 * 2**20  # to measure on, at least: caches hold some 50 MB
 _USUAL = "dense, vendor, usual layout"
-_SAID: dict[Way, str] = {
+_WAY_NAMES: dict[Way, str] = {
     "kernels": "kernels",
     "vendor": "vendor GEMV",
     "vendor, usual layout": "vendor GEMV on a down projection in the usual layout",
@@ -61,7 +62,7 @@ class KernelChoice:
 
     def __str__(self) -> str:
         sparse = "skipping in place" if self.sparse == "kernels" else "packed copies, vendor GEMV"
-        return f"dense {_SAID[self.dense]}; sparse {sparse}"
+        return f"dense {_WAY_NAMES[self.dense]}; sparse {sparse}"
 
 
 def vendor(matrices: Matrices, x: torch.Tensor) -> torch.Tensor:
@@ -89,14 +90,16 @@ class Trial:
         """The first of ``blocks``, enough of them, with ``keep`` of their neurons, drawn at random."""
         some = blocks[: _enough(blocks)]
         device = some[0].device
-        kept = [torch.randperm(each.d_ff)[: max(1, round(keep * each.d_ff))].sort().values.to(device) for each in some]
+        kept = [
+            torch.randperm(block.d_ff)[: max(1, round(keep * block.d_ff))].sort().values.to(device) for block in some
+        ]
         return cls(some, kept, torch.randn(1, some[0].width, device=device).to(dtype))
 
     def kernels(self, tiles: Tiles, *, sparse: bool) -> Callable[[], object]:
         """Every block in turn with ``tiles``, the neurons kept or all of them."""
         runs = []
-        own = scratches(self.blocks, 1, tiles, self.x.dtype)
-        for block, indices, scratch in zip(self.blocks, self.kept, own, strict=True):
+        memory = scratches(self.blocks, 1, tiles, self.x.dtype)
+        for block, indices, scratch in zip(self.blocks, self.kept, memory, strict=True):
             active = ActiveBuffer.full(block.d_ff, block.device) if sparse else None
             if active is not None:
                 active.set(indices)
@@ -167,8 +170,8 @@ def choose_nf4(
 ) -> KernelChoice:
     """``choose`` for NF4, against bitsandbytes' own modules in the dense arm; columns of theirs cannot be packed."""
     trial = Trial.of(weights, dtype)
-    some = list(zip(blocks, weights, strict=True))[: len(trial.blocks)]
-    rival = {"dense, vendor": lambda: [through_modules(block, each.activation, trial.x) for block, each in some]}
+    some, activation = blocks[: len(trial.blocks)], weights[0].activation
+    rival = {"dense, vendor": lambda: [through_modules(block, activation, trial.x) for block in some]}
     return choose(trial, nf4_stages(weights[0].width, multiprocessors(weights[0].device)), rival, timer)
 
 
@@ -199,14 +202,14 @@ def _best_tiles(trial: Trial, stages: Stages, timer: Timer, *, sparse: bool) -> 
 
 
 def _or_never(timer: Timer) -> Timer:
-    def timed(call: Callable[[], object]) -> float:
+    def time_or_never(call: Callable[[], object]) -> float:
         try:
             return timer(call)
         except Exception as error:  # Triton has exceptions of its own, and passes on those of its tools
             logger.warning("One way through a block does not run on this card: %s", error)
             return inf
 
-    return timed
+    return time_or_never
 
 
 def _fastest(arm: str, measured: Mapping[str, float]) -> Way:
@@ -228,3 +231,60 @@ def _free_bytes(device: torch.device) -> float:
         return inf
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many of them the card has."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def float_stages(width: int, processors: int) -> Stages:
+    """Fields of ``Tiles`` at hidden size ``width`` on a card of so many multiprocessors.
+
+    For gate and up, 8 to 64 KiB of bfloat16 reads are under way a program. With a program for every tile those beyond
+    the active set start for nothing; else there are as many as the registers of a multiprocessor hold at once. For down
+    the columns of a warp are 256, so that no sum crosses warps.
+    """
+    columns = _columns(width)
+    first = [(4, 8, 0), (2, 4, 0), (1, 4, 0), (2, 4, 4), (1, 4, 9), (2, 8, 3), (4, 8, 2)]
+    second = [(8, 1, 128), (16, 1, 64), (4, 1, 256), (8, 3, 128), (8, 1, 256)]
+    return (
+        [
+            {"rows": rows, "columns": columns, "warps": warps, "programs": per_processor * processors}
+            for rows, warps, per_processor in first
+        ],
+        [
+            {
+                "down_rows": rows,
+                "down_columns": columns,
+                "down_warps": max(1, columns // 256),
+                "down_stages": stages,
+                "splits": splits,
+            }
+            for rows, stages, splits in second
+        ],
+    )
+
+
+def nf4_stages(width: int, processors: int) -> Stages:
+    """The same for NF4; at 4096 columns a row of codes is 2 KiB and a program has 4 to 8 KiB under way."""
+    columns = min(4096, max(256, width & -width))
+    first = [(*cut, held) for cut in [(4, 8, 0), (2, 4, 0), (1, 4, 0), (2, 4, 8)] for held in (False, True)]
+    second = [(4, 1024, 4, 128), (8, 512, 4, 64), (4, 512, 2, 128), (8, 1024, 4, 64)]
+    second += [(16, 1024, 8, 128), (8, 1024, 4, 256), (4, 1024, 4, 512), (8, 512, 4, 256)]
+    return (
+        [
+            {"rows": rows, "columns": columns, "warps": warps, "programs": per_processor * processors, "held": held}
+            for rows, warps, per_processor, held in first
+        ],
+        [
+            {"down_rows": rows, "down_columns": min(wide, columns), "down_warps": warps, "splits": splits}
+            for rows, wide, warps, splits in second
+        ],
+    )
+
+
+def _columns(width: int) -> int:
+    """The largest power of two up to 1024 that divides ``width``, so that no lane idles; 512 where it is small."""
+    divisor = width & -width
+    return min(1024, divisor) if divisor >= 256 else 512

@@ -30,7 +30,7 @@ class Int8Rows:
     codes: torch.Tensor
     scale: torch.Tensor
 
-    def decoded(self) -> torch.Tensor:
+    def decode(self) -> torch.Tensor:
         """float32 [rows, columns]."""
         return self.codes.float() * self.scale[:, None]
 
@@ -72,15 +72,16 @@ class Int8Matrices:
 
     @property
     def neuron_bytes(self) -> int:
-        rows = [tensor for each in (self.gate, self.up) if each is not None for tensor in (each.codes, each.scale)]
-        biases = [each for each in (self.gate_bias, self.up_bias) if each is not None]
-        return sum(each[:1].nbytes for each in (*rows, self.down, *biases))
+        stored = [rows for rows in (self.gate, self.up) if rows is not None]
+        tensors = [tensor for rows in stored for tensor in (rows.codes, rows.scale)]
+        biases = [bias for bias in (self.gate_bias, self.up_bias) if bias is not None]
+        return sum(tensor[:1].nbytes for tensor in (*tensors, self.down, *biases))
 
-    def decoded(self) -> Matrices:
+    def decode(self) -> Matrices:
         """The values that are stored, in float32."""
-        gate = None if self.gate is None else self.gate.decoded()
+        gate = None if self.gate is None else self.gate.decode()
         biases = (self.gate_bias, self.up_bias, self.down_bias)
-        return Matrices(gate, self.up.decoded(), self.down.float() * self.down_scale, *biases, self.activation)
+        return Matrices(gate, self.up.decode(), self.down.float() * self.down_scale, *biases, self.activation)
 
     def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
         """See ``blocks.BlockMatrices``."""
@@ -96,8 +97,8 @@ def is_int8(linear: nn.Linear) -> bool:
 def largest_of(linear: nn.Linear) -> torch.Tensor:
     """float32 [rows], the largest magnitude of each row; the first forward pass moves it from the weight."""
     holder: Any = linear
-    own = getattr(holder.weight, "SCB", None)
-    return holder.state.SCB if own is None else own
+    largest = getattr(holder.weight, "SCB", None)
+    return holder.state.SCB if largest is None else largest
 
 
 def rows_of(linear: nn.Linear, rows: slice = slice(None)) -> Int8Rows:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ...model.feedforward import FeedForward
-from .blocks import ActiveBuffer, BlockMatrices, Scratch, Tiles, grid, padded, triton_programs
+from .blocks import ActiveBuffer, BlockMatrices, Scratch, Tiles, grid, next_power_of_two, triton_programs
 
 
 class RowWeights(BlockMatrices, Protocol):
@@ -47,7 +47,7 @@ class Matrices:
     def of(cls, block: FeedForward, activation: int) -> Matrices:
         """Views of the weights of ``block``; its down projection is laid out by neuron first, in place."""
         gate, gate_bias = (None, None) if block.gate is None else (block.gate.weight, block.gate.bias)
-        down = by_neuron(block.down)
+        down = lay_out_by_neuron(block.down)
         return cls(gate, block.up.weight, down, gate_bias, block.up.bias, block.down.bias, activation)
 
     @property
@@ -68,8 +68,8 @@ class Matrices:
 
     @property
     def neuron_bytes(self) -> int:
-        rows = [each[:1] for each in (self.gate, self.up, self.down, self.gate_bias, self.up_bias) if each is not None]
-        return sum(row.nbytes for row in rows)
+        tensors = (self.gate, self.up, self.down, self.gate_bias, self.up_bias)
+        return sum(tensor[:1].nbytes for tensor in tensors if tensor is not None)
 
     def take(self, indices: torch.Tensor) -> Matrices:
         """Packed copies of the neurons ``indices`` int64 [k]."""
@@ -121,7 +121,13 @@ def launch(
     """``BlockMatrices.launch`` where an element is a number, in whatever dtype, times its row's scale if it has one."""
     programs = triton_programs("programs")
     batch, width = x.shape
-    shape: Any = {"D": width, "FF": weights.d_ff, "BATCH": batch, "PADDED": padded(batch), "ALL": active is None}
+    shape: Any = {
+        "D": width,
+        "FF": weights.d_ff,
+        "BATCH": batch,
+        "PADDED": next_power_of_two(batch),
+        "ALL": active is None,
+    }
     chosen, count = (None, None) if active is None else (active.chosen, active.count)
     programs.neurons_program[(grid(weights.d_ff, tiles),)](
         x,
@@ -158,7 +164,7 @@ def launch(
     )
 
 
-def by_neuron(linear: nn.Linear) -> torch.Tensor:
+def lay_out_by_neuron(linear: nn.Linear) -> torch.Tensor:
     """The weight of a down projection as contiguous [d_ff, d].
 
     The linear keeps a transposed view of the same memory, so the model is as large as before; its numbers are the same.

@@ -39,7 +39,7 @@ class Nf4Rows:
     def row_bytes(self) -> int:
         return self.codes[:1].nbytes + self.absmax[:1].nbytes
 
-    def decoded(self) -> torch.Tensor:
+    def decode(self) -> torch.Tensor:
         """float32 [rows, d]."""
         halves = torch.stack([self.codes >> 4, self.codes & 15], dim=2).flatten(1)
         blocks = table(self.codes.device)[halves.int()].unflatten(1, (-1, BLOCK))
@@ -77,7 +77,7 @@ class Nf4Matrices:
         Raises:
             UserError: they are not NF4 in blocks of 64, or the hidden size is not a multiple of 64.
         """
-        down, change = requantised(block.down)
+        down, change = requantise(block.down)
         gate = None if block.gate is None else rows_of(block.gate.linear, block.gate.rows)
         gate_bias = None if block.gate is None else block.gate.bias
         up = rows_of(block.up.linear, block.up.rows)
@@ -101,14 +101,14 @@ class Nf4Matrices:
 
     @property
     def neuron_bytes(self) -> int:
-        biases = sum(each[:1].nbytes for each in (self.gate_bias, self.up_bias) if each is not None)
-        return biases + sum(each.row_bytes for each in (self.gate, self.up, self.down) if each is not None)
+        biases = sum(bias[:1].nbytes for bias in (self.gate_bias, self.up_bias) if bias is not None)
+        return biases + sum(rows.row_bytes for rows in (self.gate, self.up, self.down) if rows is not None)
 
-    def decoded(self) -> Matrices:
+    def decode(self) -> Matrices:
         """The values that are stored, in float32."""
-        gate = None if self.gate is None else self.gate.decoded()
+        gate = None if self.gate is None else self.gate.decode()
         biases = (self.gate_bias, self.up_bias, self.down_bias)
-        return Matrices(gate, self.up.decoded(), self.down.decoded(), *biases, self.activation)
+        return Matrices(gate, self.up.decode(), self.down.decode(), *biases, self.activation)
 
     def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
         """See ``blocks.BlockMatrices``; ``tiles.columns`` and ``down_columns`` count weights, at least 64."""
@@ -179,7 +179,7 @@ def rows_of(linear: nn.Linear, rows: slice = slice(None)) -> Nf4Rows:
     return Nf4Rows(codes[rows], absmax.float().view(outputs, width // BLOCK)[rows])
 
 
-def requantised(linear: nn.Linear) -> tuple[Nf4Rows, Requantisation]:
+def requantise(linear: nn.Linear) -> tuple[Nf4Rows, Requantisation]:
     """The weight of a down projection, a Linear4bit [d, d_ff], as NF4 rows by neuron, and what that changed.
 
     Raises:
@@ -191,13 +191,13 @@ def requantised(linear: nn.Linear) -> tuple[Nf4Rows, Requantisation]:
     if weight.quant_state.shape[0] % BLOCK:
         raise UserError(f"The 4-bit kernels need a hidden size that {BLOCK} divides: load this model in bfloat16.")
     before = dequantize_4bit(weight.data, weight.quant_state).t().float().contiguous()
-    rows = quantised(before)
-    error = rows.decoded() - before
+    rows = quantise(before)
+    error = rows.decode() - before
     root = before.numel() ** 0.5
     return rows, Requantisation(float(error.abs().max()), float(error.norm()) / root, float(before.norm()) / root)
 
 
-def quantised(matrix: torch.Tensor) -> Nf4Rows:
+def quantise(matrix: torch.Tensor) -> Nf4Rows:
     """``matrix`` [rows, d], d a multiple of 64, in bitsandbytes' NF4."""
     from bitsandbytes.functional import quantize_4bit
 

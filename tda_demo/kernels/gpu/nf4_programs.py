@@ -1,4 +1,4 @@
-"""The Triton programs for NF4 weights as bitsandbytes packs them; import this only where ``support.has_triton``.
+"""The Triton programs for NF4 weights as bitsandbytes packs them; import this only where ``device.has_triton``.
 
 A byte holds two weights, the first in its high half; 64 weights share a float32 ``absmax``. Tiles are [rows, blocks,
 32 bytes], so that a thread reads 16 bytes at once and a block's scale is read and multiplied once. The sixteen code

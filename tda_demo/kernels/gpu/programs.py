@@ -1,4 +1,4 @@
-"""The Triton programs of the GPU kernels; import this only where ``support.has_triton``: CPU machines have no Triton.
+"""The Triton programs of the GPU kernels; import this only where ``device.has_triton``: CPU machines have no Triton.
 
 One token reads every weight once, so these programs do nothing but keep reads in flight: 16-byte loads along d, whole
 tiles loaded before their first use, many programs a multiprocessor, weights marked as first to leave the cache and what

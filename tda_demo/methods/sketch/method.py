@@ -28,12 +28,12 @@ from ...calibration.quantiles import limits
 from ...kernels.sketch import (
     SketchedColumns,
     SketchedRows,
-    combined,
-    decoded,
-    decoded_columns,
+    decode,
+    decode_columns,
     encode,
     encode_columns,
-    products,
+    multiply,
+    multiply_columns,
 )
 from ...model.activation import activation_function
 from ...model.feedforward import FeedForward
@@ -129,19 +129,19 @@ class _Predicted(TokenPolicy):
         if fired.all():
             return None
         predicted, _ = self._predicted(block, x)
-        return combined(self.copies[block.layer].down, torch.where(fired, 0.0, predicted))
+        return multiply_columns(self.copies[block.layer].down, torch.where(fired, 0.0, predicted))
 
     def _predicted(self, block: FeedForward, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The predicted activations and their likely error, float32 [T, d_ff]."""
         copy = self.copies[block.layer]
         gate_error, up_error, down_error, norms = (torch.from_numpy(part).to(x.device) for part in copy.errors)
         length = x.float().norm(dim=1, keepdim=True)
-        up = _plus_bias(products(copy.up, x), block.up)
+        up = _plus_bias(multiply(copy.up, x), block.up)
         if copy.gate is None or block.gate is None:
             a = self.activation(up)
             by_rows = (self.activation(up + up_error * length) - a).square()
         else:
-            gate = _plus_bias(products(copy.gate, x), block.gate)
+            gate = _plus_bias(multiply(copy.gate, x), block.gate)
             activated = self.activation(gate)
             a = activated * up
             by_gate = (self.activation(gate + gate_error * length) - activated) * up
@@ -181,9 +181,9 @@ def _copy(block: FeedForward, lm: LoadedModel) -> _Copy:
     small_down = encode_columns(down, _output_scales(block, lm))
     width = np.float32(len(down) ** 0.5)
     errors = Errors(
-        gate=np.zeros(block.d_ff, np.float32) if small_gate is None else _error(decoded(small_gate), gate, 1) / width,
-        up=_error(decoded(small_up), up, 1) / width,
-        down=_error(decoded_columns(small_down), down, 0),
+        gate=np.zeros(block.d_ff, np.float32) if small_gate is None else _error(decode(small_gate), gate, 1) / width,
+        up=_error(decode(small_up), up, 1) / width,
+        down=_error(decode_columns(small_down), down, 0),
         norms=block.output_norms.cpu().numpy(),
     )
     return _Copy(small_gate, small_up, small_down, errors)

@@ -61,7 +61,7 @@ class _Predicted(StrengthPolicy):
 
     @property
     def kernel(self) -> Any:
-        from ...kernels.cpu.token.dejavu import Predictors
+        from ...kernels.cpu.token.trained import Predictors
         from ...kernels.formats import stack
 
         first = stack(self.first)

@@ -63,7 +63,7 @@ class _Routed(StrengthPolicy):
 
     @property
     def kernel(self) -> Any:
-        from ...kernels.cpu.token.moefication import Experts
+        from ...kernels.cpu.token.trained import Experts
         from ...kernels.formats import stack
 
         router, mix = stack(self.router), stack(self.mix)

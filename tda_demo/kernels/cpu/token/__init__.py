@@ -1,1 +1,1 @@
-"""Compiled kernels of token-level methods, a method a file: each an overload of ``mlp.mlp``."""
+"""Compiled kernels of token-level methods: overloads of ``layer.mlp`` and ``layer.project``."""

@@ -14,8 +14,7 @@ import numpy as np
 from numba import njit
 
 from ..elementwise import activate_all
-from ..mlp import kernel
-from ..projections import QKV, projection
+from ..layer import QKV, kernel, projection
 from ..rows import FAST, _widen, f32, weighted_rows
 
 

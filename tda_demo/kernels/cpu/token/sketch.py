@@ -8,9 +8,8 @@ import numpy as np
 
 from ...sketch import BLOCK, MIDDLE
 from ..elementwise import activate_all
-from ..mlp import kernel
-from ..nibble_groups import add_groups
-from ..nibbles import quantise, row_times
+from ..layer import kernel
+from ..nibbles import add_groups, quantise, row_times
 from ..rows import f32
 from ..scattered import compute
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..elementwise import activate_all
-from ..mlp import kernel
+from ..layer import kernel
 from ..rows import matvec, weighted_rows
 
 

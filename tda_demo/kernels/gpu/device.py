@@ -1,15 +1,48 @@
-"""Work on a CUDA device captured as a graph, and what a capture must not share with its surroundings."""
+"""A CUDA device: whether the kernels can run on it, and work on it captured as a graph, to be replayed or timed."""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import torch
 
+from .attention import rms_norm
+
+logger = logging.getLogger(__name__)
+
+Step = Callable[[], object]
+
 _REPEATS = 20
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed (it comes with the CUDA builds of torch)."""
+    return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def triton_runs(device: torch.device) -> bool:
+    """Whether a program of ours runs on ``device``; the log has the reason where it does not. Tried once.
+
+    Triton may be there and still not work: it builds its launcher with a C compiler and Python's headers, and knows no
+    cards of old kinds.
+    """
+    if not has_triton():
+        return False
+    try:
+        with current_device(device):
+            x = torch.ones(1, 16, device=device)
+            return torch.equal(rms_norm(x, x[0], 0.0), x)
+    except Exception as error:  # each of Triton's steps fails with exceptions of its own
+        logger.warning("Triton is installed and cannot run a program on %s: %s", device, error)
+        return False
 
 
 def current_device(device: torch.device) -> AbstractContextManager[Any]:
@@ -64,3 +97,33 @@ def graph_ms(call: Callable[[], object]) -> float:
     torch.cuda.synchronize()
     times = sorted(begin.elapsed_time(end) for begin, end in pairwise(events))
     return times[len(times) // 2]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """``run()`` does the step that was prepared, on the memory it was prepared on.
+
+    ``step`` is that step: a graph holds the addresses of its tensors only, which are freed with it.
+    """
+
+    name: str
+    run: Step
+    step: Step
+
+
+def eager_runner(step: Step) -> Runner:
+    """Calls the step each time."""
+    return Runner("called eagerly", step, step)
+
+
+def graph_runner(step: Step) -> Runner:
+    """The step as a CUDA graph; eager where it cannot be captured, which the name then says.
+
+    It runs a few times on the way here, so what it changes (the position) must be set afterwards.
+    """
+    try:
+        graph = capture(step, runs=3)
+    except RuntimeError:  # a family whose forward pass waits for the device
+        torch.cuda.synchronize()
+        return Runner("called eagerly: the step could not be captured", step, step)
+    return Runner("CUDA graph", graph.replay, step)

@@ -1,7 +1,9 @@
-"""The feed-forward block inside the compiled step: one thread's share of a layer's neurons.
+"""The products of a layer inside the compiled step, each one thread's share: the feed-forward block's and attention's.
 
-A token-level method has a named tuple of arrays, its *rule*, and an overload of ``mlp`` for that type in a file of its
-own (``token``), which decides what to read as it goes. Without a rule, all neurons at hand are computed.
+A token-level method has a named tuple of arrays, its *rule*, and in a file of its own (``token``) an overload of
+``mlp`` for that type, which decides what to read as it goes; one that leaves out parts of attention's projections
+(``token.channels``) has an overload of ``project`` too. Without a rule, all neurons at hand are computed; without an
+overload of ``project``, all rows are read.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from numba.extending import overload
 from .elementwise import activate_all
 from .rows import FAST, matvec, weighted_rows
 from .scattered import compute
+
+_OPTIONS: Any = {"fastmath": FAST, "nogil": True}
 
 
 class Neurons(NamedTuple):
@@ -40,9 +44,6 @@ def mlp(rule, layer, neurons, chosen, x, first, last, activation, up, activation
     writes the neurons it computes into ``chosen`` int64 [places], from ``first`` on, and reads nothing else there.
     """
     raise NotImplementedError("only inside compiled code")
-
-
-_OPTIONS: Any = {"fastmath": FAST, "nogil": True}
 
 
 def kernel(rule_type):
@@ -81,3 +82,41 @@ def _side_by_side(rule, layer, neurons, chosen, x, first, last, activation, up, 
 def _in_place(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
     compute(neurons, x, chosen, first, last, activation, up, activations, out)
     return last - first
+
+
+QKV, OUT = 0, 1  # which matrix
+
+_with_projection: set[type] = set()  # rule types that have an overload of ``project``
+
+
+def project(rule, layer, which, codes, scale, x, first, last, out):
+    """out[i] = row i of the matrix times x float32 [columns], for i from first to last; its bias is added later.
+
+    ``codes`` and ``scale`` are the layer's, as ``formats.Rows`` has them.
+    """
+    raise NotImplementedError("only inside compiled code")
+
+
+def projection(rule_type):
+    """Makes the decorated function ``project`` for rules of the named tuple ``rule_type``."""
+    _with_projection.add(rule_type)
+
+    def register(function):
+        @overload(project, jit_options=_OPTIONS)
+        def for_rule(rule, layer, which, codes, scale, x, first, last, out):
+            ours = isinstance(rule, types.NamedTuple) and rule.instance_class is rule_type
+            return function if ours else None
+
+        return function
+
+    return register
+
+
+@overload(project, jit_options=_OPTIONS)
+def _whole(rule, layer, which, codes, scale, x, first, last, out):
+    own = isinstance(rule, types.NamedTuple) and rule.instance_class in _with_projection
+    return None if own else _all_columns
+
+
+def _all_columns(rule, layer, which, codes, scale, x, first, last, out):
+    matvec(codes, scale, x, None, first, last, out)

@@ -1,4 +1,4 @@
-"""Module trees over one model's weights: a second one, one with fewer neurons, and transformers' own pass over it."""
+"""A model's weights run by transformers: a second module tree over them, one pass through it, and its clock."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..kernels.reference import limit
-from ..methods.plan import ActiveSets
-from ..model.feedforward import find_blocks
 from ..model.placement import hooks
 
 if TYPE_CHECKING:
@@ -39,15 +36,8 @@ def _quantisation(model: PreTrainedModel) -> list[Any]:
 
 def _elsewhere(model: PreTrainedModel) -> list[Any]:
     """Where accelerate's hooks find the weights that are not in the model."""
-    found = [hook for module in model.modules() for hook in hooks(module)]
-    return [*(hook.weights_map for hook in found), *(hook.tied_params_map for hook in found)]
-
-
-def restrict(model: PreTrainedModel, active: ActiveSets) -> None:
-    """Limits every block of ``model`` that does not keep all its neurons to those it keeps."""
-    for block, indices in zip(find_blocks(model), active.indices, strict=True):
-        if len(indices) < block.d_ff:
-            limit(block, indices)
+    offloading = [hook for module in model.modules() for hook in hooks(module)]
+    return [*(hook.weights_map for hook in offloading), *(hook.tied_params_map for hook in offloading)]
 
 
 def forward(
@@ -60,7 +50,7 @@ def forward(
 
 
 @torch.inference_mode()
-def read_by_a_step(lm: LoadedModel) -> list[tuple[str, nn.Module]]:
+def modules_of_a_step(lm: LoadedModel) -> list[tuple[str, nn.Module]]:
     """The modules that one token runs through, with their names: a multimodal model has others too."""
     from transformers import DynamicCache
 

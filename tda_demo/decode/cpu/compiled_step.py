@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import time
 import weakref
-from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ...kernels.cpu import cores
 from ...kernels.cpu import step as cpu
-from ...kernels.cpu.mlp import Neurons
-from ...kernels.cpu.threads import cores
+from ...kernels.cpu.layer import Neurons
 from ...methods.plan import Plan
 from ...methods.policy import Policy
 from ...methods.token import TokenPolicy, Used
 from ...support.progress import Progress, Report, silent
-from ..arm import Arm, Prefill
+from ..arm import Arm, Prefill, RefreshingArm
 from ..engine import Engine
-from ..prefill import warm_up
-from ..refreshing import RefreshingArm
 from ..weight_bytes import StepBytes, stored_bytes
 from .layout import Layout, read_layout, rope_tables
-from .packing import PackedNeurons, Packer, places
+from .packing import PackedNeurons, Packer, in_place
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -54,41 +51,37 @@ class CpuStepEngine(Engine):
     def layout(self) -> Layout:
         return self.packer.layout
 
-    @cached_property
-    def step_bytes(self) -> StepBytes:  # type: ignore[override]
+    def _count_bytes(self) -> StepBytes:
         return stored_bytes(self.lm, runs_kernels=True)
 
     def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
-        warm_up(self.lm)
+        super().warm_up(report, policy)
         ready = _ready.setdefault(self.lm.model, set())
-        if policy is not None and policy.token_level and type(policy) not in ready:
+        if isinstance(policy, TokenPolicy) and type(policy) not in ready:
             report(Progress("Preparing the method's compiled step", 0, 0, "steps"))
-            TokenArm(self, cast(TokenPolicy, policy), 1).step(0)
+            TokenArm(self, policy, 1).step(0)
             ready.add(type(policy))
         if None in ready:
             return
         ready.add(None)
         report(Progress("Preparing the compiled step", 0, 0, "steps"))
-        CpuStepArm(self, self.layout.neurons, self._everything(), 1).step(0)
-        one = torch.zeros(1, dtype=torch.int64)
-        self.packer.arrange([one] * len(self.lm.blocks))
-
-    def _everything(self) -> cpu.Active:
-        return cpu.Active(self.layout.first, None)
+        CpuStepArm(self, self.layout.neurons, self.layout.everything, 1).step(0)
+        first_neuron = torch.zeros(1, dtype=torch.int64)
+        self.packer.arrange([first_neuron] * len(self.lm.blocks))
 
     def dense_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
-        return CpuStepArm(self, self.layout.neurons, self._everything(), prefill.tokens + room, prefill.cache)
+        return CpuStepArm(self, self.layout.neurons, self.layout.everything, prefill.tokens + room, prefill.cache)
 
     def sparse_arm(self, prefill: Prefill, room: int) -> Arm:
         positions, plan = prefill.tokens + room, prefill.plan
-        if plan.token_level:
-            return TokenArm(self, cast(TokenPolicy, plan), positions, prefill.cache)
+        if isinstance(plan, TokenPolicy):
+            return TokenArm(self, plan, positions, prefill.cache)
         arm = PackedArm(self, plan, positions, prefill.cache)
         return arm if plan.steps is None else RefreshingArm(arm, plan, self.step_bytes)
 
     def in_place_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
         """An arm that reads its active neurons wherever they lie among all, each in one piece; nothing is copied."""
-        active = places(self.layout, prefill.active)
+        active = in_place(self.layout, prefill.active)
         return CpuStepArm(self, self.packer.records(), active, prefill.tokens + room, prefill.cache)
 
 
@@ -125,7 +118,7 @@ class CpuStepArm:
 
     @property
     def weight_bytes(self) -> int | None:
-        return self.step_bytes.of_sets(np.diff(self.active.first).tolist())
+        return self.step_bytes.sparse(np.diff(self.active.first).tolist())
 
     def _use(self, active: cpu.Active) -> None:
         self.active = active
@@ -177,8 +170,8 @@ class PackedArm(CpuStepArm):
     """An arm that reads copies of its active neurons, which lie side by side."""
 
     def __init__(self, engine: CpuStepEngine, plan: Plan, positions: int, prompt_cache: Cache) -> None:
-        everything = cpu.Active(engine.layout.first, None)
-        super().__init__(engine, engine.layout.neurons, everything, positions, prompt_cache)
+        layout = engine.layout
+        super().__init__(engine, layout.neurons, layout.everything, positions, prompt_cache)
         self.packer = engine.packer
         self._held: list[PackedNeurons] = []
         weakref.finalize(self, _take_back, self.packer, self._held)
@@ -190,7 +183,7 @@ class PackedArm(CpuStepArm):
         """From the next step on it computes the sets of ``plan``, or all neurons; copies serve until it gets others."""
         if plan is None or plan.sets is None:
             self.neurons = self.layout.neurons
-            self._use(cpu.Active(self.layout.first, None))
+            self._use(self.layout.everything)
             return
         _take_back(self.packer, self._held)
         packed = self.packer.pack(plan.sets)
