@@ -16,8 +16,7 @@ from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
 import tda_demo
-from tda_demo.calibration.documents import Document
-from tda_demo.calibration.passages import Passages
+from tda_demo.calibration.documents import Document, Passages
 from tda_demo.calibration.thresholds import ThresholdTable, calibrate, kept_thresholds, threshold_table
 from tda_demo.decode.choose import engine_for
 from tda_demo.evaluate.scoring import judge

@@ -16,7 +16,7 @@ from tiny import PROMPT, tiny
 
 from tda_demo.decode.choose import engine_for
 from tda_demo.methods import GRIFFIN, CoreInfer, Magnitude, Method, Random
-from tda_demo.methods.ranked import highest
+from tda_demo.methods.policy import highest
 from tda_demo.model.hooks import observed
 from tda_demo.model.loading import LoadedModel
 from tda_demo.support.errors import UserError
@@ -176,8 +176,7 @@ def test_settings_out_of_range_are_refused_by_name(kind: Any, settings: dict[str
 def test_a_budget_is_met_on_a_dial_that_falls(
     lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tda_demo.calibration.documents import Document
-    from tda_demo.calibration.passages import Passages
+    from tda_demo.calibration.documents import Document, Passages
     from tda_demo.evaluate import budget
 
     random = np.random.default_rng(1)

@@ -21,7 +21,7 @@ from tda_demo.decode.cpu.step import CpuStepEngine
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.kernels import sketch
 from tda_demo.methods import CATS, TT, Method, Sketch, TokenPolicy
-from tda_demo.model.activation import activation_function
+from tda_demo.model.configuration import activation_function
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.hooks import between
 from tda_demo.model.loading import LoadedModel

@@ -26,7 +26,7 @@ from ..decode.timed import ArmDecoder
 from ..decode.trees import share_weights
 from ..kernels.gpu.choice import KernelChoice
 from ..kernels.gpu.support import has_triton, triton_runs
-from ..methods.policy import Selector
+from ..methods.policy import SequencePolicy
 from ..model.feedforward import FeedForward
 from ..model.precision import give_back_memory
 from ..model.weights import find_config
@@ -68,7 +68,7 @@ class ShapesTable:
 
 
 @dataclass(frozen=True, eq=False)
-class RandomShare(Selector):
+class RandomShare(SequencePolicy):
     """The share ``keep`` of each block's neurons, drawn at random."""
 
     keep: float

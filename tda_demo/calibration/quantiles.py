@@ -17,7 +17,7 @@ from ..model.hooks import between
 from ..support.files import kept_name
 from ..support.lazy import torch
 from ..support.progress import Progress, Report, silent
-from .passages import calibration_passages
+from .documents import calibration_passages
 from .tables import KeptTable, json_rows, significant
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ import numpy as np
 
 from ..model.feedforward import FeedForward
 from ..model.hooks import observed
-from ..model.precisions import REFERENCE
+from ..model.precision import REFERENCE
 from ..support.files import kept_name
 from ..support.lazy import torch
 from ..support.progress import Progress, Report, silent
 from .cett import TailCurve, score, strengths, tail_curve, thresholds
-from .passages import Passages, calibration_passages
+from .documents import Passages, calibration_passages
 from .tables import KeptTable, json_rows, significant
 
 if TYPE_CHECKING:

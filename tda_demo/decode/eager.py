@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..methods.plan import Plan, See, Use
+from ..methods.plan import LayerUse, Plan, UseObserver
 from ..methods.policy import Policy
 from ..model.feedforward import find_blocks
 from ..support.progress import Report, silent
@@ -66,7 +66,7 @@ class EagerArm:
         self._step_bytes = step_bytes
         self._installed = ExitStack()
         self._activations: list[torch.Tensor] = []
-        self._uses: list[Use] = []
+        self._uses: list[LayerUse] = []
         self.use(None)
 
     def use(self, plan: Plan | None) -> None:
@@ -80,7 +80,7 @@ class EagerArm:
             hook = block.down.register_forward_pre_hook(lambda _module, inputs: activations.append(inputs[0]))
             self._installed.callback(hook.remove)
 
-    def _under(self, plan: Plan, see: See) -> ExitStack:
+    def _under(self, plan: Plan, see: UseObserver) -> ExitStack:
         """Until the result is closed the blocks compute under ``plan``."""
         return plan.packed(self.blocks, see)
 

@@ -11,8 +11,7 @@ from torch import nn
 
 from ..kernels.reference import limit
 from ..methods.plan import ActiveSets
-from ..model.feedforward import find_blocks
-from ..model.placement import hooks
+from ..model.feedforward import find_blocks, transfer_hooks
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -39,7 +38,7 @@ def _quantisation(model: PreTrainedModel) -> list[Any]:
 
 def _elsewhere(model: PreTrainedModel) -> list[Any]:
     """Where accelerate's hooks find the weights that are not in the model."""
-    found = [hook for module in model.modules() for hook in hooks(module)]
+    found = [hook for module in model.modules() for hook in transfer_hooks(module)]
     return [*(hook.weights_map for hook in found), *(hook.tied_params_map for hook in found)]
 
 

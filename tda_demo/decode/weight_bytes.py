@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from ..kernels.formats import format_of
-from ..methods.plan import Footprint
+from ..methods.plan import StepTraits
 from ..model.feedforward import FeedForward
 from ..model.precision import head_format
 from .trees import read_by_a_step
@@ -80,7 +80,7 @@ class StepBytes:
         return round(self.read(_PLAIN, counts).bytes)
 
     def read(
-        self, plan: Footprint, kept: Sequence[float], unread: Sequence[float] = (), copied: Sequence[float] = ()
+        self, plan: StepTraits, kept: Sequence[float], unread: Sequence[float] = (), copied: Sequence[float] = ()
     ) -> StepRead:
         """Of a step under ``plan`` that uses ``kept`` neurons of each layer (means over texts are welcome).
 
@@ -103,7 +103,7 @@ class StepBytes:
         return StepRead(self.dense - saved + extra + listed, 1 - (saved - extra - listed) / self.mlp)
 
 
-_PLAIN = Footprint()  # of active sets: nothing else is read
+_PLAIN = StepTraits()  # of active sets: nothing else is read
 
 
 def held_bytes(lm: LoadedModel) -> StepBytes:

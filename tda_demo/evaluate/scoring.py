@@ -22,7 +22,7 @@ import torch
 from ..decode.arm import Prefill
 from ..decode.engine import Engine
 from ..decode.trees import share_weights
-from ..methods.plan import Course, Plan, Use
+from ..methods.plan import LayerUse, Plan, PlanSchedule
 from ..methods.policy import Policy
 from ..model.feedforward import FeedForward, find_blocks
 from ..model.hooks import between, observed
@@ -171,21 +171,21 @@ def dense_pass(
 def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan) -> Followed:
     """``inputs`` int64 [texts, tokens] under ``plan`` and those that take its place; ``cache`` stays as it was."""
     texts, tokens = inputs.shape
-    course = Course(plan)
+    schedule = PlanSchedule(plan)
     logits: list[torch.Tensor] = []
     stretches: list[tuple[Plan, int]] = []
     kept = torch.zeros(texts, len(lm.blocks), dtype=torch.float64)
     unread: list[torch.Tensor] = []
     copied = [] if plan.steps is None else [torch.zeros(texts, dtype=torch.float64) for _ in lm.blocks]
 
-    def see(block: FeedForward, use: Use) -> None:
+    def see(block: FeedForward, use: LayerUse) -> None:
         kept[:, block.layer] += use.neurons.view(texts, -1).sum(dim=1).cpu()
         if use.unread is not None:
             unread.append(use.unread.view(texts, -1, 2).sum(dim=1))
 
     at = 0
     while at < tokens:
-        serving, count = course.plan, course.ahead(tokens - at)
+        serving, count = schedule.plan, schedule.ahead(tokens - at)
         activations: list[torch.Tensor] = []
         with ExitStack() as stack:
             stack.enter_context(serving.on(lm.blocks, see))
@@ -195,7 +195,7 @@ def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan) -> F
             logits.append(lm.model(input_ids=chunk, past_key_values=cache, use_cache=True).logits)
         stretches.append((serving, count))
         at += count
-        if course.feed(count, activations) and (packed := course.plan.packs()):
+        if schedule.feed(count, activations) and (packed := schedule.plan.packs()):
             copied = [total + new.cpu() for total, new in zip(copied, packed, strict=True)]
     cache.crop(-tokens)
     return Followed(

@@ -17,7 +17,7 @@ from torch import nn
 
 from ...kernels.cpu.linear import NeuronMajor, RowMajor
 from ...kernels.cpu.threads import cores
-from ...methods.plan import ActiveSets, Plan, See
+from ...methods.plan import ActiveSets, Plan, UseObserver
 from ...methods.policy import Policy
 from ...model.feedforward import find_blocks
 from ...model.precision import head_format
@@ -85,7 +85,7 @@ class FastLinearsArm(EagerArm):
         self.threads = torch.get_num_threads()
         super().__init__(model, lm, prompt_cache, step_bytes)
 
-    def _under(self, plan: Plan, see: See) -> ExitStack:
+    def _under(self, plan: Plan, see: UseObserver) -> ExitStack:
         if plan.sets is None:
             return plan.on(self.blocks, see)
         restoration = ExitStack()

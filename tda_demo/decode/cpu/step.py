@@ -16,7 +16,7 @@ from ...kernels.cpu.mlp import Neurons
 from ...kernels.cpu.threads import cores
 from ...methods.plan import Plan
 from ...methods.policy import Policy
-from ...methods.token import TokenPolicy, Used
+from ...methods.token import StepUse, TokenPolicy
 from ...support.progress import Progress, Report, silent
 from ..arm import Arm, Prefill
 from ..engine import Engine
@@ -230,5 +230,5 @@ class TokenArm(CpuStepArm):
     def computed(self) -> list[int]:
         return self._used().neurons
 
-    def _used(self) -> Used:
+    def _used(self) -> StepUse:
         return self.plan.used(self.kernel, self._computed.sum(axis=1))

@@ -27,7 +27,7 @@ from ...kernels.gpu.capture import current_device
 from ...kernels.gpu.choice import KernelChoice
 from ...kernels.gpu.support import triton_runs
 from ...methods.policy import Policy
-from ...model.attention import has_length_dependent_rope
+from ...model.configuration import has_length_dependent_rope
 from ...model.family import family_of
 from ...support.progress import Progress, Report, silent
 from ..arm import Prefill
