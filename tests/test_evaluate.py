@@ -51,7 +51,7 @@ class Fixed(SequencePolicy):
         mask = torch.zeros(block.d_ff, dtype=torch.bool)
         return mask.index_fill(0, self.active.indices[block.layer], True)
 
-    def fired_in_prompt(self, *_: Any) -> torch.Tensor:
+    def count_fired_in_prompt(self, *_: Any) -> torch.Tensor:
         raise NotImplementedError
 
 

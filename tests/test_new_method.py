@@ -42,7 +42,7 @@ class _Counted(SequencePolicy):
     def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
         return torch.arange(block.d_ff) % self.n == 0
 
-    def fired(
+    def count_fired(
         self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
     ) -> torch.Tensor:
         return (activations > 0).sum(dim=1)

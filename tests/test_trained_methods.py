@@ -25,7 +25,7 @@ from tda_demo.methods.trained.dejavu import PredictorRecipe, least_squares
 from tda_demo.methods.trained.moefication import RouterRecipe, balanced_clusters
 from tda_demo.methods.trained.recipe import fires, recall
 from tda_demo.methods.trained.training import trained_artefact
-from tda_demo.model.hooks import between
+from tda_demo.model.hooks import intercept
 from tda_demo.model.loading import LoadedModel
 from tda_demo.race import RaceSettings, race
 from tda_demo.race.result import summary
@@ -47,7 +47,7 @@ def steps(lm: LoadedModel) -> torch.Tensor:
 def seen_of(lm: LoadedModel, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A block's inputs and activations at the prompt."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    undo = between(lm.blocks[layer], lambda x, a: seen.append((x.clone(), a.reshape(len(x), -1).clone())))
+    undo = intercept(lm.blocks[layer], lambda x, a: seen.append((x.clone(), a.reshape(len(x), -1).clone())))
     lm.model(input_ids=torch.tensor([lm.prompt_ids(PROMPT)]))
     undo()
     return seen[0]

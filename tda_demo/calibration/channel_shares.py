@@ -54,12 +54,12 @@ class ChannelTable:
 def shares_at(path: np.ndarray, weights: np.ndarray, sparsity: float) -> np.ndarray:
     """Sparsities float64 [matrices] at the place of ``path`` where the weights' mean is ``sparsity``."""
     totals = path @ (weights / weights.sum())
-    return np.array([np.interp(sparsity, totals, each) for each in path.T])
+    return np.array([np.interp(sparsity, totals, of_matrix) for of_matrix in path.T])
 
 
 def _limits(shares: np.ndarray, magnitudes: np.ndarray) -> np.ndarray:
-    found = [np.interp(share, SHARES, each) for share, each in zip(shares, magnitudes, strict=True)]
-    return np.where(shares > 0, found, -np.inf)
+    thresholds = [np.interp(share, SHARES, row) for share, row in zip(shares, magnitudes, strict=True)]
+    return np.where(shares > 0, thresholds, -np.inf)
 
 
 def greedy(error: Callable[[np.ndarray], float], weights: Sequence[int]) -> np.ndarray:
@@ -77,12 +77,12 @@ def greedy(error: Callable[[np.ndarray], float], weights: Sequence[int]) -> np.n
     path = [shares]
     while estimates:
         _, matrix = heapq.heappop(estimates)
-        found = error(raised(matrix))
-        price = (found - base) / weights[matrix]
+        raised_error = error(raised(matrix))
+        price = (raised_error - base) / weights[matrix]
         if estimates and price > estimates[0][0]:
             heapq.heappush(estimates, (price, matrix))
             continue
-        shares, base = raised(matrix), found
+        shares, base = raised(matrix), raised_error
         path.append(shares)
         if shares[matrix] < MOST - 1e-9:
             heapq.heappush(estimates, (price, matrix))
@@ -91,7 +91,9 @@ def greedy(error: Callable[[np.ndarray], float], weights: Sequence[int]) -> np.n
 
 def channel_table(lm: LoadedModel, report: Report = silent) -> ChannelTable:
     """The model's table: the one in the user's cache, else shipped, else measured now and kept."""
-    weights = tuple(np.array([each.in_features * each.out_features for each in b.layer_linears]) for b in lm.blocks)
+    weights = tuple(
+        np.array([linear.in_features * linear.out_features for linear in b.layer_linears]) for b in lm.blocks
+    )
     name = kept_name(lm.name, lm.fingerprint, lm.precision, "teal")
     table = KeptTable("thresholds", name, partial(_parse, weights), _text)
     return table.get(lambda: measure_channel_table(lm, weights, report))
@@ -127,7 +129,7 @@ def measure_channel_table(lm: LoadedModel, weights: tuple[np.ndarray, ...], repo
     inputs = _inputs(lm, ids)
     for block, layer in zip(lm.blocks, find_layers(lm.model), strict=True):
         report(Progress("Sharing out the sparsity", block.layer, len(lm.blocks), "layers"))
-        magnitudes.append(_rounded(np.stack([quantiles(each) for each in inputs[block.layer]])))
+        magnitudes.append(_rounded(np.stack([quantiles(values) for values in inputs[block.layer]])))
         error = _Error(layer, block.layer_linears, *calls[block.layer], magnitudes[-1])
         paths.append(_rounded(greedy(error, weights[block.layer].tolist())))
     report(Progress("Sharing out the sparsity", len(lm.blocks), len(lm.blocks), "layers"))
@@ -139,8 +141,8 @@ def _beginnings(lm: LoadedModel) -> torch.Tensor:
     texts = calibration_passages().texts
     chosen = [texts[at] for at in np.linspace(0, len(texts) - 1, _PASSAGES).astype(int)]
     tokens = [lm.tokenizer(text)["input_ids"][:_TOKENS] for text in chosen]
-    length = min(len(each) for each in tokens)
-    return torch.tensor([each[:length] for each in tokens], device=lm.device)
+    length = min(map(len, tokens))
+    return torch.tensor([text[:length] for text in tokens], device=lm.device)
 
 
 def _run(lm: LoadedModel, ids: torch.Tensor) -> None:

@@ -1,4 +1,6 @@
-"""Texts, read as a stream: a file of any size takes the memory of its longest document's beginning.
+"""Texts: files of documents, and the project's own passages, to calibrate on and held out for scoring.
+
+A file is read as a stream: one of any size takes the memory of its longest document's beginning.
 
 Two formats, for every command alike: plain text whose documents are separated by lines holding only ``###``, and
 ``.jsonl`` with a ``text`` on every line and perhaps a ``reference``, what a good continuation of it says.
@@ -52,13 +54,13 @@ def count_documents(path: Path, limit: int | None = None) -> int:
     Raises:
         UserError: see ``read_documents``; or there is no document.
     """
-    found = 0
-    for found, _ in enumerate(read_documents(path), start=1):
-        if found == limit:
+    count = 0
+    for count, _ in enumerate(read_documents(path), start=1):
+        if count == limit:
             break
-    if found == 0:
+    if count == 0:
         raise UserError(f"{path} holds no text.")
-    return found
+    return count
 
 
 def project_passages(*, held_out: bool | None = None, language: str | None = None) -> list[Document]:
@@ -181,7 +183,7 @@ def read_passages(path: Path) -> Passages:
     """Every document of the file at ``path``.
 
     Raises:
-        UserError: see ``documents.read_documents``; or there is no document.
+        UserError: see ``read_documents``; or there is no document.
     """
     count_documents(path, 1)
     return Passages(path.name, tuple(read_documents(path)))

@@ -11,7 +11,7 @@ import torch
 
 from ..methods.policy import Policy
 from ..model.feedforward import FeedForward, find_blocks
-from ..model.hooks import between
+from ..model.hooks import intercept
 from .arm import Prefill
 from .trees import forward, now_ms, share_weights
 
@@ -30,7 +30,7 @@ def read_prompt(lm: LoadedModel, ids: list[int], policies: Sequence[Policy]) -> 
     with ExitStack() as hooks:
         for block in find_blocks(model):
             for watch in watches:
-                hooks.callback(between(block, partial(watch.see, block)))
+                hooks.callback(intercept(block, partial(watch.see, block)))
         begin = now_ms(lm.device)
         logits = forward(model, cache, ids, lm.device, last_only=True)[0]
         total = now_ms(lm.device) - begin
@@ -72,6 +72,6 @@ class _Watch:
         flat, begin = activations.reshape(len(x), -1), now_ms(self.device)
         self.reader.see(block, x[None], flat[None])
         middle = now_ms(self.device)
-        self.fired.append(self.policy.fired_in_prompt(block, x, flat))
+        self.fired.append(self.policy.count_fired_in_prompt(block, x, flat))
         self.selection_ms += middle - begin
         self.diagnostics_ms += now_ms(self.device) - middle

@@ -25,7 +25,7 @@ from ..decode.trees import share_weights
 from ..methods.plan import LayerUse, Plan, PlanSchedule
 from ..methods.policy import Policy
 from ..model.feedforward import FeedForward, find_blocks
-from ..model.hooks import between, observed
+from ..model.hooks import intercept, observe
 from ..stats import metrics
 from .errors import Stretches, mask_recall, realised_cett
 
@@ -163,7 +163,7 @@ def dense_pass(
 
     with ExitStack() as hooks:
         for block in lm.blocks:
-            hooks.callback(between(block, partial(by_text, block)))
+            hooks.callback(intercept(block, partial(by_text, block)))
         return lm.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=logits_to_keep).logits
 
 
@@ -190,7 +190,7 @@ def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan) -> F
         with ExitStack() as stack:
             stack.enter_context(serving.on(lm.blocks, see))
             if serving.observes:
-                stack.enter_context(observed(lm.blocks, lambda _block, a: activations.append(a)))  # noqa: B023
+                stack.enter_context(observe(lm.blocks, lambda _block, a: activations.append(a)))  # noqa: B023
             chunk = inputs[:, at : at + count]
             logits.append(lm.model(input_ids=chunk, past_key_values=cache, use_cache=True).logits)
         stretches.append((serving, count))

@@ -1,8 +1,8 @@
 """The contract of a method: WHICH neurons fire. A method is one file and one dataclass of settings.
 
-Bound to a model it becomes a policy: a sequence-level one looks at the activations of the prompt, which runs dense, and
-answers with one active set per layer for the whole generation (``policy.SequencePolicy``); a token-level one answers anew at
-every token (``token.TokenPolicy``).
+Bound to a model it becomes a policy: a sequence-level one (``policy.SequencePolicy``) looks at the activations of the
+prompt, which runs dense, and answers with one active set per layer for the whole generation; a token-level one
+(``token.TokenPolicy``) answers anew at every token.
 """
 
 from __future__ import annotations

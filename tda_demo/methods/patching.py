@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..model.feedforward import FeedForward
-from ..model.hooks import between, observed
+from ..model.hooks import intercept, observe
 from ..support.errors import UserError
 from ..support.lazy import nn, torch
 from .plan import PlanSchedule
@@ -52,7 +52,7 @@ class _Session:
             self.installed.close()
             self.reader = self.policy.reader()
             for block in self.lm.blocks:
-                self.installed.callback(between(block, partial(self._read, self.reader, block)))
+                self.installed.callback(intercept(block, partial(self._read, self.reader, block)))
         elif self.schedule is not None and self.schedule.cover(ids.shape[1]):
             self._install()
 
@@ -72,7 +72,7 @@ class _Session:
         self.installed.enter_context(self.schedule.plan.packed(self.lm.blocks))
         if self.schedule.plan.observes:
             self.seen = seen = []
-            self.installed.enter_context(observed(self.lm.blocks, lambda _block, a: seen.append(a[-1:])))
+            self.installed.enter_context(observe(self.lm.blocks, lambda _block, a: seen.append(a[-1:])))
 
 
 def _ids(args: tuple, kwargs: dict) -> Any:

@@ -1,8 +1,8 @@
 """A plan: what a sparse arm decodes under once the prompt has been read.
 
 One contract for every kind of method. A plan says how transformers' own blocks compute under it (``on``, the
-specification of every kernel), which neurons that takes and what the output then lacks (``active``, ``lacking``: what
-is judged), and which plan comes next once it has served its tokens (``steps``, ``next``). It is of one text, as in a
+specification of every kernel), which neurons that takes and what the output then lacks (``active``,
+``missing_output``: what is judged), and which plan comes next once it has served its tokens (``steps``, ``next``). It is of one text, as in a
 race, or of a batch of texts, as in an evaluation; a token-level plan (``token``) is the same for all texts.
 """
 
@@ -95,7 +95,7 @@ class Plan(StepTraits, ABC):
         """
 
     @abstractmethod
-    def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    def missing_output(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         """What the block's output lacks where these are the dense model's: float32 [texts, T, d]."""
 
     def of_active(self, layer: int, activations: torch.Tensor) -> torch.Tensor:
@@ -174,7 +174,7 @@ class ActiveSets(Plan):
     def active(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return self.masks[block.layer][:, None]
 
-    def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    def missing_output(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         weight = block.output_weight()  # a set serves a whole text, so only what it leaves out is multiplied
         texts = zip(activations, self.masks[block.layer], strict=True)
         return torch.stack([text[:, ~mask].float() @ weight[:, ~mask].T for text, mask in texts])

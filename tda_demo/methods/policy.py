@@ -37,7 +37,7 @@ class Policy(StepTraits, ABC):
         """A new one, for one pass over prompts."""
 
     @abstractmethod
-    def fired_in_prompt(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    def count_fired_in_prompt(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         """How many neurons fire at each of a prompt's tokens, int64 [T]; ``x`` [T, d], ``activations`` [T, d_ff]."""
 
 
@@ -50,7 +50,7 @@ class SequencePolicy(Policy):
     def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
         """The active set as bool [d_ff], from the prompt's ``activations`` [T, d_ff]."""
 
-    def fired(
+    def count_fired(
         self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
     ) -> torch.Tensor:
         """How many neurons fire at each token, int64 [T]: those whose activation at that token is strong.
@@ -65,8 +65,8 @@ class SequencePolicy(Policy):
     def reader(self) -> PromptReader:
         return ActiveSetReader(self)
 
-    def fired_in_prompt(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-        return self.fired(block, activations)
+    def count_fired_in_prompt(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        return self.count_fired(block, activations)
 
 
 class ActiveSetReader(PromptReader):

@@ -37,7 +37,7 @@ class History:
         """Of a prompt's ``activations`` [T, d_ff]."""
         return cls(limit, norms, strengths(activations, norms).square().sum(dim=0), len(activations))
 
-    def seen(self, activations: torch.Tensor, times: int) -> History:
+    def with_token(self, activations: torch.Tensor, times: int) -> History:
         """With one token's ``activations`` [1, d_ff] counted ``times`` times."""
         squares = self.squares + times * strengths(activations, self.norms).square().sum(dim=0)
         return replace(self, squares=squares, tokens=self.tokens + times)
@@ -69,10 +69,10 @@ class RefreshedSets(ActiveSets):
     def next(self, activations: Sequence[torch.Tensor]) -> Plan:
         return _DenseStep(self)
 
-    def renewed(self, activations: Sequence[torch.Tensor]) -> RefreshedSets:
+    def renew(self, activations: Sequence[torch.Tensor]) -> RefreshedSets:
         """After a dense step with these ``activations`` [texts, d_ff] of every layer."""
         histories = tuple(
-            tuple(history.seen(token[None], self.every) for history, token in zip(layer, tokens, strict=True))
+            tuple(history.with_token(token[None], self.every) for history, token in zip(layer, tokens, strict=True))
             for layer, tokens in zip(self.histories, activations, strict=True)
         )
         masks = tuple(torch.stack([history.active() for history in layer]) for layer in histories)
@@ -94,11 +94,11 @@ class _DenseStep(Plan):
     def active(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return torch.ones_like(self.renewing.masks[block.layer])[:, None]
 
-    def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    def missing_output(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return torch.zeros(*activations.shape[:-1], block.down.out_features, device=activations.device)
 
     def next(self, activations: Sequence[torch.Tensor]) -> Plan:
-        return self.renewing.renewed(activations)
+        return self.renewing.renew(activations)
 
 
 class RenewablePolicy(SequencePolicy):
@@ -120,10 +120,10 @@ class RefreshingPolicy(SequencePolicy):
     def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
         return self.policy.select(block, activations)
 
-    def fired(
+    def count_fired(
         self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
     ) -> torch.Tensor:
-        return self.policy.fired(block, activations, computed)
+        return self.policy.count_fired(block, activations, computed)
 
     def reader(self) -> ActiveSetReader:
         return _RefreshingReader(self)

@@ -86,7 +86,7 @@ class _ThresholdPolicy(RenewablePolicy):
     def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
         return score(self._strengths(block, activations)) >= self.limits[block.layer]
 
-    def fired(
+    def count_fired(
         self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
     ) -> torch.Tensor:
         strength = self._strengths(block, activations, computed)

@@ -63,9 +63,9 @@ class TEAL(Method):
 class ChannelPolicy(TokenPolicy):
     """Reads of every matrix the input channels with ``|x_i| > limits[layer][matrix]``.
 
-    Matrices are in the order of ``FeedForward.layer_linears``. They lie by input channel, so that a channel is one piece of memory; int8 scales belong to outputs and
-    are read whatever is left out. nf4 has no kernel: its blocks lie along a row, so that by channel the matrix would
-    have to be rounded again.
+    Matrices are in the order of ``FeedForward.layer_linears``. They lie by input channel, so that a channel is one
+    piece of memory; int8 scales belong to outputs and are read whatever is left out. nf4 has no kernel: its blocks lie
+    along a row, so that by channel the matrix would have to be rounded again.
     """
 
     def __init__(self, lm: LoadedModel, limits: Sequence[np.ndarray]) -> None:
@@ -78,11 +78,11 @@ class ChannelPolicy(TokenPolicy):
     def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return activations.abs() > float(self.limits[block.layer][-1])
 
-    def use(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> LayerUse:
+    def layer_use(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> LayerUse:
         first = [(x.abs() > float(limit)).sum(dim=1) for limit in self._limits(block)[:-1]]
         return LayerUse(_neurons(block, [*first, self.fire(block, x, activations).sum(dim=1)]))
 
-    def restricted(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    def sparse_activations(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         *limits, of_down = self._limits(block)
         outputs = [linear.forward(_above(x, limit)) for linear, limit in zip(block.input_linears, limits, strict=True)]
         return _above(block.activations_from(self.activation, outputs), of_down)
@@ -94,7 +94,7 @@ class ChannelPolicy(TokenPolicy):
                 for at, linear in enumerate(block.layer_linears):
                     hook = _channel_hook(float(self.limits[block.layer][at]), used, at)
                     hooks.callback(linear.register_forward_pre_hook(hook).remove)
-                hooks.callback(block.down.register_forward_pre_hook(self._report_use(block, used, see)).remove)
+                hooks.callback(block.down.register_forward_pre_hook(self._use_hook(block, used, see)).remove)
             return hooks.pop_all()
 
     def unread(self, layer: int, used: Sequence[Any]) -> tuple[Any, Any]:
@@ -131,13 +131,13 @@ class ChannelPolicy(TokenPolicy):
             _kept[model] = by_channel(layers, self.lm.blocks[0].layer_linears, self.lm.precision)
         return _kept[model]
 
-    def used(self, kernel: Any, computed: np.ndarray) -> StepUse:
-        channels = self.read_by(kernel, computed)
+    def step_use(self, kernel: Any, computed: np.ndarray) -> StepUse:
+        channels = self.channels_read(kernel, computed)
         unread = [self.unread(layer, counts) for layer, counts in enumerate(channels)]
         neurons = [self.neurons(layer, counts) for layer, counts in enumerate(channels)]
         return StepUse(neurons, (sum(mlp for mlp, _ in unread), sum(other for _, other in unread)))
 
-    def read_by(self, kernel: Any, computed: np.ndarray) -> list[list[int]]:
+    def channels_read(self, kernel: Any, computed: np.ndarray) -> list[list[int]]:
         """Channels of each of ``layer_linears`` of every layer that the last step of ``kernel`` read, which computed
         ``computed`` int64 [layers] neurons' columns of down.
         """
@@ -154,7 +154,7 @@ class ChannelPolicy(TokenPolicy):
         of_block = [torch.tensor([count]) for count in used[len(block.attention) :]]
         return round(float(_neurons(block, of_block)))
 
-    def _report_use(
+    def _use_hook(
         self, block: FeedForward, used: dict[int, torch.Tensor], see: UseObserver | None
     ) -> Callable[..., None]:
         def report(*_: object) -> None:
@@ -164,7 +164,7 @@ class ChannelPolicy(TokenPolicy):
                 see(block, LayerUse(_neurons(block, counts[len(block.attention) :]), unread))
             used.clear()
 
-        return report
+        return hook
 
 
 def _projections(model: PreTrainedModel, block: FeedForward, layer: nn.Module) -> list[Projection]:

@@ -1,8 +1,8 @@
 """The contract of a token-level method: which neurons fire is decided anew at every token.
 
-The prompt runs dense; from then on every block asks the policy, which may look at the block's input alone (what a kernel
-can do before it reads any weight) or at what part of the block has already computed. Here a block computes everything
-and the rest is zeroed, which is the specification; a compiled kernel skips it.
+The prompt runs dense; from then on every block asks the policy, which may look at the block's input alone (what a
+kernel can do before it reads any weight) or at what part of the block has already computed. Here a block computes
+everything and the rest is zeroed, which is the specification; a compiled kernel skips it.
 
 Most policies choose neurons and say so with ``fire`` alone; one that leaves out something else overrides the other
 methods too (``teal.ChannelPolicy``).
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..model.feedforward import FeedForward
-from ..model.hooks import Change, between
+from ..model.hooks import Change, intercept
 from ..support.lazy import nn, torch
 from .plan import LayerUse, Plan, UseObserver
 from .policy import Policy, PromptReader
@@ -56,7 +56,7 @@ class TokenPolicy(Policy, Plan):
         """Whether ``kernel`` is not None; a policy overrides it whose kernel takes copying the model's weights."""
         return self.kernel is not None
 
-    def used(self, kernel: Any, computed: np.ndarray) -> StepUse:
+    def step_use(self, kernel: Any, computed: np.ndarray) -> StepUse:
         """Of the last step of ``kernel``, which computed ``computed`` int64 [layers] neurons' columns of down."""
         return StepUse(computed.tolist())
 
@@ -66,11 +66,11 @@ class TokenPolicy(Policy, Plan):
         ``activations`` [T, d_ff].
         """
 
-    def use(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> LayerUse:
+    def layer_use(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> LayerUse:
         """What it would use of the block alone where these are the dense model's input and activations, [T, ...]."""
         return LayerUse(self.fire(block, x, activations).sum(dim=1).double())
 
-    def restricted(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    def sparse_activations(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         """What takes the place of the dense model's ``activations``: [T, d_ff]."""
         return activations * self.fire(block, x, activations)
 
@@ -83,15 +83,15 @@ class TokenPolicy(Policy, Plan):
     def reader(self) -> PromptReader:
         return _IdleReader(self)
 
-    def fired_in_prompt(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-        return self.use(block, x, activations).neurons.round().long()
+    def count_fired_in_prompt(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        return self.layer_use(block, x, activations).neurons.round().long()
 
     def active(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return self.fire(block, x.flatten(0, 1), activations.flatten(0, 1)).view(activations.shape)
 
-    def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    def missing_output(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         flat_x, flat = x.flatten(0, 1), activations.flatten(0, 1)
-        left_out = flat.float() - self.restricted(block, flat_x, flat).float()
+        left_out = flat.float() - self.sparse_activations(block, flat_x, flat).float()
         rest = self.rest(block, flat_x, self.fire(block, flat_x, flat))
         lacks = left_out @ block.output_weight().T
         return (lacks if rest is None else lacks - rest).view(*activations.shape[:2], -1)
@@ -100,7 +100,7 @@ class TokenPolicy(Policy, Plan):
         with ExitStack() as hooks:
             for block in blocks:
                 rest: list[torch.Tensor] = []
-                hooks.callback(between(block, self._keep_fired(block, see, rest)))
+                hooks.callback(intercept(block, self._keep_fired(block, see, rest)))
                 hooks.callback(block.down.register_forward_hook(_add_rest(rest)).remove)
             return hooks.pop_all()
 

@@ -98,7 +98,7 @@ def fired(lm: LoadedModel, policy: Policy, prefill: Prefill, arm: Arm) -> np.nda
         return np.array(arm.computed())
     selector = cast(SequencePolicy, policy)  # whose sets they are
     counts = [
-        selector.fired(block, activations, computed)
+        selector.count_fired(block, activations, computed)
         for block, activations, computed in zip(lm.blocks, arm.activations(), settled.indices, strict=True)
     ]
     return torch.cat(counts).cpu().numpy()

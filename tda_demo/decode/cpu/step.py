@@ -231,4 +231,4 @@ class TokenArm(CpuStepArm):
         return self._used().neurons
 
     def _used(self) -> StepUse:
-        return self.plan.used(self.kernel, self._computed.sum(axis=1))
+        return self.plan.step_use(self.kernel, self._computed.sum(axis=1))

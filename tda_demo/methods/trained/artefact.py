@@ -126,10 +126,10 @@ def _read(content: bytes) -> tuple[dict[str, Any], dict[str, dict[str, torch.Ten
     try:
         length = int.from_bytes(content[:8], "little")
         header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["about"])
-        found: dict[str, dict[str, torch.Tensor]] = {}
+        layers: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in load(content).items():
             layer, part = name.split(".", 1)
-            found.setdefault(layer, {})[part] = tensor
+            layers.setdefault(layer, {})[part] = tensor
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-    return header, found
+    return header, layers

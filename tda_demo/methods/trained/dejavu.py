@@ -6,10 +6,10 @@ what does plus 0.005; AdamW with weight decay 0.01, batches of 1024.
 
 Ours: training starts from the least-squares fit of rank r, in closed form, and takes 4 epochs, theirs 20; the epoch of
 the best recall is kept. It sees 17,000 tokens of the embedded model where theirs sees 400,000, so a better predictor
-can be had than the one that races here. For other models a neuron counts as firing where ``|a_j| n_j`` is among the token's largest, n_j the norm of its
-column of down; a neuron is computed where its logit reaches the layer's threshold, a quantile on the calibration
-passages, in place of the k highest of every token; the predictors are kept in int8, with a scale a row, whatever the
-model's precision.
+can be had than the one that races here. For models without ReLU a neuron counts as firing where ``|a_j| n_j`` is among
+the token's largest, n_j the norm of its column of down; a neuron is computed where its logit reaches the layer's
+threshold, a quantile on the calibration passages, in place of the k highest of every token; the predictors are kept in
+int8, with a scale a row, whatever the model's precision.
 """
 
 from __future__ import annotations

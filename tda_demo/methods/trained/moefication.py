@@ -6,11 +6,11 @@ the identity, on ``x / ||x||``; its target is the sum of an expert's positive ac
 cross-entropy, Adam at 0.01.
 
 Ours: the first matrix of a GLU block is up; its activations count as ``|a_j| n_j``, n_j the norm of a column of down;
-"the largest" is the token's; where d_ff is no multiple of 32, some experts have a neuron more than others; 20
-epochs where theirs are 30, on 17,000 tokens of the embedded model, and the epoch of the best recall is kept. An expert
-is computed where its score reaches the layer's threshold, a quantile on the calibration passages, in
-place of the k best of every token; router and all are kept in int8, with a scale a row. The compiled arm has the
-neurons of an expert side by side, so that they are read in one piece: a second copy of the MLP's weights in memory.
+"the largest" is the token's; where d_ff is no multiple of 32, some experts have a neuron more than others; 20 epochs
+where theirs are 30, on 17,000 tokens of the embedded model, and the epoch of the best recall is kept. An expert is
+computed where its score reaches the layer's threshold, a quantile on the calibration passages, in place of the k best
+of every token; router and all are kept in int8, with a scale a row. The compiled arm has the neurons of an expert side
+by side, so that they are read in one piece: a second copy of the MLP's weights in memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Training, layer by layer: each that is finished is kept, so that a run that is cut off is taken up again."""
+"""Training: what there is to learn from, and the run over the layers.
+
+The text is the calibration passages, and what the model writes without a prompt: each of its texts begins with a token
+drawn at random (as LLM-QAT does, arXiv 2305.17888), so that no data is needed. Held-out passages are never read. Every
+layer that is finished is kept, so that a run that is cut off is taken up again.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from typing import TYPE_CHECKING
 from ...calibration.documents import calibration_passages
 from ...model.configuration import Activation, activation_function
 from ...model.feedforward import FeedForward
-from ...model.hooks import between
+from ...model.hooks import intercept
 from ...support.errors import UserError
 from ...support.lazy import inference_mode, no_grad, torch
 from ...support.progress import Progress, Report, silent
@@ -22,8 +27,12 @@ from .recipe import Lesson, Recipe
 if TYPE_CHECKING:
     from ...model.loading import LoadedModel
 
+_LONGEST = 256  # tokens of a passage that are read
+_WRITTEN = 64  # texts the model writes
+_LENGTH = 128  # tokens of each
+_LIKELIEST = 0.95  # probability mass that is drawn from
 _HELD_OUT = 10  # one text in so many
-_AT_ONCE = 1024  # tokens
+_AT_ONCE = 1024  # tokens whose strengths are computed at once
 
 
 def trained_artefact(lm: LoadedModel, recipe: Recipe, report: Report = silent) -> Artefact:
@@ -62,8 +71,8 @@ def _train(lm: LoadedModel, recipe: Recipe, path: Path, report: Report) -> None:
         begin = time.perf_counter()
         done = block.layer * recipe.epochs
         report(Progress(stage, done, total, "epochs"))
-        found = checkpoints.get(str(block.layer))
-        if found is None:
+        layer = checkpoints.get(str(block.layer))
+        if layer is None:
             x = inputs[block.layer].to(lm.device, torch.float32)
             strength = _strength(block, activation, x.to(block.down.weight.dtype))
             lesson = Lesson(block, x, strength, is_relu, len(x) - tokens)
@@ -72,8 +81,8 @@ def _train(lm: LoadedModel, recipe: Recipe, path: Path, report: Report) -> None:
             )
             header = {"loss": learned.loss, "recall": learned.recall, "seconds": time.perf_counter() - begin}
             checkpoints.put(str(block.layer), header, learned.tensors)
-            found = header, learned.tensors
-        layers.append(found)
+            layer = header, learned.tensors
+        layers.append(layer)
     report(Progress(stage, total, total, "epochs"))
     about = About(
         method=recipe.name,
@@ -92,13 +101,14 @@ def _train(lm: LoadedModel, recipe: Recipe, path: Path, report: Report) -> None:
 
 def _texts(lm: LoadedModel, recipe: Recipe, checkpoints: Checkpoints, report: Report) -> tuple[list[list[int]], float]:
     """What is trained on, and how long the model took to write its part."""
-    found = checkpoints.get("text")
-    if found is None:
+    kept = checkpoints.get("text")
+    if kept is None:
         begin = time.perf_counter()
         ids = write_texts(lm, recipe.seed, report)
-        found = {"seconds": time.perf_counter() - begin}, {"ids": ids}
-        checkpoints.put("text", *found)
-    return [*passage_tokens(lm), *found[1]["ids"].tolist()], found[0]["seconds"]
+        kept = {"seconds": time.perf_counter() - begin}, {"ids": ids}
+        checkpoints.put("text", *kept)
+    header, tensors = kept
+    return [*passage_tokens(lm), *tensors["ids"].tolist()], header["seconds"]
 
 
 def _split(texts: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
@@ -114,12 +124,6 @@ def _strength(block: FeedForward, activation: Activation, x: torch.Tensor) -> to
     return torch.cat(parts)
 
 
-_LONGEST = 256  # tokens of a passage that are read
-_WRITTEN = 64  # texts the model writes
-_LENGTH = 128  # tokens of each
-_LIKELIEST = 0.95  # probability mass that is drawn from
-
-
 def passage_tokens(lm: LoadedModel) -> list[list[int]]:
     """Tokens of every calibration passage."""
     texts = calibration_passages().texts
@@ -130,7 +134,7 @@ def passage_tokens(lm: LoadedModel) -> list[list[int]]:
 
 @inference_mode
 def write_texts(lm: LoadedModel, seed: int, report: Report) -> torch.Tensor:
-    """Texts of the model's own, int64 [texts, tokens]: all are written at once, drawn at temperature 1."""
+    """Texts that the model writes, int64 [texts, tokens]: all at once, drawn at temperature 1."""
     from transformers import DynamicCache
 
     length = min(_LENGTH, lm.context_length)
@@ -163,7 +167,7 @@ def block_inputs(lm: LoadedModel, texts: Sequence[list[int]], report: Report) ->
 
     with ExitStack() as hooks:
         for block in lm.blocks:
-            hooks.callback(between(block, partial(see, block)))
+            hooks.callback(intercept(block, partial(see, block)))
         for done, ids in enumerate(texts):
             report(Progress("Reading text to train on", done, len(texts), "texts"))
             lm.model(input_ids=torch.tensor([ids], device=lm.device), use_cache=False, logits_to_keep=1)
