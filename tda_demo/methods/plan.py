@@ -2,8 +2,9 @@
 
 One contract for every kind of method. A plan says how transformers' own blocks compute under it (``on``, the
 specification of every kernel), which neurons that takes and what the output then lacks (``active``,
-``missing_output``: what is judged), and which plan comes next once it has served its tokens (``steps``, ``next``). It is of one text, as in a
-race, or of a batch of texts, as in an evaluation; a token-level plan (``token``) is the same for all texts.
+``missing_output``: what is judged), and which plan comes next once it has served its tokens (``steps``, ``next``). It
+is of one text, as in a race, or of a batch of texts, as in an evaluation; a token-level plan (``token``) is the same
+for all texts.
 """
 
 from __future__ import annotations

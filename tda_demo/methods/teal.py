@@ -157,7 +157,7 @@ class ChannelPolicy(TokenPolicy):
     def _use_hook(
         self, block: FeedForward, used: dict[int, torch.Tensor], see: UseObserver | None
     ) -> Callable[..., None]:
-        def report(*_: object) -> None:
+        def hook(*_: object) -> None:
             if see is not None:
                 counts = [used[at].double() for at in range(len(used))]
                 unread = torch.stack(self.unread(block.layer, counts), dim=1)

@@ -159,8 +159,8 @@ def _gradients(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the mean loss, by hand: half of the time that automatic differentiation takes."""
     hidden = x @ first.T
-    said = (hidden @ second.T).sigmoid()
-    error = torch.where(labels, said - 1, said * weight) / labels.numel()
+    predicted = (hidden @ second.T).sigmoid()
+    error = torch.where(labels, predicted - 1, predicted * weight) / labels.numel()
     return (error @ second).T @ x, error.T @ hidden
 
 

@@ -64,8 +64,8 @@ class _RouterPolicy(StrengthPolicy):
     def strength(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         """The score of every neuron's expert, float32 [T, d_ff]."""
         router, mix = (int8_values(part[block.layer], x.device) for part in (self.router, self.mix))
-        said = scores(router, mix, torch.nn.functional.normalize(x.float(), dim=1))
-        return said[:, self.experts[block.layer].to(x.device)]
+        by_expert = scores(router, mix, torch.nn.functional.normalize(x.float(), dim=1))
+        return by_expert[:, self.experts[block.layer].to(x.device)]
 
     @property
     def kernel(self) -> Any:
@@ -120,9 +120,9 @@ class RouterRecipe(Recipe):
                 _loss(scores(router, mix, x[batch]), target[batch]).backward()
                 optimizer.step()
             with torch.no_grad():
-                said = scores(router, mix, held_out)
-                losses.append(float(_loss(said, target[learning:])))
-                recalls.append(recall(said, wanted[learning:]))
+                logits = scores(router, mix, held_out)
+                losses.append(float(_loss(logits, target[learning:])))
+                recalls.append(recall(logits, wanted[learning:]))
             if recalls[-1] == max(recalls):
                 best = router.detach().clone(), mix.detach().clone()
             tell(epoch)
@@ -134,8 +134,8 @@ def scores(router: torch.Tensor, mix: torch.Tensor, x: torch.Tensor) -> torch.Te
     return (x @ router.T).tanh() @ mix.T
 
 
-def _loss(said: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.binary_cross_entropy_with_logits(said, target)
+def _loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
 
 
 def balanced_clusters(
