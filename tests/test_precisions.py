@@ -54,7 +54,7 @@ PACKAGE = REPOSITORY / "tda_demo"
 TWIN = "int8twin"
 # Where a precision may be named beside its records, and why.
 NAMED_IN = {
-    "model/precisions.py": "the records of precisions",
+    "model/precision.py": "the records of precisions",
     "kernels/formats.py": "the records of formats",
     "kernels/gpu/nf4.py": "bitsandbytes' own name of its 4-bit storage",
     "decode/gpu/block_weights.py": "bitsandbytes' own name of its 4-bit storage",
