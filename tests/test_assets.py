@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tda_demo.calibration.passages import calibration_passages
+from tda_demo.calibration.channel_shares import MOST
+from tda_demo.calibration.documents import calibration_passages
 from tda_demo.calibration.quantiles import SHARES
-from tda_demo.methods.teal.shares import MOST
 from tda_demo.model.weights.embedded import WHEEL_SHA256
 from tda_demo.support.files import DATA
 

@@ -13,7 +13,7 @@ from ..kernels.gpu.blocks import ActiveBuffer, Scratch, feed_forward
 from ..kernels.gpu.choice import KernelChoice, vendor
 from ..kernels.gpu.matrices import Matrices
 from ..kernels.gpu.nf4 import Nf4Matrices
-from ..methods.policy import Selector
+from ..methods.policy import SequencePolicy
 from ..stats import metrics
 from .random_model import QUANTISED
 
@@ -49,7 +49,7 @@ def check_blocks(blocks: BlockWeights, choice: KernelChoice, keep: float = 0.5) 
 
 
 @torch.no_grad()
-def check_step(lm: LoadedModel, engine: Engine, ids: list[int], half: Selector) -> str:
+def check_step(lm: LoadedModel, engine: Engine, ids: list[int], half: SequencePolicy) -> str:
     """Logits of one dense and one sparse step against transformers on the same prompt; in words.
 
     ``half`` selects the neurons of the sparse one. NF4 weights, whose down projection was quantised again, are

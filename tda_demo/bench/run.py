@@ -23,8 +23,7 @@ from ..decode.cpu.compiled_step import CpuStepEngine
 from ..decode.weight_bytes import bytes_per_step
 from ..methods import GRIFFIN
 from ..model.loading import EMBEDDED, LoadedModel, load_model
-from ..model.precision import choose, offered
-from ..model.precisions import PRECISIONS, REFERENCE
+from ..model.precision import PRECISIONS, REFERENCE, available_precisions, choose_precision
 from ..stats import metrics
 from ..support.progress import Progress, Report, silent
 from .decoders import LlamaCpp, StockGenerate, TimedDecoder
@@ -102,7 +101,7 @@ def bench(
     """
     settings = settings or BenchSettings()
     cpu = torch.device("cpu")
-    precisions = (choose(precision, cpu),) if precision else offered("cpu")
+    precisions = (choose_precision(precision, cpu),) if precision else available_precisions("cpu")
     contestants = list(_contestants(name, precisions, report))
     bandwidth = _ReadBandwidth()
     for turn in range(settings.rounds + 1):

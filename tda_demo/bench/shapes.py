@@ -25,7 +25,7 @@ from ..decode.gpu.kernel_blocks import use_usual_layout
 from ..decode.shared_model import share_weights
 from ..kernels.gpu.choice import KernelChoice
 from ..kernels.gpu.device import has_triton, triton_runs
-from ..methods.policy import Selector
+from ..methods.policy import SequencePolicy
 from ..model.feedforward import FeedForward
 from ..model.precision import give_back_memory
 from ..model.weights import find_config
@@ -67,7 +67,7 @@ class ShapesTable:
 
 
 @dataclass(frozen=True, eq=False)
-class RandomShare(Selector):
+class RandomShare(SequencePolicy):
     """The share ``keep`` of each block's neurons, drawn at random."""
 
     keep: float

@@ -107,5 +107,5 @@ def thresholds(curves: Sequence[TailCurve], targets: np.ndarray) -> np.ndarray:
     # Dropping one neuron more can lower the error a little; the running maximum keeps "at most" true all the way down.
     means = np.maximum.accumulate(np.cumsum(rises[order]))
     first_above = np.searchsorted(means, targets, side="right")
-    found = scores[order][np.minimum(first_above, scores.size - 1)]
-    return np.where(targets > 0, found, 0.0)
+    reached = scores[order][np.minimum(first_above, scores.size - 1)]
+    return np.where(targets > 0, reached, 0.0)

@@ -1,4 +1,6 @@
-"""Texts, read as a stream: a file of any size takes the memory of its longest document's beginning.
+"""Texts: files of documents, and the project's own passages, to calibrate on and held out for scoring.
+
+A file is read as a stream: one of any size takes the memory of its longest document's beginning.
 
 Two formats, for every command alike: plain text whose documents are separated by lines holding only ``###``, and
 ``.jsonl`` with a ``text`` on every line and perhaps a ``reference``, what a good continuation of it says.
@@ -7,6 +9,7 @@ Two formats, for every command alike: plain text whose documents are separated b
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,16 +54,16 @@ def count_documents(path: Path, limit: int | None = None) -> int:
     Raises:
         UserError: see ``read_documents``; or there is no document.
     """
-    found = 0
-    for found, _ in enumerate(read_documents(path), start=1):
-        if found == limit:
+    count = 0
+    for count, _ in enumerate(read_documents(path), start=1):
+        if count == limit:
             break
-    if found == 0:
+    if count == 0:
         raise UserError(f"{path} holds no text.")
-    return found
+    return count
 
 
-def passages(*, held_out: bool | None = None, language: str | None = None) -> list[Document]:
+def project_passages(*, held_out: bool | None = None, language: str | None = None) -> list[Document]:
     """The project's own passages: those held out for scoring or those to calibrate on, those in a language ("en",
     "code"); None takes either.
     """
@@ -123,10 +126,10 @@ def _json_lines(file: BinaryIO, path: Path) -> Iterator[Document]:
         except UnicodeDecodeError as error:
             raise _not_utf8(path, number) from error
         if line.strip():
-            yield from _parsed(line, number, path)
+            yield from _parse_document(line, number, path)
 
 
-def _parsed(line: str, number: int, path: Path) -> Iterator[Document]:
+def _parse_document(line: str, number: int, path: Path) -> Iterator[Document]:
     try:
         fields = json.loads(line)
     except ValueError as error:
@@ -147,3 +150,40 @@ def _parsed(line: str, number: int, path: Path) -> Iterator[Document]:
 
 def _not_utf8(path: Path, line: int) -> UserError:
     return UserError(f"{path} is not UTF-8 text: line {line} holds bytes that are not.")
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Documents under one name."""
+
+    name: str
+    documents: tuple[Document, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(document.text for document in self.documents)
+
+    @property
+    def sha256(self) -> str:
+        """Of the texts, in hex."""
+        return hashlib.sha256("\0".join(self.texts).encode()).hexdigest()
+
+
+def calibration_passages() -> Passages:
+    """The project's own passages, those held out for scoring left out."""
+    return Passages(PASSAGES.name, tuple(project_passages(held_out=False)))
+
+
+def held_out_passages() -> Passages:
+    """The project's own passages that nothing is calibrated or trained on."""
+    return Passages("the project's held-out passages", tuple(project_passages(held_out=True)))
+
+
+def read_passages(path: Path) -> Passages:
+    """Every document of the file at ``path``.
+
+    Raises:
+        UserError: see ``read_documents``; or there is no document.
+    """
+    count_documents(path, 1)
+    return Passages(path.name, tuple(read_documents(path)))

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..model.feedforward import FeedForward
-from ..model.hooks import between
+from ..model.hooks import intercept
 from ..support.files import kept_name
 from ..support.lazy import torch
 from ..support.progress import Progress, Report, silent
-from .passages import calibration_passages
+from .documents import calibration_passages
 from .tables import KeptTable, json_rows, significant
 
 if TYPE_CHECKING:
@@ -76,16 +76,16 @@ def observed_tokens(
 ) -> Iterator[tuple[FeedForward, torch.Tensor, torch.Tensor]]:
     """Every block with its input [T, d] and activations [T, d_ff] at T tokens of the calibration passages."""
     texts = calibration_passages().texts
-    each, longest = -(-_TOKENS // len(texts)), min(_LONGEST, lm.context_length)
+    of_text, longest = -(-_TOKENS // len(texts)), min(_LONGEST, lm.context_length)
     seen: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in lm.blocks]
 
     def see(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
-        chosen = torch.linspace(0, len(x) - 1, min(each, len(x)), device=x.device).long()
+        chosen = torch.linspace(0, len(x) - 1, min(of_text, len(x)), device=x.device).long()
         seen[block.layer].append((x[chosen], activations.reshape(len(x), -1)[chosen]))
 
     with torch.inference_mode(), ExitStack() as hooks:
         for block in lm.blocks:
-            hooks.callback(between(block, partial(see, block)))
+            hooks.callback(intercept(block, partial(see, block)))
         for done, text in enumerate(texts):
             report(Progress("Calibrating thresholds", done, len(texts), "passages"))
             ids = lm.tokenizer(text, return_tensors="pt", truncation=True, max_length=longest)["input_ids"]

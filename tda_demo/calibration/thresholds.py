@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..model.feedforward import FeedForward
-from ..model.hooks import observed
-from ..model.precisions import REFERENCE
+from ..model.hooks import observe
+from ..model.precision import REFERENCE
 from ..support.files import kept_name
 from ..support.lazy import torch
 from ..support.progress import Progress, Report, silent
 from .cett import TailCurve, score, strengths, tail_curve, thresholds
-from .passages import Passages, calibration_passages
+from .documents import Passages, calibration_passages
 from .tables import KeptTable, json_rows, significant
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def calibrate(
     report(Progress(f"Calibrating {lm.name}", 0, len(passages.texts), "passages"))
     for done, text in enumerate(passages.texts, start=1):
         ids = lm.tokenizer(text, return_tensors="pt", truncation=True, max_length=_MAX_TOKENS)["input_ids"]
-        with torch.inference_mode(), observed(lm.blocks, see):
+        with torch.inference_mode(), observe(lm.blocks, see):
             lm.model(input_ids=ids.to(lm.device), use_cache=False, logits_to_keep=1)
         report(Progress(f"Calibrating {lm.name}", done, len(passages.texts), "passages"))
     targets = np.array(TARGETS)

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..calibration.passages import calibration_passages, read_passages
+    from ..calibration.documents import calibration_passages, read_passages
     from ..calibration.thresholds import calibrate, kept_thresholds
     from ..model.loading import load_model
     from ..support.environment import use_threads

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..model.precisions import PRECISIONS, default_precision, in_words
+from ..model.precision import PRECISIONS, default_precision, in_words
 from ..support.files import write_text
 
 TEXT = "documents separated by lines holding only ###, or .jsonl with a text (and a reference) a line"

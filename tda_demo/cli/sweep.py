@@ -36,8 +36,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..calibration.documents import count_documents, read_documents
-    from ..calibration.passages import held_out_passages
+    from ..calibration.documents import count_documents, held_out_passages, read_documents
     from ..evaluate.evaluation import EvaluationSettings
     from ..evaluate.ledger import Ledger
     from ..evaluate.shards import shard
@@ -46,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     from ..evaluate.table import check_format, write_table
     from ..methods.controls import not_beating
     from ..model.loading import load_model
-    from ..model.precision import offered
+    from ..model.precision import available_precisions
     from ..report import sweep_report
     from ..support.environment import use_threads
 
@@ -62,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         rows = sweep(
             lambda precision: load_model(options.model, precision=precision, device=mine.device, report=report),
             methods,
-            options.precision or offered(mine.device),
+            options.precision or available_precisions(mine.device),
             (lambda: read_documents(options.text)) if options.text else (lambda: held_out.documents),
             options.text.name if options.text else held_out.name,
             settings,

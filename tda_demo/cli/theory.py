@@ -72,7 +72,7 @@ def _experiment(options: argparse.Namespace) -> Experiment:
 
 def _text(options: argparse.Namespace) -> tuple[str, ...] | str | None:
     """The file's documents; a single one as a str, which the experiments cut into pieces."""
-    from ..calibration.passages import read_passages
+    from ..calibration.documents import read_passages
 
     if not options.text:
         return None

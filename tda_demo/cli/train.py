@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     from ..methods import DejaVu, MoEfication, make_method
     from ..methods.trained.artefact import path_of
-    from ..methods.trained.training import trained
+    from ..methods.trained.training import trained_artefact
     from ..model.loading import load_model
     from ..support.environment import use_threads
 
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     use_threads(options.threads)
     with terminal_bar() as report:
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
-        about = trained(lm, method.recipe, report).about
+        about = trained_artefact(lm, method.recipe, report).about
     if options.json is not None:
         write_json(asdict(about), options.json)
     if options.json != "-":

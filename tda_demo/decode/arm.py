@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ..methods.plan import ActiveSets, Course, Plan
+from ..methods.plan import ActiveSets, Plan, PlanSchedule
 from .weight_bytes import StepBytes
 
 
@@ -85,23 +85,23 @@ class RefreshingArm:
         self.arm = arm
         self.packing_ms = arm.packing_ms
         self.weight_bytes: int | None = None
-        self._course = Course(plan)
+        self._schedule = PlanSchedule(plan)
         self._step_bytes = step_bytes
         self._activations: list[torch.Tensor] = []
-        if self._course.plan is not plan:
+        if self._schedule.plan is not plan:
             self._take()
 
     def step(self, token: int) -> torch.Tensor:
         logits = self.arm.step(token)
         self._activations, self.weight_bytes = self.arm.activations(), self.arm.weight_bytes
-        if self._course.feed(1, self._activations):
-            packed = [int(count) for count in self._course.plan.packs()]
+        if self._schedule.feed(1, self._activations):
+            packed = [int(count) for count in self._schedule.plan.packs()]
             self.weight_bytes = (self.weight_bytes or 0) + self._step_bytes.copying(packed)
             self._take()
         return logits
 
     def _take(self) -> None:
-        plan = self._course.plan
+        plan = self._schedule.plan
         self.arm.use(None if plan.observes else plan)
 
     def activations(self) -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..methods.plan import Plan, See, Use
+from ..methods.plan import LayerUse, Plan, UseObserver
 from ..model.feedforward import find_blocks
 from .arm import Arm, Prefill, RefreshingArm
 from .engine import Engine
@@ -57,7 +57,7 @@ class EagerArm:
         self._step_bytes = step_bytes
         self._installed = ExitStack()
         self._activations: list[torch.Tensor] = []
-        self._uses: list[Use] = []
+        self._uses: list[LayerUse] = []
         self.use(None)
 
     def use(self, plan: Plan | None) -> None:
@@ -71,7 +71,7 @@ class EagerArm:
             hook = block.down.register_forward_pre_hook(lambda _module, inputs: activations.append(inputs[0]))
             self._installed.callback(hook.remove)
 
-    def _install(self, plan: Plan, see: See) -> ExitStack:
+    def _install(self, plan: Plan, see: UseObserver) -> ExitStack:
         """Until the result is closed the blocks compute under ``plan``."""
         return plan.packed(self.blocks, see)
 

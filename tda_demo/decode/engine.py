@@ -12,7 +12,7 @@ import torch
 
 from ..methods.policy import Policy
 from ..model.feedforward import FeedForward, find_blocks
-from ..model.hooks import between
+from ..model.hooks import intercept
 from ..support.progress import Report, silent
 from .arm import Arm, Prefill
 from .shared_model import forward, now_ms, share_weights
@@ -72,7 +72,7 @@ class Engine(ABC):
         with ExitStack() as hooks:
             for block in find_blocks(model):
                 for watch in watches:
-                    hooks.callback(between(block, partial(watch.see, block)))
+                    hooks.callback(intercept(block, partial(watch.see, block)))
             begin = now_ms(device)
             logits = forward(model, cache, ids, device, last_only=True)[0]
             total = now_ms(device) - begin
@@ -120,6 +120,6 @@ class _Watch:
         flat, begin = activations.reshape(len(x), -1), now_ms(self.device)
         self.reader.see(block, x[None], flat[None])
         middle = now_ms(self.device)
-        self.fired.append(self.policy.fired_in_prompt(block, x, flat))
+        self.fired.append(self.policy.count_fired_in_prompt(block, x, flat))
         self.selection_ms += middle - begin
         self.diagnostics_ms += now_ms(self.device) - middle

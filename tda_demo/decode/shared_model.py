@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..model.placement import hooks
+from ..model.feedforward import transfer_hooks
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -36,7 +36,7 @@ def _quantisation(model: PreTrainedModel) -> list[Any]:
 
 def _elsewhere(model: PreTrainedModel) -> list[Any]:
     """Where accelerate's hooks find the weights that are not in the model."""
-    offloading = [hook for module in model.modules() for hook in hooks(module)]
+    offloading = [hook for module in model.modules() for hook in transfer_hooks(module)]
     return [*(hook.weights_map for hook in offloading), *(hook.tied_params_map for hook in offloading)]
 
 

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from ..kernels.formats import format_of
-from ..methods.plan import Footprint
+from ..methods.plan import StepTraits
 from ..model.feedforward import FeedForward
 from ..model.precision import head_format
 from .shared_model import modules_of_a_step
@@ -83,7 +83,7 @@ class StepBytes:
         return round(self.read(_ACTIVE_SETS, counts).bytes)
 
     def read(
-        self, plan: Footprint, kept: Sequence[float], unread: Sequence[float] = (), copied: Sequence[float] = ()
+        self, plan: StepTraits, kept: Sequence[float], unread: Sequence[float] = (), copied: Sequence[float] = ()
     ) -> StepTraffic:
         """Of a step under ``plan`` that uses ``kept`` neurons of each layer (means over texts are welcome).
 
@@ -106,7 +106,7 @@ class StepBytes:
         return StepTraffic(self.dense - saved + extra + listed, 1 - (saved - extra - listed) / self.mlp)
 
 
-_ACTIVE_SETS = Footprint()  # nothing is read beside the active neurons
+_ACTIVE_SETS = StepTraits()  # nothing is read beside the active neurons
 
 
 def held_bytes(lm: LoadedModel) -> StepBytes:

@@ -17,10 +17,10 @@ import torch
 
 from ..calibration.cett import score as neuron_score
 from ..calibration.cett import strengths
-from ..calibration.passages import calibration_passages
+from ..calibration.documents import calibration_passages
 from ..calibration.thresholds import TARGETS, threshold_table
 from ..methods.plan import ActiveSets
-from ..methods.policy import Selector
+from ..methods.policy import SequencePolicy
 from ..methods.tda import TDA
 from ..model.feedforward import FeedForward
 from ..support.errors import UserError
@@ -47,7 +47,7 @@ class Sensitivity:
     kept: np.ndarray
 
 
-class _Probe(Selector):
+class _Probe(SequencePolicy):
     """Selects as TDA does at the probe's CETT, and counts what every target would keep."""
 
     def __init__(self, lm: LoadedModel, thresholds: np.ndarray, weighted: bool) -> None:

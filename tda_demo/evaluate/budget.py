@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..calibration.passages import calibration_passages
+from ..calibration.documents import calibration_passages
 from ..calibration.tables import KeptTable
 from ..decode.choose import step_bytes
 from ..methods.base import Method

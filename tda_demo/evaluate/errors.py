@@ -27,7 +27,7 @@ def realised_cett(block: FeedForward, x: torch.Tensor, a: torch.Tensor, stretche
 
 def lacking(block: FeedForward, x: torch.Tensor, a: torch.Tensor, stretches: Stretches) -> torch.Tensor:
     """What the block's output lacks, float32 [texts, T, d]."""
-    return torch.cat([plan.lacking(block, *part) for plan, part in _parts(x, a, stretches)], dim=1)
+    return torch.cat([plan.missing_output(block, *part) for plan, part in _parts(x, a, stretches)], dim=1)
 
 
 def mask_recall(block: FeedForward, x: torch.Tensor, a: torch.Tensor, stretches: Stretches) -> torch.Tensor:

@@ -22,10 +22,10 @@ import torch
 from ..decode.arm import Prefill
 from ..decode.engine import Engine
 from ..decode.shared_model import share_weights
-from ..methods.plan import Course, Plan, Use
+from ..methods.plan import LayerUse, Plan, PlanSchedule
 from ..methods.policy import Policy
 from ..model.feedforward import FeedForward, find_blocks
-from ..model.hooks import between, observed
+from ..model.hooks import intercept, observe
 from ..stats import metrics
 from .errors import Stretches, mask_recall, realised_cett
 
@@ -163,7 +163,7 @@ def dense_pass(
 
     with ExitStack() as hooks:
         for block in lm.blocks:
-            hooks.callback(between(block, partial(by_text, block)))
+            hooks.callback(intercept(block, partial(by_text, block)))
         return lm.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=logits_to_keep).logits
 
 
@@ -171,31 +171,31 @@ def dense_pass(
 def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan) -> Followed:
     """``inputs`` int64 [texts, tokens] under ``plan`` and those that take its place; ``cache`` stays as it was."""
     texts, tokens = inputs.shape
-    course = Course(plan)
+    schedule = PlanSchedule(plan)
     logits: list[torch.Tensor] = []
     stretches: list[tuple[Plan, int]] = []
     kept = torch.zeros(texts, len(lm.blocks), dtype=torch.float64)
     unread: list[torch.Tensor] = []
     copied = [] if plan.steps is None else [torch.zeros(texts, dtype=torch.float64) for _ in lm.blocks]
 
-    def see(block: FeedForward, use: Use) -> None:
+    def see(block: FeedForward, use: LayerUse) -> None:
         kept[:, block.layer] += use.neurons.view(texts, -1).sum(dim=1).cpu()
         if use.unread is not None:
             unread.append(use.unread.view(texts, -1, 2).sum(dim=1))
 
     at = 0
     while at < tokens:
-        serving, count = course.plan, course.ahead(tokens - at)
+        serving, count = schedule.plan, schedule.ahead(tokens - at)
         activations: list[torch.Tensor] = []
         with ExitStack() as stack:
             stack.enter_context(serving.on(lm.blocks, see))
             if serving.observes:
-                stack.enter_context(observed(lm.blocks, lambda _block, a: activations.append(a)))  # noqa: B023
+                stack.enter_context(observe(lm.blocks, lambda _block, a: activations.append(a)))  # noqa: B023
             chunk = inputs[:, at : at + count]
             logits.append(lm.model(input_ids=chunk, past_key_values=cache, use_cache=True).logits)
         stretches.append((serving, count))
         at += count
-        if course.feed(count, activations) and (packed := course.plan.packs()):
+        if schedule.feed(count, activations) and (packed := schedule.plan.packs()):
             copied = [total + new.cpu() for total, new in zip(copied, packed, strict=True)]
     cache.crop(-tokens)
     return Followed(

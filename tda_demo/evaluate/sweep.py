@@ -17,8 +17,8 @@ import torch
 from ..calibration.documents import Document
 from ..methods import make_method, method_named
 from ..methods.base import Method
-from ..methods.policy import Everything, Policy
-from ..model.precisions import REFERENCE
+from ..methods.policy import DensePolicy, Policy
+from ..model.precision import REFERENCE
 from ..support.environment import describe
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
@@ -203,7 +203,7 @@ class _Arms:
         self.reference = reference
         self.lm = lm
         self.names = ["dense", *([method.name, method.settings()] for method in methods)]
-        self.policies: list[Policy] = [Everything(), *(method.bind(lm, report) for method in methods)]
+        self.policies: list[Policy] = [DensePolicy(), *(method.bind(lm, report) for method in methods)]
         self.prompt_tokens = prompt_tokens
 
     def read(self, unit: Unit) -> _Seen:
@@ -244,7 +244,7 @@ def _dense_ms(
     machines = [describe(lm.device, lm.precision) for lm in models]
     name = digest(["dense times", prompt, asdict(speed), machines])
     if (kept := book.get(name)) is None:
-        kept = dense_ms(models, prompt, Everything(), speed)
+        kept = dense_ms(models, prompt, DensePolicy(), speed)
         book.put(name, kept)
     return kept
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..model.activation import activation_name
+from ..model.configuration import activation_name
 
 SILU, GELU_TANH, GELU_ERF, RELU = range(4)
 

@@ -11,7 +11,7 @@ from .coreinfer import CoreInfer
 from .griffin import GRIFFIN
 from .magnitude import Magnitude
 from .plan import ActiveSets, Plan
-from .policy import Policy, Selector
+from .policy import Policy, SequencePolicy
 from .random import Random
 from .settings import parse
 from .sketch import Sketch
@@ -53,7 +53,7 @@ __all__ = [
     "Plan",
     "Policy",
     "Random",
-    "Selector",
+    "SequencePolicy",
     "Sketch",
     "TokenPolicy",
     "make_method",

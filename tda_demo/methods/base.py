@@ -1,8 +1,8 @@
 """The contract of a method: WHICH neurons fire. A method is one file and one dataclass of settings.
 
-Bound to a model it becomes a policy: a sequence-level one looks at the activations of the prompt, which runs dense, and
-answers with one active set per layer for the whole generation (``policy.Selector``); a token-level one answers anew at
-every token (``token.TokenRule``).
+Bound to a model it becomes a policy: a sequence-level one (``policy.SequencePolicy``) looks at the activations of the
+prompt, which runs dense, and answers with one active set per layer for the whole generation; a token-level one
+(``token.TokenPolicy``) answers anew at every token.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..support.progress import Report, silent
-from .patching import patched
+from .patching import patch_model
 from .policy import Policy
 from .settings import check
 
@@ -46,7 +46,7 @@ class Method(ABC):
 
     @abstractmethod
     def bind(self, lm: LoadedModel, report: Report = silent) -> Policy:
-        """The policy for ``lm``, a selector or a rule; may calibrate on first use, telling ``report``.
+        """The policy for ``lm``; may calibrate on first use, telling ``report``.
 
         Raises:
             UserError: a setting is out of its range or does not fit the model.
@@ -58,5 +58,5 @@ class Method(ABC):
     @contextmanager
     def __call__(self, lm: LoadedModel) -> Iterator[LoadedModel]:
         """Within the context a prompt (a call on an empty cache) runs dense and chooses the neurons of later calls."""
-        with patched(lm, self.bind(lm)):
+        with patch_model(lm, self.bind(lm)):
             yield lm

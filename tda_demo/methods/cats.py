@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..calibration.quantiles import limits
-from ..model.activation import activation_function
+from ..model.configuration import activation_function
 from ..model.feedforward import FeedForward
 from ..support.lazy import torch
 from ..support.progress import Report, silent
@@ -39,12 +39,12 @@ class CATS(Method):
     keep: float = setting(0.5, "mean share of the neurons whose gate exceeds the threshold; 1 is exact", Range(0, 1))
 
     def bind(self, lm: LoadedModel, report: Report = silent) -> TokenPolicy:
-        rule = _Gated(lm)
-        rule.limits = limits(lm, self.name, rule.strength, self.keep, report)
-        return rule
+        policy = _GatePolicy(lm)
+        policy.limits = limits(lm, self.name, policy.strength, self.keep, report)
+        return policy
 
 
-class _Gated(TokenPolicy):
+class _GatePolicy(TokenPolicy):
     """``limits`` float64 [layers] of ``|act(g_j)|``."""
 
     def __init__(self, lm: LoadedModel) -> None:

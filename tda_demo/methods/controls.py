@@ -1,4 +1,4 @@
-"""Controls are methods that choose blindly. One that does not beat them says so, by these rules."""
+"""Controls are methods that choose blindly. One that does not beat them says so, as is decided here."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def against(
     """In one sentence what ``beats`` says of a race against ``control``; empty where something was not measured."""
     if read is None or kl is None or control_read is None or control_kl is None:
         return ""
-    found = beats(read, kl, control_read, control_kl)
-    if found is None:
+    wins = beats(read, kl, control_read, control_kl)
+    if wins is None:
         return f"{name} and the control {control} did not read the same bytes: set both by bytes to compare them."
-    verb = "beats" if found else "does not beat"
+    verb = "beats" if wins else "does not beat"
     return f"{name} {verb} the control {control}: KL {kl:.3f} against {control_kl:.3f} nats/token."
 
 
@@ -49,14 +49,14 @@ def unbeaten(row: Fields, rows: Iterable[Fields]) -> Fields | None:
     """
     if row["method"] == "dense" or is_control(row["method"]):
         return None
-    found = [
+    unbeaten_controls = [
         other
         for other in rows
         if is_control(other["method"])
         and _scored_alike(row, other)
         and beats(row["step_bytes"], row["kl"], other["step_bytes"], other["kl"]) is False
     ]
-    return min(found, key=lambda other: other["kl"], default=None)
+    return min(unbeaten_controls, key=lambda other: other["kl"], default=None)
 
 
 def not_beating(rows: Sequence[Fields]) -> list[str]:

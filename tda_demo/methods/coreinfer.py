@@ -18,8 +18,7 @@ from ..model.feedforward import FeedForward
 from ..support.lazy import torch
 from ..support.progress import Report, silent
 from .base import Dial, Method
-from .policy import Selector
-from .ranked import Ranked
+from .policy import RankedPolicy, SequencePolicy
 from .settings import Range, setting
 
 if TYPE_CHECKING:
@@ -41,10 +40,10 @@ class CoreInfer(Method):
     exempt_first: int = setting(5, "how many layers at the start are kept dense", Range(0, inf))
     exempt_last: int = setting(1, "how many layers at the end are kept dense", Range(0, inf))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> Selector:
+    def bind(self, lm: LoadedModel, report: Report = silent) -> SequencePolicy:
         layers = len(lm.blocks)
         sparse = range(self.exempt_first, layers - self.exempt_last)
-        return Ranked(self._votes, [self.keep if layer in sparse else 1.0 for layer in range(layers)])
+        return RankedPolicy(self._votes, [self.keep if layer in sparse else 1.0 for layer in range(layers)])
 
     def _votes(self, _block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
         """How many tokens vote for each neuron: [T, d_ff] -> int64 [d_ff]."""

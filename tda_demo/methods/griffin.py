@@ -17,8 +17,7 @@ from ..model.feedforward import FeedForward
 from ..support.lazy import torch
 from ..support.progress import Report, silent
 from .base import Dial, Method
-from .policy import Selector
-from .ranked import Ranked
+from .policy import RankedPolicy, SequencePolicy
 from .settings import Range, setting
 
 if TYPE_CHECKING:
@@ -34,8 +33,8 @@ class GRIFFIN(Method):
 
     keep: float = setting(0.5, "share of every layer's neurons that is kept; 1 is exact", Range(0, 1))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> Selector:
-        return Ranked(_score, [self.keep] * len(lm.blocks))
+    def bind(self, lm: LoadedModel, report: Report = silent) -> SequencePolicy:
+        return RankedPolicy(_score, [self.keep] * len(lm.blocks))
 
 
 def _score(_block: FeedForward, activations: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..support.progress import Report, silent
 from .base import Dial, Method
-from .policy import Selector
-from .ranked import Ranked
+from .policy import RankedPolicy, SequencePolicy
 from .settings import Range, setting
 
 if TYPE_CHECKING:
@@ -30,6 +29,6 @@ class Magnitude(Method):
 
     keep: float = setting(0.5, "share of every layer's neurons that is kept; 1 is exact", Range(0, 1))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> Selector:
+    def bind(self, lm: LoadedModel, report: Report = silent) -> SequencePolicy:
         sizes = [block.input_norms * block.output_norms for block in lm.blocks]
-        return Ranked(lambda block, _activations: sizes[block.layer], [self.keep] * len(lm.blocks))
+        return RankedPolicy(lambda block, _activations: sizes[block.layer], [self.keep] * len(lm.blocks))

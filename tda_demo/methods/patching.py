@@ -8,10 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..model.feedforward import FeedForward
-from ..model.hooks import between, observed
+from ..model.hooks import intercept, observe
 from ..support.errors import UserError
 from ..support.lazy import nn, torch
-from .plan import Course
+from .plan import PlanSchedule
 from .policy import Policy, PromptReader
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def patched(lm: LoadedModel, policy: Policy) -> Iterator[None]:
+def patch_model(lm: LoadedModel, policy: Policy) -> Iterator[None]:
     """Within the context a prompt (a call on an empty cache) runs dense; later calls run under the plan it leads to."""
     with ExitStack() as installed:
         session = _Session(lm, policy, installed)
@@ -40,7 +40,7 @@ class _Session:
     def __init__(self, lm: LoadedModel, policy: Policy, installed: ExitStack) -> None:
         self.lm, self.policy, self.installed = lm, policy, installed
         self.reader: PromptReader | None = None  # while a prompt is read
-        self.course: Course | None = None
+        self.schedule: PlanSchedule | None = None
         self.seen: list[torch.Tensor] = []
 
     def before(self, _model: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -52,27 +52,27 @@ class _Session:
             self.installed.close()
             self.reader = self.policy.reader()
             for block in self.lm.blocks:
-                self.installed.callback(between(block, partial(self._read, self.reader, block)))
-        elif self.course is not None and ids is not None and self.course.hasten(ids.shape[1]):
+                self.installed.callback(intercept(block, partial(self._read, self.reader, block)))
+        elif self.schedule is not None and ids is not None and self.schedule.cover(ids.shape[1]):
             self._install()
 
     def after(self, _model: nn.Module, args: tuple, kwargs: dict, _output: object) -> None:
         if self.reader is not None:
-            self.course, self.reader = Course(self.reader.plan()), None
+            self.schedule, self.reader = PlanSchedule(self.reader.plan()), None
             self._install()
-        elif self.course is not None and self.course.feed(_ids(args, kwargs).shape[1], self.seen):
+        elif self.schedule is not None and self.schedule.feed(_ids(args, kwargs).shape[1], self.seen):
             self._install()
 
     def _read(self, reader: PromptReader, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
         reader.see(block, x[None], activations.reshape(1, len(x), -1))
 
     def _install(self) -> None:
-        assert self.course is not None
+        assert self.schedule is not None
         self.installed.close()
-        self.installed.enter_context(self.course.plan.packed(self.lm.blocks))
-        if self.course.plan.observes:
+        self.installed.enter_context(self.schedule.plan.packed(self.lm.blocks))
+        if self.schedule.plan.observes:
             self.seen = seen = []
-            self.installed.enter_context(observed(self.lm.blocks, lambda _block, a: seen.append(a[-1:])))
+            self.installed.enter_context(observe(self.lm.blocks, lambda _block, a: seen.append(a[-1:])))
 
 
 def _ids(args: tuple, kwargs: dict) -> Any:

@@ -1,9 +1,10 @@
 """A plan: what a sparse arm decodes under once the prompt has been read.
 
 One contract for every kind of method. A plan says how transformers' own blocks compute under it (``on``, the
-specification of every kernel), which neurons that takes and what the output then lacks (``active``, ``lacking``: what
-is judged), and which plan comes next once it has served its tokens (``steps``, ``next``). It is of one text, as in a
-race, or of a batch of texts, as in an evaluation; a token-level plan (``token``) is the same for all texts.
+specification of every kernel), which neurons that takes and what the output then lacks (``active``,
+``missing_output``: what is judged), and which plan comes next once it has served its tokens (``steps``, ``next``). It
+is of one text, as in a race, or of a batch of texts, as in an evaluation; a token-level plan (``token``) is the same
+for all texts.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from ..support.lazy import nn, torch
 
 
 @dataclass(frozen=True, eq=False)
-class Use:
-    """What a plan used of a layer at T tokens: ``neurons`` float64 [T], of a plan that leaves out less or more than
-    whole neurons as many as would take the weights it used of the block.
+class LayerUse:
+    """What a plan used of a layer at T tokens.
 
-    ``unread`` float64 [T, 2]: weight bytes it left unread in the block, and in the layer's other matrices; None where
-    that follows from ``neurons``.
+    ``neurons`` float64 [T] counts active neurons; where other parts of the matrices than whole neurons are left out, it
+    is how many neurons have as many weights as were used of the block. ``unread`` float64 [T, 2]: weight bytes left
+    unread in the block, and in the layer's other matrices; None where that follows from ``neurons``.
     """
 
     neurons: torch.Tensor
     unread: torch.Tensor | None = None
 
 
-See = Callable[[FeedForward, Use], None]
+UseObserver = Callable[[FeedForward, LayerUse], None]
 
 
-class Footprint:
-    """What a step reads and how it can run, as far as the method says it: the same of a policy and of its plans.
+class StepTraits:
+    """What a step reads and how it can run, as far as the method decides it: the same for a policy and its plans.
 
     ``token_level`` says that neurons are chosen anew at every token, ``has_kernel`` that the compiled CPU step has a
     kernel which does so. ``full`` names the matrices read whatever is active, of ``gate`` and ``up``; ``extra_bytes``
@@ -49,11 +50,11 @@ class Footprint:
     extra_bytes: int = 0
 
 
-class Plan(Footprint, ABC):
+class Plan(StepTraits, ABC):
     """What a sparse arm decodes under; never changed in place, so arms may start from the same.
 
     ``steps`` is how many tokens it serves before ``next`` takes its place, None where it serves all that follow;
-    ``observes`` says that these run dense, because ``next`` wants their activations. ``note`` is a sentence on what it
+    ``observes`` says that these run dense, because ``next`` needs their activations. ``note`` is a sentence on what it
     took to make.
     """
 
@@ -77,14 +78,14 @@ class Plan(Footprint, ABC):
         return False
 
     @abstractmethod
-    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
+    def on(self, blocks: Iterable[FeedForward], see: UseObserver | None = None) -> ExitStack:
         """Until the result is closed the blocks compute under the plan, all texts of a batch at once.
 
         What is left out is zeroed: nothing else depends on it, so that is the same function with nothing saved.
-        ``see(block, use)`` hears what every block used.
+        ``see(block, use)`` is called with what every block used.
         """
 
-    def packed(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
+    def packed(self, blocks: Iterable[FeedForward], see: UseObserver | None = None) -> ExitStack:
         """``on`` for one text, saving what plain torch can save: the same function."""
         return self.on(blocks, see)
 
@@ -95,7 +96,7 @@ class Plan(Footprint, ABC):
         """
 
     @abstractmethod
-    def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    def missing_output(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         """What the block's output lacks where these are the dense model's: float32 [texts, T, d]."""
 
     def of_active(self, layer: int, activations: torch.Tensor) -> torch.Tensor:
@@ -124,11 +125,11 @@ class ActiveSets(Plan):
 
     @classmethod
     def from_indices(cls, indices: Sequence[torch.Tensor], widths: Sequence[int]) -> ActiveSets:
-        """Of one text: int64 ``indices`` of a layer's active neurons, and how many it has."""
-        empty = [
-            torch.zeros(width, dtype=torch.bool, device=at.device) for at, width in zip(indices, widths, strict=True)
-        ]
-        return cls.of([mask.index_fill(0, at, True) for mask, at in zip(empty, indices, strict=True)])
+        """Of one text: int64 ``indices`` of every layer's active neurons, and the ``widths`` of the layers."""
+        pairs = zip(indices, widths, strict=True)
+        return cls.of(
+            [torch.zeros(width, dtype=torch.bool, device=at.device).index_fill(0, at, True) for at, width in pairs]
+        )
 
     @cached_property
     def indices(self) -> tuple[torch.Tensor, ...]:
@@ -156,15 +157,15 @@ class ActiveSets(Plan):
     def is_dense(self) -> bool:
         return all(bool(mask.all()) for mask in self.masks)
 
-    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
+    def on(self, blocks: Iterable[FeedForward], see: UseObserver | None = None) -> ExitStack:
         with ExitStack() as hooks:
             for block, mask in zip(blocks, self.masks, strict=True):
                 if see is not None or not mask.all():
-                    hooks.callback(block.down.register_forward_pre_hook(_keeping(block, mask, see)).remove)
+                    hooks.callback(block.down.register_forward_pre_hook(_mask_hook(block, mask, see)).remove)
             return hooks.pop_all()
 
-    def packed(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
-        """Blocks hold copies of their active neurons' weights, where these can be copied; nobody is told what ran."""
+    def packed(self, blocks: Iterable[FeedForward], see: UseObserver | None = None) -> ExitStack:
+        """Blocks hold copies of their active neurons' weights, where these can be copied; ``see`` is not called."""
         with ExitStack() as restorations:
             for block, indices in zip(blocks, self.indices, strict=True):
                 if len(indices) < block.d_ff:
@@ -174,7 +175,7 @@ class ActiveSets(Plan):
     def active(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return self.masks[block.layer][:, None]
 
-    def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    def missing_output(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         weight = block.output_weight()  # a set serves a whole text, so only what it leaves out is multiplied
         texts = zip(activations, self.masks[block.layer], strict=True)
         return torch.stack([text[:, ~mask].float() @ weight[:, ~mask].T for text, mask in texts])
@@ -189,21 +190,21 @@ class ActiveSets(Plan):
         return [(leaves_out * mask.sum(dim=1)).double() for mask in self.masks]
 
 
-def _keeping(block: FeedForward, mask: torch.Tensor, see: See | None) -> Callable[..., torch.Tensor]:
+def _mask_hook(block: FeedForward, mask: torch.Tensor, see: UseObserver | None) -> Callable[..., torch.Tensor]:
     """Zeroes all activations but those of ``mask`` bool [texts, d_ff]."""
 
     def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         activations = inputs[0]
         by_text = activations.view(len(mask), -1, activations.shape[-1])  # opt flattens its batch
         if see is not None:
-            see(block, Use(mask.sum(dim=1).double().repeat_interleave(by_text.shape[1])))
+            see(block, LayerUse(mask.sum(dim=1).double().repeat_interleave(by_text.shape[1])))
         return (by_text * mask[:, None].to(activations.dtype)).view_as(activations)
 
     return hook
 
 
-class Course:
-    """A plan and those that take its place as tokens are fed: the one loop of whatever renews its sets."""
+class PlanSchedule:
+    """The plan now in force, and which one takes its place as tokens are fed: the one loop for all that renew sets."""
 
     def __init__(self, plan: Plan) -> None:
         self._take(plan)
@@ -227,10 +228,10 @@ class Course:
         self._take(self.plan.next(activations))
         return True
 
-    def hasten(self, tokens: int) -> bool:
-        """``tokens`` come in one piece, which runs under one plan: dense, where a step is due that has to be observed.
+    def cover(self, tokens: int) -> bool:
+        """Has one plan serve the next ``tokens`` tokens, which come in one piece; whether it is another than before.
 
-        Whether that is another plan than before.
+        Where the plan would end within the piece, the piece runs dense, as the step that is due then does.
         """
         if self.left is None or tokens <= self.left:
             return False

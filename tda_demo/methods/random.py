@@ -1,4 +1,4 @@
-"""Chance, a control: what leaving out as many neurons costs when nobody has chosen them."""
+"""Chance, a control: what leaving out as many neurons costs when they are drawn at random."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from ..model.feedforward import FeedForward
 from ..support.lazy import torch
 from ..support.progress import Report, silent
 from .base import Dial, Method
-from .policy import Selector
-from .ranked import Ranked
+from .policy import RankedPolicy, SequencePolicy
 from .settings import Range, setting
 
 if TYPE_CHECKING:
@@ -29,13 +28,13 @@ class Random(Method):
     is_control: ClassVar[bool] = True
 
     keep: float = setting(0.5, "share of every layer's neurons that is kept; 1 is exact", Range(0, 1))
-    seed: int = setting(0, "which neurons the lot falls on", Range(0, 2**32 - 1))
+    seed: int = setting(0, "seed of the draw; the same draws the same neurons", Range(0, 2**32 - 1))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> Selector:
+    def bind(self, lm: LoadedModel, report: Report = silent) -> SequencePolicy:
         generator = torch.Generator().manual_seed(self.seed)
-        lots = [torch.rand(block.d_ff, generator=generator) for block in lm.blocks]
+        scores = [torch.rand(block.d_ff, generator=generator) for block in lm.blocks]
 
-        def lot(block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
-            return lots[block.layer].to(activations.device)
+        def score(block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
+            return scores[block.layer].to(activations.device)
 
-        return Ranked(lot, [self.keep] * len(lm.blocks))
+        return RankedPolicy(score, [self.keep] * len(lm.blocks))

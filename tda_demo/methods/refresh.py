@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from ..calibration.cett import strengths
 from ..model.feedforward import FeedForward
 from ..support.lazy import torch
-from .plan import ActiveSets, Plan, See
-from .policy import Selector, SetReader
+from .plan import ActiveSets, Plan, UseObserver
+from .policy import ActiveSetReader, SequencePolicy
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class History:
         """Of a prompt's ``activations`` [T, d_ff]."""
         return cls(limit, norms, strengths(activations, norms).square().sum(dim=0), len(activations))
 
-    def seen(self, activations: torch.Tensor, times: int) -> History:
+    def with_token(self, activations: torch.Tensor, times: int) -> History:
         """With one token's ``activations`` [1, d_ff] counted ``times`` times."""
         squares = self.squares + times * strengths(activations, self.norms).square().sum(dim=0)
         return replace(self, squares=squares, tokens=self.tokens + times)
@@ -69,10 +69,10 @@ class RefreshedSets(ActiveSets):
     def next(self, activations: Sequence[torch.Tensor]) -> Plan:
         return _DenseStep(self)
 
-    def renewed(self, activations: Sequence[torch.Tensor]) -> RefreshedSets:
+    def renew(self, activations: Sequence[torch.Tensor]) -> RefreshedSets:
         """After a dense step with these ``activations`` [texts, d_ff] of every layer."""
         histories = tuple(
-            tuple(history.seen(token[None], self.every) for history, token in zip(layer, tokens, strict=True))
+            tuple(history.with_token(token[None], self.every) for history, token in zip(layer, tokens, strict=True))
             for layer, tokens in zip(self.histories, activations, strict=True)
         )
         masks = tuple(torch.stack([history.active() for history in layer]) for layer in histories)
@@ -88,51 +88,51 @@ class _DenseStep(Plan):
     steps = 1
     observes = True
 
-    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
+    def on(self, blocks: Iterable[FeedForward], see: UseObserver | None = None) -> ExitStack:
         return ActiveSets(tuple(torch.ones_like(mask) for mask in self.renewing.masks)).on(blocks, see)
 
     def active(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return torch.ones_like(self.renewing.masks[block.layer])[:, None]
 
-    def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    def missing_output(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return torch.zeros(*activations.shape[:-1], block.down.out_features, device=activations.device)
 
     def next(self, activations: Sequence[torch.Tensor]) -> Plan:
-        return self.renewing.renewed(activations)
+        return self.renewing.renew(activations)
 
 
-class Remembering(Selector):
-    """A selector whose score can go on after the prompt."""
+class RenewablePolicy(SequencePolicy):
+    """A policy whose score can go on after the prompt."""
 
     @abstractmethod
     def history(self, block: FeedForward, activations: torch.Tensor) -> History:
-        """Of the prompt last selected for."""
+        """The running score after the prompt with these ``activations`` [T, d_ff]; called after ``select`` for it."""
 
 
-class Refreshing(Selector):
-    """``selector``, its choice renewed every so many tokens."""
+class RefreshingPolicy(SequencePolicy):
+    """Chooses as ``policy`` does, and anew every so many tokens."""
 
     settles = False
 
-    def __init__(self, selector: Remembering, every: int) -> None:
-        self.selector, self.every = selector, every
+    def __init__(self, policy: RenewablePolicy, every: int) -> None:
+        self.policy, self.every = policy, every
 
     def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
-        return self.selector.select(block, activations)
+        return self.policy.select(block, activations)
 
-    def fired(
+    def count_fired(
         self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
     ) -> torch.Tensor:
-        return self.selector.fired(block, activations, computed)
+        return self.policy.count_fired(block, activations, computed)
 
-    def reader(self) -> SetReader:
-        return _RefreshReader(self)
+    def reader(self) -> ActiveSetReader:
+        return _RefreshingReader(self)
 
 
-class _RefreshReader(SetReader):
-    def __init__(self, policy: Refreshing) -> None:
+class _RefreshingReader(ActiveSetReader):
+    def __init__(self, policy: RefreshingPolicy) -> None:
         super().__init__(policy)
-        self.policy = policy
+        self.renewable, self.every = policy.policy, policy.every
         self.histories: list[tuple[History, ...]] = []
         self._texts: list[History] = []
 
@@ -141,10 +141,10 @@ class _RefreshReader(SetReader):
         self.histories.append(tuple(self._texts))
         self._texts = []
 
-    def choose(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
-        mask = super().choose(block, activations)
-        self._texts.append(self.policy.selector.history(block, activations))
+    def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
+        mask = super().select(block, activations)
+        self._texts.append(self.renewable.history(block, activations))
         return mask
 
     def plan(self) -> Plan:
-        return RefreshedSets(tuple(self.masks), tuple(self.histories), self.policy.every)
+        return RefreshedSets(tuple(self.masks), tuple(self.histories), self.every)

@@ -24,8 +24,8 @@ from ..support.errors import UserError
 from ..support.lazy import torch
 from ..support.progress import Report, silent
 from .base import Dial, Method
-from .policy import Selector
-from .refresh import History, Refreshing, Remembering
+from .policy import SequencePolicy
+from .refresh import History, RefreshingPolicy, RenewablePolicy
 from .settings import Range, setting
 
 if TYPE_CHECKING:
@@ -48,18 +48,18 @@ class TDA(Method):
         0, "choose the neurons anew every so many tokens, by a dense step each; 0 never", Range(0, inf)
     )
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> Selector:
-        selector = self._selector(lm, report)
-        return Refreshing(selector, self.refresh) if self.refresh else selector
+    def bind(self, lm: LoadedModel, report: Report = silent) -> SequencePolicy:
+        policy = self._threshold_policy(lm, report)
+        return RefreshingPolicy(policy, self.refresh) if self.refresh else policy
 
-    def _selector(self, lm: LoadedModel, report: Report) -> _Thresholded:
+    def _threshold_policy(self, lm: LoadedModel, report: Report) -> _ThresholdPolicy:
         factors = self._factors(len(lm.blocks))
         if self.cett == 0:
-            return _Thresholded(np.zeros_like(factors), self.weighted)
+            return _ThresholdPolicy(np.zeros_like(factors), self.weighted)
         if self.online:
-            return _Online(self.cett, factors, self.weighted)
+            return _OnlineThresholdPolicy(self.cett, factors, self.weighted)
         table = threshold_table(lm, weighted=self.weighted, report=report)
-        return _Thresholded(table.at(self.cett) * factors, self.weighted)
+        return _ThresholdPolicy(table.at(self.cett) * factors, self.weighted)
 
     def _factors(self, layers: int) -> np.ndarray:
         """One factor per layer, float64 [layers], 0 where the layer is exempt.
@@ -76,7 +76,7 @@ class TDA(Method):
         return factors
 
 
-class _Thresholded(Remembering):
+class _ThresholdPolicy(RenewablePolicy):
     """Keeps the neurons whose score reaches the layer's limit. ``limits`` is float64 [layers]."""
 
     def __init__(self, limits: np.ndarray, weighted: bool) -> None:
@@ -86,7 +86,7 @@ class _Thresholded(Remembering):
     def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
         return score(self._strengths(block, activations)) >= self.limits[block.layer]
 
-    def fired(
+    def count_fired(
         self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
     ) -> torch.Tensor:
         strength = self._strengths(block, activations, computed)
@@ -104,7 +104,7 @@ class _Thresholded(Remembering):
         return strengths(activations, block.output_norms if computed is None else block.output_norms[computed])
 
 
-class _Online(_Thresholded):
+class _OnlineThresholdPolicy(_ThresholdPolicy):
     """Finds each layer's limit in the prompt itself, for the CETT target, before it selects."""
 
     def __init__(self, cett: float, factors: np.ndarray, weighted: bool) -> None:

@@ -1,11 +1,11 @@
 """The contract of a token-level method: which neurons fire is decided anew at every token.
 
-The prompt runs dense; from then on every block asks the rule, which may look at the block's input alone (what a kernel
-can do before it reads any weight) or at what part of the block has already computed. Here a block computes everything
-and the rest is zeroed, which is the specification; a compiled kernel skips it.
+The prompt runs dense; from then on every block asks the policy, which may look at the block's input alone (what a
+kernel can do before it reads any weight) or at what part of the block has already computed. Here a block computes
+everything and the rest is zeroed, which is the specification; a compiled kernel skips it.
 
-Most rules choose neurons and say so with ``fire`` alone; what else a rule may leave out it says by overriding the rest
-(``channels``).
+Most policies choose neurons and say so with ``fire`` alone; one that leaves out something else overrides the other
+methods too (``teal.ChannelPolicy``).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from ..model.feedforward import FeedForward
-from ..model.hooks import Change, between
+from ..model.hooks import Change, intercept
 from ..support.lazy import nn, torch
-from .plan import Plan, See, Use
+from .plan import LayerUse, Plan, UseObserver
 from .policy import Policy, PromptReader
 
 
 @dataclass(frozen=True)
-class Used:
-    """What a kernel's last step used: ``neurons`` of every layer, as in ``Use``, and ``unread`` bytes of all layers."""
+class StepUse:
+    """What a kernel's last step used: ``neurons`` of every layer, and ``unread`` bytes of all layers (``LayerUse``)."""
 
     neurons: list[int]
     unread: tuple[float, float] | None = None
@@ -53,12 +53,12 @@ class TokenPolicy(Policy, Plan):
 
     @cached_property
     def has_kernel(self) -> bool:  # type: ignore[override]
-        """Whether ``kernel`` is not None; a rule overrides it whose kernel takes copying the model's weights."""
+        """Whether ``kernel`` is not None; a policy overrides it whose kernel takes copying the model's weights."""
         return self.kernel is not None
 
-    def used(self, kernel: Any, computed: np.ndarray) -> Used:
+    def step_use(self, kernel: Any, computed: np.ndarray) -> StepUse:
         """Of the last step of ``kernel``, which computed ``computed`` int64 [layers] neurons' columns of down."""
-        return Used(computed.tolist())
+        return StepUse(computed.tolist())
 
     @abstractmethod
     def fire(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
@@ -66,11 +66,11 @@ class TokenPolicy(Policy, Plan):
         ``activations`` [T, d_ff].
         """
 
-    def use(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> Use:
+    def layer_use(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> LayerUse:
         """What it would use of the block alone where these are the dense model's input and activations, [T, ...]."""
-        return Use(self.fire(block, x, activations).sum(dim=1).double())
+        return LayerUse(self.fire(block, x, activations).sum(dim=1).double())
 
-    def restricted(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    def sparse_activations(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         """What takes the place of the dense model's ``activations``: [T, d_ff]."""
         return activations * self.fire(block, x, activations)
 
@@ -81,34 +81,34 @@ class TokenPolicy(Policy, Plan):
         return None
 
     def reader(self) -> PromptReader:
-        return _Unread(self)
+        return _IdleReader(self)
 
-    def fired_in_prompt(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-        return self.use(block, x, activations).neurons.round().long()
+    def count_fired_in_prompt(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+        return self.layer_use(block, x, activations).neurons.round().long()
 
     def active(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return self.fire(block, x.flatten(0, 1), activations.flatten(0, 1)).view(activations.shape)
 
-    def lacking(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
+    def missing_output(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         flat_x, flat = x.flatten(0, 1), activations.flatten(0, 1)
-        left_out = flat.float() - self.restricted(block, flat_x, flat).float()
+        left_out = flat.float() - self.sparse_activations(block, flat_x, flat).float()
         rest = self.rest(block, flat_x, self.fire(block, flat_x, flat))
         lacks = left_out @ block.output_weight().T
         return (lacks if rest is None else lacks - rest).view(*activations.shape[:2], -1)
 
-    def on(self, blocks: Iterable[FeedForward], see: See | None = None) -> ExitStack:
+    def on(self, blocks: Iterable[FeedForward], see: UseObserver | None = None) -> ExitStack:
         with ExitStack() as hooks:
             for block in blocks:
                 rest: list[torch.Tensor] = []
-                hooks.callback(between(block, self._fired_only(block, see, rest)))
-                hooks.callback(block.down.register_forward_hook(_adding(rest)).remove)
+                hooks.callback(intercept(block, self._keep_fired(block, see, rest)))
+                hooks.callback(block.down.register_forward_hook(_add_rest(rest)).remove)
             return hooks.pop_all()
 
-    def _fired_only(self, block: FeedForward, see: See | None, rest: list[torch.Tensor]) -> Change:
+    def _keep_fired(self, block: FeedForward, see: UseObserver | None, rest: list[torch.Tensor]) -> Change:
         def change(x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
             fired = self.fire(block, x, activations.reshape(len(x), -1))
             if see is not None:
-                see(block, Use(fired.sum(dim=1).double()))
+                see(block, LayerUse(fired.sum(dim=1).double()))
             if (added := self.rest(block, x, fired)) is not None:
                 rest.append(added)
             return activations * fired.view_as(activations)
@@ -116,20 +116,20 @@ class TokenPolicy(Policy, Plan):
         return change
 
 
-class _Unread(PromptReader):
-    """Of a rule, which needs nothing of a prompt."""
+class _IdleReader(PromptReader):
+    """Of a token-level method, which needs nothing of a prompt."""
 
-    def __init__(self, rule: TokenPolicy) -> None:
-        self.rule = rule
+    def __init__(self, policy: TokenPolicy) -> None:
+        self.policy = policy
 
     def see(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
         pass
 
     def plan(self) -> Plan:
-        return self.rule
+        return self.policy
 
 
-def _adding(rest: list[torch.Tensor]) -> Callable[..., torch.Tensor | None]:
+def _add_rest(rest: list[torch.Tensor]) -> Callable[..., torch.Tensor | None]:
     def hook(_module: nn.Module, _arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
         return output + rest.pop().view_as(output).to(output.dtype) if rest else None
 

@@ -41,9 +41,9 @@ class TT(Method):
 
     def bind(self, lm: LoadedModel, report: Report = silent) -> TokenPolicy:
         if self.cett == 0:
-            return _Truncated(lm, np.full(len(lm.blocks), -np.inf))
+            return _TruncationPolicy(lm, np.full(len(lm.blocks), -np.inf))
         table = kept_table(lm, self.name, len(TARGETS), lambda: _thresholds(lm, report))
-        return _Truncated(lm, np.array([np.interp(self.cett, TARGETS, layer) for layer in table]))
+        return _TruncationPolicy(lm, np.array([np.interp(self.cett, TARGETS, layer) for layer in table]))
 
 
 def _thresholds(lm: LoadedModel, report: Report) -> np.ndarray:
@@ -61,7 +61,7 @@ def _strength(block: FeedForward, _x: torch.Tensor, activations: torch.Tensor) -
     return activations.float().abs() * block.output_norms
 
 
-class _Truncated(TokenPolicy):
+class _TruncationPolicy(TokenPolicy):
     """``limits`` float64 [layers] of ``|a_j| n_j``."""
 
     full = frozenset({"gate", "up"})

@@ -1,7 +1,7 @@
 """What is true of a model family, in one record. A family is supported by being in ``FAMILIES``; no other list has it.
 
 What belongs to one model instead, its sizes, windows and rotary positions, is read off its configuration
-(``attention``).
+(``configuration``).
 """
 
 from __future__ import annotations

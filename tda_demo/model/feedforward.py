@@ -11,20 +11,19 @@ Where the matrices lie is said by the family's record, ``model.family``; nothing
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from ..support.lazy import nn, torch
 from .family import BlockLayout, family_of
-from .placement import hooks
 from .projection import Projection, linears_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from .activation import Activation
+    from .configuration import Activation
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +97,11 @@ class FeedForward:
         return _values(self.down)
 
     @property
+    def layer_linears(self) -> tuple[nn.Linear, ...]:
+        """The matrices of the block's layer: its attention projections as the family orders them, then the block's."""
+        return *self.attention, *self.linears
+
+    @property
     def is_quantised(self) -> bool:
         """Whether its matrices are bitsandbytes', whose rows and columns cannot be taken out as they are."""
         return not all(linear.weight.is_floating_point() for linear in self.linears)
@@ -117,7 +121,7 @@ def _values(linear: nn.Linear) -> torch.Tensor:
     """The values of ``linear.weight``, float32 [out, in], however bitsandbytes or accelerate may hold them."""
     weight: Any = linear.weight
     if weight.is_meta:
-        (hook,) = hooks(linear)
+        (hook,) = transfer_hooks(linear)
         return hook.weights_map["weight"].to(hook.execution_device).float()
     if getattr(weight, "quant_state", None) is not None:
         from bitsandbytes.functional import dequantize_4bit
@@ -128,6 +132,13 @@ def _values(linear: nn.Linear) -> torch.Tensor:
         largest = weight.SCB if getattr(weight, "SCB", None) is not None else holder.state.SCB
         return weight.data.float() * (largest / 127)[:, None]
     return weight.detach().float()
+
+
+def transfer_hooks(module: nn.Module) -> Iterator[Any]:
+    """accelerate's hooks of ``module`` that move what it computes with."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    chain = getattr(hook, "hooks", (hook,))
+    return (link for link in chain if hasattr(link, "weights_map"))
 
 
 def find_blocks(model: PreTrainedModel) -> tuple[FeedForward, ...]:

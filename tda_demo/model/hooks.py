@@ -12,7 +12,7 @@ Change = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor | None"]
 
 
 @contextmanager
-def observed(blocks: Iterable[FeedForward], see: Callable[[FeedForward, torch.Tensor], None]) -> Iterator[None]:
+def observe(blocks: Iterable[FeedForward], see: Callable[[FeedForward, torch.Tensor], None]) -> Iterator[None]:
     """Within the context, ``see(block, a)`` gets the activations ``a`` [tokens, d_ff] of every block that runs.
 
     The input of the down projection is ``a`` in every family, so one hook serves them all.
@@ -29,7 +29,7 @@ def observed(blocks: Iterable[FeedForward], see: Callable[[FeedForward, torch.Te
             handle.remove()
 
 
-def between(block: FeedForward, change: Change) -> Callable[[], None]:
+def intercept(block: FeedForward, change: Change) -> Callable[[], None]:
     """``change(x, a)`` gets the block's input ``x`` [tokens, d] and its activations ``a`` [..., d_ff] whenever it runs;
     what it returns, if anything, takes the activations' place. The result undoes it.
     """

@@ -12,11 +12,10 @@ from ..support.environment import use_threads
 from ..support.errors import UserError
 from ..support.progress import Report, silent
 from .feedforward import FeedForward, find_blocks
-from .placement import DeviceMap, automatic, input_device, is_spread
-from .precision import choose, loading, model_dtype, round_weights
-from .precisions import PRECISIONS, REFERENCE
+from .placement import DeviceMap, automatic_device_map, input_device, is_spread
+from .precision import PRECISIONS, REFERENCE, choose_precision, loading_arguments, model_dtype, round_weights
 from .weights import WeightFolder, embedded, find_weights
-from .weights.quiet import quiet_transformers
+from .weights.folder import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -133,10 +132,10 @@ def load_model(
         precision = precision or REFERENCE
         if precision != REFERENCE:
             raise UserError(f"On a CPU a device map takes the precision {REFERENCE} only, not {precision}.")
-    precision = choose(precision, place)
+    precision = choose_precision(precision, place)
     weights = find_weights(name, report)
-    device_map = device_map or automatic(weights.folder, precision, place)
-    placed = loading(precision, place) | ({} if device_map is None else {"device_map": device_map})
+    device_map = device_map or automatic_device_map(weights.folder, precision, place)
+    placed = loading_arguments(precision, place) | ({} if device_map is None else {"device_map": device_map})
     model, tokenizer = _read(weights, model_dtype(precision, place), placed)
     blocks = find_blocks(model)
     if place.type == "cpu":

@@ -7,12 +7,12 @@ as the copies, and the sparse arm saves nothing: it zeroes the neurons it leaves
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..support.lazy import torch
-from .precisions import PRECISIONS
+from .feedforward import transfer_hooks
+from .precision import PRECISIONS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,7 @@ DeviceMap = str | dict[str, Any]
 _FOR_WEIGHTS = 0.9  # of a GPU's free memory; the rest is for caches and packed copies
 
 
-def automatic(folder: Path, precision: str, device: torch.device) -> DeviceMap | None:
+def automatic_device_map(folder: Path, precision: str, device: torch.device) -> DeviceMap | None:
     """``auto`` where the safetensors in ``folder`` do not fit the GPU ``device``; None where they do, or on a CPU."""
     if device.type != "cuda":
         return None
@@ -50,13 +50,6 @@ def is_spread(model: nn.Module) -> bool:
 def input_device(model: PreTrainedModel) -> torch.device:
     """Where the embedding computes, which is where token ids go."""
     embedding: Any = model.get_input_embeddings()
-    for hook in hooks(embedding):
+    for hook in transfer_hooks(embedding):
         return torch.device(hook.execution_device)
     return embedding.weight.device
-
-
-def hooks(module: nn.Module) -> Iterator[Any]:
-    """accelerate's hooks of ``module`` that move what it computes with."""
-    hook: Any = getattr(module, "_hf_hook", None)
-    chain = getattr(hook, "hooks", (hook,))
-    return (each for each in chain if hasattr(each, "weights_map"))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..support.lazy import nn, torch
+from .family import DecoderLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,3 +44,12 @@ class Projection:
 def linears_of(projections: Sequence[Projection]) -> tuple[nn.Linear, ...]:
     """The linears that hold ``projections``, in their order, one that holds several once."""
     return tuple(dict.fromkeys(projection.linear for projection in projections))
+
+
+def query_key_value(layout: DecoderLayout, attention: Any, config: Any) -> tuple[Projection, ...]:
+    """The three projections of the module ``attention``, whatever linears hold them."""
+    linears = [getattr(attention, name) for name in layout.qkv]
+    if len(linears) == 3:
+        return tuple(Projection.whole(linear) for linear in linears)
+    heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+    return Projection.parts(linears[0], [count * attention.head_dim for count in heads])

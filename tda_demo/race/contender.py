@@ -14,7 +14,7 @@ from ..decode.text import decode
 from ..evaluate.scoring import judge
 from ..methods.base import Method
 from ..methods.plan import ActiveSets
-from ..methods.policy import Policy, Selector
+from ..methods.policy import Policy, SequencePolicy
 from ..stats import metrics
 from .events import PromptRead
 from .lanes import Lane
@@ -96,9 +96,9 @@ def fired(lm: LoadedModel, policy: Policy, prefill: Prefill, arm: Arm) -> np.nda
     settled = prefill.plan.settled
     if settled is None:
         return np.array(arm.computed())
-    selector = cast(Selector, policy)  # whose sets they are
+    selector = cast(SequencePolicy, policy)  # whose sets they are
     counts = [
-        selector.fired(block, activations, computed)
+        selector.count_fired(block, activations, computed)
         for block, activations, computed in zip(lm.blocks, arm.activations(), settled.indices, strict=True)
     ]
     return torch.cat(counts).cpu().numpy()

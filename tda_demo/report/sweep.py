@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from ..methods.controls import not_beating
-from ..model.precisions import symbol_of
+from ..model.precision import symbol_of
 from ..stats.metrics import frontier
 from . import svg
 from .page import figure, finite, page, section, table

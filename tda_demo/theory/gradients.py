@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..model.activation import activation_function
+from ..model.configuration import activation_function
 from ..model.feedforward import FeedForward, find_blocks
 from ..support.lazy import nn, torch
 from .reading import Stopped

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..model.feedforward import FeedForward, find_blocks
-from ..model.hooks import observed
+from ..model.hooks import observe
 from ..support.errors import UserError
 from ..support.lazy import inference_mode, torch
 
@@ -65,7 +65,7 @@ class Reader:
             kept.append(whole[:, -(last or 0) :].float().clone())
 
         cached = "past_key_values" in inputs
-        with observed(self.blocks, see):
+        with observe(self.blocks, see):
             output = self.model(input_ids=ids.to(self.device), use_cache=cached, logits_to_keep=1, **inputs)
         return Reading(kept, output.logits[:, -1].float())
 

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..methods.settings import Range
-from ..model.activation import activation_field, activation_name
+from ..model.configuration import activation_field, activation_name
 from ..model.feedforward import find_blocks
 from ..stats.estimates import LEAST_CLUSTERS, Estimate, mean, ratios
 from ..support.errors import UserError

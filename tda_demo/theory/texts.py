@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from ..calibration.documents import passages
+from ..calibration.documents import project_passages
 from ..support.files import DATA
 
 SENTENCES = 16  # in histories.jsonl
@@ -24,7 +24,7 @@ class Histories:
 
 def english_passages() -> tuple[str, ...]:
     """The project's English passages, code left out: nothing is calibrated here, so none is held out."""
-    return tuple(each.text for each in passages(language="en"))
+    return tuple(each.text for each in project_passages(language="en"))
 
 
 def histories() -> tuple[Histories, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..model.precisions import PRECISIONS, Device, default_precision, precisions_on
+from ..model.precision import PRECISIONS, Device, default_precision, precisions_on
 from ..support.errors import UserError
 from .memory import Room
 

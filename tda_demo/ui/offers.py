@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from ..model.precisions import Device, default_precision, precisions_on
+from ..model.precision import Device, default_precision, precisions_on
 from ..support.errors import UserError
 from .catalogue import CATALOGUE, EMBEDDED, label
 from .memory import has_nvidia_driver, is_zero_gpu_space

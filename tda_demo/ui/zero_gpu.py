@@ -71,12 +71,12 @@ class FetchedModels(Models):
     def _default(self, report: Report) -> None:
         from transformers import AutoConfig
 
-        from ..model.precision import choose
+        from ..model.precision import choose_precision
         from ..support.environment import describe
 
         config = AutoConfig.from_pretrained(_fetch(None, report), local_files_only=True)
         gpu = torch.device("cuda")
-        self.state = ModelState(layers=config.num_hidden_layers, environment=describe(gpu, choose(None, gpu)))
+        self.state = ModelState(layers=config.num_hidden_layers, environment=describe(gpu, choose_precision(None, gpu)))
 
 
 def on_lent_gpu(call: Call, job: Job, need: GpuNeed, ticket: Ticket) -> Generator[Any]:

@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tda_demo.calibration import quantiles, tables
-from tda_demo.calibration.passages import calibration_passages, held_out_passages
+from tda_demo.calibration import channel_shares, quantiles, tables
+from tda_demo.calibration.documents import calibration_passages, held_out_passages
 from tda_demo.calibration.tables import KeptTable, json_rows, significant
 from tda_demo.calibration.thresholds import kept_thresholds
 from tda_demo.evaluate.budget import kept_curve
 from tda_demo.methods import GRIFFIN, METHODS
-from tda_demo.methods.teal import shares as channel_shares
-from tda_demo.methods.teal.channels import matrices
 from tda_demo.model.loading import LoadedModel
 from tda_demo.model.weights.embedded import NAME, WHEEL_SHA256
 from tda_demo.support.errors import UserError
@@ -147,7 +145,7 @@ def test_every_shipped_file_is_read_and_would_be_written_the_same(lm: LoadedMode
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"values": [1]}', "[[1, 2], [3]]", '[{"magnitudes": 1}]', "[[[1]]]"])
 def test_no_reader_takes_what_is_not_its_table(lm: LoadedModel, content: str) -> None:
-    weights = tuple(np.ones(len(matrices(block))) for block in lm.blocks)
+    weights = tuple(np.ones(len(block.layer_linears)) for block in lm.blocks)
     readers = [
         kept_thresholds(lm, weighted=False).parse,
         kept_curve(lm, GRIFFIN()).parse,

@@ -11,8 +11,7 @@ from little_text import TEXTS
 from parity import stored
 from tiny import PROMPT, tiny
 
-from tda_demo.calibration.documents import Document
-from tda_demo.calibration.passages import Passages
+from tda_demo.calibration.documents import Document, Passages
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.compiled_step import TokenArm
 from tda_demo.decode.eager import EagerEngine
@@ -20,7 +19,7 @@ from tda_demo.evaluate import budget
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
 from tda_demo.methods import CATS, METHODS, TEAL, TT, DejaVu, Method, MoEfication, Sketch
-from tda_demo.methods.teal.channels import ChannelPolicy, matrices
+from tda_demo.methods.teal import ChannelPolicy
 from tda_demo.methods.token import TokenPolicy
 from tda_demo.model.loading import LoadedModel
 from tda_demo.stats import metrics
@@ -42,7 +41,7 @@ TOKENS = [40, 41, 17, 60, 33]
 def bound_to(lm: LoadedModel, name: str) -> TokenPolicy:
     """TEAL with thresholds that are planted: looking for them takes longer than all the rest."""
     if name == "teal":
-        return ChannelPolicy(lm, [np.full(len(matrices(block)), 0.3) for block in lm.blocks])
+        return ChannelPolicy(lm, [np.full(len(block.layer_linears), 0.3) for block in lm.blocks])
     rule = TOKEN_LEVEL[name].bind(lm)
     assert isinstance(rule, TokenPolicy)
     return rule

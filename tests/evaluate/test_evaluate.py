@@ -28,7 +28,7 @@ from tda_demo.evaluate import EvaluationSettings, evaluate, evaluation, scoring
 from tda_demo.evaluate.generation import compare
 from tda_demo.evaluate.result import summary
 from tda_demo.methods import TDA
-from tda_demo.methods.policy import Everything, Selector
+from tda_demo.methods.policy import DensePolicy, SequencePolicy
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.loading import LoadedModel
 from tda_demo.stats import metrics
@@ -39,7 +39,7 @@ SETTINGS = EvaluationSettings(PROMPT, SCORED)
 METHOD = TDA(cett=0.4, online=True)
 
 
-class Fixed(Selector):
+class Fixed(SequencePolicy):
     """A selector that keeps given neurons, whatever it is shown, and remembers how much it was shown."""
 
     def __init__(self, lm: LoadedModel) -> None:
@@ -51,7 +51,7 @@ class Fixed(Selector):
         mask = torch.zeros(block.d_ff, dtype=torch.bool)
         return mask.index_fill(0, self.active.indices[block.layer], True)
 
-    def fired_in_prompt(self, *_: Any) -> torch.Tensor:
+    def count_fired_in_prompt(self, *_: Any) -> torch.Tensor:
         raise NotImplementedError
 
 
@@ -128,7 +128,7 @@ def test_bytes_are_the_engines(family: str, precision: str) -> None:
     sparse = engine.sparse_arm(Prefill(**{**vars(prefill), "plan": active}), 1)
     read = step_bytes(lm)
     assert read.dense == engine.dense_arm(prefill, 1).weight_bytes
-    assert read.read(Everything(), active.counts()).bytes == pytest.approx(sparse.weight_bytes)
+    assert read.read(DensePolicy(), active.counts()).bytes == pytest.approx(sparse.weight_bytes)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tiny import tiny
 
 import tda_demo.model.loading
 from tda_demo.__main__ import main
-from tda_demo.calibration.documents import Document, passages, read_documents
+from tda_demo.calibration.documents import Document, project_passages, read_documents
 from tda_demo.evaluate import EvaluationSettings, allocate, budget, evaluate
 from tda_demo.evaluate.allocate import Sensitivity
 from tda_demo.evaluate.budget import QualityCurve
@@ -245,7 +245,7 @@ def planted(*, held_out: bool) -> list[Document]:
 def test_a_curve_is_measured_on_calibration_text_once(
     lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tda_demo.calibration.passages.passages", planted)
+    monkeypatch.setattr("tda_demo.calibration.documents.project_passages", planted)
     monkeypatch.setattr(budget, "PROMPT_TOKENS", 20)
     monkeypatch.setattr(budget, "SCORE_TOKENS", 9)
     found = budget.within(lm, TDA(online=True), kl=0.05)
@@ -266,7 +266,7 @@ SHIPPED_CURVES = (TDA, GRIFFIN, CoreInfer, CATS, TEAL, TT, Sketch)  # all that n
 def test_a_shipped_curve_is_read(path: Path) -> None:
     told = json.loads(path.read_text(encoding="utf-8"))
     curve = QualityCurve(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
-    assert curve.kl[0] == 0 and curve.documents == len(passages(held_out=False))
+    assert curve.kl[0] == 0 and curve.documents == len(project_passages(held_out=False))
     assert curve.mlp_share[0] >= 1 and len(curve.mlp_share) == len(curve.kl) == len(curve.values)
 
 
@@ -293,7 +293,7 @@ def test_allocation_keeps_the_share_and_spares_the_layer_that_costs_most() -> No
 def test_sensitivity_is_that_of_a_layer_alone(
     lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("tda_demo.calibration.passages.passages", planted)
+    monkeypatch.setattr("tda_demo.calibration.documents.project_passages", planted)
     monkeypatch.setattr(allocate, "PROMPT_TOKENS", 20)
     monkeypatch.setattr(allocate, "SCORE_TOKENS", 9)
     found = allocate.sensitivity(lm)

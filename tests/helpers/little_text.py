@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from tda_demo.calibration import quantiles
-from tda_demo.calibration.documents import Document
-from tda_demo.calibration.passages import Passages
-from tda_demo.methods.trained import text
+from tda_demo.calibration.documents import Document, Passages
+from tda_demo.methods.trained import training
 
 TEXTS = tuple(" ".join(f"w{3 + i * k % 90}" for i in range(30)) for k in (3, 7, 11, 13))
 DOCUMENTS = tuple(Document(words, line) for line, words in enumerate(TEXTS, start=1))
@@ -23,8 +22,8 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def little_text(monkeypatch: pytest.MonkeyPatch, shared_cache: Path) -> None:
     """It is what there is to learn from; what one test of a file trains, the next finds."""
-    for module in (text, quantiles):
+    for module in (training, quantiles):
         monkeypatch.setattr(module, "calibration_passages", lambda: Passages("test", DOCUMENTS))
-    monkeypatch.setattr(text, "_WRITTEN", 8)
-    monkeypatch.setattr(text, "_LENGTH", 24)
+    monkeypatch.setattr(training, "_WRITTEN", 8)
+    monkeypatch.setattr(training, "_LENGTH", 24)
     monkeypatch.setenv("TDA_DEMO_CACHE", str(shared_cache))

@@ -16,8 +16,7 @@ from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
 import tda_demo
-from tda_demo.calibration.documents import Document
-from tda_demo.calibration.passages import Passages
+from tda_demo.calibration.documents import Document, Passages
 from tda_demo.calibration.thresholds import ThresholdTable, calibrate, kept_thresholds, threshold_table
 from tda_demo.decode.choose import engine_for
 from tda_demo.evaluate.scoring import judge
@@ -36,7 +35,7 @@ from tda_demo.methods import (
     make_method,
     method_named,
 )
-from tda_demo.model.hooks import observed
+from tda_demo.model.hooks import observe
 from tda_demo.model.loading import PRECISIONS, LoadedModel
 from tda_demo.model.weights.embedded import NAME, WHEEL_SHA256
 from tda_demo.support.errors import UserError
@@ -123,7 +122,7 @@ def logits_after_prompt(lm: LoadedModel) -> torch.Tensor:
 def brute_force_set(lm: LoadedModel, layer: int, cett: float) -> list[int]:
     """TDA's online active set in float64: drop the weakest while the mean error stays within ``cett``."""
     seen: list[torch.Tensor] = []
-    with observed(lm.blocks[layer : layer + 1], lambda _block, a: seen.append(a.double())):
+    with observe(lm.blocks[layer : layer + 1], lambda _block, a: seen.append(a.double())):
         lm.model(input_ids=torch.tensor([lm.prompt_ids(PROMPT)]))
     activations, down = seen[0], lm.blocks[layer].down.weight.double()
     outputs = activations @ down.T

@@ -15,7 +15,7 @@ import tda_demo.model.loading
 from tda_demo.__main__ import main
 from tda_demo.methods import METHODS
 from tda_demo.methods.base import Dial, Method
-from tda_demo.methods.policy import Selector
+from tda_demo.methods.policy import SequencePolicy
 from tda_demo.methods.settings import Range, setting
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.loading import LoadedModel
@@ -31,18 +31,18 @@ class EveryNth(Method):
 
     n: int = setting(2, "the distance between two neurons that are kept", Range(1, 100))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> Selector:
+    def bind(self, lm: LoadedModel, report: Report = silent) -> SequencePolicy:
         return _Counted(self.n)
 
 
-class _Counted(Selector):
+class _Counted(SequencePolicy):
     def __init__(self, n: int) -> None:
         self.n = n
 
     def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
         return torch.arange(block.d_ff) % self.n == 0
 
-    def fired(
+    def count_fired(
         self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
     ) -> torch.Tensor:
         return (activations > 0).sum(dim=1)

@@ -16,8 +16,8 @@ from tiny import PROMPT, tiny
 
 from tda_demo.decode.choose import engine_for
 from tda_demo.methods import GRIFFIN, CoreInfer, Magnitude, Method, Random
-from tda_demo.methods.ranked import highest
-from tda_demo.model.hooks import observed
+from tda_demo.methods.policy import highest
+from tda_demo.model.hooks import observe
 from tda_demo.model.loading import LoadedModel
 from tda_demo.support.errors import UserError
 
@@ -38,7 +38,7 @@ def first_by(scores: Any, count: int) -> list[int]:
 
 def prompt_activations(lm: LoadedModel) -> list[np.ndarray]:
     seen: list[np.ndarray] = []
-    with observed(lm.blocks, lambda _block, a: seen.append(a.double().numpy().copy())):
+    with observe(lm.blocks, lambda _block, a: seen.append(a.double().numpy().copy())):
         lm.model(input_ids=torch.tensor([lm.prompt_ids(PROMPT)]))
     return seen
 
@@ -149,12 +149,12 @@ def test_a_neuron_fires_at_the_tokens_where_it_reaches_the_root_mean_square(lm: 
     rows = activations.numpy()
     selector = GRIFFIN().bind(lm)
     expected = [int(((row**2 >= (row**2).mean()) & (row != 0)).sum()) for row in rows]
-    assert selector.fired(lm.blocks[0], activations).tolist() == expected
+    assert selector.count_fired(lm.blocks[0], activations).tolist() == expected
     assert expected[3] == 0 and all(expected[token] for token in (0, 1, 2, 4))
     computed = torch.arange(10)  # a step knows the others' activations as little as a sparse block computes them
     part = rows[:, :10] ** 2
     expected = [int(((row >= row.sum() / WIDTH) & (row > 0)).sum()) for row in part]
-    assert selector.fired(lm.blocks[0], activations[:, :10], computed).tolist() == expected
+    assert selector.count_fired(lm.blocks[0], activations[:, :10], computed).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,7 @@ def test_settings_out_of_range_are_refused_by_name(kind: Any, settings: dict[str
 def test_a_budget_is_met_on_a_dial_that_falls(
     lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tda_demo.calibration.documents import Document
-    from tda_demo.calibration.passages import Passages
+    from tda_demo.calibration.documents import Document, Passages
     from tda_demo.evaluate import budget
 
     random = np.random.default_rng(1)

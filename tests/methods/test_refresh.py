@@ -17,7 +17,7 @@ from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import judge, score
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.methods.refresh import History
-from tda_demo.model.hooks import observed
+from tda_demo.model.hooks import observe
 from tda_demo.model.loading import LoadedModel
 from tda_demo.race import Finished, PromptRead, RaceSettings, race
 
@@ -32,7 +32,7 @@ def by_hand(lm: LoadedModel, tokens: list[int]) -> tuple[list[torch.Tensor], lis
     cache = DynamicCache(config=lm.model.config)
     prompt = torch.tensor([lm.prompt_ids(PROMPT)])
     selector: Any = TDA(cett=0.4, online=True).bind(lm)
-    with observed(lm.blocks, lambda block, a: (selector.select(block, a), seen.append(a))[1]):
+    with observe(lm.blocks, lambda block, a: (selector.select(block, a), seen.append(a))[1]):
         lm.model(input_ids=prompt, past_key_values=cache)
 
     def relative(a: torch.Tensor) -> np.ndarray:
@@ -51,7 +51,7 @@ def by_hand(lm: LoadedModel, tokens: list[int]) -> tuple[list[torch.Tensor], lis
             chosen = [np.ones_like(each) for each in chosen]
         seen.clear()
         active = ActiveSets.of([torch.from_numpy(each) for each in chosen])
-        with observed(lm.blocks, lambda _block, a: seen.append(a)), active.on(lm.blocks):
+        with observe(lm.blocks, lambda _block, a: seen.append(a)), active.on(lm.blocks):
             logits.append(lm.model(input_ids=torch.tensor([[token]]), past_key_values=cache).logits[0, -1])
         sets.append([np.flatnonzero(each).tolist() for each in chosen])
         if due:
@@ -159,7 +159,7 @@ def test_a_race_counts_the_dense_steps_and_the_copies(lm: LoadedModel) -> None:
 
 def test_a_dense_step_stands_for_the_tokens_since_the_last() -> None:
     prompt, token = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[0.0, 2.0]])
-    history = History.of(0.7, None, prompt).seen(token, 2)
+    history = History.of(0.7, None, prompt).with_token(token, 2)
     assert history.tokens == 4
     assert history.squares.tolist() == pytest.approx([0.36, 2.64])
     assert history.active().tolist() == [False, True]  # the roots of 0.09 and 0.66

@@ -18,7 +18,7 @@ from tiny import tiny
 
 from tda_demo.kernels import sketch
 from tda_demo.kernels.cpu import nibbles
-from tda_demo.model.activation import activation_function
+from tda_demo.model.configuration import activation_function
 
 
 @pytest.fixture(autouse=True)

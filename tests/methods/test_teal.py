@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
+from tda_demo.calibration.channel_shares import MOST, greedy, shares_at
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.compiled_step import TokenArm
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
 from tda_demo.methods import TEAL
-from tda_demo.methods.teal.channels import ChannelPolicy, matrices
-from tda_demo.methods.teal.shares import MOST, greedy, shares_at
+from tda_demo.methods.teal import ChannelPolicy
 from tda_demo.model.loading import LoadedModel
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -36,16 +36,16 @@ def steps(lm: LoadedModel) -> torch.Tensor:
 
 def planted(lm: LoadedModel) -> ChannelPolicy:
     """Limits another for every matrix, so that one taken for another shows."""
-    sizes = [len(matrices(block)) for block in lm.blocks]
+    sizes = [len(block.layer_linears) for block in lm.blocks]
     return ChannelPolicy(lm, [np.linspace(0.2, 0.6, size) + 0.03 * layer for layer, size in enumerate(sizes)])
 
 
 def by_hand(lm: LoadedModel, rule: ChannelPolicy) -> list[list[int]]:
     """Makes the model leave channels out in float64, matrix by matrix; the channels read by the last token."""
     lm.model.double()
-    counts: list[list[int]] = [[0] * len(matrices(block)) for block in lm.blocks]
+    counts: list[list[int]] = [[0] * len(block.layer_linears) for block in lm.blocks]
     for block in lm.blocks:
-        for at, linear in enumerate(matrices(block)):
+        for at, linear in enumerate(block.layer_linears):
 
             def hook(_module, inputs, layer=block.layer, at=at):
                 if inputs[0].reshape(-1, inputs[0].shape[-1]).shape[0] > 1:
@@ -92,7 +92,10 @@ def test_the_channels_and_bytes_of_every_matrix_are_those_of_float64(family: str
         expected = reference.model(input_ids=torch.tensor([ids]), past_key_values=cache).logits[0, -1]
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
     left_out = [
-        [(each.in_features - count) * each.out_features * 4 for each, count in zip(matrices(block), own, strict=True)]
+        [
+            (each.in_features - count) * each.out_features * 4
+            for each, count in zip(block.layer_linears, own, strict=True)
+        ]
         for block, own in zip(lm.blocks, counts, strict=True)
     ]
     own = len(lm.blocks[0].linears)
@@ -119,7 +122,7 @@ def test_the_kernel_computes_and_reads_what_the_rule_says(family: str) -> None:
     spared = sum(
         (each.in_features - count) * each.out_features * 4
         for block, own in zip(lm.blocks, counts, strict=True)
-        for each, count in zip(matrices(block), own, strict=True)
+        for each, count in zip(block.layer_linears, own, strict=True)
     )
     assert arm.weight_bytes == (compiled.dense_arm(prefill, 1).weight_bytes or 0) + rule.extra_bytes - spared
 
@@ -150,7 +153,7 @@ def test_thresholds_leave_out_what_was_asked_for(lm: LoadedModel) -> None:
         unread: list[Any] = []
         with rule.on(lm.blocks, lambda _block, use: unread.append(use.unread)):  # noqa: B023
             lm.model(input_ids=torch.arange(3, 97)[None])
-        sizes = sum(each.weight.numel() * 4 for block in lm.blocks for each in matrices(block))
+        sizes = sum(each.weight.numel() * 4 for block in lm.blocks for each in block.layer_linears)
         left_out = float(torch.stack(unread).sum(dim=(0, 2)).mean()) / sizes
         assert left_out == pytest.approx(sparsity, abs=0.08)
 

@@ -21,9 +21,9 @@ from tda_demo.decode.cpu.fast_linears import FastLinearsEngine
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.kernels import sketch
 from tda_demo.methods import CATS, TT, Method, Sketch, TokenPolicy
-from tda_demo.model.activation import activation_function
+from tda_demo.model.configuration import activation_function
 from tda_demo.model.feedforward import FeedForward
-from tda_demo.model.hooks import between
+from tda_demo.model.hooks import intercept
 from tda_demo.model.loading import LoadedModel
 
 HALF: dict[str, Method] = {"sketch": Sketch(keep=0.5), "cats": CATS(keep=0.5), "tt": TT(cett=0.1)}
@@ -43,7 +43,7 @@ def rule_of(lm: LoadedModel, name: str) -> TokenPolicy:
 def inputs(lm: LoadedModel) -> list[tuple[FeedForward, torch.Tensor, torch.Tensor]]:
     """What every block sees of the prompt: its input [T, d] and its activations [T, d_ff]."""
     seen = []
-    undo = [between(block, lambda x, a, at=block: seen.append((at, x, a.view(len(x), -1)))) for block in lm.blocks]
+    undo = [intercept(block, lambda x, a, at=block: seen.append((at, x, a.view(len(x), -1)))) for block in lm.blocks]
     lm.model(input_ids=torch.tensor([PROMPT_IDS]))
     for each in undo:
         each()

@@ -21,11 +21,11 @@ from tda_demo.decode.eager import EagerEngine
 from tda_demo.methods import DejaVu, MoEfication
 from tda_demo.methods.token import TokenPolicy
 from tda_demo.methods.trained.artefact import path_of
-from tda_demo.methods.trained.experts import RouterRecipe, balanced_clusters
-from tda_demo.methods.trained.predictor import PredictorRecipe, least_squares
+from tda_demo.methods.trained.dejavu import PredictorRecipe, least_squares
+from tda_demo.methods.trained.moefication import RouterRecipe, balanced_clusters
 from tda_demo.methods.trained.recipe import fires, recall
-from tda_demo.methods.trained.training import trained
-from tda_demo.model.hooks import between
+from tda_demo.methods.trained.training import trained_artefact
+from tda_demo.model.hooks import intercept
 from tda_demo.model.loading import LoadedModel
 from tda_demo.race import RaceSettings, race
 from tda_demo.race.result import summary
@@ -47,7 +47,7 @@ def steps(lm: LoadedModel) -> torch.Tensor:
 def seen_of(lm: LoadedModel, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A block's inputs and activations at the prompt."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    undo = between(lm.blocks[layer], lambda x, a: seen.append((x.clone(), a.reshape(len(x), -1).clone())))
+    undo = intercept(lm.blocks[layer], lambda x, a: seen.append((x.clone(), a.reshape(len(x), -1).clone())))
     lm.model(input_ids=torch.tensor([lm.prompt_ids(PROMPT)]))
     undo()
     return seen[0]
@@ -82,7 +82,7 @@ def test_steps_compute_what_the_artefact_says_and_the_model_is_restored(family: 
     assert torch.equal(sparse[0], dense[0]) and not torch.equal(sparse[1], dense[1])
     assert torch.equal(steps(lm), dense)
 
-    rule, artefact = method.bind(lm), trained(lm, method.recipe)
+    rule, artefact = method.bind(lm), trained_artefact(lm, method.recipe)
     counts = []
     for block, layer in zip(lm.blocks, artefact.layers, strict=True):
         x, a = seen_of(lm, block.layer)
@@ -124,7 +124,7 @@ def test_the_kernel_computes_and_reads_what_fires(name: str) -> None:
 def test_a_race_says_what_training_took(lm: LoadedModel) -> None:
     *_, finished = race(lm, METHODS["dejavu"], PROMPT, RaceSettings(max_new_tokens=6))
     result: Any = finished.result  # type: ignore[union-attr]
-    about = trained(lm, METHODS["dejavu"].recipe).about
+    about = trained_artefact(lm, METHODS["dejavu"].recipe).about
     assert about.tokens > 100
     assert result.note == f"trained for {about.seconds:.0f} s on {about.tokens:,} tokens"
     assert f"dejavu: {result.note}" in summary(result)
@@ -150,12 +150,12 @@ def test_a_run_cut_off_is_taken_up_again_and_ends_as_a_whole_one(
     recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TDA_DEMO_CACHE", str(tmp_path / "whole"))
-    whole = trained(tiny(), recipe)
+    whole = trained_artefact(tiny(), recipe)
     monkeypatch.setenv("TDA_DEMO_CACHE", str(tmp_path / "cut"))
     lm = tiny()
     path = path_of(lm, recipe)
     with pytest.raises(Killed):
-        trained(lm, recipe, killing(after=2))
+        trained_artefact(lm, recipe, killing(after=2))
     assert not path.exists()
     (unfinished,) = path.parent.glob(".*.unfinished")
     torn = unfinished / "1.safetensors"
@@ -168,7 +168,7 @@ def test_a_run_cut_off_is_taken_up_again_and_ends_as_a_whole_one(
         lambda self, lesson, tell: learned.append(lesson.block.layer) or learn(self, lesson, tell),
     )
     stages: set[str] = set()
-    found = trained(lm, recipe, lambda reading: stages.add(reading.stage))
+    found = trained_artefact(lm, recipe, lambda reading: stages.add(reading.stage))
     assert learned == [1, 2]
     assert stages == {"Reading text to train on", f"Training {recipe.name}"}
     assert not list(path.parent.glob(".*.unfinished"))
@@ -178,7 +178,7 @@ def test_a_run_cut_off_is_taken_up_again_and_ends_as_a_whole_one(
     assert (found.about.loss, found.about.recall) == (whole.about.loss, whole.about.recall)
     assert [len(layer) for layer in found.about.loss] == [recipe.epochs + 1] * LAYERS
     assert found.about.seconds > 0
-    trained(lm, recipe)
+    trained_artefact(lm, recipe)
     assert learned == [1, 2]  # found in the cache
 
 
@@ -187,7 +187,7 @@ def test_an_artefact_that_does_not_fit_is_refused_by_name(
 ) -> None:
     lm = tiny()
     path = path_of(lm, PredictorRecipe(rank=4))
-    trained(lm, PredictorRecipe(rank=4))
+    trained_artefact(lm, PredictorRecipe(rank=4))
     content = path.read_bytes()
     others = {
         path_of(tiny("qwen2"), PredictorRecipe(rank=4)): (tiny("qwen2"), "is dejavu, trained for tiny-llama"),

@@ -31,7 +31,7 @@ from tda_demo.decode.cpu.fast_linears import FastLinearsEngine
 from tda_demo.decode.engine import Engine
 from tda_demo.decode.gpu.graph import supported
 from tda_demo.decode.gpu.static_cache import attention_masks
-from tda_demo.model.attention import has_length_dependent_rope, rope_kinds, window_of
+from tda_demo.model.configuration import has_length_dependent_rope, rope_kinds, window_of
 from tda_demo.model.family import FAMILIES, BlockLayout, DecoderLayout, Family
 from tda_demo.model.loading import LoadedModel
 from tda_demo.race import Finished, RaceSettings, race

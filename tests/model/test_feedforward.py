@@ -8,7 +8,7 @@ from families import FAMILIES, tiny_model
 from transformers import BertConfig, BertModel, Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig
 
 from tda_demo.model.feedforward import FeedForward, find_blocks
-from tda_demo.model.hooks import observed
+from tda_demo.model.hooks import observe
 from tda_demo.support.errors import UserError
 
 ACTIVATION = {
@@ -40,7 +40,7 @@ def test_activations_seen_are_those_of_the_formula(family: str) -> None:
     seen: list[torch.Tensor] = []
     for block in blocks:
         block.linears[0].register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
-    with observed(blocks, lambda _block, activations: seen.append(activations)):
+    with observe(blocks, lambda _block, activations: seen.append(activations)):
         model(input_ids=torch.arange(3, 20)[None])
     assert [block.layer for block in blocks] == list(range(model.config.num_hidden_layers))
     assert all(block.d_ff == 70 for block in blocks)
@@ -52,7 +52,7 @@ def test_activations_seen_are_those_of_the_formula(family: str) -> None:
 def test_nothing_is_seen_after_the_context() -> None:
     model = tiny_model("llama")
     seen: list[int] = []
-    with pytest.raises(RuntimeError), observed(find_blocks(model), lambda block, _: seen.append(block.layer)):
+    with pytest.raises(RuntimeError), observe(find_blocks(model), lambda block, _: seen.append(block.layer)):
         raise RuntimeError
     model(input_ids=torch.tensor([[5]]))
     assert seen == []

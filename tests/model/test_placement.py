@@ -16,6 +16,7 @@ from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import score
 from tda_demo.methods import METHODS
 from tda_demo.model import placement
+from tda_demo.model.feedforward import transfer_hooks
 from tda_demo.model.loading import LoadedModel, load_model
 from tda_demo.race import Finished, RaceSettings, race
 from tda_demo.race.result import RaceResult
@@ -103,7 +104,7 @@ def test_a_second_tree_holds_no_weights_and_leaves_the_first_alone(parted: Loade
         before = model(ids).logits
     twin: Any = share_weights(model)
     ours, theirs = model.model.layers[1].mlp.down_proj, twin.model.layers[1].mlp.down_proj
-    (own,), (other,) = placement.hooks(ours), placement.hooks(theirs)
+    (own,), (other,) = transfer_hooks(ours), transfer_hooks(theirs)
     assert own is not other and own.weights_map is other.weights_map
     assert all(one is two for one, two in zip(model.parameters(), twin.parameters(), strict=True))
     theirs.register_forward_pre_hook(lambda _, inputs: inputs[0] * 0)
@@ -117,8 +118,8 @@ def test_what_does_not_fit_one_gpu_is_spread(
     folder: Path, whole: LoadedModel, monkeypatch: pytest.MonkeyPatch, free: float, expected: str | None
 ) -> None:
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (free, free))
-    assert placement.automatic(folder, "bfloat16", torch.device("cuda")) == expected
-    assert placement.automatic(folder, "bfloat16", torch.device("cpu")) is None
+    assert placement.automatic_device_map(folder, "bfloat16", torch.device("cuda")) == expected
+    assert placement.automatic_device_map(folder, "bfloat16", torch.device("cpu")) is None
     assert placement._parameters(folder) == sum(parameter.numel() for parameter in whole.model.parameters())
 
 

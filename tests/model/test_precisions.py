@@ -27,11 +27,20 @@ from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.evaluate.row import SweepRow
 from tda_demo.kernels.formats import FORMATS, INT8
-from tda_demo.methods.teal.channels import ChannelPolicy
+from tda_demo.methods.teal import ChannelPolicy
 from tda_demo.model import placement
 from tda_demo.model.loading import LoadedModel, load_model
-from tda_demo.model.precision import choose, offered, round_weights
-from tda_demo.model.precisions import PRECISIONS, REFERENCE, Device, default_precision, precision_of, precisions_on
+from tda_demo.model.precision import (
+    PRECISIONS,
+    REFERENCE,
+    Device,
+    available_precisions,
+    choose_precision,
+    default_precision,
+    precision_of,
+    precisions_on,
+    round_weights,
+)
 from tda_demo.report import svg, sweep_report
 from tda_demo.support.errors import UserError
 from tda_demo.ui.catalogue import check_room
@@ -45,7 +54,7 @@ PACKAGE = REPOSITORY / "tda_demo"
 TWIN = "int8twin"
 # Where a precision may be named beside its records, and why.
 NAMED_IN = {
-    "model/precisions.py": "the records of precisions",
+    "model/precision.py": "the records of precisions",
     "kernels/formats.py": "the records of formats",
     "kernels/gpu/nf4.py": "bitsandbytes' own name of its 4-bit storage",
     "decode/gpu/block_weights.py": "bitsandbytes' own name of its 4-bit storage",
@@ -81,7 +90,7 @@ def test_precisions_are_named_in_their_records_and_few_other_files() -> None:
 
 
 def test_the_records_need_no_torch() -> None:
-    code = "import sys, tda_demo.model.precisions, tda_demo.kernels.formats; sys.exit('torch' in sys.modules)"
+    code = "import sys, tda_demo.model.precision, tda_demo.kernels.formats; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=60)
 
 
@@ -89,7 +98,7 @@ def test_the_records_need_no_torch() -> None:
 def test_a_device_has_one_default_and_the_reference(device: Device) -> None:
     defaults = [name for name, precision in PRECISIONS.items() if device in precision.default_on]
     assert [default_precision(device)] == defaults
-    assert {REFERENCE, *defaults} <= {*precisions_on(device)} == {*offered(device)}
+    assert {REFERENCE, *defaults} <= {*precisions_on(device)} == {*available_precisions(device)}
 
 
 def test_a_precision_of_a_cpu_has_a_format_of_its_name_and_bytes() -> None:
@@ -151,12 +160,12 @@ def test_a_new_precision_is_stored_by_channel_where_its_format_can_be(twin: str,
 
 
 def test_a_new_precision_is_offered_where_it_says(twin: str) -> None:
-    assert twin in offered("cpu") and twin not in offered("cuda")
-    assert choose(twin, torch.device("cpu")) == twin
+    assert twin in available_precisions("cpu") and twin not in available_precisions("cuda")
+    assert choose_precision(twin, torch.device("cpu")) == twin
     with pytest.raises(UserError, match="'int8twin' is not a precision on cuda: use float32, bfloat16, int8 or nf4"):
-        choose(twin, torch.device("cuda"))
+        choose_precision(twin, torch.device("cuda"))
     with pytest.raises(UserError, match="use float32, bfloat16, int8, nf4 or int8twin"):
-        choose("int3", torch.device("cpu"))
+        choose_precision("int3", torch.device("cpu"))
     assert Offers().precisions == (AUTOMATIC, twin, "nf4", "int8", "bfloat16", "float32")
     assert Offers().precision(twin) == twin and twin not in Offers(device="cuda").precisions
     with pytest.raises(UserError, match="in int8twin needs about"):
@@ -168,8 +177,8 @@ def test_a_new_precision_of_a_gpu_is_spread_by_its_bytes(
 ) -> None:
     parameters = placement._parameters(folder)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (1.5 * parameters, 1.5 * parameters))
-    assert placement.automatic(folder, twin, torch.device("cuda")) is None
-    assert placement.automatic(folder, "bfloat16", torch.device("cuda")) == "auto"
+    assert placement.automatic_device_map(folder, twin, torch.device("cuda")) is None
+    assert placement.automatic_device_map(folder, "bfloat16", torch.device("cuda")) == "auto"
 
 
 def test_a_new_precision_is_an_argument_of_the_commands(

@@ -23,7 +23,7 @@ from tda_demo.kernels.gpu.device import eager_runner, graph_runner
 from tda_demo.methods import GRIFFIN, TDA, CoreInfer, Magnitude, Random
 from tda_demo.model.feedforward import find_blocks
 from tda_demo.model.loading import LoadedModel
-from tda_demo.model.precision import give_back_memory, loading, model_dtype
+from tda_demo.model.precision import give_back_memory, loading_arguments, model_dtype
 
 TILES = Tiles(rows=128, columns=64, down_rows=128, down_columns=64, splits=2)
 
@@ -39,7 +39,7 @@ def quantised(folder: Path, precision: str) -> tuple[LoadedModel, LoadedModel]:
     config = LlamaConfig(**{**CONFIGS["llama"].to_dict(), "hidden_size": 64, "intermediate_size": 128, "head_dim": 16})
     lm = of_config(config)
     lm.model.save_pretrained(folder)
-    settings = loading(precision, torch.device("cuda"))
+    settings = loading_arguments(precision, torch.device("cuda"))
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, quantization_config=settings["quantization_config"], device_map={"": "cpu"}
     )
@@ -170,7 +170,7 @@ def test_cards_without_bfloat16_compute_in_float16(
     device = torch.device("cuda")
     assert model_dtype(precision, device) == dtype
     if precision == "nf4":
-        assert loading(precision, device)["quantization_config"].bnb_4bit_compute_dtype == dtype
+        assert loading_arguments(precision, device)["quantization_config"].bnb_4bit_compute_dtype == dtype
     assert model_dtype("float32", device) == model_dtype("bfloat16", torch.device("cpu")) == torch.float32
     assert model_dtype("bfloat16", device) == torch.bfloat16  # as it was asked for
 
@@ -182,4 +182,4 @@ def test_the_int8_product_does_not_warn_at_every_call(tmp_path: Path, caplog: py
 
 
 def test_on_a_cpu_nothing_is_left_to_bitsandbytes() -> None:
-    assert loading("nf4", torch.device("cpu")) == {} == loading("bfloat16", torch.device("cuda"))
+    assert loading_arguments("nf4", torch.device("cpu")) == {} == loading_arguments("bfloat16", torch.device("cuda"))

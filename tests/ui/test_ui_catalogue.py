@@ -11,8 +11,7 @@ import pytest
 
 from tda_demo.model import loading as models
 from tda_demo.model.loading import LoadedModel
-from tda_demo.model.precision import choose
-from tda_demo.model.precisions import default_precision
+from tda_demo.model.precision import choose_precision, default_precision
 from tda_demo.support.errors import UserError
 from tda_demo.ui import loader
 from tda_demo.ui.catalogue import CATALOGUE, check_access, check_room
@@ -37,7 +36,7 @@ def test_the_embedded_entry_counts_what_the_model_has(embedded: LoadedModel) -> 
 def test_the_default_precision_of_a_cpu_is_the_loader_s() -> None:
     import torch
 
-    assert default_precision("cpu") == choose(None, torch.device("cpu"))
+    assert default_precision("cpu") == choose_precision(None, torch.device("cpu"))
 
 
 def test_eight_billion_weights_in_bfloat16_are_at_least_sixteen_gigabytes() -> None:

@@ -185,7 +185,7 @@ def test_there_the_default_model_is_fetched_not_loaded(spaces: FakeSpaces, monke
     from transformers import AutoConfig, LlamaConfig
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *_, **__: LlamaConfig(num_hidden_layers=7))
-    monkeypatch.setattr("tda_demo.model.precision.choose", lambda *_: "bfloat16")
+    monkeypatch.setattr("tda_demo.model.precision.choose_precision", lambda *_: "bfloat16")
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "a GPU that is lent")
     service = Service(Offers.here(allow_any_model=False))
     service.preload()

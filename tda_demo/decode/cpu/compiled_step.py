@@ -15,7 +15,7 @@ from ...kernels.cpu import step as cpu
 from ...kernels.cpu.layer import Neurons
 from ...methods.plan import Plan
 from ...methods.policy import Policy
-from ...methods.token import TokenPolicy, Used
+from ...methods.token import StepUse, TokenPolicy
 from ...support.progress import Progress, Report, silent
 from ..arm import Arm, Prefill, RefreshingArm
 from ..engine import Engine
@@ -223,5 +223,5 @@ class TokenArm(CpuStepArm):
     def computed(self) -> list[int]:
         return self._used().neurons
 
-    def _used(self) -> Used:
-        return self.plan.used(self.kernel, self._computed.sum(axis=1))
+    def _used(self) -> StepUse:
+        return self.plan.step_use(self.kernel, self._computed.sum(axis=1))

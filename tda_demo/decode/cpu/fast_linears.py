@@ -15,7 +15,7 @@ from torch import nn
 
 from ...kernels.cpu import cores
 from ...kernels.cpu.linear import NeuronMajor, RowMajor
-from ...methods.plan import ActiveSets, Plan, See
+from ...methods.plan import ActiveSets, Plan, UseObserver
 from ...methods.policy import Policy
 from ...model.feedforward import find_blocks
 from ...model.precision import head_format
@@ -72,7 +72,7 @@ class FastLinearsArm(EagerArm):
         self.threads = torch.get_num_threads()
         super().__init__(model, lm, prompt_cache, step_bytes)
 
-    def _install(self, plan: Plan, see: See) -> ExitStack:
+    def _install(self, plan: Plan, see: UseObserver) -> ExitStack:
         if plan.sets is None:
             return plan.on(self.blocks, see)
         restoration = ExitStack()

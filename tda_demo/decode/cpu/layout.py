@@ -16,11 +16,11 @@ from ...kernels.activations import activation_of
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.layer import Neurons
 from ...kernels.formats import encode, encode_by_neuron, stack
-from ...model.attention import has_length_dependent_rope, query_key_value, rope_kind, rope_kinds, window_of
+from ...model.configuration import has_length_dependent_rope, rope_kind, rope_kinds, window_of
 from ...model.family import DecoderLayout, family_of
 from ...model.feedforward import find_layers
 from ...model.precision import head_format
-from ...model.projection import Projection
+from ...model.projection import Projection, query_key_value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

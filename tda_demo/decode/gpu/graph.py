@@ -26,7 +26,7 @@ from ...kernels.activations import activation_of
 from ...kernels.gpu.choice import KernelChoice
 from ...kernels.gpu.device import current_device, eager_runner, graph_runner, triton_runs
 from ...methods.policy import Policy
-from ...model.attention import has_length_dependent_rope
+from ...model.configuration import has_length_dependent_rope
 from ...model.family import family_of
 from ...model.feedforward import find_blocks
 from ...support.progress import Progress, Report, silent

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from ...kernels.gpu.attention import Heads, add_rms_norm, attend, rms_norm
-from ...model.attention import query_key_value, window_of
+from ...model.configuration import window_of
 from ...model.family import DecoderLayout, family_of
 from ...model.feedforward import find_layers
-from ...model.projection import linears_of
+from ...model.projection import linears_of, query_key_value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

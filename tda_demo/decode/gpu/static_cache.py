@@ -13,7 +13,7 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import StaticLayer
 
-from ...model.attention import layer_kinds, window_of_kind
+from ...model.configuration import layer_kinds, window_of_kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -1,23 +1,15 @@
-"""A model's matrices by input channel, for the compiled kernel of ``channels``: copies, made once for all settings."""
+"""Matrices by input channel, for the compiled kernel of ``token.channels``: copies of a model's."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...model.attention import query_key_value
-from ...model.family import family_of
-from ...model.feedforward import FeedForward, find_layers
 from ...model.projection import Projection
 from ...support.lazy import nn, torch
 from ..formats import encode_by_neuron
-
-if TYPE_CHECKING:
-    from ...model.loading import LoadedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,24 +22,19 @@ class ByChannel:
     places: tuple[int, ...]
 
 
-_kept: weakref.WeakKeyDictionary[Any, ByChannel] = weakref.WeakKeyDictionary()
-
-
-def by_channel(lm: LoadedModel, matrices: Sequence[Sequence[nn.Linear]]) -> ByChannel:
-    """The copies for ``lm``, a decoder of the compiled step's layout; ``matrices`` are each layer's."""
-    if lm.model not in _kept:
-        _kept[lm.model] = _read(lm, matrices)
-    return _kept[lm.model]
-
-
-def _read(lm: LoadedModel, matrices: Sequence[Sequence[nn.Linear]]) -> ByChannel:
-    layers = [_parts(lm, block, layer) for block, layer in zip(lm.blocks, find_layers(lm.model), strict=True)]
+def by_channel(layers: Sequence[Sequence[Projection]], linears: Sequence[nn.Linear], precision: str) -> ByChannel:
+    """The copies of q, k, v, o, gate and up of ``layers``, each of which ends with down; ``linears`` are those of the
+    first layer, in the order that ``places`` counts.
+    """
     codes = tuple(
-        np.stack([_pieces(encode_by_neuron(weights, lm.precision).codes) for _, weights in part])
-        for part in zip(*(parts[:-1] for parts in layers), strict=True)
+        np.stack([_pieces(encode_by_neuron(projection.weight, precision).codes) for projection in same])
+        for same in zip(*(layer[:-1] for layer in layers), strict=True)
     )
-    owners = [linear for linear, _ in layers[0]]
-    return ByChannel(codes, tuple(next(at for at, each in enumerate(matrices[0]) if each is own) for own in owners))
+    return ByChannel(codes, tuple(_place(projection.linear, linears) for projection in layers[0]))
+
+
+def _place(linear: nn.Linear, linears: Sequence[nn.Linear]) -> int:
+    return next(place for place, other in enumerate(linears) if other is linear)
 
 
 def _pieces(codes: np.ndarray) -> np.ndarray:
@@ -56,13 +43,3 @@ def _pieces(codes: np.ndarray) -> np.ndarray:
     threads = torch.get_num_threads()
     pieces = threads if outputs % threads == 0 else 1
     return np.ascontiguousarray(codes.reshape(inputs, pieces, -1).swapaxes(0, 1))
-
-
-def _parts(lm: LoadedModel, block: FeedForward, layer: nn.Module) -> list[tuple[nn.Linear, torch.Tensor]]:
-    """q, k, v, o, gate, up and down: the linear each is held by, and its weights."""
-    attention: Any = layer.get_submodule("self_attn")
-    layout = family_of(lm.model).decoder
-    assert layout is not None and block.gate is not None  # the kernel runs in the compiled step alone
-    qkv = query_key_value(layout, attention, lm.model.config)
-    projections = [*qkv, Projection.whole(attention.o_proj), block.gate, block.up, Projection.whole(block.down)]
-    return [(projection.linear, projection.weight) for projection in projections]

@@ -67,22 +67,22 @@ def load(path: Path, lm: LoadedModel, recipe: Recipe) -> Artefact:
         header, tensors = _read(content)
         about = About(**header)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _refused(path, "is damaged") from error
+        raise _refusal(path, "is damaged") from error
     if (about.method, about.fingerprint) != (recipe.name, lm.fingerprint):
-        raise _refused(path, f"is {about.method}, trained for {about.model}")
+        raise _refusal(path, f"is {about.method}, trained for {about.model}")
     if about.settings != recipe.settings() or len(about.loss) != len(lm.blocks):
-        raise _refused(path, "was trained with other settings")
+        raise _refusal(path, "was trained with other settings")
     layers = tuple(tensors.get(str(block.layer), {}) for block in lm.blocks)
     return Artefact(about, layers, hashlib.sha256(content).hexdigest())
 
 
-def _refused(path: Path, why: str) -> UserError:
+def _refusal(path: Path, why: str) -> UserError:
     return UserError(f"{path} {why}, not for this race: remove that file, and it is trained anew.")
 
 
 def save(path: Path, about: About, layers: list[dict[str, torch.Tensor]]) -> None:
     tensors = {f"{index}.{name}": part for index, layer in enumerate(layers) for name, part in layer.items()}
-    write_bytes(path, _written(tensors, asdict(about)))
+    write_bytes(path, _serialise(tensors, asdict(about)))
 
 
 class Checkpoints:
@@ -101,13 +101,13 @@ class Checkpoints:
 
     def put(self, name: str, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         parts = {f".{part}": tensor for part, tensor in tensors.items()}
-        write_bytes(self.folder / f"{name}.safetensors", _written(parts, header))
+        write_bytes(self.folder / f"{name}.safetensors", _serialise(parts, header))
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _written(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> bytes:
+def _serialise(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> bytes:
     from safetensors.torch import save
 
     parts = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -118,7 +118,7 @@ def _read(content: bytes) -> tuple[dict[str, Any], dict[str, dict[str, torch.Ten
     """The header, and tensors by layer and name.
 
     Raises:
-        ValueError: the content is not what ``_written`` gives.
+        ValueError: the content is not what ``_serialise`` gives.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -126,10 +126,10 @@ def _read(content: bytes) -> tuple[dict[str, Any], dict[str, dict[str, torch.Ten
     try:
         length = int.from_bytes(content[:8], "little")
         header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["about"])
-        found: dict[str, dict[str, torch.Tensor]] = {}
+        layers: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in load(content).items():
             layer, part = name.split(".", 1)
-            found.setdefault(layer, {})[part] = tensor
+            layers.setdefault(layer, {})[part] = tensor
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-    return header, found
+    return header, layers

@@ -17,9 +17,10 @@ from ..settings import Range, setting
 from ..token import TokenPolicy
 from .artefact import Artefact
 from .recipe import Recipe
-from .training import trained
+from .training import trained_artefact
 
 if TYPE_CHECKING:
+    from ...kernels.formats import Rows
     from ...model.loading import LoadedModel
 
 
@@ -37,9 +38,15 @@ class StrengthPolicy(TokenPolicy):
         return self.strength(block, x, activations) >= self.limits[block.layer]
 
 
+def int8_values(rows: Rows, device: torch.device) -> torch.Tensor:
+    """The values of an int8 matrix, float32 [rows, columns]: what was trained is kept so, for the kernels."""
+    codes, scales = (torch.from_numpy(part).to(device) for part in (rows.codes, rows.scales))
+    return codes.float() * scales[:, None]
+
+
 @dataclass(frozen=True)
 class TrainedMethod(Method):
-    """A method that trains once per model and settings, and is then turned by ``keep`` alone."""
+    """A method that trains once per model and settings, and is then set by ``keep`` alone."""
 
     dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
 
@@ -51,11 +58,11 @@ class TrainedMethod(Method):
         """How it is trained."""
 
     @abstractmethod
-    def rule(self, lm: LoadedModel, artefact: Artefact) -> StrengthPolicy:
-        """The rule that what was trained gives, its limits aside."""
+    def policy(self, lm: LoadedModel, artefact: Artefact) -> StrengthPolicy:
+        """The policy that follows from what was trained; its limits are set in ``bind``."""
 
     def bind(self, lm: LoadedModel, report: Report = silent) -> TokenPolicy:
-        artefact = trained(lm, self.recipe, report)
-        rule = self.rule(lm, artefact)
-        rule.limits = limits(lm, f"{self.name}-{artefact.identity[:12]}", rule.strength, self.keep, report)
-        return rule
+        artefact = trained_artefact(lm, self.recipe, report)
+        policy = self.policy(lm, artefact)
+        policy.limits = limits(lm, f"{self.name}-{artefact.identity[:12]}", policy.strength, self.keep, report)
+        return policy

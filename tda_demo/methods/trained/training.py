@@ -1,29 +1,41 @@
-"""Training, layer by layer: each that is finished is kept, so that a run that is cut off is taken up again."""
+"""Training: what there is to learn from, and the run over the layers.
+
+The text is the calibration passages, and what the model writes without a prompt: each of its texts begins with a token
+drawn at random (as LLM-QAT does, arXiv 2305.17888), so that no data is needed. Held-out passages are never read. Every
+layer that is finished is kept, so that a run that is cut off is taken up again.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...model.activation import Activation, activation_function
+from ...calibration.documents import calibration_passages
+from ...model.configuration import Activation, activation_function
 from ...model.feedforward import FeedForward
+from ...model.hooks import intercept
 from ...support.errors import UserError
-from ...support.lazy import no_grad, torch
+from ...support.lazy import inference_mode, no_grad, torch
 from ...support.progress import Progress, Report, silent
 from .artefact import About, Artefact, Checkpoints, load, path_of, save
-from .inputs import block_inputs
 from .recipe import Lesson, Recipe
-from .text import passages, written
 
 if TYPE_CHECKING:
     from ...model.loading import LoadedModel
 
+_LONGEST = 256  # tokens of a passage that are read
+_WRITTEN = 64  # texts the model writes
+_LENGTH = 128  # tokens of each
+_LIKELIEST = 0.95  # probability mass that is drawn from
 _HELD_OUT = 10  # one text in so many
-_AT_ONCE = 1024  # tokens
+_AT_ONCE = 1024  # tokens whose strengths are computed at once
 
 
-def trained(lm: LoadedModel, recipe: Recipe, report: Report = silent) -> Artefact:
+def trained_artefact(lm: LoadedModel, recipe: Recipe, report: Report = silent) -> Artefact:
     """The artefact of ``recipe`` for ``lm``: the one in the user's cache, or trained now and kept.
 
     Raises:
@@ -59,8 +71,8 @@ def _train(lm: LoadedModel, recipe: Recipe, path: Path, report: Report) -> None:
         begin = time.perf_counter()
         done = block.layer * recipe.epochs
         report(Progress(stage, done, total, "epochs"))
-        found = checkpoints.get(str(block.layer))
-        if found is None:
+        layer = checkpoints.get(str(block.layer))
+        if layer is None:
             x = inputs[block.layer].to(lm.device, torch.float32)
             strength = _strength(block, activation, x.to(block.down.weight.dtype))
             lesson = Lesson(block, x, strength, is_relu, len(x) - tokens)
@@ -69,8 +81,8 @@ def _train(lm: LoadedModel, recipe: Recipe, path: Path, report: Report) -> None:
             )
             header = {"loss": learned.loss, "recall": learned.recall, "seconds": time.perf_counter() - begin}
             checkpoints.put(str(block.layer), header, learned.tensors)
-            found = header, learned.tensors
-        layers.append(found)
+            layer = header, learned.tensors
+        layers.append(layer)
     report(Progress(stage, total, total, "epochs"))
     about = About(
         method=recipe.name,
@@ -89,13 +101,14 @@ def _train(lm: LoadedModel, recipe: Recipe, path: Path, report: Report) -> None:
 
 def _texts(lm: LoadedModel, recipe: Recipe, checkpoints: Checkpoints, report: Report) -> tuple[list[list[int]], float]:
     """What is trained on, and how long the model took to write its part."""
-    found = checkpoints.get("text")
-    if found is None:
+    kept = checkpoints.get("text")
+    if kept is None:
         begin = time.perf_counter()
-        ids = written(lm, recipe.seed, report)
-        found = {"seconds": time.perf_counter() - begin}, {"ids": ids}
-        checkpoints.put("text", *found)
-    return [*passages(lm), *found[1]["ids"].tolist()], found[0]["seconds"]
+        ids = write_texts(lm, recipe.seed, report)
+        kept = {"seconds": time.perf_counter() - begin}, {"ids": ids}
+        checkpoints.put("text", *kept)
+    header, tensors = kept
+    return [*passage_tokens(lm), *tensors["ids"].tolist()], header["seconds"]
 
 
 def _split(texts: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
@@ -109,3 +122,53 @@ def _strength(block: FeedForward, activation: Activation, x: torch.Tensor) -> to
     """``|a_j| n_j`` of every neuron, float32 [tokens, d_ff]."""
     parts = [block.activations(activation, part).abs().float() * block.output_norms for part in x.split(_AT_ONCE)]
     return torch.cat(parts)
+
+
+def passage_tokens(lm: LoadedModel) -> list[list[int]]:
+    """Tokens of every calibration passage."""
+    texts = calibration_passages().texts
+    return [
+        lm.tokenizer(text, truncation=True, max_length=min(_LONGEST, lm.context_length))["input_ids"] for text in texts
+    ]
+
+
+@inference_mode
+def write_texts(lm: LoadedModel, seed: int, report: Report) -> torch.Tensor:
+    """Texts that the model writes, int64 [texts, tokens]: all at once, drawn at temperature 1."""
+    from transformers import DynamicCache
+
+    length = min(_LENGTH, lm.context_length)
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(len(lm.tokenizer), (_WRITTEN, 1), generator=generator)
+    cache = DynamicCache(config=lm.model.config)
+    while ids.shape[1] < length:
+        report(Progress("Writing text to train on", ids.shape[1], length, "tokens"))
+        step = ids[:, -1:].to(lm.device)
+        logits = lm.model(input_ids=step, past_key_values=cache, use_cache=True).logits[:, -1]
+        ids = torch.cat([ids, _draw(logits.float().cpu(), generator)], dim=1)
+    return ids
+
+
+def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A token for every row of ``logits``, int64 [rows, 1], from the likeliest that make up ``_LIKELIEST``."""
+    probabilities, tokens = logits.softmax(dim=1).topk(min(1000, logits.shape[1]), dim=1)
+    before = probabilities.cumsum(dim=1) - probabilities
+    places = probabilities.masked_fill(before > _LIKELIEST, 0).multinomial(1, generator=generator)
+    return tokens.gather(1, places)
+
+
+@inference_mode
+def block_inputs(lm: LoadedModel, texts: Sequence[list[int]], report: Report) -> list[torch.Tensor]:
+    """The inputs of every layer's block at every token of ``texts``, float16 [tokens, d], in main memory."""
+    seen: list[list[torch.Tensor]] = [[] for _ in lm.blocks]
+
+    def see(block: FeedForward, x: torch.Tensor, _activations: torch.Tensor) -> None:
+        seen[block.layer].append(x.to("cpu", torch.float16))
+
+    with ExitStack() as hooks:
+        for block in lm.blocks:
+            hooks.callback(intercept(block, partial(see, block)))
+        for done, ids in enumerate(texts):
+            report(Progress("Reading text to train on", done, len(texts), "texts"))
+            lm.model(input_ids=torch.tensor([ids], device=lm.device), use_cache=False, logits_to_keep=1)
+    return [torch.cat(layer) for layer in seen]

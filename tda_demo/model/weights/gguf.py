@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...support.errors import UserError
 from ...support.progress import Progress, Report
 from ..feedforward import find_blocks
-from .quiet import quiet_transformers
+from .folder import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -9,8 +9,7 @@ from typing import Any
 
 from ...support.errors import UserError
 from ...support.progress import Progress, Report
-from .folder import check_config, check_weights
-from .quiet import quiet_transformers
+from .folder import check_config, check_weights, quiet_transformers
 
 _DESCRIPTION = ["*.json", "*.jinja", "*.txt", "tokenizer.model"]
 _WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...calibration.cett import score, strengths
-from ...methods.policy import Selector
+from ...methods.policy import SequencePolicy
 from ...model.feedforward import FeedForward
 from ...support.lazy import torch
 from ..reading import active
@@ -96,7 +96,7 @@ def _drift(looked_at: np.ndarray, found: list[np.ndarray]) -> Drift | None:
     return Drift(looked_at, *np.stack(found, axis=1).astype(np.float64)) if found else None
 
 
-class _TopShare(Selector):
+class _TopShare(SequencePolicy):
     """Keeps the same share of neurons in every layer."""
 
     def __init__(self, keep: float) -> None:

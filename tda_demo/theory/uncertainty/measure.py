@@ -35,7 +35,7 @@ import numpy as np
 
 from ...calibration.cett import score, strengths
 from ...methods.settings import Range
-from ...model.activation import activation_name
+from ...model.configuration import activation_name
 from ...stats.estimates import LEAST_CLUSTERS
 from ...support.lazy import torch
 from ...support.progress import Progress, Report, silent

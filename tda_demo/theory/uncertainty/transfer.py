@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...methods.trained.predictor import PredictorRecipe
+from ...methods.trained.dejavu import PredictorRecipe
 from ...methods.trained.recipe import Lesson
 from ...model.feedforward import FeedForward
 from ...support.lazy import torch

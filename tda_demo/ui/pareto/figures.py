@@ -10,7 +10,7 @@ from typing import Any
 
 from ...methods import METHODS
 from ...methods.controls import unbeaten
-from ...model.precisions import REFERENCE, symbol_of
+from ...model.precision import REFERENCE, symbol_of
 from ...report.svg import useful_top
 from ...stats.metrics import frontier
 from .. import wording

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...methods import Method
-from ...model.precisions import REFERENCE
+from ...model.precision import REFERENCE
 from ...support.errors import UserError
 from ...support.progress import Progress
 from ..job import Clock, PageJob
@@ -81,7 +81,7 @@ def measure_sweep(models: Models, request: SweepRequest, clock: Clock) -> Genera
         UserError: the model cannot be had.
     """
     # Imported here, in the worker's thread: torch must not hold up the page.
-    from ...calibration.documents import passages
+    from ...calibration.documents import project_passages
     from ...evaluate.evaluation import EvaluationSettings
     from ...evaluate.speed import SpeedSettings
     from ...evaluate.sweep import follow
@@ -95,7 +95,7 @@ def measure_sweep(models: Models, request: SweepRequest, clock: Clock) -> Genera
 
     reference = models.get(request.model, REFERENCE, clock.load)
     lm = models.get(request.model, request.precision, clock.load)
-    texts = passages(held_out=True)[: request.passages]
+    texts = project_passages(held_out=True)[: request.passages]
     name = f"the first {len(texts)} of the project's held-out passages"
     settings = EvaluationSettings(PROMPT_TOKENS, SCORE_TOKENS)
     for row in follow(reference, lm, request.methods, texts, name, settings, SpeedSettings(prompts=2), report):

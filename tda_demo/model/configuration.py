@@ -1,13 +1,36 @@
-"""What attention does in a model, read off its configuration and modules: windows, rotary positions, q, k and v."""
+"""What is true of one model, read off its configuration: activation function, attention windows, rotary positions."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from .family import DecoderLayout
-from .projection import Projection
+from .family import family_named
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+Activation = Callable[["torch.Tensor"], "torch.Tensor"]
 
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
+
+
+def activation_field(config: Any) -> str:
+    """The field of ``config`` that names the activation function."""
+    return family_named(config.model_type).block.function_field
+
+
+def activation_name(config: Any) -> str:
+    """What ``config`` calls the function, e.g. "silu"; empty where it is said elsewhere, in a part of it."""
+    return getattr(config, activation_field(config), "")
+
+
+def activation_function(model: PreTrainedModel) -> Activation:
+    """The function of the blocks of ``model``."""
+    from transformers.activations import ACT2FN
+
+    return ACT2FN[activation_name(model.config.get_text_config())]
 
 
 def window_of(config: Any, layer: int) -> int:
@@ -41,15 +64,6 @@ def has_length_dependent_rope(config: Any) -> bool:
     parameters = _rope_parameters(config)
     tables = parameters.values() if _has_rope_by_kind(config) else (parameters,)
     return any(table.get("rope_type") in _LENGTH_DEPENDENT_ROPE for table in tables)
-
-
-def query_key_value(layout: DecoderLayout, attention: Any, config: Any) -> tuple[Projection, ...]:
-    """The three projections of the module ``attention``, whatever linears hold them."""
-    linears = [getattr(attention, name) for name in layout.qkv]
-    if len(linears) == 3:
-        return tuple(Projection.whole(linear) for linear in linears)
-    heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
-    return Projection.parts(linears[0], [count * attention.head_dim for count in heads])
 
 
 def _rope_parameters(config: Any) -> dict[str, Any]:

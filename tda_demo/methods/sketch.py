@@ -24,8 +24,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ...calibration.quantiles import limits
-from ...kernels.sketch import (
+from ..calibration.quantiles import limits
+from ..kernels.sketch import (
     SketchedColumns,
     SketchedRows,
     decode,
@@ -35,20 +35,20 @@ from ...kernels.sketch import (
     multiply,
     multiply_columns,
 )
-from ...model.activation import activation_function
-from ...model.feedforward import FeedForward
-from ...model.projection import Projection
-from ...support.errors import UserError
-from ...support.lazy import torch
-from ...support.progress import Report, silent
-from ..base import Dial, Method
-from ..settings import Range, setting
-from ..token import TokenPolicy
+from ..model.configuration import activation_function
+from ..model.feedforward import FeedForward
+from ..model.projection import Projection
+from ..support.errors import UserError
+from ..support.lazy import torch
+from ..support.progress import Report, silent
+from .base import Dial, Method
+from .settings import Range, setting
+from .token import TokenPolicy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ...model.loading import LoadedModel
+    from ..model.loading import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Sketch(Method):
                 "The sketch is made from the weights' values, which bitsandbytes models no longer have and models too "
                 "large for the GPU keep elsewhere: choose another method."
             )
-        rule = _Predicted(lm)
-        rule.limits = limits(lm, "sketch-error", rule.strength, self.keep, report)
-        return rule
+        policy = _SketchPolicy(lm)
+        policy.limits = limits(lm, "sketch-error", policy.strength, self.keep, report)
+        return policy
 
 
 class Errors(NamedTuple):
@@ -104,7 +104,7 @@ class _Copy:
 _kept: WeakKeyDictionary[PreTrainedModel, list[_Copy]] = WeakKeyDictionary()  # made once for all races on a model
 
 
-class _Predicted(TokenPolicy):
+class _SketchPolicy(TokenPolicy):
     """``limits`` float64 [layers] of the likely error."""
 
     whole = True
@@ -150,7 +150,7 @@ class _Predicted(TokenPolicy):
 
     @property
     def kernel(self) -> Any:
-        from ...kernels.cpu.token.sketch import Sketch as Arrays
+        from ..kernels.cpu.token.sketch import Sketch as Arrays
 
         gates = [copy.gate for copy in self.copies if copy.gate is not None]
         if len(gates) < len(self.copies):
@@ -202,7 +202,7 @@ def _error(rounded: torch.Tensor, matrix: torch.Tensor | None, dim: int) -> np.n
 def _output_scales(block: FeedForward, lm: LoadedModel) -> np.ndarray:
     """What the compiled kernels multiply down's outputs with, at the end."""
     if lm.device.type == "cpu":
-        from ...kernels.formats import encode_by_neuron
+        from ..kernels.formats import encode_by_neuron
 
         return encode_by_neuron(block.down.weight, lm.precision).output_scales
     return np.ones(block.down.out_features, np.float32)

@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...calibration.passages import calibration_passages
-from ...calibration.quantiles import SHARES, quantiles
-from ...calibration.tables import KeptTable, json_rows, significant
-from ...model.feedforward import find_layers
-from ...support.files import kept_name
-from ...support.lazy import inference_mode, nn, torch
-from ...support.progress import Progress, Report, silent
-from .channels import matrices
+from ..model.feedforward import find_layers
+from ..support.files import kept_name
+from ..support.lazy import inference_mode, nn, torch
+from ..support.progress import Progress, Report, silent
+from .documents import calibration_passages
+from .quantiles import SHARES, quantiles
+from .tables import KeptTable, json_rows, significant
 
 if TYPE_CHECKING:
-    from ...model.loading import LoadedModel
+    from ..model.loading import LoadedModel
 
 MOST = 0.9  # the sparsity of a matrix at which the search ends
 _STEP = 0.1
@@ -37,7 +36,7 @@ _PASSAGES, _TOKENS = 8, 48  # read; the search measures errors on the first two
 class ChannelTable:
     """By layer: ``magnitudes`` float64 [matrices, 101], quantiles of the inputs' magnitudes, and ``path`` float64
     [steps, matrices], the sparsities of its matrices as the search raised them, from 0 to ``MOST``; ``weights`` int64
-    [matrices] are their sizes. Matrices are in the order of ``channels.matrices``.
+    [matrices] are their sizes. Matrices are in the order of ``FeedForward.layer_linears``.
     """
 
     magnitudes: tuple[np.ndarray, ...]
@@ -55,12 +54,12 @@ class ChannelTable:
 def shares_at(path: np.ndarray, weights: np.ndarray, sparsity: float) -> np.ndarray:
     """Sparsities float64 [matrices] at the place of ``path`` where the weights' mean is ``sparsity``."""
     totals = path @ (weights / weights.sum())
-    return np.array([np.interp(sparsity, totals, each) for each in path.T])
+    return np.array([np.interp(sparsity, totals, of_matrix) for of_matrix in path.T])
 
 
 def _limits(shares: np.ndarray, magnitudes: np.ndarray) -> np.ndarray:
-    found = [np.interp(share, SHARES, each) for share, each in zip(shares, magnitudes, strict=True)]
-    return np.where(shares > 0, found, -np.inf)
+    thresholds = [np.interp(share, SHARES, row) for share, row in zip(shares, magnitudes, strict=True)]
+    return np.where(shares > 0, thresholds, -np.inf)
 
 
 def greedy(error: Callable[[np.ndarray], float], weights: Sequence[int]) -> np.ndarray:
@@ -78,12 +77,12 @@ def greedy(error: Callable[[np.ndarray], float], weights: Sequence[int]) -> np.n
     path = [shares]
     while estimates:
         _, matrix = heapq.heappop(estimates)
-        found = error(raised(matrix))
-        price = (found - base) / weights[matrix]
+        raised_error = error(raised(matrix))
+        price = (raised_error - base) / weights[matrix]
         if estimates and price > estimates[0][0]:
             heapq.heappush(estimates, (price, matrix))
             continue
-        shares, base = raised(matrix), found
+        shares, base = raised(matrix), raised_error
         path.append(shares)
         if shares[matrix] < MOST - 1e-9:
             heapq.heappush(estimates, (price, matrix))
@@ -92,7 +91,9 @@ def greedy(error: Callable[[np.ndarray], float], weights: Sequence[int]) -> np.n
 
 def channel_table(lm: LoadedModel, report: Report = silent) -> ChannelTable:
     """The model's table: the one in the user's cache, else shipped, else measured now and kept."""
-    weights = tuple(np.array([each.in_features * each.out_features for each in matrices(b)]) for b in lm.blocks)
+    weights = tuple(
+        np.array([linear.in_features * linear.out_features for linear in b.layer_linears]) for b in lm.blocks
+    )
     name = kept_name(lm.name, lm.fingerprint, lm.precision, "teal")
     table = KeptTable("thresholds", name, partial(_parse, weights), _text)
     return table.get(lambda: measure_channel_table(lm, weights, report))
@@ -128,8 +129,8 @@ def measure_channel_table(lm: LoadedModel, weights: tuple[np.ndarray, ...], repo
     inputs = _inputs(lm, ids)
     for block, layer in zip(lm.blocks, find_layers(lm.model), strict=True):
         report(Progress("Sharing out the sparsity", block.layer, len(lm.blocks), "layers"))
-        magnitudes.append(_rounded(np.stack([quantiles(each) for each in inputs[block.layer]])))
-        error = _Error(layer, matrices(block), *calls[block.layer], magnitudes[-1])
+        magnitudes.append(_rounded(np.stack([quantiles(values) for values in inputs[block.layer]])))
+        error = _Error(layer, block.layer_linears, *calls[block.layer], magnitudes[-1])
         paths.append(_rounded(greedy(error, weights[block.layer].tolist())))
     report(Progress("Sharing out the sparsity", len(lm.blocks), len(lm.blocks), "layers"))
     return ChannelTable(tuple(magnitudes), tuple(paths), weights)
@@ -140,8 +141,8 @@ def _beginnings(lm: LoadedModel) -> torch.Tensor:
     texts = calibration_passages().texts
     chosen = [texts[at] for at in np.linspace(0, len(texts) - 1, _PASSAGES).astype(int)]
     tokens = [lm.tokenizer(text)["input_ids"][:_TOKENS] for text in chosen]
-    length = min(len(each) for each in tokens)
-    return torch.tensor([each[:length] for each in tokens], device=lm.device)
+    length = min(map(len, tokens))
+    return torch.tensor([text[:length] for text in tokens], device=lm.device)
 
 
 def _run(lm: LoadedModel, ids: torch.Tensor) -> None:
@@ -157,7 +158,7 @@ def _inputs(lm: LoadedModel, ids: torch.Tensor) -> list[list[torch.Tensor]]:
 
     with ExitStack() as hooks:
         for block in lm.blocks:
-            for linear in matrices(block):
+            for linear in block.layer_linears:
                 hooks.callback(linear.register_forward_pre_hook(keep(seen[block.layer])).remove)
         _run(lm, ids)
     return seen
