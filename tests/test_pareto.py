@@ -23,15 +23,14 @@ from tda_demo.support.errors import UserError
 from tda_demo.support.files import ASSETS
 from tda_demo.support.progress import Progress
 from tda_demo.ui.job import Measuring, TimedOut
-from tda_demo.ui.loader import Loading, Models
-from tda_demo.ui.offers import Offers
+from tda_demo.ui.models import Models
 from tda_demo.ui.pareto import figures, runs
 from tda_demo.ui.pareto.points import OWN, RACE, SHIPPED, point, points, race_points, shipped_rows
-from tda_demo.ui.pareto.runs import RowMeasured, SweepRequest, parse_sweep, sweep_job
+from tda_demo.ui.pareto.runs import RowMeasured, SweepFrame, SweepRequest, SweepView, keep_rows, parse_sweep, sweep_job
 from tda_demo.ui.pareto.tab import first_values
-from tda_demo.ui.pareto.view import SweepFrame, SweepView, keep_rows
+from tda_demo.ui.requests import Offers
 from tda_demo.ui.visits import Visit, Visits
-from tda_demo.ui.worker import Closed, Failed, Ticket, Waiting
+from tda_demo.ui.worker import Closed, Failed, Loading, Ticket, Waiting
 
 
 def fields(**own: Any) -> dict[str, Any]:

@@ -34,11 +34,10 @@ from tda_demo.model.precision import choose, offered, round_weights
 from tda_demo.model.precisions import PRECISIONS, REFERENCE, Device, default_precision, precision_of, precisions_on
 from tda_demo.report import svg, sweep_report
 from tda_demo.support.errors import UserError
-from tda_demo.ui.catalogue import check_room
-from tda_demo.ui.memory import Room
-from tda_demo.ui.offers import AUTOMATIC, Offers
+from tda_demo.ui.models import Room, check_room
 from tda_demo.ui.pareto import figures
 from tda_demo.ui.pareto.points import SHIPPED, point
+from tda_demo.ui.requests import AUTOMATIC, Offers
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "tda_demo"

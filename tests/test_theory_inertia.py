@@ -18,8 +18,7 @@ from tda_demo.support.errors import UserError
 from tda_demo.support.progress import Progress
 from tda_demo.theory.gradients import signals
 from tda_demo.theory.inertia import Inertia
-from tda_demo.theory.inertia.drift import Drift, places, ranges
-from tda_demo.theory.inertia.probes import Grid, Swap, echo, grid, swap
+from tda_demo.theory.inertia.probes import Drift, Grid, Swap, echo, grid, places, ranges, swap
 from tda_demo.theory.inertia.verdict import Measured, conclude
 from tda_demo.theory.reading import Reader, Stopped, active, importance, whole_words
 

@@ -16,8 +16,7 @@ from tda_demo.support.errors import UserError
 from tda_demo.theory.reading import Reader
 from tda_demo.theory.texts import histories
 from tda_demo.theory.uncertainty import Uncertainty
-from tda_demo.theory.uncertainty.measure import history_mask, token_rows
-from tda_demo.theory.uncertainty.transfer import recalls
+from tda_demo.theory.uncertainty.measure import history_mask, recalls, token_rows
 from tda_demo.theory.uncertainty.verdict import CEILING, CHANGED, KINDS, REFERENCE, Movement, Transfer, conclude
 
 SMALL = Uncertainty(sentences=5, history=6, predictor_layers=2)

@@ -13,8 +13,8 @@ from tda_demo.support.errors import UserError
 from tda_demo.support.progress import Progress
 from tda_demo.ui import job as pipeline
 from tda_demo.ui.job import Clock, Frame, JobAndFrame, JobView, Measuring, PageJob, TimedOut, buttons, follow, stream
-from tda_demo.ui.loader import Models, ModelState
-from tda_demo.ui.offers import Offers
+from tda_demo.ui.models import Models, ModelState
+from tda_demo.ui.requests import Offers
 from tda_demo.ui.service import Service
 from tda_demo.ui.visits import Visit
 from tda_demo.ui.worker import Closed, Failed, Ticket, Waiting

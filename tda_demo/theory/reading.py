@@ -1,4 +1,4 @@
-"""Texts read by a private view of a model, and what is kept of it: activations, importances, active sets."""
+"""Texts read by a private view of a model, what is kept of them, and how alike two active sets or two rankings are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..model.feedforward import FeedForward, find_blocks
 from ..model.hooks import observed
@@ -170,3 +172,30 @@ def cut_to(lm: LoadedModel, texts: Sequence[str], length: int, least: int) -> to
             "for fewer tokens."
         )
     return torch.tensor(rows)
+
+
+def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """|A and B| / |A or B| of bool sets [..., d]: float64 [...]; two empty sets are equal, so 1."""
+    either = (first | second).sum(axis=-1)
+    both = (first & second).sum(axis=-1)
+    return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
+def chance_jaccard(keep: float) -> float:
+    """What two independent random sets that each hold the share ``keep`` of all neurons have, for many neurons."""
+    return keep / (2 - keep)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0 along the last axis, equal values sharing their mean rank: float64, same shape."""
+    from scipy.stats import rankdata  # imported here: it takes about a second
+
+    return rankdata(values, axis=-1) - 1
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pearson's correlation along the last axis, float64 [...]; of ranks it is Spearman's. 0 where one is constant."""
+    first = first - first.mean(axis=-1, keepdims=True)
+    second = second - second.mean(axis=-1, keepdims=True)
+    spread = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    return np.where(spread > 0, (first * second).sum(axis=-1) / np.where(spread > 0, spread, 1), 0.0)

@@ -28,8 +28,8 @@ from ..support.progress import Progress, Report, silent
 from .experiment import Claim, Experiment, NumberInput, number_setting, seed_setting
 from .findings import Check, Finding, Table, check_above_zero
 from .gradients import Tally, gradient_scale, signals, stack, tally
-from .grammar import VOCABULARY, passages
 from .root_cause import RootCause
+from .texts import VOCABULARY, grammar_passages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -117,7 +117,7 @@ def _points(settings: Training, report: Report, stop: threading.Event) -> Iterat
             seed = settings.seed + 1 + run
             model = new_model(function, seed)
             draws = torch.Generator().manual_seed(seed)
-            held_out = passages(_HELD_OUT, LENGTH, draws)
+            held_out = grammar_passages(_HELD_OUT, LENGTH, draws)
             optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0)
             for step in range(settings.steps + 1):
                 if stop.is_set():
@@ -127,7 +127,7 @@ def _points(settings: Training, report: Report, stop: threading.Event) -> Iterat
                 if step < settings.steps:
                     for group in optimiser.param_groups:
                         group["lr"] = _rate(step, settings.steps)
-                    loss = _loss(model, passages(BATCH, LENGTH, draws)).mean()
+                    loss = _loss(model, grammar_passages(BATCH, LENGTH, draws)).mean()
                     optimiser.zero_grad()
                     loss.backward()
                     optimiser.step()

@@ -17,11 +17,11 @@ import gradio as gr
 from ..support.errors import UserError
 from ..support.progress import Progress
 from . import wording
-from .components import EVENT, Outputs, in_order, sentence
-from .loader import GivenUp, Loading, Models, reporter
-from .service import Service, owner
-from .visits import Visit
-from .worker import Closed, Failed, Ticket, Waiting
+from .models import Models
+from .service import Service
+from .visits import Visit, owner
+from .widgets import EVENT, Outputs, in_order, sentence
+from .worker import Closed, Failed, GivenUp, Loading, Ticket, Waiting, reporter
 from .zero_gpu import GpuNeed
 
 if TYPE_CHECKING:

@@ -39,8 +39,7 @@ from ..experiment import Claim, Experiment, NumberInput, keep_setting, number_se
 from ..findings import Finding
 from ..reading import Reader, Stopped, cut_to, first_token, pieces, pieces_note, random_ids, whole_words
 from ..texts import english_passages
-from .drift import drift
-from .probes import echo, grid, swap
+from .probes import drift, echo, grid, swap
 from .verdict import Measured, conclude
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ import numpy as np
 from ...stats.estimates import LEAST_CLUSTERS, Estimate, mean, means, regression
 from ..experiment import Experiment
 from ..findings import Check, Finding, Table, check_above_zero, columns
-from .drift import Drift, ranges
-from .probes import Grid, Swap
+from .probes import Drift, Grid, Swap, ranges
 
 _KINDS = ("natural", "random")
 _WAYS = ("parallel", "one by one")

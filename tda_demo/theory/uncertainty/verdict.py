@@ -9,7 +9,7 @@ import numpy as np
 from ...stats.estimates import means
 from ..experiment import Experiment
 from ..findings import Check, Finding, Table, check_above_zero, columns
-from ..similarity import chance_jaccard
+from ..reading import chance_jaccard
 
 KINDS = ("same topic", "paraphrase", "none", "other topic", "other language", "random tokens")
 REFERENCE, CEILING = KINDS.index("same topic"), KINDS.index("paraphrase")

@@ -11,16 +11,15 @@ import gradio as gr
 from ...methods import METHODS, Method
 from ...methods.base import Dial
 from ...support.errors import UserError
-from ..components import EVENT, facts, notice, pareto_plot
 from ..job import JobAndFrame, wire
-from ..offers import AUTOMATIC, EMBEDDED, Offers
-from ..reports import Made, report_buttons
-from ..service import Service, owner
-from ..visits import Visit
+from ..models import EMBEDDED
+from ..requests import AUTOMATIC, Offers
+from ..service import Service
+from ..visits import ReportContent, Visit, owner, report_buttons
+from ..widgets import EVENT, facts, notice, pareto_plot
 from . import figures
 from .points import points, shipped_rows
-from .runs import PASSAGES, parse_sweep, sweep_job
-from .view import SweepFrame, SweepView, plot
+from .runs import PASSAGES, SweepFrame, SweepView, parse_sweep, plot, sweep_job
 
 Components = dict[str, Any]
 
@@ -34,7 +33,7 @@ def build(page: gr.Blocks, service: Service) -> None:
     parts: Components = {"plot": pareto_plot(figures.plot(points([], None)), elem_id="pareto-plot")}
     facts(value=_provenance(), elem_id="pareto-source")
     parts |= _controls(service.offers)
-    report_buttons(service, "sweep", _report)
+    report_buttons(service.visits, "sweep", _report)
     _wire(service, parts)
 
 
@@ -136,7 +135,7 @@ def _wire(service: Service, parts: Components) -> None:
     wire(service, parts, _DRAWN, [parts[name] for name in _WISHES], start)
 
 
-def _report(visit: Visit) -> Made:
+def _report(visit: Visit) -> ReportContent:
     from ...report import sweep_report
 
     rows = [dict(each.fields) for each in points(visit.rows, visit.race)]

@@ -1,6 +1,6 @@
 """The plots, as plotly figures made of arrays. Colours are CSS variables: the browser fills in the theme's.
 
-Every function is pure and returns what ``components.live_plot`` draws, JSON-ready: ``views``, a figure by name (arrays
+Every function is pure and returns what ``widgets.live_plot`` draws, JSON-ready: ``views``, a figure by name (arrays
 travel as base64 typed arrays), ``summary``, the same in a sentence for who cannot see it, and ``hover``, what the tip
 needs to say what is under the pointer.
 """

@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...report.record import RaceRecord, traced
 from ...support.errors import UserError
 from .. import wording
-from ..components import Outputs, ready
 from ..job import Frame, follow
-from ..limits import parse_request
-from ..reports import remember_race
+from ..requests import parse_request
 from ..service import Service
 from ..visits import Visit
+from ..widgets import Outputs, ready
 from . import figures
 from .runs import race_job
 from .stage import stage
@@ -35,7 +35,15 @@ class RaceFrame(Frame[RaceView]):
         self._drawn = (0.0, -1)  # when the token map was drawn, and with how many steps
 
     def remember(self, visit: Visit) -> None:
-        remember_race(visit, self.view)
+        """Keeps a race that got as far as a result, for its report and for the other tabs."""
+        view, sparse = self.view, self.view.sparse
+        result, request = view.result, view.request
+        if result is None or sparse.prompt is None or view.ready is None or request is None:
+            return
+        decoding = {name: getattr(request, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
+        trace = traced(sparse.prompt, view.ready.d_ff, sparse.written, sparse.fired)
+        share, rival_share = (arm.mlp_share(result.dense.weight_bytes) for arm in (sparse, view.rival))
+        visit.race = RaceRecord(request.prompt, decoding, result, trace, share, rival_mlp_share=rival_share)
 
     def draw(self) -> Outputs:
         view = self.view

@@ -13,8 +13,8 @@ from typing import Any, get_type_hints
 import gradio as gr
 
 from ...methods import METHODS, Method
-from ..components import equaliser, in_browser, setter
-from ..limits import NO_RIVAL, Factors, Layers, Limits
+from ..requests import NO_RIVAL, Factors, Layers, Limits
+from ..widgets import equaliser, in_browser, setter
 
 BY = ("setting", "quality", "bytes")
 # Where on a dial the presets lie, 0 dense and 1 sparsest; None is the method's default.

@@ -11,7 +11,7 @@ import numpy as np
 from ...methods import Method
 from ...stats import metrics
 from ..job import JobView
-from ..limits import RunRequest
+from ..requests import RunRequest
 from .runs import Ready, SettingFound
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ class View:
 
 
 def value(views: Views) -> dict[str, Any] | None:
-    """What ``components.live_plot`` draws; None where no view has anything."""
+    """What ``widgets.live_plot`` draws; None where no view has anything."""
     if not any(views.values()):
         return None
     shown = {name: view or _nothing() for name, view in views.items()}

@@ -79,12 +79,12 @@ def facts(**options: Any) -> gr.HTML:
 
 
 def race_stage(value: dict[str, Any], **options: Any) -> gr.HTML:
-    """The race. Value: see ``stage.stage``."""
+    """The race. Value: see ``race.stage.stage``."""
     return _scripted(_template("stage"), "stage", _SCRIPTS["slots"], _SCRIPTS["stage"], value=value, **options)
 
 
 def finding(**options: Any) -> gr.HTML:
-    """What an experiment found, and its files. Value: see ``lab.findings.shown``; None shows nothing."""
+    """What an experiment found, and its files. Value: see ``lab.runs.finding_value``; None shows nothing."""
     template = (
         '<section class="finding" aria-live="polite" hidden><ol class="finding-checks"></ol>'
         '<ul class="finding-notes"></ul><div class="finding-files"><span data-slot="files"></span></div></section>'
