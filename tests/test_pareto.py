@@ -25,7 +25,7 @@ from tda_demo.support.progress import Progress
 from tda_demo.ui.job import Measuring, TimedOut
 from tda_demo.ui.models import Models
 from tda_demo.ui.pareto import figures, runs
-from tda_demo.ui.pareto.points import OWN, RACE, SHIPPED, point, points, race_points, shipped_rows
+from tda_demo.ui.pareto.points import RACE, SHIPPED, VISITOR, point, points, race_points, shipped_rows
 from tda_demo.ui.pareto.runs import RowMeasured, SweepFrame, SweepRequest, SweepView, keep_rows, parse_sweep, sweep_job
 from tda_demo.ui.pareto.tab import first_values
 from tda_demo.ui.requests import Offers
@@ -69,7 +69,7 @@ def test_every_pair_of_axes_has_the_points_it_can_show() -> None:
         point(SHIPPED, fields(kl=0.1, step_bytes=3e6, tokens_sha256="a")),
         point(SHIPPED, fields(kl=0.3, step_bytes=1e6, tokens_sha256="a", tokens_per_second=None)),
         point(SHIPPED, fields(kl=0.2, step_bytes=4e6, tokens_sha256="a", perplexity=float("inf"))),
-        point(OWN, fields(kl=0.4, step_bytes=2e6, tokens_sha256="b", method="new", precision="int3")),
+        point(VISITOR, fields(kl=0.4, step_bytes=2e6, tokens_sha256="b", method="new", precision="int3")),
     ]
     value = figures.plot(told)
     assert value is not None and len(value["views"]) == 9

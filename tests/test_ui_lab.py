@@ -24,7 +24,16 @@ from tda_demo.theory.findings import Finding
 from tda_demo.ui.job import Measuring, TimedOut
 from tda_demo.ui.lab.figures import PLOTS
 from tda_demo.ui.lab.figures.chart import COLOURS, value
-from tda_demo.ui.lab.runs import Found, LabFrame, LabRequest, LabView, PointMeasured, lab_job, parse_experiment
+from tda_demo.ui.lab.runs import (
+    Found,
+    LabFrame,
+    LabRequest,
+    LabView,
+    PointMeasured,
+    finding_value,
+    lab_job,
+    parse_experiment,
+)
 from tda_demo.ui.requests import LIMITS, Offers
 from tda_demo.ui.worker import Closed, Failed, Loading, Ticket, Waiting
 

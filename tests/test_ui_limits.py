@@ -55,7 +55,7 @@ def test_factors_of_one_fit_every_model() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_takes_what_its_controls_hold(method: str) -> None:
     own = {
-        setting.field.name: setting.shown(setting.field.default)
+        setting.field.name: setting.control_value(setting.field.default)
         for setting in settings()
         if setting.method.name == method
     }

@@ -142,13 +142,13 @@ def pieces(lm: LoadedModel, text: str, most: int, length: int, least: int, short
     """
     ids = plain_ids(lm, text)
     count = max(least, min(most, len(ids) // length) // 2 * 2)
-    each = min(length, len(ids) // count)
-    if each < shortest:
+    piece = min(length, len(ids) // count)
+    if piece < shortest:
         raise UserError(
             f"Your text has {len(ids)} tokens; at least {least * shortest} are needed, {least} pieces of {shortest}: "
             "give a longer text."
         )
-    return [ids[start : start + each] for start in range(0, count * each, each)]
+    return [ids[start : start + piece] for start in range(0, count * piece, piece)]
 
 
 def pieces_note(count: int, length: int) -> str:

@@ -30,7 +30,7 @@ class Histories:
 
 def english_passages() -> tuple[str, ...]:
     """The project's English passages, code left out: nothing is calibrated here, so none is held out."""
-    return tuple(each.text for each in passages(language="en"))
+    return tuple(document.text for document in passages(language="en"))
 
 
 def histories() -> tuple[Histories, ...]:

@@ -103,7 +103,7 @@ class JobView:
     sentence; ``progress`` is 0..1 where it is known; ``timed_out`` says so once the job was stopped for its time.
     """
 
-    turns: ClassVar[str] = "one race runs at a time, so that none disturbs another's times"
+    queue_reason: ClassVar[str] = "one race runs at a time, so that none disturbs another's times"
 
     phase: str = "empty"
     message: str = ""
@@ -123,7 +123,7 @@ class JobView:
             case Waiting(0):
                 self.begin()
             case Waiting(place):
-                self.say("queued", wording.waiting(place, self.turns))
+                self.say("queued", wording.waiting(place, self.queue_reason))
             case Loading(progress):
                 self.say("loading", wording.loading(progress), wording.share(progress))
             case Measuring(progress, seconds):

@@ -80,8 +80,8 @@ class Service:
         """How far the default model is, until it is ready or has failed."""
         while not (state := self.models.state).settled:
             progress = state.progress
-            shown = sentence(wording.loading(progress), progress=wording.share(progress)) if progress else sentence("")
-            yield {"model_notice": shown}
+            notice = sentence(wording.loading(progress), progress=wording.share(progress)) if progress else sentence("")
+            yield {"model_notice": notice}
             await asyncio.sleep(_STATE_SECONDS)
         if state.failure:
             yield {"model_notice": sentence(state.failure, "error")}

@@ -23,9 +23,9 @@ _SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "save", "stage", "
 
 Outputs = dict[str, Any]  # new values by component name
 
-# Of every event that waits for the worker: it is the queue, and gradio's own must let every visitor through to it, to
-# be told their place. Progress is shown on nothing: where it is only hidden, every output still counts the time at each
-# frame of the browser, and that work is taken from the race.
+# Of every event that waits for the worker. The worker has a queue of its own, so gradio's must let every visitor through
+# to it, to learn their place there. Progress is shown on nothing: where it is only hidden, every output still counts the
+# time at each frame of the browser, and that work is taken from the race.
 EVENT: dict[str, Any] = {
     "api_visibility": "private",
     "show_progress": "hidden",

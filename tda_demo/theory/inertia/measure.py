@@ -123,7 +123,7 @@ def _measure(
 ) -> Measured:
     """Every probe on ``natural`` int64 [sequences, tokens] and on as many random tokens."""
     random = torch.Generator().manual_seed(settings.seed)
-    natural, noise = (_opened(lm, each) for each in (natural, random_ids(lm, tuple(natural.shape), random)))
+    natural, noise = (_with_first_token(lm, ids) for ids in (natural, random_ids(lm, tuple(natural.shape), random)))
     place = natural.shape[1] // 3
     inserted = _insertions(lm, natural, random)
     reader = Reader(lm, stop)
@@ -161,7 +161,7 @@ def _natural(
     return cut_to(lm, texts or english_passages(), body, settings.sequences)[: settings.sequences], ()
 
 
-def _opened(lm: LoadedModel, ids: torch.Tensor) -> torch.Tensor:
+def _with_first_token(lm: LoadedModel, ids: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.full((len(ids), 1), first_token(lm)), ids], dim=1)
 
 
@@ -174,5 +174,7 @@ def _insertions(lm: LoadedModel, ids: torch.Tensor, random: torch.Generator) -> 
     likely = torch.where(words.any(dim=1, keepdim=True), words, True).float()
     likely[:, 0] = 0
     others = ids.roll(-1, dims=0), likely.roll(-1, dims=0)
-    drawn = [each.gather(1, weights.multinomial(1, generator=random)) for each, weights in (others, (ids, likely))]
-    return torch.cat(drawn, dim=1).T
+    words_drawn = [
+        tokens.gather(1, weights.multinomial(1, generator=random)) for tokens, weights in (others, (ids, likely))
+    ]
+    return torch.cat(words_drawn, dim=1).T

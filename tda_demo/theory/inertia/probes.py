@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ...model.loading import LoadedModel
 
 
-Tick = Callable[[int], None]  # told how many tokens were read
+Tick = Callable[[int], None]  # is told how many tokens were read
+_PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))  # of the endings Pv, Pw, Qv, Qw: prefix, token, neither
+_PER_RANGE = 16  # tokens looked at in a range: looking at one takes as long as computing it
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +71,11 @@ def grid(
         if stop.is_set():
             return None
         ways = [parallel[layer][:, 1:], torch.cat([step[layer] for step in steps], dim=1)[:, 1:]]
-        sets = [active(importance(block, each), keep).cpu().numpy() for each in ways]
-        cosine = [torch.cosine_similarity(each[:, 1:], each[:, :-1], dim=-1).mean(dim=1).cpu().numpy() for each in ways]
-        near = [jaccard(each[:, 1:], each[:, :-1]).mean(axis=1) for each in sets]
+        sets = [active(importance(block, values), keep).cpu().numpy() for values in ways]
+        cosine = [
+            torch.cosine_similarity(values[:, 1:], values[:, :-1], dim=-1).mean(dim=1).cpu().numpy() for values in ways
+        ]
+        near = [jaccard(values[:, 1:], values[:, :-1]).mean(axis=1) for values in sets]
         other = np.concatenate([np.roll(sets[0][:count], 1, axis=0), np.roll(sets[0][count:], 1, axis=0)])
         apart = jaccard(sets[0][:, 1:], other[:, :-1]).mean(axis=1)
         gap = (ways[1] - ways[0]).norm(dim=(1, 2)) / ways[0].norm(dim=(1, 2)).clamp_min(1e-30)
@@ -97,9 +101,6 @@ class Swap:
     overlap: np.ndarray
     responses: np.ndarray
     predictors: np.ndarray
-
-
-_PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))  # of the endings Pv, Pw, Qv, Qw: prefix, token, neither
 
 
 def swap(reader: Reader, ids: torch.Tensor, keep: float, stop: threading.Event, tick: Tick) -> Swap | None:
@@ -128,8 +129,8 @@ def swap(reader: Reader, ids: torch.Tensor, keep: float, stop: threading.Event, 
         tick(prefixes.numel() + 2 * len(prefixes))
         overlaps = []
         for layer, block in enumerate(reader.blocks):
-            after_v, after_w = (active(importance(block, each[layer][:, 0]), keep).cpu().numpy() for each in read)
-            sets = [each[half : half + len(first)] for half in (0, len(first)) for each in (after_v, after_w)]
+            after_v, after_w = (active(importance(block, values[layer][:, 0]), keep).cpu().numpy() for values in read)
+            sets = [masks[half : half + len(first)] for half in (0, len(first)) for masks in (after_v, after_w)]
             overlaps.append(np.stack([jaccard(sets[a], sets[b]) for a, b in _PAIRS], axis=1))
         responses.append(np.stack(overlaps, axis=2))
         alike = torch.cosine_similarity(table[v.to(table.device)], table[w.to(table.device)], dim=-1).cpu().numpy()
@@ -143,8 +144,10 @@ def swap(reader: Reader, ids: torch.Tensor, keep: float, stop: threading.Event, 
 def _last_tokens(first: torch.Tensor, second: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Per pair the tokens both rows have at ``length``; where they are equal, the last position before it where they
     differ, so that a swap always changes something."""
-    places = torch.where(first[:, 1 : length + 1] != second[:, 1 : length + 1], torch.arange(1, length + 1), 0).amax(1)
-    return first.gather(1, places[:, None])[:, 0], second.gather(1, places[:, None])[:, 0]
+    positions = torch.where(first[:, 1 : length + 1] != second[:, 1 : length + 1], torch.arange(1, length + 1), 0).amax(
+        1
+    )
+    return first.gather(1, positions[:, None])[:, 0], second.gather(1, positions[:, None])[:, 0]
 
 
 def echo(
@@ -177,14 +180,11 @@ def echo(
         changed = reader.read(longer, last=after).activations
         tick(longer.numel())
         overlap = [
-            jaccard(own, active(importance(block, a), keep).cpu().numpy())
-            for own, block, a in zip(sets, reader.blocks, changed, strict=True)
+            jaccard(before, active(importance(block, a), keep).cpu().numpy())
+            for before, block, a in zip(sets, reader.blocks, changed, strict=True)
         ]
         kinds.append(1 - np.stack(overlap, axis=-1))
     return np.stack(kinds, axis=1)
-
-
-_PER_RANGE = 16  # looking at a token takes as long as computing it
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +216,7 @@ def drift(
     keep: float,
     seed: int,
     stop: threading.Event,
-    tick: Callable[[int], None],
+    tick: Tick,
 ) -> Drift | None:
     """Generates ``tokens`` tokens after every prompt, int64 [prompts, length], on the engine races use.
 
@@ -237,14 +237,14 @@ def drift(
             mask[layer, indices] = True
     random = torch.Generator(lm.device).manual_seed(seed)
     looked_at = places(tokens)
-    found = []
+    shares = []
     for index, prefill in enumerate(prefills):
         arm = engine.dense_arm(prefill, tokens)
         logits = prefill.logits
         covered = []
         for place in range(tokens):
             if stop.is_set():
-                return _drift(looked_at, found)
+                return _drift(looked_at, shares)
             waits = torch.empty_like(logits).exponential_(generator=random)
             logits = arm.step(int((logits - waits.log()).argmax()))  # a draw from softmax(logits), without summing it
             if place in looked_at:
@@ -252,12 +252,12 @@ def drift(
                 both = torch.stack([(sets & masks[prompt]).sum(dim=-1) for prompt in (index, index - 1)])
                 covered.append((both / sets.sum(dim=-1).clamp_min(1)).cpu().numpy())
             tick(1)
-        found.append(np.stack(covered, axis=1))
-    return _drift(looked_at, found)
+        shares.append(np.stack(covered, axis=1))
+    return _drift(looked_at, shares)
 
 
-def _drift(looked_at: np.ndarray, found: list[np.ndarray]) -> Drift | None:
-    return Drift(looked_at, *np.stack(found, axis=1).astype(np.float64)) if found else None
+def _drift(looked_at: np.ndarray, shares: list[np.ndarray]) -> Drift | None:
+    return Drift(looked_at, *np.stack(shares, axis=1).astype(np.float64)) if shares else None
 
 
 class _TopShare(Selector):

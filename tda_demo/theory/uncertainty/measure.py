@@ -64,6 +64,10 @@ if TYPE_CHECKING:
     from ...model.loading import LoadedModel
 
 
+RECIPE = PredictorRecipe()
+FOLDS = 4
+
+
 @dataclass(frozen=True)
 class Uncertainty(Experiment):
     """``history`` tokens at most before each sentence; ``keep``, the share of neurons in an active set;
@@ -157,15 +161,15 @@ def _read(
     with block_inputs([reader.blocks[layer] for layer in chosen]) as inputs:
         last, mask = ids.shape[1] - length - 1, history_mask(ids, length, lm)
         activations = reader.read(ids, last=last, **mask).activations
-    values = [importance(block, each) for block, each in zip(reader.blocks, activations, strict=True)]
-    sets = [active(each, keep).cpu().numpy() for each in values]
+    importances = [importance(block, values) for block, values in zip(reader.blocks, activations, strict=True)]
+    sets = [active(values, keep).cpu().numpy() for values in importances]
     return _Sentence(
-        sets=np.stack([jaccard(each, each[REFERENCE]).mean(axis=1) for each in sets], axis=1),
-        order=np.stack([_order(each) for each in values], axis=1),
-        sequence=np.stack([_sequence_sets(each, keep) for each in activations], axis=1),
-        reference=[each[REFERENCE] for each in sets],
+        sets=np.stack([jaccard(masks, masks[REFERENCE]).mean(axis=1) for masks in sets], axis=1),
+        order=np.stack([_order(values) for values in importances], axis=1),
+        sequence=np.stack([_sequence_sets(values, keep) for values in activations], axis=1),
+        reference=[masks[REFERENCE] for masks in sets],
         inputs=[inputs[layer][:, length + 1 :].float().clone() for layer in chosen],
-        importances=[values[layer].half() for layer in chosen],
+        importances=[importances[layer].half() for layer in chosen],
     )
 
 
@@ -189,19 +193,21 @@ def _transfer(
 ) -> Transfer | None:
     """Trains and tests the predictors layer by layer; None where Stop came before the first was done."""
     groups = np.repeat(np.arange(len(read)), [sentence.inputs[0].shape[1] for sentence in read])
-    found: list[tuple[np.ndarray, ...]] = []
+    results: list[tuple[np.ndarray, ...]] = []
     for place, layer in enumerate(chosen):
         tick(place)
         x = torch.cat([sentence.inputs[place] for sentence in read], dim=1).float()
         y = torch.cat([sentence.importances[place] for sentence in read], dim=1).float()
         try:
-            found.append(recalls(reader.blocks[layer], x, y, groups, keep, is_relu=is_relu, stop=reader.stop))
+            results.append(
+                transfer_recalls(reader.blocks[layer], x, y, groups, keep, is_relu=is_relu, stop=reader.stop)
+            )
         except Stopped:
             break
-    if not found:
+    if not results:
         return None
-    learnt, static = (np.stack(each) for each in zip(*found, strict=True))
-    return Transfer(tuple(int(layer) for layer in chosen[: len(found)]), learnt, static)
+    learnt, static = (np.stack(arrays) for arrays in zip(*results, strict=True))
+    return Transfer(tuple(int(layer) for layer in chosen[: len(results)]), learnt, static)
 
 
 def token_rows(lm: LoadedModel, items: Sequence[Histories], settings: Uncertainty) -> list[tuple[torch.Tensor, int]]:
@@ -210,8 +216,10 @@ def token_rows(lm: LoadedModel, items: Sequence[Histories], settings: Uncertaint
     A history is cut at its beginning, so that the sentence follows its end. The row of no history repeats the first
     token, which attention must be told to ignore.
     """
-    texts = [[plain_ids(lm, text) for text in (i.same_topic, i.paraphrase, i.other_language)] for i in items]
-    length = min(settings.history, *(len(ids) for each in texts for ids in each))
+    texts = [
+        [plain_ids(lm, text) for text in (item.same_topic, item.paraphrase, item.other_language)] for item in items
+    ]
+    length = min(settings.history, *(len(ids) for kinds in texts for ids in kinds))
     random = torch.Generator().manual_seed(settings.seed)
     first = first_token(lm)
     rows = []
@@ -221,7 +229,7 @@ def token_rows(lm: LoadedModel, items: Sequence[Histories], settings: Uncertaint
         noise = random_ids(lm, (length,), random).tolist()
         before = [same[-length:], paraphrase[-length:], [first] * length, other[-length:], language[-length:], noise]
         sentence = plain_ids(lm, " " + item.sentence)
-        rows.append((torch.tensor([[first, *each, *sentence] for each in before]), length))
+        rows.append((torch.tensor([[first, *history, *sentence] for history in before]), length))
     return rows
 
 
@@ -240,7 +248,7 @@ def _order(values: torch.Tensor) -> np.ndarray:
 
 
 def _sequence_sets(activations: torch.Tensor, keep: float) -> np.ndarray:
-    scores = torch.stack([score(strengths(each)) for each in activations])
+    scores = torch.stack([score(strengths(sentence)) for sentence in activations])
     sets = active(scores, keep).cpu().numpy()
     return jaccard(sets, sets[REFERENCE])
 
@@ -250,17 +258,13 @@ def _floor(references: list[list[np.ndarray]]) -> np.ndarray:
     following = references[1:] + references[:1]
     return np.array(
         [
-            [float(jaccard(a[: len(b)], b[: len(a)]).mean()) for a, b in zip(own, other, strict=True)]
-            for own, other in zip(references, following, strict=True)
+            [float(jaccard(a[: len(b)], b[: len(a)]).mean()) for a, b in zip(reference, next_reference, strict=True)]
+            for reference, next_reference in zip(references, following, strict=True)
         ]
     )
 
 
-RECIPE = PredictorRecipe()
-FOLDS = 4
-
-
-def recalls(
+def transfer_recalls(
     block: FeedForward,
     inputs: torch.Tensor,
     targets: torch.Tensor,
@@ -270,7 +274,7 @@ def recalls(
     is_relu: bool = False,
     stop: threading.Event | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """Recall of the predicted active sets on sentences that were not trained on.
+    """Recall of active sets as DejaVu's predictor finds them, on sentences that it was not trained on.
 
     The sentences are dealt to ``FOLDS`` folds; each fold is predicted by predictors trained on the others, one per
     kind of history. The last sentence of a training set chooses the epoch, as held-out text does for the method.
@@ -301,13 +305,13 @@ def recalls(
             if stop is not None and stop.is_set():
                 raise Stopped
             lesson = Lesson(block, inputs[kind, ~test], targets[kind, ~test], is_relu, held_out)
-            learned = recipe.learn(lesson, lambda _: None).tensors
-            guesses = inputs[:, test] @ learned["first"].T @ learned["second"].T
+            tensors = recipe.learn(lesson, lambda _: None).tensors
+            guesses = inputs[:, test] @ tensors["first"].T @ tensors["second"].T
             average = targets[kind, ~test].mean(dim=0)
-            for place, guess in ((learnt, guesses), (static, average.expand_as(guesses))):
-                found = _recall(guess, truth[:, test], keep)
+            for recalls, guess in ((learnt, guesses), (static, average.expand_as(guesses))):
+                recall = _recall(guess, truth[:, test], keep)
                 for sentence in range(fold, sentences, FOLDS):
-                    place[sentence, kind] = found[:, groups[test.numpy()] == sentence].mean(axis=1)
+                    recalls[sentence, kind] = recall[:, groups[test.numpy()] == sentence].mean(axis=1)
     return learnt, static
 
 

@@ -14,7 +14,7 @@ from ...theory.experiment import Experiment, NumberInput
 from .. import wording
 from ..job import Clock, Frame, JobView, PageJob
 from ..models import Models
-from ..requests import Limits, Offers, encodable, number_within, whole_within
+from ..requests import Limits, Offers, integer_within, number_within, replace_surrogates
 from ..widgets import Outputs
 from ..zero_gpu import LOADING_SECONDS, GpuNeed
 from .figures import PLOTS
@@ -73,14 +73,14 @@ def parse_experiment(
 
 
 def _number(asked: NumberInput, value: Any) -> float | int:
-    kind, within = ("a number", number_within) if asked.step % 1 else ("a whole number", whole_within)
+    kind, within = ("a number", number_within) if asked.step % 1 else ("a whole number", integer_within)
     if (number := within(value, asked.low, asked.high)) is None:
         raise UserError(f"{asked.label}: {kind} from {asked.low:,g} to {asked.high:,g}.")
     return number
 
 
 def _text(value: Any, most: int) -> str:
-    text = encodable(value).strip() if isinstance(value, str) else ""
+    text = replace_surrogates(value).strip() if isinstance(value, str) else ""
     if len(text) > most:
         raise UserError(f"Your text has {len(text):,} characters; this page takes at most {most:,}: shorten it.")
     return text
@@ -138,8 +138,8 @@ def _files(finding: Finding) -> list[dict[str, str]]:
     from ...report.theory import theory_report
 
     stem = f"theory-{finding.experiment}"
-    told = json.dumps(finding.to_json(), ensure_ascii=False, allow_nan=False)
-    files = [("JSON", f"{stem}.json", "application/json", told)]
+    content = json.dumps(finding.to_json(), ensure_ascii=False, allow_nan=False)
+    files = [("JSON", f"{stem}.json", "application/json", content)]
     files += [
         (f"CSV: {table.name}", f"{stem}-{table.name.replace(' ', '-')}.csv", "text/csv", table.to_csv())
         for table in finding.tables
@@ -148,14 +148,14 @@ def _files(finding: Finding) -> list[dict[str, str]]:
     return [dict(zip(("label", "name", "type", "text"), file, strict=True)) for file in files]
 
 
-_SURE = 0.03  # share of the work after which what is left can be told from what it took
+_SURE = 0.03  # share of the work after which the time left can be guessed from the time it took
 
 
 @dataclass
 class LabView(JobView):
     """State of an experiment: the points that can be drawn so far, and in the end its finding."""
 
-    turns: ClassVar[str] = "one run at a time, so that none disturbs another"
+    queue_reason: ClassVar[str] = "one run at a time, so that none disturbs another"
 
     points: list[Any] = field(default_factory=list)
     finding: Finding | None = None

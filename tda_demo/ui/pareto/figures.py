@@ -14,7 +14,7 @@ from ...model.precisions import REFERENCE, symbol_of
 from ...report.svg import useful_top
 from ...stats.metrics import frontier
 from .. import wording
-from .points import OWN, RACE, SHIPPED, SOURCES, Point
+from .points import RACE, SHIPPED, SOURCES, VISITOR, Point
 
 _INK, _MUTED, _RULE, _SHEET = "var(--ink)", "var(--muted)", "var(--rule)", "var(--paper)"
 _CLEAR = "rgba(0,0,0,0)"
@@ -130,13 +130,13 @@ def settings(point: Point) -> str:
     method = METHODS.get(point.method)
     usual = json.loads(json.dumps(method().settings())) if method else {}  # as a row holds them
     dial = method.dial.setting if method else ""
-    told = {name: value for name, value in point.settings.items() if name == dial or value != usual.get(name)}
-    return ", ".join(name if value is True else f"{name} {_shown(value)}" for name, value in told.items())
+    changed = {name: value for name, value in point.settings.items() if name == dial or value != usual.get(name)}
+    return ", ".join(name if value is True else f"{name} {_spell(value)}" for name, value in changed.items())
 
 
-def _shown(value: Any) -> str:
+def _spell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return ", ".join(_shown(each) for each in value)
+        return ", ".join(_spell(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -171,14 +171,14 @@ def _colours(points: Sequence[Point]) -> dict[str, str]:
 
 def _figure(points: Sequence[Point], quality: Axis, cost: Axis, colours: Mapping[str, str]) -> dict[str, Any]:
     places = [(cost.value(point), quality.value(point)) for point in points]
-    shown = [index for index, (x, y) in enumerate(places) if x is not None and y is not None]
-    traces = [_frontier(points, places, shown, quality, cost, source) for source in (SHIPPED, OWN)]
-    by_trace = sorted(shown, key=lambda index: _trace_key(points[index]))
+    complete = [index for index, (x, y) in enumerate(places) if x is not None and y is not None]
+    traces = [_frontier(points, places, complete, quality, cost, source) for source in (SHIPPED, VISITOR)]
+    by_trace = sorted(complete, key=lambda index: _trace_key(points[index]))
     for _, group in groupby(by_trace, key=lambda index: _trace_key(points[index])):
         # From sparse to dense whatever the axes: joined by measured tokens/s a line would follow the clock's noise.
         members = sorted(group, key=lambda index: points[index].megabytes)
         traces.append(_trace(points[members[0]], members, places, colours))
-    heights = [y for index in shown if (y := places[index][1]) is not None]
+    heights = [y for index in complete if (y := places[index][1]) is not None]
     top = None if quality.more_is_better else useful_top(heights)
     return {
         "data": [trace for trace in traces if trace],
@@ -193,29 +193,30 @@ def _trace_key(point: Point) -> tuple[int, str, str]:
 
 
 def _trace(
-    one: Point,
+    first: Point,
     members: Sequence[int],
     places: Sequence[tuple[float | None, float | None]],
     colours: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The points ``members``, of the source, method and precision of ``one``."""
-    own, race, colour = one.source == OWN, one.source == RACE, colours[one.method]
+    """The points ``members``, of the source, method and precision of the ``first`` of them."""
+    is_visitors, is_race, colour = first.source == VISITOR, first.source == RACE, colours[first.method]
     return {
         "type": "scatter",
-        "mode": "markers" if race or one.method == "dense" else "lines+markers",
-        "name": f"{method_name(one.method)} {one.precision}" + ("" if one.source == SHIPPED else f", {one.source}"),
+        "mode": "markers" if is_race or first.method == "dense" else "lines+markers",
+        "name": f"{method_name(first.method)} {first.precision}"
+        + ("" if first.source == SHIPPED else f", {first.source}"),
         "x": [places[index][0] for index in members],
         "y": [places[index][1] for index in members],
         "customdata": list(members),
-        "meta": {"method": one.method, "precision": one.precision, "source": one.source},
+        "meta": {"method": first.method, "precision": first.precision, "source": first.source},
         "hoverinfo": "none",
         "cliponaxis": False,
-        "line": {"color": colour, "width": 1.25, "dash": "dot" if own else "solid"},
+        "line": {"color": colour, "width": 1.25, "dash": "dot" if is_visitors else "solid"},
         "marker": {
-            "color": _SHEET if own else colour,
-            "size": 16 if race else 11 if one.method == "dense" else 8,
-            "symbol": "star" if race else symbol_of(one.precision),
-            "line": {"color": _INK if race else colour, "width": 1.5},
+            "color": _SHEET if is_visitors else colour,
+            "size": 16 if is_race else 11 if first.method == "dense" else 8,
+            "symbol": "star" if is_race else symbol_of(first.precision),
+            "line": {"color": _INK if is_race else colour, "width": 1.5},
         },
     }
 
@@ -223,19 +224,19 @@ def _trace(
 def _frontier(
     points: Sequence[Point],
     places: Sequence[tuple[float | None, float | None]],
-    shown: Sequence[int],
+    complete: Sequence[int],
     quality: Axis,
     cost: Axis,
     source: str,
 ) -> dict[str, Any] | None:
     """The points of one source that no other beats. Only what was scored on one text by one machine is compared."""
-    mine = [index for index in shown if points[index].source == source]
-    alike = [index for index in mine if _comparable(points[index]) == _comparable(points[mine[-1]])]
-    if len(alike) < 3:
+    of_source = [index for index in complete if points[index].source == source]
+    comparable = [index for index in of_source if _comparable(points[index]) == _comparable(points[of_source[-1]])]
+    if len(comparable) < 3:
         return None
     signs = [-1 if axis.more_is_better else 1 for axis in (cost, quality)]
-    x, y = ([sign * (places[index][at] or 0.0) for index in alike] for at, sign in enumerate(signs))
-    best = [alike[index] for index in frontier(x, y)]
+    x, y = ([sign * (places[index][at] or 0.0) for index in comparable] for at, sign in enumerate(signs))
+    best = [comparable[index] for index in frontier(x, y)]
     return {
         "type": "scatter",
         "mode": "lines",
@@ -254,10 +255,10 @@ def _comparable(point: Point) -> tuple[str, str, str]:
 
 
 def _layout(quality: Axis, cost: Axis, top: float | None) -> dict[str, Any]:
-    def axis(own: Axis) -> dict[str, Any]:
-        better = "higher is better" if own.more_is_better else "lower is better"
+    def axis(quantity: Axis) -> dict[str, Any]:
+        better = "higher is better" if quantity.more_is_better else "lower is better"
         return {
-            "title": {"text": f"{own.title} ({better})"},
+            "title": {"text": f"{quantity.title} ({better})"},
             "gridcolor": _RULE,
             "zerolinecolor": _RULE,
             "linecolor": _RULE,

@@ -130,7 +130,7 @@ class SweepView(JobView):
 
     def measuring(self, progress: Progress, seconds: float) -> str:
         done, total = progress.done, progress.total
-        left = f", {wording.remaining(seconds / done * (total - done))} left" if done else ""
+        left = f", {wording.rough_duration(seconds / done * (total - done))} left" if done else ""
         return f"Measuring: {len(self.rows)} of {wording.count(self.expected, 'point')}{left}."
 
     def out_of_time(self, seconds: float) -> str:

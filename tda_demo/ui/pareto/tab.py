@@ -42,13 +42,13 @@ def _provenance() -> list[list[str]]:
     rows = shipped_rows()
     if not rows:
         return []
-    one = rows[0]
+    first = rows[0]
     timed = next((row["speedup_n"] for row in rows if row["speedup_n"]), None)
     known = [
-        ["shipped sweep of", one["model"]],
-        ["text", f"{one['text']}, {one['scored_tokens']:,} scored tokens of {one['documents']} texts"],
-        ["machine", f"{one['machine']}, {one['threads']} threads, torch {one['torch']}"],
-        ["measured on", one["date"]],
+        ["shipped sweep of", first["model"]],
+        ["text", f"{first['text']}, {first['scored_tokens']:,} scored tokens of {first['documents']} texts"],
+        ["machine", f"{first['machine']}, {first['threads']} threads, torch {first['torch']}"],
+        ["measured on", first["date"]],
     ]
     return [*known, ["times", f"n = {timed} pairs of 8 steps a point, dense and sparse in turn"]] if timed else known
 
@@ -117,12 +117,12 @@ def _wire(service: Service, parts: Components) -> None:
     async def look(request: gr.Request) -> AsyncIterator[Any]:
         """The plot as the tab is opened, and again should a race that is under way end."""
         session = owner(request)
-        shown = service.visits.of(session).race
+        last_race = service.visits.of(session).race
         yield plot(service.visits.of(session))
         while service.worker.busy(session):
             await asyncio.sleep(_LOOK_SECONDS)
-            if (race := service.visits.of(session).race) is not shown:
-                shown = race
+            if (race := service.visits.of(session).race) is not last_race:
+                last_race = race
                 yield plot(service.visits.of(session))
 
     def dial(method: str) -> Any:
@@ -138,7 +138,7 @@ def _wire(service: Service, parts: Components) -> None:
 def _report(visit: Visit) -> ReportContent:
     from ...report import sweep_report
 
-    rows = [dict(each.fields) for each in points(visit.rows, visit.race)]
+    rows = [dict(point.fields) for point in points(visit.rows, visit.race)]
     if not rows:
         raise UserError("Nothing is measured yet: run a sweep first.")
     return sweep_report(rows), rows

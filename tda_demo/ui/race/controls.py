@@ -22,7 +22,7 @@ _STANDARD = RunRequest(prompt="")
 
 def defaults() -> dict[str, Any]:
     """The value of every control, by component name; the equalisers, which follow the model's depth, are not here."""
-    own = {setting.key: setting.default for setting in settings() if setting.kind != Factors}
+    of_methods = {setting.key: setting.default for setting in settings() if setting.kind != Factors}
     return {
         "method": _STANDARD.method.name,
         "rival": NO_RIVAL,
@@ -35,7 +35,7 @@ def defaults() -> dict[str, Any]:
         "seed": _STANDARD.seed,
         "temperature": _STANDARD.temperature,
         "top_p": _STANDARD.top_p,
-        **own,
+        **of_methods,
     }
 
 
@@ -169,11 +169,11 @@ def parse_link(offers: Offers, limits: Limits, parameters: Mapping[str, str]) ->
     """
     known = defaults()
     chosen = [parameters.get(name, known[name]) for name in ("method", "rival")]
-    own = {name: [setting for setting in settings() if setting.method.name == name] for name in chosen}
+    settings_of = {name: [setting for setting in settings() if setting.method.name == name] for name in chosen}
     plain = known.keys() - {setting.key for setting in settings()} | {"prompt"}
     given = {name: parameters[name] for name in plain if name in parameters}
     wished = [
-        {setting.field.name: parameters[setting.key] for setting in own[name] if setting.key in parameters}
+        {setting.field.name: parameters[setting.key] for setting in settings_of[name] if setting.key in parameters}
         for name in chosen
     ]
     if not given and not any(wished):
@@ -195,9 +195,9 @@ def parse_link(offers: Offers, limits: Limits, parameters: Mapping[str, str]) ->
         "temperature": request.temperature,
         "top_p": request.top_p,
         **{
-            setting.key: setting.shown(value)
+            setting.key: setting.control_value(value)
             for method in filter(None, (request.method, request.rival))
-            for setting in own[method.name]
+            for setting in settings_of[method.name]
             if setting.key in parameters and (value := getattr(method, setting.field.name)) != ()
         },
     }

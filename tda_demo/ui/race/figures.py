@@ -88,7 +88,7 @@ def layer_bars(
     ``target`` is the CETT the method aims at, None where it aims at none.
     """
     layers = list(range(len(d_ff)))
-    shares = [100 * own / width for own, width in zip(kept, d_ff, strict=True)]
+    shares = [100 * count / width for count, width in zip(kept, d_ff, strict=True)]
     top = max([0.4, 1.6 * (target or 0), *(1.08 * error for error in cett)])
     dotted = "" if target is None else f", target {target:.3g} dotted"
     caption = f"realised CETT{dotted}" if cett else "realised CETT: known after the race"
@@ -133,7 +133,7 @@ def neuron_map(indices: Sequence[np.ndarray], d_ff: Sequence[int]) -> dict[str, 
     width = max(d_ff)
     per_column = math.ceil(width / _NEURON_COLUMNS)
     columns = math.ceil(width / per_column)
-    active = np.stack([np.bincount(np.asarray(own) // per_column, minlength=columns) for own in indices])
+    active = np.stack([np.bincount(np.asarray(neurons) // per_column, minlength=columns) for neurons in indices])
     marks = [round(width * part / 4) for part in range(4)]
     figure = go.Figure(
         _heatmap(np.rint(100 * active / per_column), 100),
@@ -151,8 +151,8 @@ def neuron_map(indices: Sequence[np.ndarray], d_ff: Sequence[int]) -> dict[str, 
     figure["data"][0]["colorscale"] = [[0, _OFF], [1, _SPARSE]]  # plotly's own check knows no CSS variables in a scale
     return {
         "views": {"neurons": figure},
-        "summary": f"{sum(len(own) for own in indices):,} of {sum(d_ff):,} neurons are active",
-        "hover": {"kind": "neurons", "per_column": per_column, "d_ff": [int(own) for own in d_ff]},
+        "summary": f"{sum(len(neurons) for neurons in indices):,} of {sum(d_ff):,} neurons are active",
+        "hover": {"kind": "neurons", "per_column": per_column, "d_ff": [int(width) for width in d_ff]},
     }
 
 
@@ -167,8 +167,8 @@ def _room(steps: int, most: int) -> int:
 
 
 def _counts(kept: Sequence[float] | None, d_ff: Sequence[int]) -> dict[str, list[int] | None]:
-    counts = None if kept is None else [round(own) for own in kept]
-    return {"kept": counts, "d_ff": [int(own) for own in d_ff]}
+    counts = None if kept is None else [round(count) for count in kept]
+    return {"kept": counts, "d_ff": [int(width) for width in d_ff]}
 
 
 def _heatmap(z: np.ndarray, most: int, x: Sequence[float] | None = None) -> go.Heatmap:
@@ -179,7 +179,7 @@ def _heatmap(z: np.ndarray, most: int, x: Sequence[float] | None = None) -> go.H
     )
 
 
-def _layout(**own: Any) -> dict[str, Any]:
+def _layout(**overrides: Any) -> dict[str, Any]:
     return {
         "template": "none",
         "showlegend": False,
@@ -188,7 +188,7 @@ def _layout(**own: Any) -> dict[str, Any]:
         "font": {"family": "var(--plot-font)", "size": 11, "color": _MUTED},
         "hovermode": "closest",
         "dragmode": False,
-        **own,
+        **overrides,
     }
 
 

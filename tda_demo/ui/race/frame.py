@@ -27,11 +27,11 @@ _BEFORE = ("empty", "queued", "loading", "failed")
 
 
 class RaceFrame(Frame[RaceView]):
-    """``shown`` is how many sliders each equaliser of the page has."""
+    """``slider_counts`` is how many sliders each equaliser of the page has."""
 
-    def __init__(self, view: RaceView, shown: dict[str, int]) -> None:
+    def __init__(self, view: RaceView, slider_counts: dict[str, int]) -> None:
         super().__init__(view)
-        self.shown = shown
+        self.slider_counts = slider_counts
         self._drawn = (0.0, -1)  # when the token map was drawn, and with how many steps
 
     def remember(self, visit: Visit) -> None:
@@ -52,9 +52,10 @@ class RaceFrame(Frame[RaceView]):
             values["stage"] = stage(view)
         if view.ready is not None:
             layers = len(view.ready.d_ff)
-            values |= {name: [1.0] * layers for name, count in self.shown.items() if count != layers}
-        for found in (each.found for each in view.methods if each.found):
-            values[f"{found.method.name}.{found.setting}"] = round(found.value, 3)
+            values |= {name: [1.0] * layers for name, count in self.slider_counts.items() if count != layers}
+        for arm in view.methods:
+            if arm.found is not None:
+                values[f"{arm.found.method.name}.{arm.found.setting}"] = round(arm.found.value, 3)
         if view.sparse.prompt is not None and view.ready is not None:
             values |= self._plots(view.sparse.prompt, view.ready.d_ff)
         if (result := view.result) is not None:
@@ -63,19 +64,19 @@ class RaceFrame(Frame[RaceView]):
         return values
 
     def _plots(self, read: PromptRead, d_ff: Sequence[int]) -> Outputs:
-        view, own = self.view, self.view.sparse
+        view, sparse = self.view, self.view.sparse
         values: Outputs = {}
         if "neurons" not in self.sent:
-            values["neurons"] = _neurons(own.name, read, d_ff)
+            values["neurons"] = _neurons(sparse.name, read, d_ff)
         due = self._token_map_is_due()
-        if own.kept is not None and ("layers" not in self.sent or view.over or (due and read.active is None)):
-            cett = own.quality.cett if own.quality else []
-            values["layers"] = figures.layer_bars(own.kept.tolist(), d_ff, cett, own.cett_target)
+        if sparse.kept is not None and ("layers" not in self.sent or view.over or (due and read.active is None)):
+            cett = sparse.quality.cett if sparse.quality else []
+            values["layers"] = figures.layer_bars(sparse.kept.tolist(), d_ff, cett, sparse.cett_target)
         if due:
             kept = read.active.counts() if read.active else None
             most = view.request.max_new_tokens if view.request else 0
             values["tokens"] = figures.token_map(
-                read.tokens, read.fired, own.written, own.fired, kept, d_ff, most, own.name
+                read.tokens, read.fired, sparse.written, sparse.fired, kept, d_ff, most, sparse.name
             )
         return values
 
@@ -91,7 +92,7 @@ class RaceFrame(Frame[RaceView]):
 def _neurons(name: str, read: PromptRead, d_ff: Sequence[int]) -> Outputs:
     if read.active is None:
         return {"ghost": f"{name} chooses its neurons anew at every step: there is no one set to draw."}
-    return figures.neuron_map([own.cpu().numpy() for own in read.active.indices], d_ff)
+    return figures.neuron_map([indices.cpu().numpy() for indices in read.active.indices], d_ff)
 
 
 def race_json(service: Service, owner: str, wishes: dict[str, Any]) -> dict[str, Any]:

@@ -86,20 +86,20 @@ def _report(visit: Visit) -> ReportContent:
 
 
 def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
-    own, layered = list(settings()), tuple(equalisers())
+    of_methods, layered = list(settings()), tuple(equalisers())
     controlled = ("prompt", *defaults(), *layered)
-    drawn = (*_DRAWN, *(setting.key for setting in own if setting.is_dial), *layered)
+    drawn = (*_DRAWN, *(setting.key for setting in of_methods if setting.is_dial), *layered)
     loaded = (*controlled, "notice", "model_notice", "machine")
 
     def start(*values: Any) -> JobAndFrame:
         known = dict(zip(controlled, values, strict=True))
         wishes = {name: value for name, value in known.items() if "." not in name}
         for method, wish in (("method", "settings"), ("rival", "rival_settings")):
-            chosen = [setting for setting in own if setting.method.name == known[method]]
+            chosen = [setting for setting in of_methods if setting.method.name == known[method]]
             wishes[wish] = {setting.field.name: known[setting.key] for setting in chosen}
-        shown = {name: len(known[name] or ()) for name in layered}
+        slider_counts = {name: len(known[name] or ()) for name in layered}
         job = race_job(parse_request(service.offers, **wishes, limits=service.limits), service.limits)
-        return job, RaceFrame(RaceView(job.request), shown)
+        return job, RaceFrame(RaceView(job.request), slider_counts)
 
     async def begin(request: gr.Request) -> AsyncIterator[list[Any]]:
         """What the link says, then how far the model is."""

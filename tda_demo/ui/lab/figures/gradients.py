@@ -49,15 +49,15 @@ def values(tables: Mapping[str, Columns]) -> Views:
     marks = ["" if (index - 5) % 10 else f"{centre - 0.05:.1f}" for index, centre in enumerate(centres)]
     names = [name for name in table if name != "activation / rms"]
 
-    def drawn(chosen: list[str]) -> View | None:
+    def view(chosen: list[str]) -> View | None:
         series = [Line(name, [100 * share for share in table[name]], style=style) for style, name in enumerate(chosen)]
         title = "activation / root mean square of its layer"
         return lines(series, places, title, "activations, %", marks=marks, markers=False)
 
     loaded = [name for name in names if "untrained" not in name]
     return {
-        "as loaded": drawn(loaded),
-        "untrained": drawn([name for name in names if name.startswith("a, ") and name not in loaded]),
+        "as loaded": view(loaded),
+        "untrained": view([name for name in names if name.startswith("a, ") and name not in loaded]),
     }
 
 
@@ -67,7 +67,7 @@ def zeros(tables: Mapping[str, Columns]) -> Views:
         return {}
     loaded, *untrained = distinct(table["model"])
 
-    def drawn(names: list[str]) -> View | None:
+    def view(names: list[str]) -> View | None:
         series = [
             estimates(table, column, f"{label}, {name}", 2 * place + kind, factor=100, model=name, tensor="a")
             for place, name in enumerate(names)
@@ -78,7 +78,7 @@ def zeros(tables: Mapping[str, Columns]) -> Views:
             series, layers(depth), "layer", "activations, %", marks=numbers(depth), y_range=(0, 100), markers=False
         )
 
-    return {"as loaded": drawn([loaded]), "untrained": drawn(untrained)}
+    return {"as loaded": view([loaded]), "untrained": view(untrained)}
 
 
 ROOT_CAUSE_PLOTS = (
@@ -118,16 +118,16 @@ def _curves(table: Columns, column: str, y_title: str, *, factor: float = 1.0, z
     steps = sorted(distinct(table["step"]))
     layers: dict[tuple[str, int], dict[int, list[float]]] = {}
     names = (table[name] for name in ("function", "run", "step", column))
-    for function, run, step, found in zip(*names, strict=True):  # once over all rows: it is drawn again and again
-        layers.setdefault((function, run), {}).setdefault(step, []).append(factor * found)
+    for function, run, step, value in zip(*names, strict=True):  # once over all rows: it is drawn again and again
+        layers.setdefault((function, run), {}).setdefault(step, []).append(factor * value)
     series = [
         Line(
             f"{function}, run {run + 1}",
-            [fmean(each[step]) for step in steps if step in each],
+            [fmean(by_step[step]) for step in steps if step in by_step],
             style=_STYLES.get(function, 2),
             dash=run,
         )
-        for (function, run), each in layers.items()
+        for (function, run), by_step in layers.items()
     ]
     places = [f"step {step}" for step in steps]
     marks = [str(step) if index % 3 == 0 else "" for index, step in enumerate(steps)]

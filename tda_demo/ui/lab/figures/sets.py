@@ -19,7 +19,7 @@ def overlap(tables: Mapping[str, Columns]) -> Views:
     kinds = [_CEILING, *(kind for kind in distinct(table["history"]) if kind != _CEILING)]
     depth = len(matching(table, history=_CEILING))
 
-    def drawn(column: str, title: str, *, floor: bool = False) -> View | None:
+    def view(column: str, title: str, *, floor: bool = False) -> View | None:
         series = [
             estimates(table, column, f"{kind} (ceiling)" if kind == _CEILING else kind, style, history=kind)
             for style, kind in enumerate(kinds)
@@ -29,9 +29,9 @@ def overlap(tables: Mapping[str, Columns]) -> Views:
         return lines(series, layers(depth), "layer", title, marks=numbers(depth), markers=False)
 
     return {
-        "token sets": drawn("Jaccard", "Jaccard overlap", floor=True),
-        "rank correlation": drawn("rank correlation", "Spearman's correlation"),
-        "sentence sets": drawn("sequence-level Jaccard", "Jaccard overlap"),
+        "token sets": view("Jaccard", "Jaccard overlap", floor=True),
+        "rank correlation": view("rank correlation", "Spearman's correlation"),
+        "sentence sets": view("sequence-level Jaccard", "Jaccard overlap"),
     }
 
 
@@ -94,7 +94,7 @@ def swap(tables: Mapping[str, Columns]) -> Views:
         return {}
     depth = len(matching(fits, tokens="natural"))
 
-    def drawn(kind: str) -> View | None:
+    def view(kind: str) -> View | None:
         series = [
             estimates(table, "Jaccard", shared, style, tokens=kind, shared=shared)
             for style, shared in enumerate(distinct(table["shared"]))
@@ -107,8 +107,8 @@ def swap(tables: Mapping[str, Columns]) -> Views:
         for place, (column, label) in enumerate((("prefix", "same prefix"), ("meaning", "similar token")))
     ]
     return {
-        "natural": drawn("natural"),
-        "random": drawn("random"),
+        "natural": view("natural"),
+        "random": view("random"),
         "regression": lines(
             coefficients, layers(depth), "layer", "adds to the overlap", marks=numbers(depth), zero=True, markers=False
         ),
@@ -122,7 +122,7 @@ def neighbours(tables: Mapping[str, Columns]) -> Views:
     kinds, ways = distinct(table["tokens"]), distinct(table["fed"])
     depth = len(matching(table, tokens=kinds[0], fed=ways[0]))
 
-    def drawn(column: str, title: str, *, strangers: bool = False) -> View | None:
+    def view(column: str, title: str, *, strangers: bool = False) -> View | None:
         series = [
             estimates(table, column, f"{kind}, {way}", 2 * row + place, tokens=kind, fed=way)
             for row, kind in enumerate(kinds)
@@ -136,7 +136,7 @@ def neighbours(tables: Mapping[str, Columns]) -> Views:
             ]
         return lines(series, layers(depth), "layer", title, marks=numbers(depth), markers=False)
 
-    return {"sets": drawn("Jaccard", "Jaccard overlap", strangers=True), "activations": drawn("cosine", "cosine")}
+    return {"sets": view("Jaccard", "Jaccard overlap", strangers=True), "activations": view("cosine", "cosine")}
 
 
 def drift(tables: Mapping[str, Columns]) -> Views:
