@@ -71,7 +71,7 @@ def test_every_pair_of_axes_has_the_points_it_can_show() -> None:
         point(SHIPPED, fields(kl=0.2, step_bytes=4e6, tokens_sha256="a", perplexity=float("inf"))),
         point(VISITOR, fields(kl=0.4, step_bytes=2e6, tokens_sha256="b", method="new", precision="int3")),
     ]
-    value = figures.plot(told)
+    value = figures.plot_value(told)
     assert value is not None and len(value["views"]) == 9
     json.dumps(value, allow_nan=False)
 
@@ -90,12 +90,12 @@ def test_every_pair_of_axes_has_the_points_it_can_show() -> None:
     assert [entry["key"] for entry in value["legend"]["method"]] == ["griffin", "new"]
     assert any("keep 0.5" in line for line in value["tips"][0]) and "no times were taken" in value["tips"][1]
     assert len(value["table"]["body"]) == len(value["rows"]) == 4
-    assert figures.plot([]) is None
+    assert figures.plot_value([]) is None
 
 
 def test_every_method_has_a_colour_of_its_own_in_both_themes() -> None:
     told = [point(SHIPPED, fields(method=method)) for method in ("dense", *METHODS)]
-    value = figures.plot(told[::-1])
+    value = figures.plot_value(told[::-1])
     assert value is not None
     entries = value["legend"]["method"]
     assert [entry["key"] for entry in entries] == ["dense", *METHODS]
@@ -126,7 +126,7 @@ def test_the_last_race_is_a_point(lm: Any) -> None:
     assert found.kl == finished.result.quality.kl
     assert set(SweepRow.__annotations__) - set(found.fields) == {"cett", "recall", "kl_low", "kl_high"}
     assert points([], record)[-1] == found
-    json.dumps([figures.plot([found]), record.to_json()], allow_nan=False)
+    json.dumps([figures.plot_value([found]), record.to_json()], allow_nan=False)
     other = MethodResult(
         "tda", {"cett": 0.3}, finished.result.sparse, None, 1.5, None, [0.5], finished.result.quality, ""
     )

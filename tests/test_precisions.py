@@ -200,7 +200,7 @@ def test_a_new_precision_has_its_symbol_in_plots(twin: str) -> None:
         "method": "tda",
         "precision": twin,
     }
-    value = figures.plot([point(SHIPPED, fields), point(SHIPPED, {**fields, "precision": "unheard of"})])
+    value = figures.plot_value([point(SHIPPED, fields), point(SHIPPED, {**fields, "precision": "unheard of"})])
     assert value is not None
     assert [entry["symbol"] for entry in value["legend"]["precision"]] == ["cross", "circle"]
     cross = svg.legend([svg.Series("", [], "currentColor", shape="cross")]).split('d="')[1].split('"')[0]

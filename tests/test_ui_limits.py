@@ -175,8 +175,8 @@ def test_what_is_written_here_without_torch_agrees_with_the_core() -> None:
 
 def test_the_page_offers_every_method_before_torch_is_in_memory() -> None:
     script = (
-        "import sys; from tda_demo.ui.page import build; from tda_demo.ui.requests import Offers; "
-        "from tda_demo.ui.service import Service; build(Service(Offers())); print('torch' in sys.modules)"
+        "import sys; from tda_demo.ui.page import build_page; from tda_demo.ui.requests import Offers; "
+        "from tda_demo.ui.service import Service; build_page(Service(Offers())); print('torch' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["False"]

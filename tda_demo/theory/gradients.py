@@ -103,7 +103,7 @@ def tally(layer: Signals) -> Tally:
     return Tally(*counts, bins.double().cpu().numpy())  # pyright: ignore[reportCallIssue]
 
 
-def stack(tallies: list[Tally]) -> Tally:
+def stack_tallies(tallies: list[Tally]) -> Tally:
     return Tally(*(np.stack([getattr(one, field) for one in tallies]) for field in Tally.__dataclass_fields__))
 
 

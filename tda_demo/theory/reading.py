@@ -24,7 +24,7 @@ _SPACES = ("Ġ", "▁", " ")  # what a space before a word is written as in byte
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class ForwardPass:
     """What a call saw: ``activations`` float32 [sequences, tokens, d_ff] per layer; ``logits`` float32 [sequences,
     vocabulary] after the last token."""
 
@@ -48,7 +48,7 @@ class Reader:
         self.device = lm.device
 
     @inference_mode
-    def read(self, ids: torch.Tensor, last: int | None = None, **inputs: Any) -> Reading:
+    def read(self, ids: torch.Tensor, last: int | None = None, **inputs: Any) -> ForwardPass:
         """Reads ``ids`` int64 [sequences, tokens] in one call.
 
         Args:
@@ -69,11 +69,11 @@ class Reader:
         cached = "past_key_values" in inputs
         with observed(self.blocks, see):
             output = self.model(input_ids=ids.to(self.device), use_cache=cached, logits_to_keep=1, **inputs)
-        return Reading(kept, output.logits[:, -1].float())
+        return ForwardPass(kept, output.logits[:, -1].float())
 
 
 @contextmanager
-def block_inputs(blocks: Sequence[FeedForward]) -> Iterator[dict[int, torch.Tensor]]:
+def last_inputs(blocks: Sequence[FeedForward]) -> Iterator[dict[int, torch.Tensor]]:
     """Within the context the dict holds, by layer, what the block last read: [sequences, tokens, d_model]."""
     seen: dict[int, torch.Tensor] = {}
 

@@ -41,7 +41,7 @@ from ..support.lazy import torch
 from ..support.progress import Progress, Report, silent
 from .experiment import Claim, Experiment, NumberInput, number_setting, seed_setting
 from .findings import Check, Finding, Table, columns
-from .gradients import BINS, NEAR, REACH, Tally, gradient_scale, signals, stack, tally
+from .gradients import BINS, NEAR, REACH, Tally, gradient_scale, signals, stack_tallies, tally
 from .reading import Stopped, pieces, pieces_note, plain_ids
 from .texts import english_passages
 
@@ -125,10 +125,10 @@ def _measure(
             except Stopped:
                 break
             for tensor, layers in by_tensor.items():
-                tallies.setdefault(tensor, []).append(stack([tally(layer) for layer in layers]))
+                tallies.setdefault(tensor, []).append(stack_tallies([tally(layer) for layer in layers]))
             done += 1
             report(Progress("Root cause", done, total, "passages"))
-        measured[name] = {tensor: stack(passages) for tensor, passages in tallies.items()}
+        measured[name] = {tensor: stack_tallies(passages) for tensor, passages in tallies.items()}
     return {
         name: tensors for name, tensors in measured.items() if tensors and len(tensors["a"].entries) >= LEAST_CLUSTERS
     }

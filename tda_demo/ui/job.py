@@ -1,7 +1,7 @@
 """The page's one pipeline: a request becomes a job, waits in the line, streams events, and a view of them is sent.
 
 A tab adds its request and how it is measured (``PageJob``), what its own events change (``JobView``), and what it draws
-and remembers (``Frame``). ``wire`` ties these to its buttons; for the API ``follow`` is enough.
+and remembers (``Frame``). ``wire`` ties these to its buttons; for the API ``follow_job`` is enough.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class JobView:
             case Waiting(place):
                 self.say("queued", wording.waiting(place, self.queue_reason))
             case Loading(progress):
-                self.say("loading", wording.loading(progress), wording.share(progress))
+                self.say("loading", wording.progress_text(progress), wording.share(progress))
             case Measuring(progress, seconds):
                 self.say("running", self.measuring(progress, seconds), wording.share(progress))
             case TimedOut() | Closed() if self.over:
@@ -155,7 +155,7 @@ class JobView:
 
     def measuring(self, progress: Progress, seconds: float) -> str:
         """How far the work is after ``seconds`` of it."""
-        return wording.loading(progress)
+        return wording.progress_text(progress)
 
     def out_of_time(self, seconds: float) -> str:
         return f"Stopped after {seconds:g} s, the most this page gives to one run."
@@ -183,7 +183,7 @@ class Frame(Generic[View]):
         return new
 
 
-def follow(service: Service, owner: str, job: PageJob[Any], view: JobView) -> Generator[None]:
+def follow_job(service: Service, owner: str, job: PageJob[Any], view: JobView) -> Generator[None]:
     """Puts ``job`` in the line, then moves ``view`` on until it is over, a frame at a time. Closing it ends the job.
 
     Raises:
@@ -210,7 +210,7 @@ def stream(service: Service, owner: str, start: Callable[[], JobAndFrame]) -> Ge
     """
     try:
         job, frame = start()
-        frames = follow(service, owner, job, frame.view)
+        frames = follow_job(service, owner, job, frame.view)
         next(frames)
     except UserError as error:
         yield {"notice": sentence(str(error), "error")}

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from ..model.loading import LoadedModel
 
 
+logger = logging.getLogger(__name__)
+
+EMBEDDED = "SmolLM2-135M-Instruct"
+
+_TOKENS = 2_560  # of a long prompt and the longest answer
+_CACHES = 3  # the prompt's, and one for each arm
+
 _CGROUP = Path("/sys/fs/cgroup")
 _DRIVER = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # Linux, and Linux under Windows
 
@@ -75,12 +82,6 @@ def _reclaimable(cgroup: Path) -> int:
     """File pages that count as used and make way when memory is asked for: weights once read lie there."""
     lines = (cgroup / "memory.stat").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
-
-
-EMBEDDED = "SmolLM2-135M-Instruct"
-
-_TOKENS = 2_560  # of a long prompt and the longest answer
-_CACHES = 3  # the prompt's, and one for each arm
 
 
 @dataclass(frozen=True)
@@ -177,9 +178,6 @@ def check_access(name: str | None) -> None:
 def gigabytes(number: float) -> str:
     """``0.9 GB``, ``42 GB``."""
     return f"{number / 1e9:.1f} GB" if number < 9.95e9 else f"{number / 1e9:.0f} GB"
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def theme() -> gr.themes.Base:
     return gr.themes.Base(font=_SANS, font_mono=_MONO).set(**colours, **dark, **_SHAPES)
 
 
-def build(service: Service) -> gr.Blocks:
+def build_page(service: Service) -> gr.Blocks:
     """The whole page over ``service``."""
     serve_scripts()
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
@@ -118,7 +118,7 @@ def make_page(allow_any_model: bool = False) -> gr.Blocks:
     """The page, with its model being loaded beside it."""
     service = Service(Offers.here(allow_any_model))
     service.preload()
-    return build(service)
+    return build_page(service)
 
 
 def launch(page: gr.Blocks, host: str | None = None, port: int | None = None) -> None:

@@ -80,7 +80,11 @@ class Service:
         """How far the default model is, until it is ready or has failed."""
         while not (state := self.models.state).settled:
             progress = state.progress
-            notice = sentence(wording.loading(progress), progress=wording.share(progress)) if progress else sentence("")
+            notice = (
+                sentence(wording.progress_text(progress), progress=wording.share(progress))
+                if progress
+                else sentence("")
+            )
             yield {"model_notice": notice}
             await asyncio.sleep(_STATE_SECONDS)
         if state.failure:

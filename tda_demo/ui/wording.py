@@ -74,7 +74,7 @@ def share(progress: Progress) -> float | None:
     return progress.done / progress.total if progress.total else None
 
 
-def loading(progress: Progress) -> str:
+def progress_text(progress: Progress) -> str:
     """``Downloading SmolLM2-135M-Instruct: 42 of 93 MB``."""
     if not progress.total:
         return f"{progress.stage}…"

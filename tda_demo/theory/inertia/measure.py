@@ -39,8 +39,8 @@ from ..experiment import Claim, Experiment, NumberInput, keep_setting, number_se
 from ..findings import Finding
 from ..reading import Reader, Stopped, cut_to, first_token, pieces, pieces_note, random_ids, whole_words
 from ..texts import english_passages
-from .probes import drift, echo, grid, swap
-from .verdict import Measured, conclude
+from .probes import drift, echo, neighbours, swap
+from .verdict import Measurements, conclude
 
 if TYPE_CHECKING:
     from ...model.loading import LoadedModel
@@ -120,7 +120,7 @@ class Inertia(Experiment):
 
 def _measure(
     lm: LoadedModel, natural: torch.Tensor, settings: Inertia, report: Report, stop: threading.Event
-) -> Measured:
+) -> Measurements:
     """Every probe on ``natural`` int64 [sequences, tokens] and on as many random tokens."""
     random = torch.Generator().manual_seed(settings.seed)
     natural, noise = (_with_first_token(lm, ids) for ids in (natural, random_ids(lm, tuple(natural.shape), random)))
@@ -138,12 +138,12 @@ def _measure(
         report(Progress("Inertia", done, total, "tokens"))
 
     report(Progress("Inertia", 0, total, "tokens"))
-    measured = Measured(place=place)
+    measured = Measurements(place=place)
     keep = settings.keep
     with suppress(Stopped):
         measured.natural_swap = swap(reader, natural, keep, stop, tick)
         measured.random_swap = swap(reader, noise, keep, stop, tick)
-        measured.grid = grid(reader, natural, noise, keep, stop, tick)
+        measured.neighbours = neighbours(reader, natural, noise, keep, stop, tick)
         measured.echo = echo(reader, natural, inserted, place, keep, stop, tick)
     if not stop.is_set():
         measured.drift = drift(lm, natural[:prompts], settings.tokens, keep, settings.seed, stop, tick)

@@ -28,7 +28,7 @@ _PER_RANGE = 16  # tokens looked at in a range: looking at one takes as long as 
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class Neighbours:
     """Neighbouring tokens, natural or random, fed in parallel or one by one.
 
     ``cosine`` and ``sets`` (Jaccard): float64 [sequences, 2 kinds of tokens, 2 ways of feeding, layers], tokens t and
@@ -44,9 +44,9 @@ class Grid:
     changed: np.ndarray
 
 
-def grid(
+def neighbours(
     reader: Reader, natural: torch.Tensor, noise: torch.Tensor, keep: float, stop: threading.Event, tick: Tick
-) -> Grid | None:
+) -> Neighbours | None:
     """Reads ``natural`` and ``noise``, int64 [sequences, tokens] each, both ways; the first token is left out."""
     from transformers import DynamicCache
 
@@ -86,7 +86,7 @@ def grid(
         whole = np.stack(values, axis=-1).astype(np.float64)
         return np.stack([whole[:count], whole[count:]], axis=1)
 
-    return Grid(*(by_kind(values) for values in zip(*layers, strict=True)))
+    return Neighbours(*(by_kind(values) for values in zip(*layers, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +203,7 @@ def ranges(tokens: int) -> list[range]:
     return [range(start, end) for start, end in pairwise(ends)]
 
 
-def places(tokens: int) -> np.ndarray:
+def drift_positions(tokens: int) -> np.ndarray:
     """The tokens that are looked at: evenly spread, at most 16 in each of ``ranges``; int, ascending."""
     spread = [np.linspace(span.start, span.stop - 1, min(len(span), _PER_RANGE)) for span in ranges(tokens)]
     return np.concatenate(spread).astype(int)
@@ -236,7 +236,7 @@ def drift(
         for layer, indices in enumerate(prefill.active.indices):
             mask[layer, indices] = True
     random = torch.Generator(lm.device).manual_seed(seed)
-    looked_at = places(tokens)
+    looked_at = drift_positions(tokens)
     shares = []
     for index, prefill in enumerate(prefills):
         arm = engine.dense_arm(prefill, tokens)

@@ -9,7 +9,7 @@ import numpy as np
 from ...stats.estimates import LEAST_CLUSTERS, Estimate, mean, means, regression
 from ..experiment import Experiment
 from ..findings import Check, Finding, Table, check_above_zero, columns
-from .probes import Drift, Grid, Swap, ranges
+from .probes import Drift, Neighbours, Swap, ranges
 
 _KINDS = ("natural", "random")
 _WAYS = ("parallel", "one by one")
@@ -17,18 +17,18 @@ _ROUNDING = 1e-3  # of the activations' norm: float32 stays far below it, half t
 
 
 @dataclass
-class Measured:
+class Measurements:
     """What the probes returned; None where Stop came first. ``place`` is where the echo's token was inserted."""
 
     place: int
     natural_swap: Swap | None = None
     random_swap: Swap | None = None
-    grid: Grid | None = None
+    neighbours: Neighbours | None = None
     echo: np.ndarray | None = None
     drift: Drift | None = None
 
 
-def conclude(measured: Measured, model: str, experiment: Experiment, *, complete: bool = True) -> Finding:
+def conclude(measured: Measurements, model: str, experiment: Experiment, *, complete: bool = True) -> Finding:
     """The finding from whatever had been measured."""
     checks: list[Check] = []
     notes: list[str] = []
@@ -39,10 +39,10 @@ def conclude(measured: Measured, model: str, experiment: Experiment, *, complete
         checks += [_swap_check(kind, swap) for kind, swap in swaps.items()]
         notes += [_swap_note(kind, swap) for kind, swap in swaps.items()]
         tables += [_swap_table(swaps), _regression_table(swaps)]
-    if measured.grid is not None:
-        checks += [_neighbour_check(measured.grid, kind) for kind in range(2)]
-        notes.append(_grid_note(measured.grid))
-        tables.append(_grid_table(measured.grid))
+    if measured.neighbours is not None:
+        checks += [_neighbour_check(measured.neighbours, kind) for kind in range(2)]
+        notes.append(_neighbour_note(measured.neighbours))
+        tables.append(_neighbour_table(measured.neighbours))
     if measured.echo is not None:
         bins = ranges(measured.echo.shape[2])
         notes.append(_echo_note(measured.echo, bins))
@@ -85,22 +85,25 @@ def _within_pairs(responses: np.ndarray, predictors: np.ndarray) -> list[Estimat
     return regression(list(centred[0]), list(centred[1]))[1:]  # the intercept is zero now
 
 
-def _neighbour_check(grid: Grid, kind: int) -> Check:
-    lead = grid.sets[:, kind, 0] - grid.apart[:, kind]
+def _neighbour_check(neighbours: Neighbours, kind: int) -> Check:
+    lead = neighbours.sets[:, kind, 0] - neighbours.apart[:, kind]
     name = f"Neighbours in {_KINDS[kind]} sequences are more alike than tokens of different ones (Jaccard)"
     return check_above_zero(name, "layers", "sequences", lead)
 
 
-def _grid_note(grid: Grid) -> str:
+def _neighbour_note(neighbours: Neighbours) -> str:
     cells = ", ".join(
-        f"{kind} {way} {grid.sets[:, k, w].mean():.3f}" for k, kind in enumerate(_KINDS) for w, way in enumerate(_WAYS)
+        f"{kind} {way} {neighbours.sets[:, k, w].mean():.3f}"
+        for k, kind in enumerate(_KINDS)
+        for w, way in enumerate(_WAYS)
     )
-    same = "; the two ways of feeding are one computation" if grid.difference.max() < _ROUNDING else ""
+    difference = neighbours.difference
+    same = "; the two ways of feeding are one computation" if difference.max() < _ROUNDING else ""
     return (
         f"Neighbours' Jaccard: {cells}; fed one by one, activations differ from parallel ones by "
-        f"{grid.difference.mean():.1e} of their norm (at most {grid.difference.max():.1e} in a layer of a sequence) "
-        f"and {grid.changed.mean():.4%} of the active-set members change, n = {len(grid.sets)} sequences of each "
-        f"kind{same}"
+        f"{difference.mean():.1e} of their norm (at most {difference.max():.1e} in a layer of a sequence) and "
+        f"{neighbours.changed.mean():.4%} of the active-set members change, n = {len(neighbours.sets)} sequences of "
+        f"each kind{same}"
     )
 
 
@@ -162,16 +165,16 @@ def _regression_table(swaps: dict[str, Swap]) -> Table:
     )
 
 
-def _grid_table(grid: Grid) -> Table:
+def _neighbour_table(neighbours: Neighbours) -> Table:
     parts = []
     for k, kind in enumerate(_KINDS):
         for w, way in enumerate(_WAYS):
             values = {
-                **columns("Jaccard", means(grid.sets[:, k, w])),
-                **columns("cosine", means(grid.cosine[:, k, w])),
-                **columns("Jaccard of different sequences", means(grid.apart[:, k])),
-                "difference from parallel / norm": (grid.difference[:, k].mean(axis=0) * w).tolist(),
-                "members changed": (grid.changed[:, k].mean(axis=0) * w).tolist(),
+                **columns("Jaccard", means(neighbours.sets[:, k, w])),
+                **columns("cosine", means(neighbours.cosine[:, k, w])),
+                **columns("Jaccard of different sequences", means(neighbours.apart[:, k])),
+                "difference from parallel / norm": (neighbours.difference[:, k].mean(axis=0) * w).tolist(),
+                "members changed": (neighbours.changed[:, k].mean(axis=0) * w).tolist(),
             }
             parts.append(({"tokens": kind, "fed": way}, values))
     return _stack("neighbours", "Consecutive tokens' activations and active sets", parts)
@@ -197,13 +200,13 @@ def _drift_tables(drift: Drift, bins: list[range]) -> list[Table]:
     own, other = (_bin_means(values.mean(axis=2), bins, drift.places) for values in (drift.own, drift.other))
     by_layer = _bin_means(drift.own.mean(axis=0).T, bins, drift.places).T  # [ranges, layers]
     title = "Share of a generated token's active set that a prompt's set covers"
-    grid = {
+    per_layer = {
         "layer": list(range(drift.own.shape[2])),
         **{_name(s): v.tolist() for s, v in zip(bins, by_layer, strict=True)},
     }
     values = {"tokens": [_name(s) for s in bins], "up to token": [span.stop for span in bins]}
     values |= {**columns("own prompt", means(own)), **columns("another prompt", means(other))}
-    return [Table("drift", title, values), Table("drift by layer", title + ", own prompt", grid)]
+    return [Table("drift", title, values), Table("drift by layer", title + ", own prompt", per_layer)]
 
 
 def _stack(name: str, title: str, parts: list[tuple[dict[str, str], dict[str, list]]], *, layers: bool = True) -> Table:

@@ -48,11 +48,11 @@ from ..reading import (
     Reader,
     Stopped,
     active,
-    block_inputs,
     correlation,
     first_token,
     importance,
     jaccard,
+    last_inputs,
     plain_ids,
     random_ids,
     ranks,
@@ -158,7 +158,7 @@ def _read(
     Raises:
         Stopped: the reader's ``stop`` was set.
     """
-    with block_inputs([reader.blocks[layer] for layer in chosen]) as inputs:
+    with last_inputs([reader.blocks[layer] for layer in chosen]) as inputs:
         last, mask = ids.shape[1] - length - 1, history_mask(ids, length, lm)
         activations = reader.read(ids, last=last, **mask).activations
     importances = [importance(block, values) for block, values in zip(reader.blocks, activations, strict=True)]

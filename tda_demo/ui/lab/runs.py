@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 SECONDS_PER_RUN = 300.0  # of one experiment on a public page; then it concludes from what it has
+_SURE = 0.03  # share of the work after which the time left can be guessed from the time it took
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,6 @@ def _files(finding: Finding) -> list[dict[str, str]]:
     ]
     files.append(("report", f"{stem}.html", "text/html", theory_report(finding)))
     return [dict(zip(("label", "name", "type", "text"), file, strict=True)) for file in files]
-
-
-_SURE = 0.03  # share of the work after which the time left can be guessed from the time it took
 
 
 @dataclass

@@ -15,6 +15,9 @@ from ..widgets import finding, live_plot, notice
 from .figures import PLOTS
 from .runs import LabFrame, LabView, lab_job, parse_experiment
 
+_INTRO = """<p class="lab-intro">The paper explains sparsity by the claims below. Each one is turned into a prediction
+here, measured on the model you choose, and judged by what was measured: supported, contradicted, mixed, or no
+effect.</p>"""
 _TWO_COLUMNS = 2
 
 
@@ -98,11 +101,6 @@ def _plots(name: str) -> dict[str, gr.HTML]:
                         elem_id=f"{name}-{plot.name}",
                     )
     return parts
-
-
-_INTRO = """<p class="lab-intro">The paper explains sparsity by the claims below. Each one is turned into a prediction
-here, measured on the model you choose, and judged by what was measured: supported, contradicted, mixed, or no
-effect.</p>"""
 
 
 def build(page: gr.Blocks, service: Service) -> None:

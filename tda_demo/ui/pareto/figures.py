@@ -14,10 +14,10 @@ from ...model.precisions import REFERENCE, symbol_of
 from ...report.svg import useful_top
 from ...stats.metrics import frontier
 from .. import wording
+from ..widgets import plot_layout
 from .points import RACE, SHIPPED, SOURCES, VISITOR, Point
 
 _INK, _MUTED, _RULE, _SHEET = "var(--ink)", "var(--muted)", "var(--rule)", "var(--paper)"
-_CLEAR = "rgba(0,0,0,0)"
 # A method's colour is its own, whatever else is measured; ``assets/pareto.css`` says which.
 _COLOURS = {"dense": "var(--dense)", "tda": "var(--tda)"} | {
     method: f"var(--series-{method})" for method in METHODS if method != "tda"
@@ -52,7 +52,7 @@ QUALITIES = {
 }
 
 
-def plot(points: Sequence[Point]) -> dict[str, Any] | None:
+def plot_value(points: Sequence[Point]) -> dict[str, Any] | None:
     """What ``assets/pareto.js`` draws, JSON-ready; None without a point.
 
     ``views`` by ``quality/cost``: figures whose traces name their ``method``, ``precision`` and ``source`` in ``meta``
@@ -109,7 +109,7 @@ def tip(point: Point, control: Mapping[str, Any] | None = None) -> list[str]:
     against = "the dense arm" if point.source == RACE else REFERENCE
     rise = "" if point.rise is None else f", perplexity {100 * point.rise:+.1f} %"
     return [
-        f"{method_name(point.method)} {settings(point)}".strip() + f", {point.precision}",
+        f"{method_name(point.method)} {settings_text(point)}".strip() + f", {point.precision}",
         *([f"{point.source} of {point.model}"] if point.source != SHIPPED else []),
         f"KL {_kl(point)} nats/token{rise}, agreement {wording.percent(point.agreement, 1)}, against {against}",
         f"{wording.percent(point.share, 1)} of the MLP weight bytes, {point.megabytes:.1f} MB a token",
@@ -125,7 +125,7 @@ def _kl(point: Point) -> str:
     return f"{point.kl:.4f}" + (f" ({low:.4f}–{high:.4f})" if low is not None else "")
 
 
-def settings(point: Point) -> str:
+def settings_text(point: Point) -> str:
     """``cett 0.2, online``: the dial, and every setting that is not the method's own default."""
     method = METHODS.get(point.method)
     usual = json.loads(json.dumps(method().settings())) if method else {}  # as a row holds them
@@ -148,7 +148,7 @@ def _interval(point: Point) -> str:
 _COLUMNS: Mapping[str, Callable[[Point], str]] = {
     "from": lambda point: point.source,
     "method": lambda point: method_name(point.method),
-    "settings": settings,
+    "settings": settings_text,
     "precision": lambda point: point.precision,
     "KL, nats/token": lambda point: f"{point.kl:.4f}",
     "perplexity": lambda point: wording.NONE if point.rise is None else f"{100 * point.rise:+.1f} %",
@@ -265,15 +265,10 @@ def _layout(quality: Axis, cost: Axis, top: float | None) -> dict[str, Any]:
             "automargin": True,
         }
 
-    return {
-        "template": "none",
-        "showlegend": False,
-        "paper_bgcolor": _CLEAR,
-        "plot_bgcolor": _CLEAR,
-        "font": {"family": "var(--plot-font)", "size": 12, "color": _MUTED},
-        "hovermode": "closest",
-        "hoverdistance": 14,
-        "margin": {"l": 44, "r": 12, "t": 10, "b": 44},
-        "xaxis": axis(cost),
-        "yaxis": {**axis(quality), **({} if top is None else {"range": [-0.04 * top, top]})},
-    }
+    return plot_layout(
+        font_size=12,
+        hoverdistance=14,
+        margin={"l": 44, "r": 12, "t": 10, "b": 44},
+        xaxis=axis(cost),
+        yaxis={**axis(quality), **({} if top is None else {"range": [-0.04 * top, top]})},
+    )

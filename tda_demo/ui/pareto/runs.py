@@ -25,6 +25,7 @@ MOST_VALUES = 6
 PASSAGES = (2, 12)
 PROMPT_TOKENS, SCORE_TOKENS = 128, 64  # of a passage, as in the shipped sweep
 SECONDS = 180.0
+_IDENTITY = ("model", "method", "settings", "precision", "tokens_sha256")
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,6 @@ def measure_sweep(models: Models, request: SweepRequest, clock: Clock) -> Genera
         yield RowMeasured(asdict(row))
 
 
-_IDENTITY = ("model", "method", "settings", "precision", "tokens_sha256")
-
-
 @dataclass
 class SweepView(JobView):
     """State of a sweep of ``expected`` rows."""
@@ -149,15 +147,15 @@ class SweepFrame(Frame[SweepView]):
         if new := self.view.rows[self._kept :]:
             keep_rows(visit.rows, new)
             self._kept += len(new)
-            self._drawn = {"plot": plot(visit)}
+            self._drawn = {"plot": visit_plot(visit)}
 
     def draw(self) -> Outputs:
         return self._drawn
 
 
-def plot(visit: Visit) -> dict[str, Any] | None:
+def visit_plot(visit: Visit) -> dict[str, Any] | None:
     """Everything there is to see now."""
-    return figures.plot(points(visit.rows, visit.race))
+    return figures.plot_value(points(visit.rows, visit.race))
 
 
 def keep_rows(rows: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from ..visits import ReportContent, Visit, owner, report_buttons
 from ..widgets import EVENT, facts, notice, pareto_plot
 from . import figures
 from .points import points, shipped_rows
-from .runs import PASSAGES, SweepFrame, SweepView, parse_sweep, plot, sweep_job
+from .runs import PASSAGES, SweepFrame, SweepView, parse_sweep, sweep_job, visit_plot
 
 Components = dict[str, Any]
 
@@ -30,7 +30,7 @@ _LOOK_SECONDS = 0.5
 
 def build(page: gr.Blocks, service: Service) -> None:
     """Puts the tab's components into ``page``, wired to ``service``."""
-    parts: Components = {"plot": pareto_plot(figures.plot(points([], None)), elem_id="pareto-plot")}
+    parts: Components = {"plot": pareto_plot(figures.plot_value(points([], None)), elem_id="pareto-plot")}
     facts(value=_provenance(), elem_id="pareto-source")
     parts |= _controls(service.offers)
     report_buttons(service.visits, "sweep", _report)
@@ -118,12 +118,12 @@ def _wire(service: Service, parts: Components) -> None:
         """The plot as the tab is opened, and again should a race that is under way end."""
         session = owner(request)
         last_race = service.visits.of(session).race
-        yield plot(service.visits.of(session))
+        yield visit_plot(service.visits.of(session))
         while service.worker.busy(session):
             await asyncio.sleep(_LOOK_SECONDS)
             if (race := service.visits.of(session).race) is not last_race:
                 last_race = race
-                yield plot(service.visits.of(session))
+                yield visit_plot(service.visits.of(session))
 
     def dial(method: str) -> Any:
         return gr.update(**_values(METHODS[method]))

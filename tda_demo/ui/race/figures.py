@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from ..widgets import plot_layout
+
 _PROMPT_COLUMNS = 192  # a longer prompt shows its end
 _NEURON_COLUMNS = 1_536
 _ROOM = 48  # columns held free for what will be written, doubled whenever they are full
-_CLEAR = "rgba(0,0,0,0)"
-_INK, _PAPER, _MUTED, _RULE, _SPARSE, _OFF = (
-    f"var(--{name})" for name in ("ink", "paper", "muted", "rule", "tda", "plot-off")
-)
+_INK, _PAPER, _RULE, _SPARSE, _OFF = (f"var(--{name})" for name in ("ink", "paper", "rule", "tda", "plot-off"))
 
 
 def token_map(
@@ -180,16 +179,7 @@ def _heatmap(z: np.ndarray, most: int, x: Sequence[float] | None = None) -> go.H
 
 
 def _layout(**overrides: Any) -> dict[str, Any]:
-    return {
-        "template": "none",
-        "showlegend": False,
-        "paper_bgcolor": _CLEAR,
-        "plot_bgcolor": _CLEAR,
-        "font": {"family": "var(--plot-font)", "size": 11, "color": _MUTED},
-        "hovermode": "closest",
-        "dragmode": False,
-        **overrides,
-    }
+    return plot_layout(dragmode=False, **overrides)
 
 
 def _axis(title: str) -> dict[str, Any]:

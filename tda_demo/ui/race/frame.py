@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...report.record import RaceRecord, traced
 from ...support.errors import UserError
 from .. import wording
-from ..job import Frame, follow
+from ..job import Frame, follow_job
 from ..requests import parse_request
 from ..service import Service
 from ..visits import Visit
@@ -103,7 +103,7 @@ def race_json(service: Service, owner: str, wishes: dict[str, Any]) -> dict[str,
     """
     job = race_job(parse_request(service.offers, **wishes, limits=service.limits), service.limits)
     view = RaceView(job.request)
-    for _ in follow(service, owner, job, view):
+    for _ in follow_job(service, owner, job, view):
         pass
     if view.result is None:
         raise UserError(view.message)

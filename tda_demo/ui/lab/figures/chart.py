@@ -9,10 +9,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from ...widgets import plot_layout
+
 COLOURS = tuple(f"var(--lab-{number})" for number in range(1, 7))
-_INK, _MUTED, _RULE, _OFF = (f"var(--{name})" for name in ("ink", "muted", "rule", "plot-off"))
+_INK, _RULE = "var(--ink)", "var(--rule)"
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_CLEAR = "rgba(0,0,0,0)"
 
 Columns = Mapping[str, Sequence[Any]]
 Views = dict[str, "View | None"]  # None where there is nothing to show of it
@@ -179,7 +180,7 @@ def layers(count: int) -> list[str]:
     return [f"layer {layer}" for layer in range(count)]
 
 
-def numbers(count: int) -> list[str]:
+def layer_marks(count: int) -> list[str]:
     """Marks of an axis of layers."""
     step = max(1, math.ceil((count - 1) / 6))
     return [str(layer) if layer % step == 0 else "" for layer in range(count)]
@@ -200,17 +201,13 @@ def _round(values: Sequence[float]) -> list[float]:
 
 
 def _layout(**overrides: Any) -> dict[str, Any]:
-    return {
-        "template": "none",
-        "showlegend": True,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"color": _INK, "size": 12}},
-        "paper_bgcolor": _CLEAR,
-        "plot_bgcolor": _CLEAR,
-        "font": {"family": "var(--plot-font)", "size": 11, "color": _MUTED},
-        "margin": {"l": 58, "r": 8, "t": 8, "b": 40},
-        "dragmode": False,
+    return plot_layout(
+        showlegend=True,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"color": _INK, "size": 12}},
+        dragmode=False,
+        margin={"l": 58, "r": 8, "t": 8, "b": 40},
         **overrides,
-    }
+    )
 
 
 def _axis(title: str) -> dict[str, Any]:

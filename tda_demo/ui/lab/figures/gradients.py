@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
-from .chart import Columns, Line, Plot, View, Views, distinct, estimates, layers, lines, matching, numbers
+from .chart import Columns, Line, Plot, View, Views, distinct, estimates, layer_marks, layers, lines, matching
 
 _MEAN, _SHARE = "mean dL/dp at p > 0 / rms", "share of p > 0 with dL/dp > 0"
 _SHARES = {"near zero": "share near zero", "exact zeros": "share of exact zeros"}
 
 
-def gradient(tables: Mapping[str, Columns]) -> Views:
+def gradient_views(tables: Mapping[str, Columns]) -> Views:
     table = tables["layers"]
     if not table:
         return {}
@@ -27,20 +27,24 @@ def gradient(tables: Mapping[str, Columns]) -> Views:
         ]
 
     return {
-        "mean": lines(of_loaded(_MEAN), layers(depth), "layer", "mean dL/dp / rms", marks=numbers(depth), zero=True),
-        "share": lines(of_loaded(_SHARE, 100), layers(depth), "layer", "p > 0 with dL/dp > 0, %", marks=numbers(depth)),
+        "mean": lines(
+            of_loaded(_MEAN), layers(depth), "layer", "mean dL/dp / rms", marks=layer_marks(depth), zero=True
+        ),
+        "share": lines(
+            of_loaded(_SHARE, 100), layers(depth), "layer", "p > 0 with dL/dp > 0, %", marks=layer_marks(depth)
+        ),
         "untrained": lines(
             [estimates(table, _MEAN, name, style, model=name, tensor="a") for style, name in enumerate(untrained)],
             layers(shallow),
             "layer",
             "mean dL/dp / rms",
-            marks=numbers(shallow),
+            marks=layer_marks(shallow),
             zero=True,
         ),
     }
 
 
-def values(tables: Mapping[str, Columns]) -> Views:
+def values_views(tables: Mapping[str, Columns]) -> Views:
     table = tables["histogram"]
     if not tables["layers"]:
         return {}
@@ -61,7 +65,7 @@ def values(tables: Mapping[str, Columns]) -> Views:
     }
 
 
-def zeros(tables: Mapping[str, Columns]) -> Views:
+def zeros_views(tables: Mapping[str, Columns]) -> Views:
     table = tables["layers"]
     if not table:
         return {}
@@ -75,7 +79,7 @@ def zeros(tables: Mapping[str, Columns]) -> Views:
         ]
         depth = max((len(line.y) for line in series), default=0)
         return lines(
-            series, layers(depth), "layer", "activations, %", marks=numbers(depth), y_range=(0, 100), markers=False
+            series, layers(depth), "layer", "activations, %", marks=layer_marks(depth), y_range=(0, 100), markers=False
         )
 
     return {"as loaded": view([loaded]), "untrained": view(untrained)}
@@ -88,7 +92,7 @@ ROOT_CAUSE_PLOTS = (
         "In units of the layer's root mean square gradient; above zero is what the claim says. Bands: 95 % intervals.",
         "A line over the layers: is the mean gradient at positive activations above zero?",
         ("mean", "share", "untrained"),
-        gradient,
+        gradient_views,
     ),
     Plot(
         "values",
@@ -96,7 +100,7 @@ ROOT_CAUSE_PLOTS = (
         "Over all layers, 60 bins of 0.1; what lies beyond 3 is in the last bins.",
         "A histogram of the activations.",
         ("as loaded", "untrained"),
-        values,
+        values_views,
     ),
     Plot(
         "zeros",
@@ -104,7 +108,7 @@ ROOT_CAUSE_PLOTS = (
         "Near zero: below a tenth of the layer's root mean square, exact zeros among them.",
         "The share of activations at zero and near it, layer by layer.",
         ("as loaded", "untrained"),
-        zeros,
+        zeros_views,
     ),
 )
 
@@ -134,12 +138,12 @@ def _curves(table: Columns, column: str, y_title: str, *, factor: float = 1.0, z
     return lines(series, places, "step", y_title, marks=marks, zero=zero)
 
 
-def loss(tables: Mapping[str, Columns]) -> Views:
+def loss_views(tables: Mapping[str, Columns]) -> Views:
     table = tables["curve"]
     return {"": _curves(table, _LOSS, "loss, nats per token") if table["step"] else None}
 
 
-def sparsity(tables: Mapping[str, Columns]) -> Views:
+def sparsity_views(tables: Mapping[str, Columns]) -> Views:
     table = tables["curve"]
     if not table["step"]:
         return {}
@@ -157,7 +161,7 @@ TRAINING_PLOTS = (
         "On text the run is not trained on.",
         "The loss, falling while the models learn: a line for each run.",
         (),
-        loss,
+        loss_views,
     ),
     Plot(
         "sparsity",
@@ -165,6 +169,6 @@ TRAINING_PLOTS = (
         "Means over the layers; near zero is below a tenth of the layer's root mean square.",
         "Does sparsity appear while the loss falls? A line for each run.",
         ("near zero", "exact zeros", "gradient"),
-        sparsity,
+        sparsity_views,
     ),
 )

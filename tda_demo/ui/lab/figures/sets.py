@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .chart import Columns, Line, Plot, View, Views, distinct, estimates, heatmap, layers, lines, matching, numbers
+from .chart import Columns, Line, Plot, View, Views, distinct, estimates, heatmap, layer_marks, layers, lines, matching
 
 _CEILING, _REFERENCE = "paraphrase", "same topic"
 _CHANGED = ("other topic", "other language", "random tokens")
 
 
-def overlap(tables: Mapping[str, Columns]) -> Views:
+def overlap_views(tables: Mapping[str, Columns]) -> Views:
     table = tables.get("movement")
     if not table:
         return {}
@@ -26,7 +26,7 @@ def overlap(tables: Mapping[str, Columns]) -> Views:
         ]
         if floor:
             series.append(estimates(table, "floor", "another sentence (floor)", len(kinds), history=_CEILING))
-        return lines(series, layers(depth), "layer", title, marks=numbers(depth), markers=False)
+        return lines(series, layers(depth), "layer", title, marks=layer_marks(depth), markers=False)
 
     return {
         "token sets": view("Jaccard", "Jaccard overlap", floor=True),
@@ -35,7 +35,7 @@ def overlap(tables: Mapping[str, Columns]) -> Views:
     }
 
 
-def recall(tables: Mapping[str, Columns]) -> Views:
+def recall_views(tables: Mapping[str, Columns]) -> Views:
     table = tables.get("transfer")
     if not table:
         return {}
@@ -75,7 +75,7 @@ UNCERTAINTY_PLOTS = (
         "Overlap with its active sets after a history on its topic. The ceiling is a paraphrase of that history.",
         "A line for each kind of history, over the layers, between ceiling and floor.",
         ("token sets", "rank correlation", "sentence sets"),
-        overlap,
+        overlap_views,
     ),
     Plot(
         "recall",
@@ -83,12 +83,12 @@ UNCERTAINTY_PLOTS = (
         "Share of the active neurons that DejaVu's predictor finds, on sentences it was not trained on.",
         "Recall of a predictor trained under one kind of history, tested under another.",
         ("by layer", "by history"),
-        recall,
+        recall_views,
     ),
 )
 
 
-def swap(tables: Mapping[str, Columns]) -> Views:
+def swap_views(tables: Mapping[str, Columns]) -> Views:
     table, fits = tables.get("swap"), tables.get("regression")
     if not table or not fits:
         return {}
@@ -99,7 +99,7 @@ def swap(tables: Mapping[str, Columns]) -> Views:
             estimates(table, "Jaccard", shared, style, tokens=kind, shared=shared)
             for style, shared in enumerate(distinct(table["shared"]))
         ]
-        return lines(series, layers(depth), "layer", "Jaccard overlap", marks=numbers(depth), markers=False)
+        return lines(series, layers(depth), "layer", "Jaccard overlap", marks=layer_marks(depth), markers=False)
 
     coefficients = [
         estimates(fits, column, f"{label}, {kind}", 2 * row + place, tokens=kind)
@@ -110,12 +110,18 @@ def swap(tables: Mapping[str, Columns]) -> Views:
         "natural": view("natural"),
         "random": view("random"),
         "regression": lines(
-            coefficients, layers(depth), "layer", "adds to the overlap", marks=numbers(depth), zero=True, markers=False
+            coefficients,
+            layers(depth),
+            "layer",
+            "adds to the overlap",
+            marks=layer_marks(depth),
+            zero=True,
+            markers=False,
         ),
     }
 
 
-def neighbours(tables: Mapping[str, Columns]) -> Views:
+def neighbours_views(tables: Mapping[str, Columns]) -> Views:
     table = tables.get("neighbours")
     if not table:
         return {}
@@ -134,12 +140,12 @@ def neighbours(tables: Mapping[str, Columns]) -> Views:
                 estimates(table, apart, f"{kind}, different sequences", 4 + row, tokens=kind, fed=ways[0])
                 for row, kind in enumerate(kinds)
             ]
-        return lines(series, layers(depth), "layer", title, marks=numbers(depth), markers=False)
+        return lines(series, layers(depth), "layer", title, marks=layer_marks(depth), markers=False)
 
     return {"sets": view("Jaccard", "Jaccard overlap", strangers=True), "activations": view("cosine", "cosine")}
 
 
-def drift(tables: Mapping[str, Columns]) -> Views:
+def drift_views(tables: Mapping[str, Columns]) -> Views:
     table, by_layer = tables.get("drift"), tables.get("drift by layer")
     if not table or not by_layer:
         return {}
@@ -162,7 +168,7 @@ def drift(tables: Mapping[str, Columns]) -> Views:
     }
 
 
-def echo(tables: Mapping[str, Columns]) -> Views:
+def echo_views(tables: Mapping[str, Columns]) -> Views:
     table = tables.get("echo")
     if not table:
         return {}
@@ -181,7 +187,7 @@ INERTIA_PLOTS = (
         "Overlap of the last token's active sets where two endings share the prefix, the token, or neither.",
         "A line for each of the three, over the layers.",
         ("natural", "random", "regression"),
-        swap,
+        swap_views,
     ),
     Plot(
         "neighbours",
@@ -189,7 +195,7 @@ INERTIA_PLOTS = (
         "Consecutive tokens of natural text and of random tokens, fed at once and one by one.",
         "How alike neighbours are, over the layers.",
         ("sets", "activations"),
-        neighbours,
+        neighbours_views,
     ),
     Plot(
         "drift",
@@ -197,7 +203,7 @@ INERTIA_PLOTS = (
         "How much of a generated token's active set the prompt's set still covers.",
         "Coverage at generated token 1, 2, 4 and so on.",
         ("over tokens", "by layer"),
-        drift,
+        drift_views,
     ),
     Plot(
         "echo",
@@ -205,6 +211,6 @@ INERTIA_PLOTS = (
         "How much of the later tokens' active sets one inserted word changes (1 - Jaccard).",
         "What an irrelevant word changes, near it and far behind it.",
         (),
-        echo,
+        echo_views,
     ),
 )
