@@ -8,7 +8,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 from tda_demo.cli.arguments import Parser
 from tda_demo.support.errors import UserError
-from tda_demo.ui.start import launch, make_page
+from tda_demo.ui.page import launch, make_page
 
 parser = Parser(description="A dense decoder and the same model under TDA, racing on a web page.")
 parser.add_argument("--port", type=int, default=None, help="default: the first free one from 7860")

@@ -95,7 +95,7 @@ from tda_demo.calibration.documents import passages
 from tda_demo.support.files import ASSETS, DATA
 from tda_demo.theory.texts import histories
 from tda_demo.ui.pareto.points import shipped_rows
-from tda_demo.ui.start import make_page
+from tda_demo.ui.page import make_page
 made = {
     "folders": [str(ASSETS), str(DATA)],
     "texts": [len(passages()), len(histories())],

@@ -133,7 +133,7 @@ def late():
 
 
 def test_the_imports_of_the_package_were_read() -> None:
-    assert Import("tda_demo.ui.start", True) in imports()["app"]
+    assert Import("tda_demo.ui.page", True) in imports()["app"]
     assert "tda_demo.methods.tda" in {line.module for line in imports()["tda_demo.methods"]}
 
 

@@ -70,15 +70,15 @@ def signals(model: PreTrainedModel, ids: torch.Tensor, stop: threading.Event | N
     finally:
         for handle in handles:
             handle.remove()
-    found: dict[str, list[Signals]] = {"a": []}
+    by_tensor: dict[str, list[Signals]] = {"a": []}
     for block, a, gradient in zip(blocks, activations, gradients, strict=True):
         width = block.d_ff
         gradient = gradient.reshape(-1, width)[: ids.shape[1] - 1].float()
-        found["a"].append(Signals(a.detach().reshape(-1, width)[: len(gradient)].float(), gradient))
+        by_tensor["a"].append(Signals(a.detach().reshape(-1, width)[: len(gradient)].float(), gradient))
         if (block.layer, "gate") in inputs:
             gate, up = (inputs[block.layer, part].reshape(-1, width)[: len(gradient)] for part in ("gate", "up"))
-            found.setdefault("act(g)", []).append(Signals(activation(gate).float(), up.float() * gradient))
-    return found
+            by_tensor.setdefault("act(g)", []).append(Signals(activation(gate).float(), up.float() * gradient))
+    return by_tensor
 
 
 def tally(layer: Signals) -> Tally:
@@ -99,17 +99,17 @@ def tally(layer: Signals) -> Tally:
         (values == 0).sum(),
         (values.abs() < NEAR * scale).sum(),
     )
-    counts = [np.asarray(float(each)) for each in (values.numel(), *sums)]
+    counts = [np.asarray(float(total)) for total in (values.numel(), *sums)]
     return Tally(*counts, bins.double().cpu().numpy())  # pyright: ignore[reportCallIssue]
 
 
-def stack(tallies: list[Tally]) -> Tally:
-    return Tally(*(np.stack([getattr(each, field) for each in tallies]) for field in Tally.__dataclass_fields__))
+def stack_tallies(tallies: list[Tally]) -> Tally:
+    return Tally(*(np.stack([getattr(one, field) for one in tallies]) for field in Tally.__dataclass_fields__))
 
 
-def gradient_scale(each: Tally) -> np.ndarray:
+def gradient_scale(sums: Tally) -> np.ndarray:
     """Root mean square of the gradient, float64 [layers]; 1 where it is all zero."""
-    scale = np.sqrt(each.gradient_squares.sum(axis=0) / each.entries.sum(axis=0))
+    scale = np.sqrt(sums.gradient_squares.sum(axis=0) / sums.entries.sum(axis=0))
     return np.where(scale > 0, scale, 1)
 
 

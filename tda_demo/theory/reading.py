@@ -1,4 +1,4 @@
-"""Texts read by a private view of a model, and what is kept of it: activations, importances, active sets."""
+"""Texts read by a private view of a model, what is kept of them, and how alike two active sets or two rankings are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..model.feedforward import FeedForward, find_blocks
 from ..model.hooks import observe
@@ -22,7 +24,7 @@ _SPACES = ("Ġ", "▁", " ")  # what a space before a word is written as in byte
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class ForwardPass:
     """What a call saw: ``activations`` float32 [sequences, tokens, d_ff] per layer; ``logits`` float32 [sequences,
     vocabulary] after the last token."""
 
@@ -46,7 +48,7 @@ class Reader:
         self.device = lm.device
 
     @inference_mode
-    def read(self, ids: torch.Tensor, last: int | None = None, **inputs: Any) -> Reading:
+    def read(self, ids: torch.Tensor, last: int | None = None, **inputs: Any) -> ForwardPass:
         """Reads ``ids`` int64 [sequences, tokens] in one call.
 
         Args:
@@ -67,11 +69,11 @@ class Reader:
         cached = "past_key_values" in inputs
         with observe(self.blocks, see):
             output = self.model(input_ids=ids.to(self.device), use_cache=cached, logits_to_keep=1, **inputs)
-        return Reading(kept, output.logits[:, -1].float())
+        return ForwardPass(kept, output.logits[:, -1].float())
 
 
 @contextmanager
-def block_inputs(blocks: Sequence[FeedForward]) -> Iterator[dict[int, torch.Tensor]]:
+def last_inputs(blocks: Sequence[FeedForward]) -> Iterator[dict[int, torch.Tensor]]:
     """Within the context the dict holds, by layer, what the block last read: [sequences, tokens, d_model]."""
     seen: dict[int, torch.Tensor] = {}
 
@@ -140,13 +142,13 @@ def pieces(lm: LoadedModel, text: str, most: int, length: int, least: int, short
     """
     ids = plain_ids(lm, text)
     count = max(least, min(most, len(ids) // length) // 2 * 2)
-    each = min(length, len(ids) // count)
-    if each < shortest:
+    piece = min(length, len(ids) // count)
+    if piece < shortest:
         raise UserError(
             f"Your text has {len(ids)} tokens; at least {least * shortest} are needed, {least} pieces of {shortest}: "
             "give a longer text."
         )
-    return [ids[start : start + each] for start in range(0, count * each, each)]
+    return [ids[start : start + piece] for start in range(0, count * piece, piece)]
 
 
 def pieces_note(count: int, length: int) -> str:
@@ -170,3 +172,30 @@ def cut_to(lm: LoadedModel, texts: Sequence[str], length: int, least: int) -> to
             "for fewer tokens."
         )
     return torch.tensor(rows)
+
+
+def jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """|A and B| / |A or B| of bool sets [..., d]: float64 [...]; two empty sets are equal, so 1."""
+    either = (first | second).sum(axis=-1)
+    both = (first & second).sum(axis=-1)
+    return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
+def chance_jaccard(keep: float) -> float:
+    """What two independent random sets that each hold the share ``keep`` of all neurons have, for many neurons."""
+    return keep / (2 - keep)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0 along the last axis, equal values sharing their mean rank: float64, same shape."""
+    from scipy.stats import rankdata  # imported here: it takes about a second
+
+    return rankdata(values, axis=-1) - 1
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pearson's correlation along the last axis, float64 [...]; of ranks it is Spearman's. 0 where one is constant."""
+    first = first - first.mean(axis=-1, keepdims=True)
+    second = second - second.mean(axis=-1, keepdims=True)
+    spread = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    return np.where(spread > 0, (first * second).sum(axis=-1) / np.where(spread > 0, spread, 1), 0.0)

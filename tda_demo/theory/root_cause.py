@@ -41,7 +41,7 @@ from ..support.lazy import torch
 from ..support.progress import Progress, Report, silent
 from .experiment import Claim, Experiment, NumberInput, number_setting, seed_setting
 from .findings import Check, Finding, Table, columns
-from .gradients import BINS, NEAR, REACH, Tally, gradient_scale, signals, stack, tally
+from .gradients import BINS, NEAR, REACH, Tally, gradient_scale, signals, stack_tallies, tally
 from .reading import Stopped, pieces, pieces_note, plain_ids
 from .texts import english_passages
 
@@ -121,15 +121,17 @@ def _measure(
             if index:
                 _draw_blocks(model, settings.seed + passage)
             try:
-                found = signals(model, ids.to(lm.device), stop)
+                by_tensor = signals(model, ids.to(lm.device), stop)
             except Stopped:
                 break
-            for tensor, layers in found.items():
-                tallies.setdefault(tensor, []).append(stack([tally(layer) for layer in layers]))
+            for tensor, layers in by_tensor.items():
+                tallies.setdefault(tensor, []).append(stack_tallies([tally(layer) for layer in layers]))
             done += 1
             report(Progress("Root cause", done, total, "passages"))
-        measured[name] = {tensor: stack(each) for tensor, each in tallies.items()}
-    return {name: each for name, each in measured.items() if each and len(each["a"].entries) >= LEAST_CLUSTERS}
+        measured[name] = {tensor: stack_tallies(passages) for tensor, passages in tallies.items()}
+    return {
+        name: tensors for name, tensors in measured.items() if tensors and len(tensors["a"].entries) >= LEAST_CLUSTERS
+    }
 
 
 def _rows(
@@ -151,30 +153,30 @@ def conclude(
 ) -> Finding:
     """The finding from the tallies of each model, the loaded one first, by the tensor's name."""
     checks = [
-        _check(f"E[dL/dp] > 0 at positive p = {tensor} ({name})", each)
+        _check(f"E[dL/dp] > 0 at positive p = {tensor} ({name})", sums)
         for name, tensors in measured.items()
-        for tensor, each in tensors.items()
+        for tensor, sums in tensors.items()
     ]
     notes = [_note(name, tensors["a"]) for name, tensors in measured.items()]
     tables = (_layer_table(measured), _histogram_table(measured))
     return experiment.finding(model, checks, notes, tables, complete=complete)
 
 
-def _check(name: str, each: Tally) -> Check:
-    scale = gradient_scale(each)
-    bias = ratios(each.positive_sum / scale, each.positive)
-    per_passage = each.positive_sum / scale / np.maximum(each.positive, 1)
+def _check(name: str, sums: Tally) -> Check:
+    scale = gradient_scale(sums)
+    bias = ratios(sums.positive_sum / scale, sums.positive)
+    per_passage = sums.positive_sum / scale / np.maximum(sums.positive, 1)
     return Check(name, "layers", "passages", 0.0, tuple(bias), mean(per_passage.mean(axis=1)))
 
 
-def _note(name: str, each: Tally) -> str:
-    raised = mean((each.positive_raised / np.maximum(each.positive, 1)).mean(axis=1))
-    negative = mean((each.negative_sum / gradient_scale(each) / np.maximum(each.negative, 1)).mean(axis=1))
-    entries = each.entries.sum()
+def _note(name: str, sums: Tally) -> str:
+    raised = mean((sums.positive_raised / np.maximum(sums.positive, 1)).mean(axis=1))
+    negative = mean((sums.negative_sum / gradient_scale(sums) / np.maximum(sums.negative, 1)).mean(axis=1))
+    entries = sums.entries.sum()
     return (
         f"{name}: {_percent(raised)} of the positive activations have a positive gradient; at negative ones the mean "
         f"gradient is {negative.value:.3g} ({negative.low:.3g} to {negative.high:.3g}) of its root mean square; "
-        f"{each.zeros.sum() / entries:.1%} of the activations are exactly zero and {each.near.sum() / entries:.1%} "
+        f"{sums.zeros.sum() / entries:.1%} of the activations are exactly zero and {sums.near.sum() / entries:.1%} "
         f"below {NEAR:g} of the layer's root mean square, n = {raised.n} passages"
     )
 
@@ -186,22 +188,22 @@ def _percent(estimate: Estimate) -> str:
 def _layer_table(measured: dict[str, dict[str, Tally]]) -> Table:
     parts: list[dict[str, list]] = []
     for name, tensors in measured.items():
-        for tensor, each in tensors.items():
-            layers = each.entries.shape[1]
-            scale = gradient_scale(each)
-            entries = each.entries.sum(axis=0)
+        for tensor, sums in tensors.items():
+            layers = sums.entries.shape[1]
+            scale = gradient_scale(sums)
+            entries = sums.entries.sum(axis=0)
             parts.append(
                 {
                     "model": [name] * layers,
                     "tensor": [tensor] * layers,
                     "layer": list(range(layers)),
-                    **columns("mean dL/dp at p > 0, nats", ratios(each.positive_sum, each.positive)),
-                    **columns("mean dL/dp at p > 0 / rms", ratios(each.positive_sum / scale, each.positive)),
-                    **columns("mean dL/dp at p < 0 / rms", ratios(each.negative_sum / scale, each.negative)),
-                    **columns("share of p > 0 with dL/dp > 0", ratios(each.positive_raised, each.positive)),
-                    "share of positive entries": (each.positive.sum(axis=0) / entries).tolist(),
-                    "share of exact zeros": (each.zeros.sum(axis=0) / entries).tolist(),
-                    "share near zero": (each.near.sum(axis=0) / entries).tolist(),
+                    **columns("mean dL/dp at p > 0, nats", ratios(sums.positive_sum, sums.positive)),
+                    **columns("mean dL/dp at p > 0 / rms", ratios(sums.positive_sum / scale, sums.positive)),
+                    **columns("mean dL/dp at p < 0 / rms", ratios(sums.negative_sum / scale, sums.negative)),
+                    **columns("share of p > 0 with dL/dp > 0", ratios(sums.positive_raised, sums.positive)),
+                    "share of positive entries": (sums.positive.sum(axis=0) / entries).tolist(),
+                    "share of exact zeros": (sums.zeros.sum(axis=0) / entries).tolist(),
+                    "share near zero": (sums.near.sum(axis=0) / entries).tolist(),
                 }
             )
     keys = parts[0] if parts else {}
@@ -213,9 +215,9 @@ def _layer_table(measured: dict[str, dict[str, Tally]]) -> Table:
 def _histogram_table(measured: dict[str, dict[str, Tally]]) -> Table:
     centres = (np.arange(BINS) + 0.5) * 2 * REACH / BINS - REACH
     shares = {
-        f"{tensor}, {name}": (each.histogram.sum(axis=(0, 1)) / each.entries.sum()).tolist()
+        f"{tensor}, {name}": (sums.histogram.sum(axis=(0, 1)) / sums.entries.sum()).tolist()
         for name, tensors in measured.items()
-        for tensor, each in tensors.items()
+        for tensor, sums in tensors.items()
     }
     title = "Activations over all layers, in units of each layer's root mean square; what lies beyond is at the ends"
     return Table("histogram", title, {"activation / rms": centres.tolist(), **shares})

@@ -27,9 +27,9 @@ from ..support.lazy import nn, torch
 from ..support.progress import Progress, Report, silent
 from .experiment import Claim, Experiment, NumberInput, number_setting, seed_setting
 from .findings import Check, Finding, Table, check_above_zero
-from .gradients import Tally, gradient_scale, signals, stack, tally
-from .grammar import VOCABULARY, passages
+from .gradients import Tally, gradient_scale, signals, stack_tallies, tally
 from .root_cause import RootCause
+from .texts import VOCABULARY, grammar_passages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -117,7 +117,7 @@ def _points(settings: Training, report: Report, stop: threading.Event) -> Iterat
             seed = settings.seed + 1 + run
             model = new_model(function, seed)
             draws = torch.Generator().manual_seed(seed)
-            held_out = passages(_HELD_OUT, LENGTH, draws)
+            held_out = grammar_passages(_HELD_OUT, LENGTH, draws)
             optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0)
             for step in range(settings.steps + 1):
                 if stop.is_set():
@@ -127,7 +127,7 @@ def _points(settings: Training, report: Report, stop: threading.Event) -> Iterat
                 if step < settings.steps:
                     for group in optimiser.param_groups:
                         group["lr"] = _rate(step, settings.steps)
-                    loss = _loss(model, passages(BATCH, LENGTH, draws)).mean()
+                    loss = _loss(model, grammar_passages(BATCH, LENGTH, draws)).mean()
                     optimiser.zero_grad()
                     loss.backward()
                     optimiser.step()
@@ -157,10 +157,12 @@ def new_model(function: str, seed: int) -> PreTrainedModel:
 
 def measure(model: PreTrainedModel, held_out: torch.Tensor, function: str, run: int, step: int) -> TrainingPoint:
     """Loss, sparsity and gradients on ``held_out`` int64 [passages, LENGTH]."""
-    each = stack([stack([tally(layer) for layer in signals(model, ids[None])["a"]]) for ids in held_out])
+    sums = stack_tallies(
+        [stack_tallies([tally(layer) for layer in signals(model, ids[None])["a"]]) for ids in held_out]
+    )
     with torch.no_grad():
         loss = _loss(model, held_out).double().numpy()
-    return TrainingPoint(function, run, step, loss, each.zeros / each.entries, each.near / each.entries, _push(each))
+    return TrainingPoint(function, run, step, loss, sums.zeros / sums.entries, sums.near / sums.entries, _push(sums))
 
 
 def conclude(points: Sequence[TrainingPoint], experiment: Training, *, complete: bool = True) -> Finding:
@@ -169,18 +171,18 @@ def conclude(points: Sequence[TrainingPoint], experiment: Training, *, complete:
         (point.function, point.run): [p for p in points if (p.function, p.run) == (point.function, point.run)]
         for point in points
     }
-    runs = {key: each for key, each in runs.items() if len(each) > 1}
+    runs = {key: measurements for key, measurements in runs.items() if len(measurements) > 1}
     checks: list[Check] = []
     for function in FUNCTIONS:
-        own = [each for (name, _), each in runs.items() if name == function]
-        if len(own) < LEAST_CLUSTERS:
+        of_function = [measurements for (name, _), measurements in runs.items() if name == function]
+        if len(of_function) < LEAST_CLUSTERS:
             continue
         if function == "relu":
-            checks.append(_check("Exact zeros become more frequent, relu", _growth(own, "zeros")))
-        checks.append(_check(f"Activations near zero become more frequent, {function}", _growth(own, "near")))
-        pushes = np.stack([np.mean([point.push for point in each], axis=(0, 1)) for each in own])
+            checks.append(_check("Exact zeros become more frequent, relu", _growth(of_function, "zeros")))
+        checks.append(_check(f"Activations near zero become more frequent, {function}", _growth(of_function, "near")))
+        pushes = np.stack([np.mean([point.push for point in run], axis=(0, 1)) for run in of_function])
         checks.append(_check(f"E[dL/dp] > 0 at positive p during training, {function}", pushes))
-    notes = [_note(function, run, each) for (function, run), each in runs.items()]
+    notes = [_note(function, run, measurements) for (function, run), measurements in runs.items()]
     model = f"{LAYERS} layers of {D_FF} neurons, trained here"
     return experiment.finding(model, checks, notes, [curve(points)], complete=complete)
 
@@ -192,11 +194,11 @@ def _check(name: str, values: np.ndarray) -> Check:
 
 def _growth(runs: list[list[TrainingPoint]], share: str) -> np.ndarray:
     """From the first measurement of a run to its last, float64 [runs, layers]."""
-    return np.stack([(getattr(each[-1], share) - getattr(each[0], share)).mean(axis=0) for each in runs])
+    return np.stack([(getattr(points[-1], share) - getattr(points[0], share)).mean(axis=0) for points in runs])
 
 
-def _note(function: str, run: int, each: list[TrainingPoint]) -> str:
-    first, last = each[0], each[-1]
+def _note(function: str, run: int, points: list[TrainingPoint]) -> str:
+    first, last = points[0], points[-1]
     return (
         f"{function}, run {run + 1}, {last.step} steps: loss {first.loss.mean():.2f} to {last.loss.mean():.2f} "
         f"nats per token, exact zeros {first.zeros.mean():.1%} to {last.zeros.mean():.1%}, "
@@ -223,8 +225,8 @@ def curve(points: Sequence[TrainingPoint]) -> Table:
     )
 
 
-def _push(each: Tally) -> np.ndarray:
-    return each.positive_sum / gradient_scale(each) / np.maximum(each.positive, 1)
+def _push(sums: Tally) -> np.ndarray:
+    return sums.positive_sum / gradient_scale(sums) / np.maximum(sums.positive, 1)
 
 
 def _rate(step: int, steps: int) -> float:

@@ -1,7 +1,7 @@
 """The page's one pipeline: a request becomes a job, waits in the line, streams events, and a view of them is sent.
 
 A tab adds its request and how it is measured (``PageJob``), what its own events change (``JobView``), and what it draws
-and remembers (``Frame``). ``wire`` ties these to its buttons; for the API ``follow`` is enough.
+and remembers (``Frame``). ``wire`` ties these to its buttons; for the API ``follow_job`` is enough.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import gradio as gr
 from ..support.errors import UserError
 from ..support.progress import Progress
 from . import wording
-from .components import EVENT, Outputs, in_order, sentence
-from .loader import GivenUp, Loading, Models, reporter
-from .service import Service, owner
-from .visits import Visit
-from .worker import Closed, Failed, Ticket, Waiting
+from .models import Models
+from .service import Service
+from .visits import Visit, owner
+from .widgets import EVENT, Outputs, in_order, sentence
+from .worker import Closed, Failed, GivenUp, Loading, Ticket, Waiting, reporter
 from .zero_gpu import GpuNeed
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class JobView:
     sentence; ``progress`` is 0..1 where it is known; ``timed_out`` says so once the job was stopped for its time.
     """
 
-    turns: ClassVar[str] = "one race runs at a time, so that none disturbs another's times"
+    queue_reason: ClassVar[str] = "one race runs at a time, so that none disturbs another's times"
 
     phase: str = "empty"
     message: str = ""
@@ -123,9 +123,9 @@ class JobView:
             case Waiting(0):
                 self.begin()
             case Waiting(place):
-                self.say("queued", wording.waiting(place, self.turns))
+                self.say("queued", wording.waiting(place, self.queue_reason))
             case Loading(progress):
-                self.say("loading", wording.loading(progress), wording.share(progress))
+                self.say("loading", wording.progress_text(progress), wording.share(progress))
             case Measuring(progress, seconds):
                 self.say("running", self.measuring(progress, seconds), wording.share(progress))
             case TimedOut() | Closed() if self.over:
@@ -155,7 +155,7 @@ class JobView:
 
     def measuring(self, progress: Progress, seconds: float) -> str:
         """How far the work is after ``seconds`` of it."""
-        return wording.loading(progress)
+        return wording.progress_text(progress)
 
     def out_of_time(self, seconds: float) -> str:
         return f"Stopped after {seconds:g} s, the most this page gives to one run."
@@ -183,7 +183,7 @@ class Frame(Generic[View]):
         return new
 
 
-def follow(service: Service, owner: str, job: PageJob[Any], view: JobView) -> Generator[None]:
+def follow_job(service: Service, owner: str, job: PageJob[Any], view: JobView) -> Generator[None]:
     """Puts ``job`` in the line, then moves ``view`` on until it is over, a frame at a time. Closing it ends the job.
 
     Raises:
@@ -210,7 +210,7 @@ def stream(service: Service, owner: str, start: Callable[[], JobAndFrame]) -> Ge
     """
     try:
         job, frame = start()
-        frames = follow(service, owner, job, frame.view)
+        frames = follow_job(service, owner, job, frame.view)
         next(frames)
     except UserError as error:
         yield {"notice": sentence(str(error), "error")}

@@ -9,12 +9,11 @@ from typing import Any
 import gradio as gr
 
 from . import wording
-from .components import Outputs, ready, sentence
-from .limits import LIMITS, Limits
-from .loader import Loading, Models
-from .offers import EMBEDDED, Offers
-from .visits import Visits
-from .worker import Ticket, Waiting, Worker
+from .models import EMBEDDED, Models
+from .requests import LIMITS, Limits, Offers
+from .visits import Visits, owner
+from .widgets import Outputs, ready, sentence
+from .worker import Loading, Ticket, Waiting, Worker
 from .zero_gpu import FetchedModels, GpuNeed, Job, lent_gpu, on_lent_gpu
 
 _FRAME_SECONDS = 0.15
@@ -81,8 +80,12 @@ class Service:
         """How far the default model is, until it is ready or has failed."""
         while not (state := self.models.state).settled:
             progress = state.progress
-            shown = sentence(wording.loading(progress), progress=wording.share(progress)) if progress else sentence("")
-            yield {"model_notice": shown}
+            notice = (
+                sentence(wording.progress_text(progress), progress=wording.share(progress))
+                if progress
+                else sentence("")
+            )
+            yield {"model_notice": notice}
             await asyncio.sleep(_STATE_SECONDS)
         if state.failure:
             yield {"model_notice": sentence(state.failure, "error")}
@@ -92,8 +95,3 @@ class Service:
                 "machine": wording.machine(state.environment),
                 "scale": [1.0] * state.layers,
             }
-
-
-def owner(request: gr.Request) -> str:
-    """Who may stop a run: the session, which gradio gives every open page and every API client."""
-    return request.session_hash or ""

@@ -33,7 +33,7 @@ def duration(ms: float | None) -> str:
     return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.2f} s"
 
 
-def remaining(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """About how long, in steps a reader does not see jump."""
     if seconds < 60:
         return f"about {max(5, 5 * round(seconds / 5))} s"
@@ -64,9 +64,9 @@ def ending(reason: str) -> str:
     return _ENDINGS.get(reason, reason)
 
 
-def waiting(place: int, turns: str) -> str:
-    """For a run with ``place`` others before it, one of them running; ``turns`` says why it waits."""
-    return f"You are {ordinal(place + 1)} in line: {turns}."
+def waiting(place: int, reason: str) -> str:
+    """For a run with ``place`` others before it, one of them running; ``reason`` says why it waits."""
+    return f"You are {ordinal(place + 1)} in line: {reason}."
 
 
 def share(progress: Progress) -> float | None:
@@ -74,7 +74,7 @@ def share(progress: Progress) -> float | None:
     return progress.done / progress.total if progress.total else None
 
 
-def loading(progress: Progress) -> str:
+def progress_text(progress: Progress) -> str:
     """``Downloading SmolLM2-135M-Instruct: 42 of 93 MB``."""
     if not progress.total:
         return f"{progress.stage}…"
@@ -180,7 +180,7 @@ def standing(tokens: Mapping[str, int]) -> str:
     return f"{first} {count(most, 'token')}{between} and {last} {least:,}"
 
 
-def measured(name: str, byte_bound: float | None, speedup: Speedup | None, kl: float | None) -> str:
+def method_summary(name: str, byte_bound: float | None, speedup: Speedup | None, kl: float | None) -> str:
     """A method at the bytes it read, in one sentence."""
     read = "" if byte_bound is None else f" read {percent(1 / byte_bound, 1)} of a dense step's weight bytes,"
     slower = ", slower" if speedup is not None and speedup.high < 1 else ""
@@ -192,27 +192,27 @@ def duel(name: str, rival: str, over_rival: Speedup | None) -> str:
     """Which of two methods was faster, by how much of the other's speed the first one ran at."""
     if over_rival is None:
         return f"Too few steps to compare the speeds of {name} and {rival}."
-    said = f"{times(over_rival.median)} the speed of {rival} ({interval(over_rival)})"
+    ratio = f"{times(over_rival.median)} the speed of {rival} ({interval(over_rival)})"
     if over_rival.low > 1:
-        return f"{name} was the faster of the two: {said}."
+        return f"{name} was the faster of the two: {ratio}."
     if over_rival.high < 1:
-        return f"{name} was the slower of the two: {said}."
-    return f"{name} ran at {said}: the interval includes 1, so this race shows no difference in speed."
+        return f"{name} was the slower of the two: {ratio}."
+    return f"{name} ran at {ratio}: the interval includes 1, so this race shows no difference in speed."
 
 
 def kl_budget(asked: float, setting: str, value: float, expected: float, got: float | None) -> str:
     """A KL budget in nats per token: what it set, what that costs on the calibration passages, and on this prompt."""
-    own = "" if got is None else f", on your prompt {got:.2f}"
+    on_prompt = "" if got is None else f", on your prompt {got:.2f}"
     return (
         f"Asked for a KL of at most {asked:.2f} nats/token: set {setting} = {value:.3g}. "
-        f"KL {expected:.2f} on the calibration passages{own}."
+        f"KL {expected:.2f} on the calibration passages{on_prompt}."
     )
 
 
 def mlp_budget(asked: float, setting: str, value: float, expected: float, got: float | None) -> str:
-    """A budget of MLP weight bytes, all shares 0..1; told as ``kl_budget`` is."""
-    own = "" if got is None else f", on your prompt {percent(got)}"
+    """A budget of MLP weight bytes, all shares 0..1: the same sentence as ``kl_budget``'s."""
+    on_prompt = "" if got is None else f", on your prompt {percent(got)}"
     return (
         f"Asked for at most {percent(asked)} of the MLP weight bytes: set {setting} = {value:.3g}. "
-        f"It reads {percent(expected)} on the calibration passages{own}."
+        f"It reads {percent(expected)} on the calibration passages{on_prompt}."
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..support.errors import UserError
+from ..support.progress import Progress, Report
 
 logger = logging.getLogger(__name__)
 _MISHAP = "Something went wrong in this run; the server's log has the details. Try again."
@@ -28,10 +29,21 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """An event: ``progress`` of getting the model ready."""
+
+    progress: Progress
+
+
+@dataclass(frozen=True)
 class Failed:
     """The last event of a job that could not go on; ``message`` is for the reader."""
 
     message: str
+
+
+class GivenUp(Exception):
+    """Breaks off a download or a calibration that its visitor has stopped waiting for."""
 
 
 class Closed:
@@ -65,6 +77,17 @@ class Ticket:
         """Puts the last event."""
         self.events.put(Closed())
         self.closed.set()
+
+
+def reporter(ticket: Ticket) -> Report:
+    """Tells the job's visitor of every progress as ``Loading``; raises GivenUp once the job is to stop."""
+
+    def report(progress: Progress) -> None:
+        if ticket.stop.is_set():
+            raise GivenUp
+        ticket.events.put(Loading(progress))
+
+    return report
 
 
 def carry_out(ticket: Ticket) -> None:

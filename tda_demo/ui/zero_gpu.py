@@ -3,7 +3,7 @@
 Such a call runs in another process, forked for it and kept for a while, and what goes in and comes out is pickled. So a
 job travels as plain arguments and its events come back in frames; the model is loaded and warmed up inside the call,
 where the GPU is, and stays there for the next call. Weights are fetched before it: waiting for a download would use up
-the visitor's seconds. Stop is told by a file, which both processes see.
+the visitor's seconds. Stop is a file that both processes see.
 """
 
 from __future__ import annotations
@@ -27,11 +27,9 @@ import gradio as gr
 from ..support.errors import UserError
 from ..support.lazy import torch
 from ..support.progress import Report
-from .catalogue import check_access
-from .limits import LIMITS
-from .loader import GivenUp, Models, ModelState, reporter
-from .memory import is_zero_gpu_space
-from .worker import Closed, Ticket, carry_out
+from .models import Models, ModelState, check_access, is_zero_gpu_space
+from .requests import LIMITS
+from .worker import Closed, GivenUp, Ticket, carry_out, reporter
 
 _FRAME_SECONDS = 0.15
 _CONCLUDING_SECONDS = 15.0  # before the GPU is taken back, which would lose everything: time to judge what there is
@@ -62,7 +60,7 @@ def lent_gpu() -> Call | None:
     """
     if not is_zero_gpu_space():
         return None
-    return import_module("spaces").GPU(duration=_seconds)(_call)
+    return import_module("spaces").GPU(duration=_duration)(_run_on_gpu)
 
 
 class FetchedModels(Models):
@@ -110,11 +108,11 @@ def _frames(call: Call, job: Job, seconds: float, ticket: Ticket) -> Generator[A
             raise UserError(f"The GPU was not to be had or was taken back: {error.message!s}") from error
 
 
-def _seconds(job: Job, seconds: float, stop: str) -> int:
+def _duration(job: Job, seconds: float, stop: str) -> int:
     return math.ceil(seconds)
 
 
-def _call(job: Job, seconds: float, stop: str) -> Generator[bytes]:
+def _run_on_gpu(job: Job, seconds: float, stop: str) -> Generator[bytes]:
     """Runs in the process that has the GPU. A frame comes even when nothing happened: there the caller is heard."""
     late = time.monotonic() + seconds - _CONCLUDING_SECONDS
     ticket = Ticket("", lambda ticket: job(_models(), ticket=ticket))
@@ -122,10 +120,10 @@ def _call(job: Job, seconds: float, stop: str) -> Generator[bytes]:
     thread.start()
     try:
         while not ticket.closed.is_set():
-            yield _packed(ticket.drain(_FRAME_SECONDS))
+            yield _pickle_events(ticket.drain(_FRAME_SECONDS))
             if time.monotonic() > late or Path(stop).exists():
                 ticket.stop.set()
-        yield _packed(ticket.drain(0))
+        yield _pickle_events(ticket.drain(0))
     finally:  # the visitor has left, or it is over
         ticket.withdrawn.set()
         ticket.stop.set()
@@ -146,7 +144,7 @@ class _Packer(pickle.Pickler):
         return NotImplemented
 
 
-def _packed(events: list[Any]) -> bytes:
+def _pickle_events(events: list[Any]) -> bytes:
     frame = io.BytesIO()
     _Packer(frame, pickle.HIGHEST_PROTOCOL).dump(events)
     return frame.getvalue()

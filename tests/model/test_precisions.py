@@ -43,11 +43,10 @@ from tda_demo.model.precision import (
 )
 from tda_demo.report import svg, sweep_report
 from tda_demo.support.errors import UserError
-from tda_demo.ui.catalogue import check_room
-from tda_demo.ui.memory import Room
-from tda_demo.ui.offers import AUTOMATIC, Offers
+from tda_demo.ui.models import Room, check_room
 from tda_demo.ui.pareto import figures
 from tda_demo.ui.pareto.points import SHIPPED, point
+from tda_demo.ui.requests import AUTOMATIC, Offers
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "tda_demo"
@@ -210,7 +209,7 @@ def test_a_new_precision_has_its_symbol_in_plots(twin: str) -> None:
         "method": "tda",
         "precision": twin,
     }
-    value = figures.plot([point(SHIPPED, fields), point(SHIPPED, {**fields, "precision": "unheard of"})])
+    value = figures.plot_value([point(SHIPPED, fields), point(SHIPPED, {**fields, "precision": "unheard of"})])
     assert value is not None
     assert [entry["symbol"] for entry in value["legend"]["precision"]] == ["cross", "circle"]
     cross = svg.legend([svg.Series("", [], "currentColor", shape="cross")]).split('d="')[1].split('"')[0]

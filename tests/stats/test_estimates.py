@@ -14,7 +14,7 @@ from scipy import stats
 
 from tda_demo.stats.estimates import Estimate, mean, means, ratios, regression
 from tda_demo.theory.findings import Check, Finding, Table, summary
-from tda_demo.theory.similarity import correlation, jaccard, ranks
+from tda_demo.theory.reading import correlation, jaccard, ranks
 
 # Of 2,000 intervals that hold 95 % of the time, 93.5 to 96.5 % hold the truth but once in 400 seeds (three deviations).
 HOLDS = pytest.approx(0.95, abs=0.015)

@@ -26,11 +26,9 @@ from tda_demo.theory import EXPERIMENTS
 from tda_demo.theory.experiment import Claim, Experiment, NumberInput, keep_setting, number_setting, seed_setting
 from tda_demo.theory.findings import Finding, Table, check_above_zero, columns
 from tda_demo.theory.reading import Reader
-from tda_demo.ui.lab.runs import Found, LabRequest, PointMeasured, lab_job, parse_experiment
+from tda_demo.ui.lab.runs import Found, LabFrame, LabRequest, LabView, PointMeasured, lab_job, parse_experiment
 from tda_demo.ui.lab.tab import build
-from tda_demo.ui.lab.view import LabFrame, LabView
-from tda_demo.ui.limits import LIMITS
-from tda_demo.ui.offers import Offers
+from tda_demo.ui.requests import LIMITS, Offers
 from tda_demo.ui.service import Service
 from tda_demo.ui.worker import Ticket
 

@@ -18,9 +18,8 @@ from tda_demo.support.errors import UserError
 from tda_demo.support.progress import Progress
 from tda_demo.theory.gradients import signals
 from tda_demo.theory.inertia import Inertia
-from tda_demo.theory.inertia.drift import Drift, places, ranges
-from tda_demo.theory.inertia.probes import Grid, Swap, echo, grid, swap
-from tda_demo.theory.inertia.verdict import Measured, conclude
+from tda_demo.theory.inertia.probes import Drift, Neighbours, Swap, drift_positions, echo, neighbours, ranges, swap
+from tda_demo.theory.inertia.verdict import Measurements, conclude
 from tda_demo.theory.reading import Reader, Stopped, active, importance, whole_words
 
 TEXTS = [" ".join(f"w{3 + (start * 5 + step * (start + 2)) % 90}" for step in range(24)) for start in range(12)]
@@ -58,7 +57,7 @@ def test_a_model_without_memory_follows_the_token_alone() -> None:
     np.testing.assert_array_equal(found.overlap[:, 1], 1)
     np.testing.assert_array_equal(found.overlap[:, 0], found.overlap[:, 2])
     assert found.overlap[:, 0].max() < 0.9
-    (check,) = conclude(Measured(4, natural_swap=found), "planted", Inertia()).checks
+    (check,) = conclude(Measurements(4, natural_swap=found), "planted", Inertia()).checks
     assert (check.outcome, check.opposite) == ("contradicted", 3)
     changed = echo(reader, rows(8, 12), rows(2, 9)[:, 1:], 4, 0.3, GO, lambda _: None)
     assert changed is not None and changed.shape == (8, 2, 8, 3)
@@ -70,8 +69,8 @@ def test_a_model_without_meaning_shows_no_effect() -> None:
     reader = Reader(without_meaning())
     natural, noise = rows(8, 12), rows(8, 12, seed=1)
     found = swap(reader, natural, 0.3, GO, lambda _: None)
-    nearby = grid(reader, natural, noise, 0.3, GO, lambda _: None)
-    checks = conclude(Measured(4, natural_swap=found, grid=nearby), "planted", Inertia()).checks
+    nearby = neighbours(reader, natural, noise, 0.3, GO, lambda _: None)
+    checks = conclude(Measurements(4, natural_swap=found, neighbours=nearby), "planted", Inertia()).checks
     assert [check.outcome for check in checks] == ["no effect"] * 3
 
 
@@ -82,7 +81,7 @@ def test_an_insertion_echoes_in_a_model_with_memory(lm: LoadedModel) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "opt", "gpt_neox"])
 def test_parallel_and_one_by_one_are_one_computation(family: str) -> None:
-    found = grid(Reader(tiny(family)), rows(3, 20), rows(3, 20, seed=1), 0.3, GO, lambda _: None)
+    found = neighbours(Reader(tiny(family)), rows(3, 20), rows(3, 20, seed=1), 0.3, GO, lambda _: None)
     assert found is not None and found.sets.shape == (3, 2, 2, 3) and found.apart.shape == (3, 2, 3)
     assert found.difference.max() < 1e-4 and found.changed.max() < 0.01
     np.testing.assert_allclose(found.cosine[:, :, 0], found.cosine[:, :, 1], atol=1e-4)
@@ -148,7 +147,7 @@ def planted_swap(prefix: float, token: float, seed: int = 0) -> Swap:
 )
 def test_verdict_and_regression_on_planted_overlaps(prefix: float, token: float, outcome: str) -> None:
     planted = planted_swap(prefix, token)
-    finding = conclude(Measured(4, natural_swap=planted), "planted", Inertia())
+    finding = conclude(Measurements(4, natural_swap=planted), "planted", Inertia())
     assert finding.checks[0].outcome == outcome
     _, by_prefix, by_meaning = regression(list(planted.responses.mean(axis=2)), list(planted.predictors))
     assert by_prefix.low <= prefix <= by_prefix.high and by_meaning.low <= token <= by_meaning.high
@@ -164,16 +163,16 @@ def test_verdict_on_planted_neighbours_and_drift(lead: float, outcome: str) -> N
     def around(value: float, *shape: int) -> np.ndarray:
         return value + random.normal(scale=0.02, size=shape)
 
-    nearby = Grid(
+    nearby = Neighbours(
         cosine=around(0.3, 16, 2, 2, 30),
         sets=around(0.3 + lead, 16, 2, 2, 30),
         apart=around(0.3, 16, 2, 30),
         difference=np.full((16, 2, 30), 1e-6),
         changed=np.zeros((16, 2, 30)),
     )
-    looked_at = places(512)
+    looked_at = drift_positions(512)
     drifted = Drift(looked_at, around(0.4 + lead, 6, len(looked_at), 30), around(0.4, 6, len(looked_at), 30))
-    checks = conclude(Measured(4, grid=nearby, drift=drifted), "planted", Inertia()).checks
+    checks = conclude(Measurements(4, neighbours=nearby, drift=drifted), "planted", Inertia()).checks
     assert [check.outcome for check in checks] == [outcome] * 3
     assert [len(check.estimates) for check in checks] == [30, 30, 10]
 
@@ -181,7 +180,7 @@ def test_verdict_on_planted_neighbours_and_drift(lead: float, outcome: str) -> N
 def test_ranges_double_and_places_fill_them() -> None:
     assert [(span.start, span.stop) for span in ranges(10)] == [(0, 1), (1, 2), (2, 4), (4, 8), (8, 10)]
     assert ranges(1) == [range(0, 1)] and len(ranges(512)) == 10
-    looked_at = places(512)
+    looked_at = drift_positions(512)
     assert len(set(looked_at)) == len(looked_at) and looked_at[-1] == 511
     assert all(1 <= sum(place in span for place in looked_at) <= 16 for span in ranges(512))
 

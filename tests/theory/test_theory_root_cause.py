@@ -15,7 +15,7 @@ from torch import nn
 from tda_demo.model.feedforward import find_blocks
 from tda_demo.model.loading import LoadedModel
 from tda_demo.support.errors import UserError
-from tda_demo.theory.gradients import Signals, signals, stack, tally
+from tda_demo.theory.gradients import Signals, signals, stack_tallies, tally
 from tda_demo.theory.root_cause import RootCause, conclude
 
 IDS = torch.tensor([[5, 9, 17, 30, 31, 44]])
@@ -106,8 +106,8 @@ def test_verdict_is_what_was_planted(planted: float, outcome: str) -> None:
         for _ in range(10):
             a = torch.randn(20, 40, generator=random)
             layers.append(tally(Signals(a, torch.randn(20, 40, generator=random) + planted * (a > 0))))
-        passages.append(stack(layers))
-    finding = conclude({"planted": {"a": stack(passages)}}, "planted", RootCause())
+        passages.append(stack_tallies(layers))
+    finding = conclude({"planted": {"a": stack_tallies(passages)}}, "planted", RootCause())
     assert finding.checks[0].outcome == outcome
     assert finding.checks[0].overall.value == pytest.approx(planted, abs=0.02)
     assert len(finding.tables[0].columns["layer"]) == 10
@@ -164,9 +164,11 @@ def test_one_text_is_cut_into_pieces(lm: LoadedModel) -> None:
 def test_means_of_planted_layers_are_told_per_layer() -> None:
     random = torch.Generator().manual_seed(2)
     rows = [
-        stack([tally(Signals(torch.ones(9, 9), torch.randn(9, 9, generator=random) + mean)) for mean in (1.0, -1.0)])
+        stack_tallies(
+            [tally(Signals(torch.ones(9, 9), torch.randn(9, 9, generator=random) + mean)) for mean in (1.0, -1.0)]
+        )
         for _ in range(8)
     ]
-    (check,) = conclude({"m": {"a": stack(rows)}}, "m", RootCause()).checks
+    (check,) = conclude({"m": {"a": stack_tallies(rows)}}, "m", RootCause()).checks
     assert (check.holds, check.opposite) == (1, 1)
     assert np.sign([each.value for each in check.estimates]).tolist() == [1, -1]

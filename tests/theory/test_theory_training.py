@@ -11,7 +11,7 @@ import torch
 
 import tda_demo.theory.training
 from tda_demo.support.errors import UserError
-from tda_demo.theory.grammar import VOCABULARY, passages
+from tda_demo.theory.texts import VOCABULARY, grammar_passages
 from tda_demo.theory.training import Training, TrainingPoint, conclude
 
 SHORT = Training(steps=6, runs=4)
@@ -24,13 +24,13 @@ def few_passages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_text_follows_its_grammar() -> None:
-    ids = passages(200, 48, torch.Generator().manual_seed(0))
+    ids = grammar_passages(200, 48, torch.Generator().manual_seed(0))
     assert ids.shape == (200, 48) and int(ids.min()) >= 0 and int(ids.max()) < VOCABULARY
     assert (ids[:, 6::7] == 0).all() and (ids[:, 9] == ids[:, 5]).all()
     topics = (ids[:, 2::7] - 53) // 6
     common = topics.mode(dim=1, keepdim=True).values
     assert float((topics == common).float().mean()) > 0.8
-    assert torch.equal(ids, passages(200, 48, torch.Generator().manual_seed(0)))
+    assert torch.equal(ids, grammar_passages(200, 48, torch.Generator().manual_seed(0)))
 
 
 def test_it_learns_tells_every_point_and_repeats() -> None:

@@ -16,8 +16,7 @@ from tda_demo.support.errors import UserError
 from tda_demo.theory.reading import Reader
 from tda_demo.theory.texts import histories
 from tda_demo.theory.uncertainty import Uncertainty
-from tda_demo.theory.uncertainty.measure import history_mask, token_rows
-from tda_demo.theory.uncertainty.transfer import recalls
+from tda_demo.theory.uncertainty.measure import history_mask, token_rows, transfer_recalls
 from tda_demo.theory.uncertainty.verdict import CEILING, CHANGED, KINDS, REFERENCE, Movement, Transfer, conclude
 
 SMALL = Uncertainty(sentences=5, history=6, predictor_layers=2)
@@ -90,7 +89,7 @@ def planted_transfer(*, history_matters: bool) -> Transfer:
         own = [torch.randn(24, 60, generator=random) if history_matters else common for _ in KINDS]
         inputs = torch.randn(len(KINDS), len(groups), 24, generator=random)
         targets = torch.stack([(x @ w) + 40 for x, w in zip(inputs, own, strict=True)])
-        found.append(recalls(tiny().blocks[0], inputs, targets, groups, 0.3))
+        found.append(transfer_recalls(tiny().blocks[0], inputs, targets, groups, 0.3))
     learnt, static = (np.stack(each) for each in zip(*found, strict=True))
     return Transfer((0, 1, 2, 3), learnt, static)
 

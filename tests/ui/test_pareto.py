@@ -23,15 +23,14 @@ from tda_demo.support.errors import UserError
 from tda_demo.support.files import ASSETS
 from tda_demo.support.progress import Progress
 from tda_demo.ui.job import Measuring, TimedOut
-from tda_demo.ui.loader import Loading, Models
-from tda_demo.ui.offers import Offers
+from tda_demo.ui.models import Models
 from tda_demo.ui.pareto import figures, runs
-from tda_demo.ui.pareto.points import OWN, RACE, SHIPPED, point, points, race_points, shipped_rows
-from tda_demo.ui.pareto.runs import RowMeasured, SweepRequest, parse_sweep, sweep_job
+from tda_demo.ui.pareto.points import RACE, SHIPPED, VISITOR, point, points, race_points, shipped_rows
+from tda_demo.ui.pareto.runs import RowMeasured, SweepFrame, SweepRequest, SweepView, keep_rows, parse_sweep, sweep_job
 from tda_demo.ui.pareto.tab import first_values
-from tda_demo.ui.pareto.view import SweepFrame, SweepView, keep_rows
+from tda_demo.ui.requests import Offers
 from tda_demo.ui.visits import Visit, Visits
-from tda_demo.ui.worker import Closed, Failed, Ticket, Waiting
+from tda_demo.ui.worker import Closed, Failed, Loading, Ticket, Waiting
 
 
 def fields(**own: Any) -> dict[str, Any]:
@@ -70,9 +69,9 @@ def test_every_pair_of_axes_has_the_points_it_can_show() -> None:
         point(SHIPPED, fields(kl=0.1, step_bytes=3e6, tokens_sha256="a")),
         point(SHIPPED, fields(kl=0.3, step_bytes=1e6, tokens_sha256="a", tokens_per_second=None)),
         point(SHIPPED, fields(kl=0.2, step_bytes=4e6, tokens_sha256="a", perplexity=float("inf"))),
-        point(OWN, fields(kl=0.4, step_bytes=2e6, tokens_sha256="b", method="new", precision="int3")),
+        point(VISITOR, fields(kl=0.4, step_bytes=2e6, tokens_sha256="b", method="new", precision="int3")),
     ]
-    value = figures.plot(told)
+    value = figures.plot_value(told)
     assert value is not None and len(value["views"]) == 9
     json.dumps(value, allow_nan=False)
 
@@ -91,12 +90,12 @@ def test_every_pair_of_axes_has_the_points_it_can_show() -> None:
     assert [entry["key"] for entry in value["legend"]["method"]] == ["griffin", "new"]
     assert any("keep 0.5" in line for line in value["tips"][0]) and "no times were taken" in value["tips"][1]
     assert len(value["table"]["body"]) == len(value["rows"]) == 4
-    assert figures.plot([]) is None
+    assert figures.plot_value([]) is None
 
 
 def test_every_method_has_a_colour_of_its_own_in_both_themes() -> None:
     told = [point(SHIPPED, fields(method=method)) for method in ("dense", *METHODS)]
-    value = figures.plot(told[::-1])
+    value = figures.plot_value(told[::-1])
     assert value is not None
     entries = value["legend"]["method"]
     assert [entry["key"] for entry in entries] == ["dense", *METHODS]
@@ -127,7 +126,7 @@ def test_the_last_race_is_a_point(lm: Any) -> None:
     assert found.kl == finished.result.quality.kl
     assert set(SweepRow.__annotations__) - set(found.fields) == {"cett", "recall", "kl_low", "kl_high"}
     assert points([], record)[-1] == found
-    json.dumps([figures.plot([found]), record.to_json()], allow_nan=False)
+    json.dumps([figures.plot_value([found]), record.to_json()], allow_nan=False)
     other = MethodResult(
         "tda", {"cett": 0.3}, finished.result.sparse, None, 1.5, None, [0.5], finished.result.quality, ""
     )

@@ -13,11 +13,9 @@ from tda_demo.model import loading as models
 from tda_demo.model.loading import LoadedModel
 from tda_demo.model.precision import choose_precision, default_precision
 from tda_demo.support.errors import UserError
-from tda_demo.ui import loader
-from tda_demo.ui.catalogue import CATALOGUE, check_access, check_room
-from tda_demo.ui.loader import Models
-from tda_demo.ui.memory import Room, main_memory
-from tda_demo.ui.offers import EMBEDDED, HUB_MODELS, Offers
+from tda_demo.ui import models as page_models
+from tda_demo.ui.models import CATALOGUE, EMBEDDED, Models, Room, check_access, check_room, main_memory
+from tda_demo.ui.requests import HUB_MODELS, Offers
 
 
 def entry(name: str) -> Any:
@@ -73,7 +71,7 @@ def test_the_loader_refuses_before_it_fetches_or_lets_another_model_go(
         return lm
 
     monkeypatch.setattr(models, "load_model", load_model)
-    monkeypatch.setattr(loader, "main_memory", lambda: Room(3e9, "memory"))
+    monkeypatch.setattr(page_models, "main_memory", lambda: Room(3e9, "memory"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     kept = Models(1)
     kept.get("a", "float32")

@@ -12,9 +12,20 @@ import pytest
 from tda_demo.support.errors import UserError
 from tda_demo.support.progress import Progress
 from tda_demo.ui import job as pipeline
-from tda_demo.ui.job import Clock, Frame, JobAndFrame, JobView, Measuring, PageJob, TimedOut, buttons, follow, stream
-from tda_demo.ui.loader import Models, ModelState
-from tda_demo.ui.offers import Offers
+from tda_demo.ui.job import (
+    Clock,
+    Frame,
+    JobAndFrame,
+    JobView,
+    Measuring,
+    PageJob,
+    TimedOut,
+    buttons,
+    follow_job,
+    stream,
+)
+from tda_demo.ui.models import Models, ModelState
+from tda_demo.ui.requests import Offers
 from tda_demo.ui.service import Service
 from tda_demo.ui.visits import Visit
 from tda_demo.ui.worker import Closed, Failed, Ticket, Waiting
@@ -229,7 +240,7 @@ def test_a_visitor_who_leaves_frees_the_model(service: Service) -> None:
 
 def test_without_a_page_the_view_is_enough(service: Service) -> None:
     view = CountView(3)
-    for _ in follow(service, "a", counting(3), view):
+    for _ in follow_job(service, "a", counting(3), view):
         pass
     assert (view.phase, view.numbers) == ("finished", [0, 1, 2])
 

@@ -24,13 +24,18 @@ from tda_demo.theory.findings import Finding
 from tda_demo.ui.job import Measuring, TimedOut
 from tda_demo.ui.lab.figures import PLOTS
 from tda_demo.ui.lab.figures.chart import COLOURS, value
-from tda_demo.ui.lab.findings import shown
-from tda_demo.ui.lab.runs import Found, LabRequest, PointMeasured, lab_job, parse_experiment
-from tda_demo.ui.lab.view import LabFrame, LabView
-from tda_demo.ui.limits import LIMITS
-from tda_demo.ui.loader import Loading
-from tda_demo.ui.offers import Offers
-from tda_demo.ui.worker import Closed, Failed, Ticket, Waiting
+from tda_demo.ui.lab.runs import (
+    Found,
+    LabFrame,
+    LabRequest,
+    LabView,
+    PointMeasured,
+    finding_value,
+    lab_job,
+    parse_experiment,
+)
+from tda_demo.ui.requests import LIMITS, Offers
+from tda_demo.ui.worker import Closed, Failed, Loading, Ticket, Waiting
 
 TEXT = " ".join(f"w{3 + (start * 5 + step * (start + 2)) % 90}" for start in range(6) for step in range(20))
 SMALL: dict[str, Experiment] = {
@@ -233,7 +238,7 @@ def test_a_run_stopped_at_once_draws_nothing(name: str, lm: LoadedModel) -> None
     tables = {table.name: table.columns for table in finding.tables}
     for plot in PLOTS[name]:
         value(plot.draw(tables))  # must not fail on tables without rows
-    assert shown(finding) is None
+    assert finding_value(finding) is None
 
 
 def test_lines_are_the_tables_numbers(findings: dict[str, Finding]) -> None:
@@ -276,7 +281,7 @@ def test_a_frame_sends_the_plots_once_and_the_curve_as_it_grows(ran: dict[str, l
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_files_hold_the_finding(name: str, findings: dict[str, Finding]) -> None:
     hostile = replace(findings[name], model="</script><img src=x onerror=alert(1)>")
-    drawn = shown(hostile)
+    drawn = finding_value(hostile)
     assert drawn is not None
     files = {file["name"]: file["text"] for file in drawn["files"]}
     assert json.loads(files[f"theory-{name}.json"]) == json.loads(json.dumps(hostile.to_json()))
@@ -290,5 +295,5 @@ def test_the_files_hold_the_finding(name: str, findings: dict[str, Finding]) -> 
 
 
 def test_the_claims_are_shown_before_torch_is_in_memory() -> None:
-    code = "import sys, tda_demo.ui.layout; sys.exit('torch' in sys.modules)"
+    code = "import sys, tda_demo.ui.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

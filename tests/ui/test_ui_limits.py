@@ -14,11 +14,10 @@ import pytest
 from tda_demo.methods import GRIFFIN, METHODS, TDA
 from tda_demo.model import loading as models
 from tda_demo.support.errors import UserError
-from tda_demo.ui.limits import LIMITS, Budget, RunRequest, layer_list, parse_request
-from tda_demo.ui.offers import AUTOMATIC, EMBEDDED, HUB_MODELS, Offers
-from tda_demo.ui.race.controls import defaults
-from tda_demo.ui.race.links import parse_link
+from tda_demo.ui.models import EMBEDDED
+from tda_demo.ui.race.controls import defaults, parse_link
 from tda_demo.ui.race.method_controls import settings
+from tda_demo.ui.requests import AUTOMATIC, HUB_MODELS, LIMITS, Budget, Offers, RunRequest, layer_list, parse_request
 
 OFFERS = Offers()
 ROOT = Path(__file__).parents[2]
@@ -56,7 +55,7 @@ def test_factors_of_one_fit_every_model() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_takes_what_its_controls_hold(method: str) -> None:
     own = {
-        setting.field.name: setting.shown(setting.field.default)
+        setting.field.name: setting.control_value(setting.field.default)
         for setting in settings()
         if setting.method.name == method
     }
@@ -176,8 +175,8 @@ def test_what_is_written_here_without_torch_agrees_with_the_core() -> None:
 
 def test_the_page_offers_every_method_before_torch_is_in_memory() -> None:
     script = (
-        "import sys; from tda_demo.ui.layout import build; from tda_demo.ui.offers import Offers; "
-        "from tda_demo.ui.service import Service; build(Service(Offers())); print('torch' in sys.modules)"
+        "import sys; from tda_demo.ui.page import build_page; from tda_demo.ui.requests import Offers; "
+        "from tda_demo.ui.service import Service; build_page(Service(Offers())); print('torch' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["False"]

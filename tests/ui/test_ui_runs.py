@@ -14,10 +14,10 @@ from tda_demo.race import Finished, PromptRead
 from tda_demo.support.errors import UserError
 from tda_demo.support.progress import Progress, Report
 from tda_demo.ui.job import TimedOut
-from tda_demo.ui.limits import LIMITS, Budget, Limits, RunRequest
-from tda_demo.ui.loader import Loading, Models
+from tda_demo.ui.models import Models
 from tda_demo.ui.race.runs import Ready, SettingFound, race_job
-from tda_demo.ui.worker import Ticket
+from tda_demo.ui.requests import LIMITS, Budget, Limits, RunRequest
+from tda_demo.ui.worker import Loading, Ticket
 
 
 @pytest.fixture

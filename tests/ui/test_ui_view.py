@@ -16,13 +16,12 @@ from tda_demo.race.result import ArmResult, MethodResult, RaceQuality, RaceResul
 from tda_demo.stats.metrics import Speedup
 from tda_demo.support.progress import Progress
 from tda_demo.ui.job import TimedOut
-from tda_demo.ui.limits import Budget, RunRequest
-from tda_demo.ui.loader import Loading
 from tda_demo.ui.race.frame import RaceFrame
 from tda_demo.ui.race.runs import Ready, SettingFound
 from tda_demo.ui.race.stage import stage
 from tda_demo.ui.race.view import RaceView
-from tda_demo.ui.worker import Closed, Failed, Waiting
+from tda_demo.ui.requests import Budget, RunRequest
+from tda_demo.ui.worker import Closed, Failed, Loading, Waiting
 
 LAYERS, D_FF = 2, 8
 READY = Ready((D_FF,) * LAYERS, mlp_bytes=600)

@@ -28,13 +28,12 @@ from tda_demo.theory import EXPERIMENTS
 from tda_demo.ui import zero_gpu
 from tda_demo.ui.job import PageJob
 from tda_demo.ui.lab.runs import lab_job, parse_experiment
-from tda_demo.ui.limits import LIMITS, RunRequest, parse_request
-from tda_demo.ui.loader import Loading, Models, reporter
-from tda_demo.ui.offers import Offers
+from tda_demo.ui.models import Models
 from tda_demo.ui.pareto.runs import parse_sweep, sweep_job
 from tda_demo.ui.race.runs import race_job
+from tda_demo.ui.requests import LIMITS, Offers, RunRequest, parse_request
 from tda_demo.ui.service import Service
-from tda_demo.ui.worker import Closed, Failed, Ticket
+from tda_demo.ui.worker import Closed, Failed, Loading, Ticket, reporter
 from tda_demo.ui.zero_gpu import GpuNeed, Job
 
 

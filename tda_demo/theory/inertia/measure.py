@@ -39,9 +39,8 @@ from ..experiment import Claim, Experiment, NumberInput, keep_setting, number_se
 from ..findings import Finding
 from ..reading import Reader, Stopped, cut_to, first_token, pieces, pieces_note, random_ids, whole_words
 from ..texts import english_passages
-from .drift import drift
-from .probes import echo, grid, swap
-from .verdict import Measured, conclude
+from .probes import drift, echo, neighbours, swap
+from .verdict import Measurements, conclude
 
 if TYPE_CHECKING:
     from ...model.loading import LoadedModel
@@ -121,10 +120,10 @@ class Inertia(Experiment):
 
 def _measure(
     lm: LoadedModel, natural: torch.Tensor, settings: Inertia, report: Report, stop: threading.Event
-) -> Measured:
+) -> Measurements:
     """Every probe on ``natural`` int64 [sequences, tokens] and on as many random tokens."""
     random = torch.Generator().manual_seed(settings.seed)
-    natural, noise = (_opened(lm, each) for each in (natural, random_ids(lm, tuple(natural.shape), random)))
+    natural, noise = (_with_first_token(lm, ids) for ids in (natural, random_ids(lm, tuple(natural.shape), random)))
     place = natural.shape[1] // 3
     inserted = _insertions(lm, natural, random)
     reader = Reader(lm, stop)
@@ -139,12 +138,12 @@ def _measure(
         report(Progress("Inertia", done, total, "tokens"))
 
     report(Progress("Inertia", 0, total, "tokens"))
-    measured = Measured(place=place)
+    measured = Measurements(place=place)
     keep = settings.keep
     with suppress(Stopped):
         measured.natural_swap = swap(reader, natural, keep, stop, tick)
         measured.random_swap = swap(reader, noise, keep, stop, tick)
-        measured.grid = grid(reader, natural, noise, keep, stop, tick)
+        measured.neighbours = neighbours(reader, natural, noise, keep, stop, tick)
         measured.echo = echo(reader, natural, inserted, place, keep, stop, tick)
     if not stop.is_set():
         measured.drift = drift(lm, natural[:prompts], settings.tokens, keep, settings.seed, stop, tick)
@@ -162,7 +161,7 @@ def _natural(
     return cut_to(lm, texts or english_passages(), body, settings.sequences)[: settings.sequences], ()
 
 
-def _opened(lm: LoadedModel, ids: torch.Tensor) -> torch.Tensor:
+def _with_first_token(lm: LoadedModel, ids: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.full((len(ids), 1), first_token(lm)), ids], dim=1)
 
 
@@ -175,5 +174,7 @@ def _insertions(lm: LoadedModel, ids: torch.Tensor, random: torch.Generator) -> 
     likely = torch.where(words.any(dim=1, keepdim=True), words, True).float()
     likely[:, 0] = 0
     others = ids.roll(-1, dims=0), likely.roll(-1, dims=0)
-    drawn = [each.gather(1, weights.multinomial(1, generator=random)) for each, weights in (others, (ids, likely))]
-    return torch.cat(drawn, dim=1).T
+    words_drawn = [
+        tokens.gather(1, weights.multinomial(1, generator=random)) for tokens, weights in (others, (ids, likely))
+    ]
+    return torch.cat(words_drawn, dim=1).T

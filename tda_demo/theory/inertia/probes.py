@@ -5,19 +5,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from itertools import pairwise
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from ...calibration.cett import score, strengths
+from ...methods.policy import SequencePolicy
+from ...model.feedforward import FeedForward
 from ...support.lazy import nn, torch
-from ..reading import Reader, active, importance
-from ..similarity import jaccard
+from ..reading import Reader, active, importance, jaccard
 
-Tick = Callable[[int], None]  # told how many tokens were read
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ...model.loading import LoadedModel
+
+
+Tick = Callable[[int], None]  # is told how many tokens were read
+_PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))  # of the endings Pv, Pw, Qv, Qw: prefix, token, neither
+_PER_RANGE = 16  # tokens looked at in a range: looking at one takes as long as computing it
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class Neighbours:
     """Neighbouring tokens, natural or random, fed in parallel or one by one.
 
     ``cosine`` and ``sets`` (Jaccard): float64 [sequences, 2 kinds of tokens, 2 ways of feeding, layers], tokens t and
@@ -33,9 +44,9 @@ class Grid:
     changed: np.ndarray
 
 
-def grid(
+def neighbours(
     reader: Reader, natural: torch.Tensor, noise: torch.Tensor, keep: float, stop: threading.Event, tick: Tick
-) -> Grid | None:
+) -> Neighbours | None:
     """Reads ``natural`` and ``noise``, int64 [sequences, tokens] each, both ways; the first token is left out."""
     from transformers import DynamicCache
 
@@ -60,9 +71,11 @@ def grid(
         if stop.is_set():
             return None
         ways = [parallel[layer][:, 1:], torch.cat([step[layer] for step in steps], dim=1)[:, 1:]]
-        sets = [active(importance(block, each), keep).cpu().numpy() for each in ways]
-        cosine = [torch.cosine_similarity(each[:, 1:], each[:, :-1], dim=-1).mean(dim=1).cpu().numpy() for each in ways]
-        near = [jaccard(each[:, 1:], each[:, :-1]).mean(axis=1) for each in sets]
+        sets = [active(importance(block, values), keep).cpu().numpy() for values in ways]
+        cosine = [
+            torch.cosine_similarity(values[:, 1:], values[:, :-1], dim=-1).mean(dim=1).cpu().numpy() for values in ways
+        ]
+        near = [jaccard(values[:, 1:], values[:, :-1]).mean(axis=1) for values in sets]
         other = np.concatenate([np.roll(sets[0][:count], 1, axis=0), np.roll(sets[0][count:], 1, axis=0)])
         apart = jaccard(sets[0][:, 1:], other[:, :-1]).mean(axis=1)
         gap = (ways[1] - ways[0]).norm(dim=(1, 2)) / ways[0].norm(dim=(1, 2)).clamp_min(1e-30)
@@ -73,7 +86,7 @@ def grid(
         whole = np.stack(values, axis=-1).astype(np.float64)
         return np.stack([whole[:count], whole[count:]], axis=1)
 
-    return Grid(*(by_kind(values) for values in zip(*layers, strict=True)))
+    return Neighbours(*(by_kind(values) for values in zip(*layers, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +101,6 @@ class Swap:
     overlap: np.ndarray
     responses: np.ndarray
     predictors: np.ndarray
-
-
-_PAIRS = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))  # of the endings Pv, Pw, Qv, Qw: prefix, token, neither
 
 
 def swap(reader: Reader, ids: torch.Tensor, keep: float, stop: threading.Event, tick: Tick) -> Swap | None:
@@ -119,8 +129,8 @@ def swap(reader: Reader, ids: torch.Tensor, keep: float, stop: threading.Event, 
         tick(prefixes.numel() + 2 * len(prefixes))
         overlaps = []
         for layer, block in enumerate(reader.blocks):
-            after_v, after_w = (active(importance(block, each[layer][:, 0]), keep).cpu().numpy() for each in read)
-            sets = [each[half : half + len(first)] for half in (0, len(first)) for each in (after_v, after_w)]
+            after_v, after_w = (active(importance(block, values[layer][:, 0]), keep).cpu().numpy() for values in read)
+            sets = [masks[half : half + len(first)] for half in (0, len(first)) for masks in (after_v, after_w)]
             overlaps.append(np.stack([jaccard(sets[a], sets[b]) for a, b in _PAIRS], axis=1))
         responses.append(np.stack(overlaps, axis=2))
         alike = torch.cosine_similarity(table[v.to(table.device)], table[w.to(table.device)], dim=-1).cpu().numpy()
@@ -134,8 +144,10 @@ def swap(reader: Reader, ids: torch.Tensor, keep: float, stop: threading.Event, 
 def _last_tokens(first: torch.Tensor, second: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Per pair the tokens both rows have at ``length``; where they are equal, the last position before it where they
     differ, so that a swap always changes something."""
-    places = torch.where(first[:, 1 : length + 1] != second[:, 1 : length + 1], torch.arange(1, length + 1), 0).amax(1)
-    return first.gather(1, places[:, None])[:, 0], second.gather(1, places[:, None])[:, 0]
+    positions = torch.where(first[:, 1 : length + 1] != second[:, 1 : length + 1], torch.arange(1, length + 1), 0).amax(
+        1
+    )
+    return first.gather(1, positions[:, None])[:, 0], second.gather(1, positions[:, None])[:, 0]
 
 
 def echo(
@@ -168,8 +180,91 @@ def echo(
         changed = reader.read(longer, last=after).activations
         tick(longer.numel())
         overlap = [
-            jaccard(own, active(importance(block, a), keep).cpu().numpy())
-            for own, block, a in zip(sets, reader.blocks, changed, strict=True)
+            jaccard(before, active(importance(block, a), keep).cpu().numpy())
+            for before, block, a in zip(sets, reader.blocks, changed, strict=True)
         ]
         kinds.append(1 - np.stack(overlap, axis=-1))
     return np.stack(kinds, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """Share of a generated token's active set that is in its prompt's set, ``own``, and in another prompt's, ``other``:
+    float64 [prompts, places, layers]; ``places`` int [places], which tokens were looked at, from 0."""
+
+    places: np.ndarray
+    own: np.ndarray
+    other: np.ndarray
+
+
+def ranges(tokens: int) -> list[range]:
+    """Token 1, token 2, tokens 3 to 4, 5 to 8 and so on (as indices from 0) as far as ``tokens`` go, the last cut."""
+    ends = [0, *(2**power for power in range((tokens - 1).bit_length())), tokens]
+    return [range(start, end) for start, end in pairwise(ends)]
+
+
+def drift_positions(tokens: int) -> np.ndarray:
+    """The tokens that are looked at: evenly spread, at most 16 in each of ``ranges``; int, ascending."""
+    spread = [np.linspace(span.start, span.stop - 1, min(len(span), _PER_RANGE)) for span in ranges(tokens)]
+    return np.concatenate(spread).astype(int)
+
+
+def drift(
+    lm: LoadedModel,
+    prompts: torch.Tensor,
+    tokens: int,
+    keep: float,
+    seed: int,
+    stop: threading.Event,
+    tick: Tick,
+) -> Drift | None:
+    """Generates ``tokens`` tokens after every prompt, int64 [prompts, length], on the engine races use.
+
+    A prompt's set is the share ``keep`` of the neurons with the highest TDA score over it (``cett.score``, times the
+    output norm). Tokens are drawn at temperature 1 from the whole vocabulary: greedy text of small models repeats
+    itself, which would be taken for inertia. The text goes on past an end token, so that every prompt has all tokens.
+    Stop leaves out the prompt it interrupts; None where no prompt was finished.
+    """
+    from ...decode.choose import engine_for
+
+    engine = engine_for(lm)
+    selector = _TopShare(keep)
+    prefills = [engine.prefill(row.tolist(), selector) for row in prompts]
+    norms = torch.stack([block.output_norms for block in lm.blocks])
+    masks = torch.zeros(len(prompts), *norms.shape, dtype=torch.bool, device=norms.device)
+    for mask, prefill in zip(masks, prefills, strict=True):
+        for layer, indices in enumerate(prefill.active.indices):
+            mask[layer, indices] = True
+    random = torch.Generator(lm.device).manual_seed(seed)
+    looked_at = drift_positions(tokens)
+    shares = []
+    for index, prefill in enumerate(prefills):
+        arm = engine.dense_arm(prefill, tokens)
+        logits = prefill.logits
+        covered = []
+        for place in range(tokens):
+            if stop.is_set():
+                return _drift(looked_at, shares)
+            waits = torch.empty_like(logits).exponential_(generator=random)
+            logits = arm.step(int((logits - waits.log()).argmax()))  # a draw from softmax(logits), without summing it
+            if place in looked_at:
+                sets = active(torch.cat(arm.activations()).float().abs() * norms, keep)
+                both = torch.stack([(sets & masks[prompt]).sum(dim=-1) for prompt in (index, index - 1)])
+                covered.append((both / sets.sum(dim=-1).clamp_min(1)).cpu().numpy())
+            tick(1)
+        shares.append(np.stack(covered, axis=1))
+    return _drift(looked_at, shares)
+
+
+def _drift(looked_at: np.ndarray, shares: list[np.ndarray]) -> Drift | None:
+    return Drift(looked_at, *np.stack(shares, axis=1).astype(np.float64)) if shares else None
+
+
+class _TopShare(SequencePolicy):
+    """Keeps the same share of neurons in every layer."""
+
+    def __init__(self, keep: float) -> None:
+        self.keep = keep
+
+    def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
+        return active(score(strengths(activations, block.output_norms)), self.keep)

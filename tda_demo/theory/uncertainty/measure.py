@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,20 +35,37 @@ import numpy as np
 
 from ...calibration.cett import score, strengths
 from ...methods.settings import Range
+from ...methods.trained.dejavu import PredictorRecipe
+from ...methods.trained.recipe import Lesson
 from ...model.configuration import activation_name
+from ...model.feedforward import FeedForward
 from ...stats.estimates import LEAST_CLUSTERS
 from ...support.lazy import torch
 from ...support.progress import Progress, Report, silent
 from ..experiment import Claim, Experiment, NumberInput, keep_setting, number_setting, seed_setting
 from ..findings import Finding
-from ..reading import Reader, Stopped, active, block_inputs, first_token, importance, plain_ids, random_ids
-from ..similarity import correlation, jaccard, ranks
+from ..reading import (
+    Reader,
+    Stopped,
+    active,
+    correlation,
+    first_token,
+    importance,
+    jaccard,
+    last_inputs,
+    plain_ids,
+    random_ids,
+    ranks,
+)
 from ..texts import SENTENCES, Histories, histories
-from .transfer import recalls
 from .verdict import KINDS, REFERENCE, Movement, Transfer, conclude
 
 if TYPE_CHECKING:
     from ...model.loading import LoadedModel
+
+
+RECIPE = PredictorRecipe()
+FOLDS = 4
 
 
 @dataclass(frozen=True)
@@ -141,18 +158,18 @@ def _read(
     Raises:
         Stopped: the reader's ``stop`` was set.
     """
-    with block_inputs([reader.blocks[layer] for layer in chosen]) as inputs:
+    with last_inputs([reader.blocks[layer] for layer in chosen]) as inputs:
         last, mask = ids.shape[1] - length - 1, history_mask(ids, length, lm)
         activations = reader.read(ids, last=last, **mask).activations
-    values = [importance(block, each) for block, each in zip(reader.blocks, activations, strict=True)]
-    sets = [active(each, keep).cpu().numpy() for each in values]
+    importances = [importance(block, values) for block, values in zip(reader.blocks, activations, strict=True)]
+    sets = [active(values, keep).cpu().numpy() for values in importances]
     return _Sentence(
-        sets=np.stack([jaccard(each, each[REFERENCE]).mean(axis=1) for each in sets], axis=1),
-        order=np.stack([_order(each) for each in values], axis=1),
-        sequence=np.stack([_sequence_sets(each, keep) for each in activations], axis=1),
-        reference=[each[REFERENCE] for each in sets],
+        sets=np.stack([jaccard(masks, masks[REFERENCE]).mean(axis=1) for masks in sets], axis=1),
+        order=np.stack([_order(values) for values in importances], axis=1),
+        sequence=np.stack([_sequence_sets(values, keep) for values in activations], axis=1),
+        reference=[masks[REFERENCE] for masks in sets],
         inputs=[inputs[layer][:, length + 1 :].float().clone() for layer in chosen],
-        importances=[values[layer].half() for layer in chosen],
+        importances=[importances[layer].half() for layer in chosen],
     )
 
 
@@ -176,19 +193,21 @@ def _transfer(
 ) -> Transfer | None:
     """Trains and tests the predictors layer by layer; None where Stop came before the first was done."""
     groups = np.repeat(np.arange(len(read)), [sentence.inputs[0].shape[1] for sentence in read])
-    found: list[tuple[np.ndarray, ...]] = []
+    results: list[tuple[np.ndarray, ...]] = []
     for place, layer in enumerate(chosen):
         tick(place)
         x = torch.cat([sentence.inputs[place] for sentence in read], dim=1).float()
         y = torch.cat([sentence.importances[place] for sentence in read], dim=1).float()
         try:
-            found.append(recalls(reader.blocks[layer], x, y, groups, keep, is_relu=is_relu, stop=reader.stop))
+            results.append(
+                transfer_recalls(reader.blocks[layer], x, y, groups, keep, is_relu=is_relu, stop=reader.stop)
+            )
         except Stopped:
             break
-    if not found:
+    if not results:
         return None
-    learnt, static = (np.stack(each) for each in zip(*found, strict=True))
-    return Transfer(tuple(int(layer) for layer in chosen[: len(found)]), learnt, static)
+    learnt, static = (np.stack(arrays) for arrays in zip(*results, strict=True))
+    return Transfer(tuple(int(layer) for layer in chosen[: len(results)]), learnt, static)
 
 
 def token_rows(lm: LoadedModel, items: Sequence[Histories], settings: Uncertainty) -> list[tuple[torch.Tensor, int]]:
@@ -197,8 +216,10 @@ def token_rows(lm: LoadedModel, items: Sequence[Histories], settings: Uncertaint
     A history is cut at its beginning, so that the sentence follows its end. The row of no history repeats the first
     token, which attention must be told to ignore.
     """
-    texts = [[plain_ids(lm, text) for text in (i.same_topic, i.paraphrase, i.other_language)] for i in items]
-    length = min(settings.history, *(len(ids) for each in texts for ids in each))
+    texts = [
+        [plain_ids(lm, text) for text in (item.same_topic, item.paraphrase, item.other_language)] for item in items
+    ]
+    length = min(settings.history, *(len(ids) for kinds in texts for ids in kinds))
     random = torch.Generator().manual_seed(settings.seed)
     first = first_token(lm)
     rows = []
@@ -208,7 +229,7 @@ def token_rows(lm: LoadedModel, items: Sequence[Histories], settings: Uncertaint
         noise = random_ids(lm, (length,), random).tolist()
         before = [same[-length:], paraphrase[-length:], [first] * length, other[-length:], language[-length:], noise]
         sentence = plain_ids(lm, " " + item.sentence)
-        rows.append((torch.tensor([[first, *each, *sentence] for each in before]), length))
+        rows.append((torch.tensor([[first, *history, *sentence] for history in before]), length))
     return rows
 
 
@@ -227,7 +248,7 @@ def _order(values: torch.Tensor) -> np.ndarray:
 
 
 def _sequence_sets(activations: torch.Tensor, keep: float) -> np.ndarray:
-    scores = torch.stack([score(strengths(each)) for each in activations])
+    scores = torch.stack([score(strengths(sentence)) for sentence in activations])
     sets = active(scores, keep).cpu().numpy()
     return jaccard(sets, sets[REFERENCE])
 
@@ -237,7 +258,65 @@ def _floor(references: list[list[np.ndarray]]) -> np.ndarray:
     following = references[1:] + references[:1]
     return np.array(
         [
-            [float(jaccard(a[: len(b)], b[: len(a)]).mean()) for a, b in zip(own, other, strict=True)]
-            for own, other in zip(references, following, strict=True)
+            [float(jaccard(a[: len(b)], b[: len(a)]).mean()) for a, b in zip(reference, next_reference, strict=True)]
+            for reference, next_reference in zip(references, following, strict=True)
         ]
     )
+
+
+def transfer_recalls(
+    block: FeedForward,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    groups: np.ndarray,
+    keep: float,
+    *,
+    is_relu: bool = False,
+    stop: threading.Event | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Recall of active sets as DejaVu's predictor finds them, on sentences that it was not trained on.
+
+    The sentences are dealt to ``FOLDS`` folds; each fold is predicted by predictors trained on the others, one per
+    kind of history. The last sentence of a training set chooses the epoch, as held-out text does for the method.
+
+    Args:
+        inputs: what ``block`` read, float32 [kinds, tokens, d_model].
+        targets: importances, float32 [kinds, tokens, d_ff].
+        groups: which sentence each token is of, int [tokens], ascending from 0.
+        keep: the share of neurons in an active set.
+        is_relu: neurons that are zero never fire, however few others do.
+
+    Returns:
+        float64 [sentences, kinds trained under, kinds tested under], and [sentences, kinds trained under, kinds tested
+        under] again of a static guess, the neurons that matter most on average in training.
+
+    Raises:
+        Stopped: ``stop`` was set.
+    """
+    kinds, sentences = len(inputs), int(groups.max()) + 1
+    recipe = replace(RECIPE, rank=min(RECIPE.rank, *inputs.shape[2:], *targets.shape[2:]), share=keep)
+    truth = active(targets, keep)
+    learnt, static = (np.zeros((sentences, kinds, kinds)) for _ in range(2))
+    for fold in range(FOLDS):
+        test = torch.from_numpy(groups % FOLDS == fold)
+        known = groups[~test.numpy()]
+        held_out = int((known == known.max()).sum())
+        for kind in range(kinds):
+            if stop is not None and stop.is_set():
+                raise Stopped
+            lesson = Lesson(block, inputs[kind, ~test], targets[kind, ~test], is_relu, held_out)
+            tensors = recipe.learn(lesson, lambda _: None).tensors
+            guesses = inputs[:, test] @ tensors["first"].T @ tensors["second"].T
+            average = targets[kind, ~test].mean(dim=0)
+            for recalls, guess in ((learnt, guesses), (static, average.expand_as(guesses))):
+                recall = _recall(guess, truth[:, test], keep)
+                for sentence in range(fold, sentences, FOLDS):
+                    recalls[sentence, kind] = recall[:, groups[test.numpy()] == sentence].mean(axis=1)
+    return learnt, static
+
+
+def _recall(guess: torch.Tensor, truth: torch.Tensor, keep: float) -> np.ndarray:
+    """Share of the true active set that is in the predicted one, equally large: float64 [kinds, tokens]."""
+    count = max(1, round(keep * guess.shape[-1]))
+    chosen = torch.zeros_like(truth).scatter(-1, guess.topk(count, dim=-1).indices, True)
+    return ((chosen & truth).sum(dim=-1) / truth.sum(dim=-1).clamp_min(1)).double().cpu().numpy()

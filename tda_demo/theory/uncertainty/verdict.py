@@ -9,12 +9,12 @@ import numpy as np
 from ...stats.estimates import means
 from ..experiment import Experiment
 from ..findings import Check, Finding, Table, check_above_zero, columns
-from ..similarity import chance_jaccard
+from ..reading import chance_jaccard
 
 KINDS = ("same topic", "paraphrase", "none", "other topic", "other language", "random tokens")
 REFERENCE, CEILING = KINDS.index("same topic"), KINDS.index("paraphrase")
 CHANGED = tuple(KINDS.index(kind) for kind in ("other topic", "other language", "random tokens"))
-_CHANGED_TOLD = ("another topic", "another language", "random tokens")
+_CHANGED_NAMES = ("another topic", "another language", "random tokens")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +55,8 @@ def conclude(
     tables: list[Table] = []
     if movement is not None:
         checks += [
-            _below_ceiling(f"Sets overlap less after {told} than after a paraphrase", movement.sets, kind)
-            for kind, told in zip(CHANGED, _CHANGED_TOLD, strict=True)
+            _below_ceiling(f"Sets overlap less after {history} than after a paraphrase", movement.sets, kind)
+            for kind, history in zip(CHANGED, _CHANGED_NAMES, strict=True)
         ]
         checks.append(
             _below_ceiling(
@@ -100,11 +100,11 @@ def _leads(transfer: Transfer) -> np.ndarray:
 def _movement_note(movement: Movement, keep: float) -> str:
     overlap = movement.sets.mean(axis=2)  # [sentences, kinds]
     ceiling, floor = overlap[:, CEILING].mean(), movement.floor.mean()
-    each = ", ".join(f"{KINDS[kind]} {overlap[:, kind].mean():.3f}" for kind in (KINDS.index("none"), *CHANGED))
+    changed = ", ".join(f"{KINDS[kind]} {overlap[:, kind].mean():.3f}" for kind in (KINDS.index("none"), *CHANGED))
     share = (ceiling - overlap[:, CHANGED].mean()) / (ceiling - floor) if ceiling > floor else float("nan")
     moved = f"changed histories go {share:.0%} of the way from ceiling to floor" if ceiling > floor else "no room below"
     return (
-        f"Jaccard overlap: ceiling (paraphrase) {ceiling:.3f}, {each}, floor (another sentence) {floor:.3f}, chance "
+        f"Jaccard overlap: ceiling (paraphrase) {ceiling:.3f}, {changed}, floor (another sentence) {floor:.3f}, chance "
         f"{chance_jaccard(keep):.3f}; {moved}, n = {len(overlap)} sentences"
     )
 
@@ -112,11 +112,11 @@ def _movement_note(movement: Movement, keep: float) -> str:
 def _transfer_note(transfer: Transfer) -> str:
     recall = transfer.learnt.mean(axis=(0, 1))
     static = transfer.static.mean(axis=(0, 1))
-    own = np.mean([recall[kind, kind] for kind in CHANGED])
-    other = np.mean([recall[REFERENCE, kind] for kind in CHANGED])
+    same = np.mean([recall[kind, kind] for kind in CHANGED])
+    reference = np.mean([recall[REFERENCE, kind] for kind in CHANGED])
     guess = np.mean([static[kind, kind] for kind in CHANGED])
     return (
-        f"Recall under changed histories: {own:.1%} where the predictor was trained under them, {other:.1%} where "
+        f"Recall under changed histories: {same:.1%} where the predictor was trained under them, {reference:.1%} where "
         f"under the reference, {guess:.1%} for the neurons that matter most on average under them, whatever the input, "
         f"n = {transfer.learnt.shape[1]} sentences and {len(transfer.layers)} layers"
     )
@@ -128,13 +128,13 @@ def _movement_table(movement: Movement) -> Table:
     for kind, name in enumerate(KINDS):
         if kind == REFERENCE:
             continue
-        own = {
+        overlaps = {
             **columns("Jaccard", means(movement.sets[:, kind])),
             **columns("rank correlation", means(movement.order[:, kind])),
             **columns("sequence-level Jaccard", means(movement.sequence[:, kind])),
             **columns("floor", means(movement.floor)),
         }
-        for key, values in {"history": [name] * layers, "layer": range(layers), **own}.items():
+        for key, values in {"history": [name] * layers, "layer": range(layers), **overlaps}.items():
             parts.setdefault(key, []).extend(values)
     return Table("movement", "Overlap of the sentence's active sets with those after the reference history", parts)
 
@@ -143,7 +143,7 @@ def _transfer_table(transfer: Transfer) -> Table:
     rows = [
         (layer, trained, tested) for layer in range(len(transfer.layers)) for trained in range(6) for tested in range(6)
     ]
-    found = means(np.stack([transfer.learnt[layer, :, trained, tested] for layer, trained, tested in rows], axis=1))
+    recall = means(np.stack([transfer.learnt[layer, :, trained, tested] for layer, trained, tested in rows], axis=1))
     static = means(np.stack([transfer.static[layer, :, trained, tested] for layer, trained, tested in rows], axis=1))
     return Table(
         "transfer",
@@ -152,7 +152,7 @@ def _transfer_table(transfer: Transfer) -> Table:
             "layer": [transfer.layers[layer] for layer, _, _ in rows],
             "trained under": [KINDS[trained] for _, trained, _ in rows],
             "tested under": [KINDS[tested] for _, _, tested in rows],
-            **columns("recall", found),
+            **columns("recall", recall),
             **columns("recall of the static guess", static),
         },
     )

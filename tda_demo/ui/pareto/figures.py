@@ -14,10 +14,10 @@ from ...model.precision import REFERENCE, symbol_of
 from ...report.svg import useful_top
 from ...stats.metrics import frontier
 from .. import wording
-from .points import OWN, RACE, SHIPPED, SOURCES, Point
+from ..widgets import plot_layout
+from .points import RACE, SHIPPED, SOURCES, VISITOR, Point
 
 _INK, _MUTED, _RULE, _SHEET = "var(--ink)", "var(--muted)", "var(--rule)", "var(--paper)"
-_CLEAR = "rgba(0,0,0,0)"
 # A method's colour is its own, whatever else is measured; ``assets/pareto.css`` says which.
 _COLOURS = {"dense": "var(--dense)", "tda": "var(--tda)"} | {
     method: f"var(--series-{method})" for method in METHODS if method != "tda"
@@ -52,7 +52,7 @@ QUALITIES = {
 }
 
 
-def plot(points: Sequence[Point]) -> dict[str, Any] | None:
+def plot_value(points: Sequence[Point]) -> dict[str, Any] | None:
     """What ``assets/pareto.js`` draws, JSON-ready; None without a point.
 
     ``views`` by ``quality/cost``: figures whose traces name their ``method``, ``precision`` and ``source`` in ``meta``
@@ -109,7 +109,7 @@ def tip(point: Point, control: Mapping[str, Any] | None = None) -> list[str]:
     against = "the dense arm" if point.source == RACE else REFERENCE
     rise = "" if point.rise is None else f", perplexity {100 * point.rise:+.1f} %"
     return [
-        f"{method_name(point.method)} {settings(point)}".strip() + f", {point.precision}",
+        f"{method_name(point.method)} {settings_text(point)}".strip() + f", {point.precision}",
         *([f"{point.source} of {point.model}"] if point.source != SHIPPED else []),
         f"KL {_kl(point)} nats/token{rise}, agreement {wording.percent(point.agreement, 1)}, against {against}",
         f"{wording.percent(point.share, 1)} of the MLP weight bytes, {point.megabytes:.1f} MB a token",
@@ -125,18 +125,18 @@ def _kl(point: Point) -> str:
     return f"{point.kl:.4f}" + (f" ({low:.4f}–{high:.4f})" if low is not None else "")
 
 
-def settings(point: Point) -> str:
+def settings_text(point: Point) -> str:
     """``cett 0.2, online``: the dial, and every setting that is not the method's own default."""
     method = METHODS.get(point.method)
     usual = json.loads(json.dumps(method().settings())) if method else {}  # as a row holds them
     dial = method.dial.setting if method else ""
-    told = {name: value for name, value in point.settings.items() if name == dial or value != usual.get(name)}
-    return ", ".join(name if value is True else f"{name} {_shown(value)}" for name, value in told.items())
+    changed = {name: value for name, value in point.settings.items() if name == dial or value != usual.get(name)}
+    return ", ".join(name if value is True else f"{name} {_spell(value)}" for name, value in changed.items())
 
 
-def _shown(value: Any) -> str:
+def _spell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return ", ".join(_shown(each) for each in value)
+        return ", ".join(_spell(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -148,7 +148,7 @@ def _interval(point: Point) -> str:
 _COLUMNS: Mapping[str, Callable[[Point], str]] = {
     "from": lambda point: point.source,
     "method": lambda point: method_name(point.method),
-    "settings": settings,
+    "settings": settings_text,
     "precision": lambda point: point.precision,
     "KL, nats/token": lambda point: f"{point.kl:.4f}",
     "perplexity": lambda point: wording.NONE if point.rise is None else f"{100 * point.rise:+.1f} %",
@@ -171,14 +171,14 @@ def _colours(points: Sequence[Point]) -> dict[str, str]:
 
 def _figure(points: Sequence[Point], quality: Axis, cost: Axis, colours: Mapping[str, str]) -> dict[str, Any]:
     places = [(cost.value(point), quality.value(point)) for point in points]
-    shown = [index for index, (x, y) in enumerate(places) if x is not None and y is not None]
-    traces = [_frontier(points, places, shown, quality, cost, source) for source in (SHIPPED, OWN)]
-    by_trace = sorted(shown, key=lambda index: _trace_key(points[index]))
+    complete = [index for index, (x, y) in enumerate(places) if x is not None and y is not None]
+    traces = [_frontier(points, places, complete, quality, cost, source) for source in (SHIPPED, VISITOR)]
+    by_trace = sorted(complete, key=lambda index: _trace_key(points[index]))
     for _, group in groupby(by_trace, key=lambda index: _trace_key(points[index])):
         # From sparse to dense whatever the axes: joined by measured tokens/s a line would follow the clock's noise.
         members = sorted(group, key=lambda index: points[index].megabytes)
         traces.append(_trace(points[members[0]], members, places, colours))
-    heights = [y for index in shown if (y := places[index][1]) is not None]
+    heights = [y for index in complete if (y := places[index][1]) is not None]
     top = None if quality.more_is_better else useful_top(heights)
     return {
         "data": [trace for trace in traces if trace],
@@ -193,29 +193,30 @@ def _trace_key(point: Point) -> tuple[int, str, str]:
 
 
 def _trace(
-    one: Point,
+    first: Point,
     members: Sequence[int],
     places: Sequence[tuple[float | None, float | None]],
     colours: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The points ``members``, of the source, method and precision of ``one``."""
-    own, race, colour = one.source == OWN, one.source == RACE, colours[one.method]
+    """The points ``members``, of the source, method and precision of the ``first`` of them."""
+    is_visitors, is_race, colour = first.source == VISITOR, first.source == RACE, colours[first.method]
     return {
         "type": "scatter",
-        "mode": "markers" if race or one.method == "dense" else "lines+markers",
-        "name": f"{method_name(one.method)} {one.precision}" + ("" if one.source == SHIPPED else f", {one.source}"),
+        "mode": "markers" if is_race or first.method == "dense" else "lines+markers",
+        "name": f"{method_name(first.method)} {first.precision}"
+        + ("" if first.source == SHIPPED else f", {first.source}"),
         "x": [places[index][0] for index in members],
         "y": [places[index][1] for index in members],
         "customdata": list(members),
-        "meta": {"method": one.method, "precision": one.precision, "source": one.source},
+        "meta": {"method": first.method, "precision": first.precision, "source": first.source},
         "hoverinfo": "none",
         "cliponaxis": False,
-        "line": {"color": colour, "width": 1.25, "dash": "dot" if own else "solid"},
+        "line": {"color": colour, "width": 1.25, "dash": "dot" if is_visitors else "solid"},
         "marker": {
-            "color": _SHEET if own else colour,
-            "size": 16 if race else 11 if one.method == "dense" else 8,
-            "symbol": "star" if race else symbol_of(one.precision),
-            "line": {"color": _INK if race else colour, "width": 1.5},
+            "color": _SHEET if is_visitors else colour,
+            "size": 16 if is_race else 11 if first.method == "dense" else 8,
+            "symbol": "star" if is_race else symbol_of(first.precision),
+            "line": {"color": _INK if is_race else colour, "width": 1.5},
         },
     }
 
@@ -223,19 +224,19 @@ def _trace(
 def _frontier(
     points: Sequence[Point],
     places: Sequence[tuple[float | None, float | None]],
-    shown: Sequence[int],
+    complete: Sequence[int],
     quality: Axis,
     cost: Axis,
     source: str,
 ) -> dict[str, Any] | None:
     """The points of one source that no other beats. Only what was scored on one text by one machine is compared."""
-    mine = [index for index in shown if points[index].source == source]
-    alike = [index for index in mine if _comparable(points[index]) == _comparable(points[mine[-1]])]
-    if len(alike) < 3:
+    of_source = [index for index in complete if points[index].source == source]
+    comparable = [index for index in of_source if _comparable(points[index]) == _comparable(points[of_source[-1]])]
+    if len(comparable) < 3:
         return None
     signs = [-1 if axis.more_is_better else 1 for axis in (cost, quality)]
-    x, y = ([sign * (places[index][at] or 0.0) for index in alike] for at, sign in enumerate(signs))
-    best = [alike[index] for index in frontier(x, y)]
+    x, y = ([sign * (places[index][at] or 0.0) for index in comparable] for at, sign in enumerate(signs))
+    best = [comparable[index] for index in frontier(x, y)]
     return {
         "type": "scatter",
         "mode": "lines",
@@ -254,25 +255,20 @@ def _comparable(point: Point) -> tuple[str, str, str]:
 
 
 def _layout(quality: Axis, cost: Axis, top: float | None) -> dict[str, Any]:
-    def axis(own: Axis) -> dict[str, Any]:
-        better = "higher is better" if own.more_is_better else "lower is better"
+    def axis(quantity: Axis) -> dict[str, Any]:
+        better = "higher is better" if quantity.more_is_better else "lower is better"
         return {
-            "title": {"text": f"{own.title} ({better})"},
+            "title": {"text": f"{quantity.title} ({better})"},
             "gridcolor": _RULE,
             "zerolinecolor": _RULE,
             "linecolor": _RULE,
             "automargin": True,
         }
 
-    return {
-        "template": "none",
-        "showlegend": False,
-        "paper_bgcolor": _CLEAR,
-        "plot_bgcolor": _CLEAR,
-        "font": {"family": "var(--plot-font)", "size": 12, "color": _MUTED},
-        "hovermode": "closest",
-        "hoverdistance": 14,
-        "margin": {"l": 44, "r": 12, "t": 10, "b": 44},
-        "xaxis": axis(cost),
-        "yaxis": {**axis(quality), **({} if top is None else {"range": [-0.04 * top, top]})},
-    }
+    return plot_layout(
+        font_size=12,
+        hoverdistance=14,
+        margin={"l": 44, "r": 12, "t": 10, "b": 44},
+        xaxis=axis(cost),
+        yaxis={**axis(quality), **({} if top is None else {"range": [-0.04 * top, top]})},
+    )

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ...race.result import MethodResult, RaceResult
     from ...report.record import RaceRecord
 
-SHIPPED, OWN, RACE = "shipped sweep", "your sweeps", "your last race"
-SOURCES = (SHIPPED, OWN, RACE)
+SHIPPED, VISITOR, RACE = "shipped sweep", "your sweeps", "your last race"
+SOURCES = (SHIPPED, VISITOR, RACE)
 _FOLDER = DATA / "sweeps"
 _TEXTS = ("model", "method", "settings", "precision", "text", "tokens_sha256", "machine", "torch", "date")
 
@@ -73,8 +73,8 @@ def race_points(record: RaceRecord) -> list[Point]:
     """The method's arm of a race, and its rival's; without those too short to be judged or to have read anything."""
     rival = record.result.rival
     arms = [(record.result, record.mlp_share), *([(rival, record.rival_mlp_share)] if rival else [])]
-    found = (_race_point(record, arm, mlp_share) for arm, mlp_share in arms)
-    return [each for each in found if each]
+    measured = (_race_point(record, arm, mlp_share) for arm, mlp_share in arms)
+    return [point for point in measured if point]
 
 
 def _race_point(record: RaceRecord, arm: RaceResult | MethodResult, mlp_share: float | None) -> Point | None:
@@ -125,10 +125,10 @@ def shipped_rows() -> tuple[dict[str, Any], ...]:
     return tuple(rows)
 
 
-def points(own: Iterable[Mapping[str, Any]], race: RaceRecord | None) -> list[Point]:
+def points(rows: Iterable[Mapping[str, Any]], race: RaceRecord | None) -> list[Point]:
     """All that is to be seen: shipped, then the visitor's own."""
-    found = [point(SHIPPED, row) for row in shipped_rows()] + [point(OWN, row) for row in own]
-    return found + (race_points(race) if race else [])
+    sweeps = [point(SHIPPED, row) for row in shipped_rows()] + [point(VISITOR, row) for row in rows]
+    return sweeps + (race_points(race) if race else [])
 
 
 def _typed(name: str, text: str) -> Any:

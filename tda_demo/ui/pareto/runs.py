@@ -1,25 +1,31 @@
-"""A small sweep: what a visitor asks, and the job it is: get the models, measure row by row, watch the clock."""
+"""A small sweep: what a visitor asks, the job that measures it row by row, and what its events change on the page."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...methods import Method
 from ...model.precision import REFERENCE
 from ...support.errors import UserError
 from ...support.progress import Progress
-from ..job import Clock, PageJob
-from ..limits import method_class
-from ..loader import GivenUp, Models
-from ..offers import Offers
+from .. import wording
+from ..job import Clock, Frame, JobView, PageJob
+from ..models import Models
+from ..requests import Offers, method_class
+from ..visits import Visit
+from ..widgets import Outputs
+from ..worker import GivenUp
 from ..zero_gpu import LOADING_SECONDS, GpuNeed
+from . import figures
+from .points import points
 
 MOST_VALUES = 6
 PASSAGES = (2, 12)
 PROMPT_TOKENS, SCORE_TOKENS = 128, 64  # of a passage, as in the shipped sweep
 SECONDS = 180.0
+_IDENTITY = ("model", "method", "settings", "precision", "tokens_sha256")
 
 
 @dataclass(frozen=True)
@@ -100,3 +106,63 @@ def measure_sweep(models: Models, request: SweepRequest, clock: Clock) -> Genera
     settings = EvaluationSettings(PROMPT_TOKENS, SCORE_TOKENS)
     for row in follow(reference, lm, request.methods, texts, name, settings, SpeedSettings(prompts=2), report):
         yield RowMeasured(asdict(row))
+
+
+@dataclass
+class SweepView(JobView):
+    """State of a sweep of ``expected`` rows."""
+
+    expected: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def receive(self, event: Any) -> None:
+        if isinstance(event, RowMeasured):
+            self.rows.append(event.row)
+
+    def close(self) -> None:
+        count = wording.count(len(self.rows), "point")
+        if len(self.rows) == self.expected:
+            self.say("finished", f"Finished: {count} more on the plot.")
+        else:
+            self.say("stopped", f"{self.timed_out or 'Stopped.'} {count} of {self.expected} measured.")
+
+    def measuring(self, progress: Progress, seconds: float) -> str:
+        done, total = progress.done, progress.total
+        left = f", {wording.rough_duration(seconds / done * (total - done))} left" if done else ""
+        return f"Measuring: {len(self.rows)} of {wording.count(self.expected, 'point')}{left}."
+
+    def out_of_time(self, seconds: float) -> str:
+        return f"Stopped after {seconds:g} s, the most this page gives to one sweep."
+
+
+class SweepFrame(Frame[SweepView]):
+    """The rows join those of the visit, and are plotted with them."""
+
+    def __init__(self, view: SweepView) -> None:
+        super().__init__(view)
+        self._kept = 0  # rows
+        self._drawn: Outputs = {}
+
+    def remember(self, visit: Visit) -> None:
+        if new := self.view.rows[self._kept :]:
+            keep_rows(visit.rows, new)
+            self._kept += len(new)
+            self._drawn = {"plot": visit_plot(visit)}
+
+    def draw(self) -> Outputs:
+        return self._drawn
+
+
+def visit_plot(visit: Visit) -> dict[str, Any] | None:
+    """Everything there is to see now."""
+    return figures.plot_value(points(visit.rows, visit.race))
+
+
+def keep_rows(rows: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
+    """Adds ``new`` to a visit's ``rows``; a point measured again takes the place of the older one."""
+    names = {_identity(row) for row in new}
+    rows[:] = [row for row in rows if _identity(row) not in names] + new
+
+
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _IDENTITY)

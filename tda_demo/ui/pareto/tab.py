@@ -11,16 +11,15 @@ import gradio as gr
 from ...methods import METHODS, Method
 from ...methods.base import Dial
 from ...support.errors import UserError
-from ..components import EVENT, facts, notice, pareto_plot
 from ..job import JobAndFrame, wire
-from ..offers import AUTOMATIC, EMBEDDED, Offers
-from ..reports import Made, report_buttons
-from ..service import Service, owner
-from ..visits import Visit
+from ..models import EMBEDDED
+from ..requests import AUTOMATIC, Offers
+from ..service import Service
+from ..visits import ReportContent, Visit, owner, report_buttons
+from ..widgets import EVENT, facts, notice, pareto_plot
 from . import figures
 from .points import points, shipped_rows
-from .runs import PASSAGES, parse_sweep, sweep_job
-from .view import SweepFrame, SweepView, plot
+from .runs import PASSAGES, SweepFrame, SweepView, parse_sweep, sweep_job, visit_plot
 
 Components = dict[str, Any]
 
@@ -31,10 +30,10 @@ _LOOK_SECONDS = 0.5
 
 def build(page: gr.Blocks, service: Service) -> None:
     """Puts the tab's components into ``page``, wired to ``service``."""
-    parts: Components = {"plot": pareto_plot(figures.plot(points([], None)), elem_id="pareto-plot")}
+    parts: Components = {"plot": pareto_plot(figures.plot_value(points([], None)), elem_id="pareto-plot")}
     facts(value=_provenance(), elem_id="pareto-source")
     parts |= _controls(service.offers)
-    report_buttons(service, "sweep", _report)
+    report_buttons(service.visits, "sweep", _report)
     _wire(service, parts)
 
 
@@ -43,13 +42,13 @@ def _provenance() -> list[list[str]]:
     rows = shipped_rows()
     if not rows:
         return []
-    one = rows[0]
+    first = rows[0]
     timed = next((row["speedup_n"] for row in rows if row["speedup_n"]), None)
     known = [
-        ["shipped sweep of", one["model"]],
-        ["text", f"{one['text']}, {one['scored_tokens']:,} scored tokens of {one['documents']} texts"],
-        ["machine", f"{one['machine']}, {one['threads']} threads, torch {one['torch']}"],
-        ["measured on", one["date"]],
+        ["shipped sweep of", first["model"]],
+        ["text", f"{first['text']}, {first['scored_tokens']:,} scored tokens of {first['documents']} texts"],
+        ["machine", f"{first['machine']}, {first['threads']} threads, torch {first['torch']}"],
+        ["measured on", first["date"]],
     ]
     return [*known, ["times", f"n = {timed} pairs of 8 steps a point, dense and sparse in turn"]] if timed else known
 
@@ -118,13 +117,13 @@ def _wire(service: Service, parts: Components) -> None:
     async def look(request: gr.Request) -> AsyncIterator[Any]:
         """The plot as the tab is opened, and again should a race that is under way end."""
         session = owner(request)
-        shown = service.visits.of(session).race
-        yield plot(service.visits.of(session))
+        last_race = service.visits.of(session).race
+        yield visit_plot(service.visits.of(session))
         while service.worker.busy(session):
             await asyncio.sleep(_LOOK_SECONDS)
-            if (race := service.visits.of(session).race) is not shown:
-                shown = race
-                yield plot(service.visits.of(session))
+            if (race := service.visits.of(session).race) is not last_race:
+                last_race = race
+                yield visit_plot(service.visits.of(session))
 
     def dial(method: str) -> Any:
         return gr.update(**_values(METHODS[method]))
@@ -136,10 +135,10 @@ def _wire(service: Service, parts: Components) -> None:
     wire(service, parts, _DRAWN, [parts[name] for name in _WISHES], start)
 
 
-def _report(visit: Visit) -> Made:
+def _report(visit: Visit) -> ReportContent:
     from ...report import sweep_report
 
-    rows = [dict(each.fields) for each in points(visit.rows, visit.race)]
+    rows = [dict(point.fields) for point in points(visit.rows, visit.race)]
     if not rows:
         raise UserError("Nothing is measured yet: run a sweep first.")
     return sweep_report(rows), rows

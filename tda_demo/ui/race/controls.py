@@ -1,16 +1,20 @@
-"""What a visitor sets: the prompt, the method and what it may cost, the model, and behind two accordions the rest."""
+"""What a visitor sets: the prompt, the method and what it may cost, the model, and behind two accordions the rest.
+
+A link sets the same controls by its query parameters; ``assets/link.js`` writes such links.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 
 from ...support.files import ASSETS, DATA
-from ..components import in_browser, notice, setter
-from ..limits import NO_RIVAL, Factors, Limits, RunRequest
-from ..offers import AUTOMATIC, EMBEDDED, Offers
+from ..models import EMBEDDED
+from ..requests import AUTOMATIC, NO_RIVAL, Factors, Limits, Offers, RunRequest, parse_request
+from ..widgets import Outputs, in_browser, notice, setter
 from .method_controls import Components, MethodControls, settings
 
 _STANDARD = RunRequest(prompt="")
@@ -18,7 +22,7 @@ _STANDARD = RunRequest(prompt="")
 
 def defaults() -> dict[str, Any]:
     """The value of every control, by component name; the equalisers, which follow the model's depth, are not here."""
-    own = {setting.key: setting.default for setting in settings() if setting.kind != Factors}
+    of_methods = {setting.key: setting.default for setting in settings() if setting.kind != Factors}
     return {
         "method": _STANDARD.method.name,
         "rival": NO_RIVAL,
@@ -31,7 +35,7 @@ def defaults() -> dict[str, Any]:
         "seed": _STANDARD.seed,
         "temperature": _STANDARD.temperature,
         "top_p": _STANDARD.top_p,
-        **own,
+        **of_methods,
     }
 
 
@@ -155,3 +159,45 @@ def _wire_buttons(parts: Components, values: dict[str, Any]) -> None:
         [parts["notice"]],
         [parts[name] for name in linked],
     )
+
+
+def parse_link(offers: Offers, limits: Limits, parameters: Mapping[str, str]) -> Outputs:
+    """The controls that a link sets, by component name; parameters that are none of the page's are left aside.
+
+    Raises:
+        UserError: a value is not one that a visitor could have set.
+    """
+    known = defaults()
+    chosen = [parameters.get(name, known[name]) for name in ("method", "rival")]
+    settings_of = {name: [setting for setting in settings() if setting.method.name == name] for name in chosen}
+    plain = known.keys() - {setting.key for setting in settings()} | {"prompt"}
+    given = {name: parameters[name] for name in plain if name in parameters}
+    wished = [
+        {setting.field.name: parameters[setting.key] for setting in settings_of[name] if setting.key in parameters}
+        for name in chosen
+    ]
+    if not given and not any(wished):
+        return {}
+    wishes = {"prompt": "none", **given, "settings": wished[0], "rival_settings": wished[1]}
+    request = parse_request(offers, **wishes, limits=limits)
+    budget = request.budget
+    return {
+        **({"prompt": request.prompt} if "prompt" in given else {}),
+        **({"kl": budget.most} if budget and budget.of == "kl" else {}),
+        **({"mlp_percent": round(100 * budget.most, 6)} if budget and budget.of == "mlp_share" else {}),
+        "method": request.method.name,
+        "rival": request.rival.name if request.rival else NO_RIVAL,
+        "by": given.get("by", known["by"]),
+        "model": request.model or EMBEDDED,
+        "precision": request.precision or AUTOMATIC,
+        "max_new_tokens": request.max_new_tokens,
+        "seed": request.seed,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        **{
+            setting.key: setting.control_value(value)
+            for method in filter(None, (request.method, request.rival))
+            for setting in settings_of[method.name]
+            if setting.key in parameters and (value := getattr(method, setting.field.name)) != ()
+        },
+    }

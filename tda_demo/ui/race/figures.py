@@ -1,6 +1,6 @@
 """The plots, as plotly figures made of arrays. Colours are CSS variables: the browser fills in the theme's.
 
-Every function is pure and returns what ``components.live_plot`` draws, JSON-ready: ``views``, a figure by name (arrays
+Every function is pure and returns what ``widgets.live_plot`` draws, JSON-ready: ``views``, a figure by name (arrays
 travel as base64 typed arrays), ``summary``, the same in a sentence for who cannot see it, and ``hover``, what the tip
 needs to say what is under the pointer.
 """
@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from ..widgets import plot_layout
+
 _PROMPT_COLUMNS = 192  # a longer prompt shows its end
 _NEURON_COLUMNS = 1_536
 _ROOM = 48  # columns held free for what will be written, doubled whenever they are full
-_CLEAR = "rgba(0,0,0,0)"
-_INK, _PAPER, _MUTED, _RULE, _SPARSE, _OFF = (
-    f"var(--{name})" for name in ("ink", "paper", "muted", "rule", "tda", "plot-off")
-)
+_INK, _PAPER, _RULE, _SPARSE, _OFF = (f"var(--{name})" for name in ("ink", "paper", "rule", "tda", "plot-off"))
 
 
 def token_map(
@@ -88,7 +87,7 @@ def layer_bars(
     ``target`` is the CETT the method aims at, None where it aims at none.
     """
     layers = list(range(len(d_ff)))
-    shares = [100 * own / width for own, width in zip(kept, d_ff, strict=True)]
+    shares = [100 * count / width for count, width in zip(kept, d_ff, strict=True)]
     top = max([0.4, 1.6 * (target or 0), *(1.08 * error for error in cett)])
     dotted = "" if target is None else f", target {target:.3g} dotted"
     caption = f"realised CETT{dotted}" if cett else "realised CETT: known after the race"
@@ -133,7 +132,7 @@ def neuron_map(indices: Sequence[np.ndarray], d_ff: Sequence[int]) -> dict[str, 
     width = max(d_ff)
     per_column = math.ceil(width / _NEURON_COLUMNS)
     columns = math.ceil(width / per_column)
-    active = np.stack([np.bincount(np.asarray(own) // per_column, minlength=columns) for own in indices])
+    active = np.stack([np.bincount(np.asarray(neurons) // per_column, minlength=columns) for neurons in indices])
     marks = [round(width * part / 4) for part in range(4)]
     figure = go.Figure(
         _heatmap(np.rint(100 * active / per_column), 100),
@@ -151,8 +150,8 @@ def neuron_map(indices: Sequence[np.ndarray], d_ff: Sequence[int]) -> dict[str, 
     figure["data"][0]["colorscale"] = [[0, _OFF], [1, _SPARSE]]  # plotly's own check knows no CSS variables in a scale
     return {
         "views": {"neurons": figure},
-        "summary": f"{sum(len(own) for own in indices):,} of {sum(d_ff):,} neurons are active",
-        "hover": {"kind": "neurons", "per_column": per_column, "d_ff": [int(own) for own in d_ff]},
+        "summary": f"{sum(len(neurons) for neurons in indices):,} of {sum(d_ff):,} neurons are active",
+        "hover": {"kind": "neurons", "per_column": per_column, "d_ff": [int(width) for width in d_ff]},
     }
 
 
@@ -167,8 +166,8 @@ def _room(steps: int, most: int) -> int:
 
 
 def _counts(kept: Sequence[float] | None, d_ff: Sequence[int]) -> dict[str, list[int] | None]:
-    counts = None if kept is None else [round(own) for own in kept]
-    return {"kept": counts, "d_ff": [int(own) for own in d_ff]}
+    counts = None if kept is None else [round(count) for count in kept]
+    return {"kept": counts, "d_ff": [int(width) for width in d_ff]}
 
 
 def _heatmap(z: np.ndarray, most: int, x: Sequence[float] | None = None) -> go.Heatmap:
@@ -179,17 +178,8 @@ def _heatmap(z: np.ndarray, most: int, x: Sequence[float] | None = None) -> go.H
     )
 
 
-def _layout(**own: Any) -> dict[str, Any]:
-    return {
-        "template": "none",
-        "showlegend": False,
-        "paper_bgcolor": _CLEAR,
-        "plot_bgcolor": _CLEAR,
-        "font": {"family": "var(--plot-font)", "size": 11, "color": _MUTED},
-        "hovermode": "closest",
-        "dragmode": False,
-        **own,
-    }
+def _layout(**overrides: Any) -> dict[str, Any]:
+    return plot_layout(dragmode=False, **overrides)
 
 
 def _axis(title: str) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...report.record import RaceRecord, traced
 from ...support.errors import UserError
 from .. import wording
-from ..components import Outputs, ready
-from ..job import Frame, follow
-from ..limits import parse_request
-from ..reports import remember_race
+from ..job import Frame, follow_job
+from ..requests import parse_request
 from ..service import Service
 from ..visits import Visit
+from ..widgets import Outputs, ready
 from . import figures
 from .runs import race_job
 from .stage import stage
@@ -27,15 +27,23 @@ _BEFORE = ("empty", "queued", "loading", "failed")
 
 
 class RaceFrame(Frame[RaceView]):
-    """``shown`` is how many sliders each equaliser of the page has."""
+    """``slider_counts`` is how many sliders each equaliser of the page has."""
 
-    def __init__(self, view: RaceView, shown: dict[str, int]) -> None:
+    def __init__(self, view: RaceView, slider_counts: dict[str, int]) -> None:
         super().__init__(view)
-        self.shown = shown
+        self.slider_counts = slider_counts
         self._drawn = (0.0, -1)  # when the token map was drawn, and with how many steps
 
     def remember(self, visit: Visit) -> None:
-        remember_race(visit, self.view)
+        """Keeps a race that got as far as a result, for its report and for the other tabs."""
+        view, sparse = self.view, self.view.sparse
+        result, request = view.result, view.request
+        if result is None or sparse.prompt is None or view.ready is None or request is None:
+            return
+        decoding = {name: getattr(request, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
+        trace = traced(sparse.prompt, view.ready.d_ff, sparse.written, sparse.fired)
+        share, rival_share = (arm.mlp_share(result.dense.weight_bytes) for arm in (sparse, view.rival))
+        visit.race = RaceRecord(request.prompt, decoding, result, trace, share, rival_mlp_share=rival_share)
 
     def draw(self) -> Outputs:
         view = self.view
@@ -44,9 +52,10 @@ class RaceFrame(Frame[RaceView]):
             values["stage"] = stage(view)
         if view.ready is not None:
             layers = len(view.ready.d_ff)
-            values |= {name: [1.0] * layers for name, count in self.shown.items() if count != layers}
-        for found in (each.found for each in view.methods if each.found):
-            values[f"{found.method.name}.{found.setting}"] = round(found.value, 3)
+            values |= {name: [1.0] * layers for name, count in self.slider_counts.items() if count != layers}
+        for arm in view.methods:
+            if arm.found is not None:
+                values[f"{arm.found.method.name}.{arm.found.setting}"] = round(arm.found.value, 3)
         if view.sparse.prompt is not None and view.ready is not None:
             values |= self._plots(view.sparse.prompt, view.ready.d_ff)
         if (result := view.result) is not None:
@@ -55,19 +64,19 @@ class RaceFrame(Frame[RaceView]):
         return values
 
     def _plots(self, read: PromptRead, d_ff: Sequence[int]) -> Outputs:
-        view, own = self.view, self.view.sparse
+        view, sparse = self.view, self.view.sparse
         values: Outputs = {}
         if "neurons" not in self.sent:
-            values["neurons"] = _neurons(own.name, read, d_ff)
+            values["neurons"] = _neurons(sparse.name, read, d_ff)
         due = self._token_map_is_due()
-        if own.kept is not None and ("layers" not in self.sent or view.over or (due and read.active is None)):
-            cett = own.quality.cett if own.quality else []
-            values["layers"] = figures.layer_bars(own.kept.tolist(), d_ff, cett, own.cett_target)
+        if sparse.kept is not None and ("layers" not in self.sent or view.over or (due and read.active is None)):
+            cett = sparse.quality.cett if sparse.quality else []
+            values["layers"] = figures.layer_bars(sparse.kept.tolist(), d_ff, cett, sparse.cett_target)
         if due:
             kept = read.active.counts() if read.active else None
             most = view.request.max_new_tokens if view.request else 0
             values["tokens"] = figures.token_map(
-                read.tokens, read.fired, own.written, own.fired, kept, d_ff, most, own.name
+                read.tokens, read.fired, sparse.written, sparse.fired, kept, d_ff, most, sparse.name
             )
         return values
 
@@ -83,7 +92,7 @@ class RaceFrame(Frame[RaceView]):
 def _neurons(name: str, read: PromptRead, d_ff: Sequence[int]) -> Outputs:
     if read.active is None:
         return {"ghost": f"{name} chooses its neurons anew at every step: there is no one set to draw."}
-    return figures.neuron_map([own.cpu().numpy() for own in read.active.indices], d_ff)
+    return figures.neuron_map([indices.cpu().numpy() for indices in read.active.indices], d_ff)
 
 
 def race_json(service: Service, owner: str, wishes: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +103,7 @@ def race_json(service: Service, owner: str, wishes: dict[str, Any]) -> dict[str,
     """
     job = race_job(parse_request(service.offers, **wishes, limits=service.limits), service.limits)
     view = RaceView(job.request)
-    for _ in follow(service, owner, job, view):
+    for _ in follow_job(service, owner, job, view):
         pass
     if view.result is None:
         raise UserError(view.message)

@@ -13,8 +13,8 @@ from typing import Any, get_type_hints
 import gradio as gr
 
 from ...methods import METHODS, Method
-from ..components import equaliser, in_browser, setter
-from ..limits import NO_RIVAL, Factors, Layers, Limits
+from ..requests import NO_RIVAL, Factors, Layers, Limits
+from ..widgets import equaliser, in_browser, setter
 
 BY = ("setting", "quality", "bytes")
 # Where on a dial the presets lie, 0 dense and 1 sparsest; None is the method's default.
@@ -45,7 +45,7 @@ class Setting:
     @property
     def default(self) -> Any:
         """As its control holds it."""
-        return self.shown(self.field.default)
+        return self.control_value(self.field.default)
 
     @property
     def elem_id(self) -> str:
@@ -60,7 +60,7 @@ class Setting:
         text: str = self.field.metadata["explanation"]
         return f"{text[0].upper()}{text[1:]}."
 
-    def shown(self, value: Any) -> Any:
+    def control_value(self, value: Any) -> Any:
         """A value as its control holds it."""
         if self.kind == Layers:
             return ", ".join(map(str, value))
@@ -140,13 +140,13 @@ class MethodControls:
     def more(self) -> None:
         """What else the methods can be told."""
         for name, kind in METHODS.items():
-            own = [setting for setting in settings() if setting.method is kind and not setting.is_dial]
+            others = [setting for setting in settings() if setting.method is kind and not setting.is_dial]
             with self._panel(method=name):
-                if own:
+                if others:
                     _html(f'<p class="whose">{escape(kind.__name__)}</p>', elem_classes="in-duel")
-                for setting in own:
+                for setting in others:
                     self.parts[setting.key] = _control(setting)
-                if not own:
+                if not others:
                     _html(f'<p class="about-method">{kind.__name__} has no settings but {kind.dial.setting}.</p>')
 
     def wire(self) -> None:
@@ -165,8 +165,8 @@ class MethodControls:
             in_browser(choice.change, js, [column for column, _ in self.panels], choices)
 
     def _panel(self, **choice: str) -> gr.Column:
-        shown = all(self.defaults[name] == value for name, value in choice.items())
-        column = gr.Column(visible=shown, elem_classes="panel", min_width=0)
+        visible = all(self.defaults[name] == value for name, value in choice.items())
+        column = gr.Column(visible=visible, elem_classes="panel", min_width=0)
         self.panels.append((column, choice))
         return column
 
@@ -204,13 +204,13 @@ def _dial(setting: Setting) -> gr.Slider:
 
 def _control(setting: Setting) -> Any:
     within = setting.field.metadata["within"]
-    own: dict[str, Any] = {"label": setting.label, "info": setting.explanation, "elem_id": setting.elem_id}
+    options: dict[str, Any] = {"label": setting.label, "info": setting.explanation, "elem_id": setting.elem_id}
     if setting.kind == Factors:
         return equaliser(setting.label, setting.explanation, elem_id=setting.elem_id)
     if setting.kind == Layers:
-        return gr.Textbox(setting.default, placeholder="none; for example 0, 27-29", **own)
+        return gr.Textbox(setting.default, placeholder="none; for example 0, 27-29", **options)
     if setting.kind is bool:
-        return gr.Checkbox(setting.default, **own)
+        return gr.Checkbox(setting.default, **options)
     if setting.kind is float and within is not None and math.isfinite(within.high):
-        return gr.Slider(within.low, within.high, setting.default, step=0.01, **own)
-    return gr.Number(setting.default, precision=0 if setting.kind is int else None, **own)
+        return gr.Slider(within.low, within.high, setting.default, step=0.01, **options)
+    return gr.Number(setting.default, precision=0 if setting.kind is int else None, **options)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...methods import Method
 from ..job import Clock, PageJob
-from ..limits import Budget, Limits, RunRequest
-from ..loader import Models
+from ..models import Models
+from ..requests import Budget, Limits, RunRequest
 from ..zero_gpu import LOADING_SECONDS, GpuNeed
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ def stage(view: RaceView) -> dict[str, Any]:
     ``track``, each arm's bar 0..1 and the mark on it.
     """
     rival = {f"rival.{slot}": text for slot, text in _method(view.rival).items()}
-    told = {"lead": _lead(view), "verdict": _verdict(view), "duel": _duel(view), "budget": _budget(view)}
-    slots = {**_method(view.sparse), **rival, "note": _notes(view), **told, **_arms(view)}
+    sentences = {"lead": _lead(view), "verdict": _verdict(view), "duel": _duel(view), "budget": _budget(view)}
+    slots = {**_method(view.sparse), **rival, "note": _notes(view), **sentences, **_arms(view)}
     if not view.rival.method:
         slots["rival.lane"] = "Rival"
     return {
@@ -40,35 +40,35 @@ def stage(view: RaceView) -> dict[str, Any]:
     }
 
 
-def _method(own: MethodView) -> dict[str, str]:
+def _method(arm: MethodView) -> dict[str, str]:
     """What is known of one method."""
-    speedup, bound, quality = own.speedup, own.byte_bound, own.quality
+    speedup, bound, quality = arm.speedup, arm.byte_bound, arm.quality
     return {
-        "name": own.name,
-        "lane": own.name[0].upper() + own.name[1:],
-        "chosen": "" if own.prompt is None else _CHOSEN[own.prompt.active is not None],
+        "name": arm.name,
+        "lane": arm.name[0].upper() + arm.name[1:],
+        "chosen": "" if arm.prompt is None else _CHOSEN[arm.prompt.active is not None],
         "speedup": wording.times(speedup.median if speedup else None),
-        "interval": wording.interval(speedup) if own.prompt else "",
+        "interval": wording.interval(speedup) if arm.prompt else "",
         "bound": wording.times(bound),
         "efficiency": wording.percent(metrics.decided_efficiency(speedup, bound)),
-        "sparsity_of": f"{(own.method or Method).leaves_out} skipped, mean",
-        **_costs(own),
+        "sparsity_of": f"{(arm.method or Method).leaves_out} skipped, mean",
+        **_costs(arm),
         "agreement": wording.percent(quality.agreement if quality else None, 1),
         "kl": f"{quality.kl:.3f}" if quality else wording.NONE,
         "parting": _parting(quality),
     }
 
 
-def _is_undecided(own: MethodView) -> bool:
-    return own.speedup is not None and own.speedup.undecided
+def _is_undecided(arm: MethodView) -> bool:
+    return arm.speedup is not None and arm.speedup.undecided
 
 
-def _costs(own: MethodView) -> dict[str, str]:
-    read = own.prompt
+def _costs(arm: MethodView) -> dict[str, str]:
+    read = arm.prompt
     if read is None:
         return {"sparsity": wording.NONE, "prompt": wording.NONE, "prompt_parts": "read + choose + pack"}
     return {
-        "sparsity": wording.percent(own.sparsity, 1),
+        "sparsity": wording.percent(arm.sparsity, 1),
         "prompt": wording.duration(read.prefill_ms + read.selection_ms + read.packing_ms),
         "prompt_parts": " + ".join(
             f"{verb} {wording.duration(ms)}"
@@ -89,13 +89,13 @@ def _verdict(view: RaceView) -> str:
         return ""
     times, name = (result.dense.step_ms, result.sparse.step_ms), view.sparse.name
     sparsity, leaves_out = float(np.mean(result.sparsity)), method.leaves_out
-    said = wording.verdict(result.speedup, result.byte_bound, sparsity, *times, name, leaves_out)
+    verdict = wording.verdict(result.speedup, result.byte_bound, sparsity, *times, name, leaves_out)
     cost = (
         ""
         if result.quality is None or view.rival.method
         else wording.price(result.quality.kl, result.quality.agreement)
     )
-    return " ".join(filter(None, [said, wording.totals(result.speedup, *times, name), cost if sparsity > 0 else ""]))
+    return " ".join(filter(None, [verdict, wording.totals(result.speedup, *times, name), cost if sparsity > 0 else ""]))
 
 
 def _duel(view: RaceView) -> str:
@@ -103,37 +103,37 @@ def _duel(view: RaceView) -> str:
     result = view.result
     if result is None or result.rival is None:
         return ""
-    each = [
-        wording.measured(own.name, own.byte_bound, own.speedup, own.quality.kl if own.quality else None)
-        for own in view.methods
+    summaries = [
+        wording.method_summary(arm.name, arm.byte_bound, arm.speedup, arm.quality.kl if arm.quality else None)
+        for arm in view.methods
     ]
     faster = wording.duel(view.sparse.name, view.rival.name, result.speedup_over_rival)
     better = against_control(result, lambda method: METHODS[method].__name__)
-    return " ".join(filter(None, [*each, faster, better]))
+    return " ".join(filter(None, [*summaries, faster, better]))
 
 
 def _notes(view: RaceView) -> str:
     """What the methods took to make."""
-    notes = [(own.name, own.result.note) for own in view.methods if own.result and own.result.note]
+    notes = [(arm.name, arm.result.note) for arm in view.methods if arm.result and arm.result.note]
     return " ".join(f"{name}: {note}." for name, note in notes)
 
 
 def _budget(view: RaceView) -> str:
-    told = [(own.name, _spent(own, view.result)) for own in view.methods if own.found]
+    spent = [(arm.name, _spent(arm, view.result)) for arm in view.methods if arm.found]
     return (
-        " ".join(f"{name}: {text}" for name, text in told) if view.rival.method else "".join(text for _, text in told)
+        " ".join(f"{name}: {text}" for name, text in spent) if view.rival.method else "".join(text for _, text in spent)
     )
 
 
-def _spent(own: MethodView, result: RaceResult | None) -> str:
+def _spent(arm: MethodView, result: RaceResult | None) -> str:
     """What the budget came to."""
-    found = own.found
-    assert found is not None, "only of a method that was given a budget"
-    if found.budget.of == "kl":
-        kl = own.quality.kl if own.quality else None
-        return wording.kl_budget(found.budget.most, found.setting, found.value, found.kl, kl)
-    share = own.mlp_share(result.dense.weight_bytes) if result else None
-    return wording.mlp_budget(found.budget.most, found.setting, found.value, found.mlp_share, share)
+    chosen = arm.found
+    assert chosen is not None, "only of a method that was given a budget"
+    if chosen.budget.of == "kl":
+        kl = arm.quality.kl if arm.quality else None
+        return wording.kl_budget(chosen.budget.most, chosen.setting, chosen.value, chosen.kl, kl)
+    share = arm.mlp_share(result.dense.weight_bytes) if result else None
+    return wording.mlp_budget(chosen.budget.most, chosen.setting, chosen.value, chosen.mlp_share, share)
 
 
 def _arms(view: RaceView) -> dict[str, str]:

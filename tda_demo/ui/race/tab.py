@@ -8,15 +8,14 @@ from typing import Any
 import gradio as gr
 
 from ...support.errors import UserError
-from ..components import EVENT, facts, in_order, live_plot, race_stage, sentence
 from ..job import JobAndFrame, wire
-from ..limits import RunRequest, parse_request
-from ..offers import AUTOMATIC, EMBEDDED
-from ..reports import race_made, report_buttons
-from ..service import Service, owner
-from .controls import controls, defaults, equalisers
+from ..models import EMBEDDED
+from ..requests import AUTOMATIC, RunRequest, parse_request
+from ..service import Service
+from ..visits import ReportContent, Visit, owner, report_buttons
+from ..widgets import EVENT, facts, in_order, live_plot, race_stage, sentence
+from .controls import controls, defaults, equalisers, parse_link
 from .frame import RaceFrame, race_json
-from .links import parse_link
 from .method_controls import Components, settings
 from .runs import race_job
 from .stage import stage
@@ -36,7 +35,7 @@ def build(page: gr.Blocks, service: Service) -> None:
     parts["stage"] = race_stage(stage(RaceView()), elem_id="stage")
     parts |= _plots()
     parts["machine"] = facts(elem_id="machine")
-    report_buttons(service, "race", race_made)
+    report_buttons(service.visits, "race", _report)
     _wire(page, service, parts)
     gr.api(_endpoint(service), api_name="race", concurrency_limit=None)
 
@@ -73,21 +72,34 @@ def _plots() -> Components:
     return {"tokens": tokens, "layers": layers, "neurons": neurons}
 
 
+def _report(visit: Visit) -> ReportContent:
+    """The report of the visit's last race.
+
+    Raises:
+        UserError: there was none yet.
+    """
+    from ...report import race_report
+
+    if visit.race is None:
+        raise UserError("No race yet: run one, then save its report.")
+    return race_report(visit.race), visit.race.to_json()
+
+
 def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
-    own, layered = list(settings()), tuple(equalisers())
+    of_methods, layered = list(settings()), tuple(equalisers())
     controlled = ("prompt", *defaults(), *layered)
-    drawn = (*_DRAWN, *(setting.key for setting in own if setting.is_dial), *layered)
+    drawn = (*_DRAWN, *(setting.key for setting in of_methods if setting.is_dial), *layered)
     loaded = (*controlled, "notice", "model_notice", "machine")
 
     def start(*values: Any) -> JobAndFrame:
         known = dict(zip(controlled, values, strict=True))
         wishes = {name: value for name, value in known.items() if "." not in name}
         for method, wish in (("method", "settings"), ("rival", "rival_settings")):
-            chosen = [setting for setting in own if setting.method.name == known[method]]
+            chosen = [setting for setting in of_methods if setting.method.name == known[method]]
             wishes[wish] = {setting.field.name: known[setting.key] for setting in chosen}
-        shown = {name: len(known[name] or ()) for name in layered}
+        slider_counts = {name: len(known[name] or ()) for name in layered}
         job = race_job(parse_request(service.offers, **wishes, limits=service.limits), service.limits)
-        return job, RaceFrame(RaceView(job.request), shown)
+        return job, RaceFrame(RaceView(job.request), slider_counts)
 
     async def begin(request: gr.Request) -> AsyncIterator[list[Any]]:
         """What the link says, then how far the model is."""

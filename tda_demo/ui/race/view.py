@@ -11,7 +11,7 @@ import numpy as np
 from ...methods import Method
 from ...stats import metrics
 from ..job import JobView
-from ..limits import RunRequest
+from ..requests import RunRequest
 from .runs import Ready, SettingFound
 
 if TYPE_CHECKING:
@@ -187,8 +187,8 @@ class RaceView(JobView):
             arm.step_ms.append(event.ms)
             if event.weight_bytes is not None:
                 arm.step_bytes.append(event.weight_bytes)
-            for each in self.methods:
-                each.measure()
+            for method_view in self.methods:
+                method_view.measure()
         if event.fired is not None:
             method = self.method(event.arm)
             method.written.append(event.text)

@@ -9,10 +9,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from ...widgets import plot_layout
+
 COLOURS = tuple(f"var(--lab-{number})" for number in range(1, 7))
-_INK, _MUTED, _RULE, _OFF = (f"var(--{name})" for name in ("ink", "muted", "rule", "plot-off"))
+_INK, _RULE = "var(--ink)", "var(--rule)"
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_CLEAR = "rgba(0,0,0,0)"
 
 Columns = Mapping[str, Sequence[Any]]
 Views = dict[str, "View | None"]  # None where there is nothing to show of it
@@ -53,16 +54,16 @@ class View:
 
 
 def value(views: Views) -> dict[str, Any] | None:
-    """What ``components.live_plot`` draws; None where no view has anything."""
+    """What ``widgets.live_plot`` draws; None where no view has anything."""
     if not any(views.values()):
         return None
-    shown = {name: view or _nothing() for name, view in views.items()}
+    by_name = {name: view or _empty_view() for name, view in views.items()}
     return {
-        "views": {name: view.figure for name, view in shown.items()},
+        "views": {name: view.figure for name, view in by_name.items()},
         "hover": {
             "kind": "series",
-            "x": {name: view.x for name, view in shown.items()},
-            "y": {name: view.y for name, view in shown.items()},
+            "x": {name: view.x for name, view in by_name.items()},
+            "y": {name: view.y for name, view in by_name.items()},
         },
     }
 
@@ -84,16 +85,16 @@ def lines(
         marks: what is written along the axis, one for each place, "" for none; left out, some of ``places``.
         zero: the zero line is drawn.
     """
-    drawn = [line for line in series if len(line.y)]
-    if not drawn:
+    with_values = [line for line in series if len(line.y)]
+    if not with_values:
         return None
     traces: list[go.Scatter] = []
-    for line in drawn:
+    for line in with_values:
         dash = line.style if line.dash is None else line.dash
         colour, x = COLOURS[line.style % len(COLOURS)], list(range(len(line.y)))
-        ends = [list(pair) for pair in zip(_rounded(line.low), _rounded(line.high), strict=True)]
+        ends = [list(pair) for pair in zip(_round(line.low), _round(line.high), strict=True)]
         if ends:
-            band = [_rounded(line.high), _rounded(line.low)]
+            band = [_round(line.high), _round(line.low)]
             traces.append(
                 go.Scatter(
                     x=x + x[::-1],
@@ -110,7 +111,7 @@ def lines(
         traces.append(
             go.Scatter(
                 x=x,
-                y=_rounded(line.y),
+                y=_round(line.y),
                 customdata=ends or None,
                 name=line.name,
                 mode="lines+markers" if markers else "lines",
@@ -119,16 +120,16 @@ def lines(
                 hoverinfo="none",
             )
         )
-    texts = list(marks) or _some(places)
-    shown = [index for index, text in enumerate(texts) if text]
+    texts = list(marks) or _thin_out(places)
+    labelled = [index for index, text in enumerate(texts) if text]
     layout = _layout(
         hovermode="x",
         hoverdistance=-1,
         xaxis={
             **_axis(x_title),
             "range": [-0.5, len(places) - 0.5],
-            "tickvals": shown,
-            "ticktext": [texts[index] for index in shown],
+            "tickvals": labelled,
+            "ticktext": [texts[index] for index in labelled],
         },
         yaxis={**_axis(y_title), "gridcolor": _RULE, "showgrid": True, "nticks": 5, "range": y_range},
         shapes=[_zero_line()] if zero else [],
@@ -140,17 +141,17 @@ def heatmap(z: Sequence[Sequence[float]], x: Sequence[str], y: Sequence[str], x_
     """Values as colours from the least to the largest, which the scale beside it names."""
     figure = go.Figure(
         go.Heatmap(
-            z=[_rounded(row) for row in z],
+            z=[_round(row) for row in z],
             colorscale="Cividis",
             hoverinfo="none",
             colorbar={"thickness": 10, "outlinewidth": 0, "nticks": 4},
         ),
         _layout(
-            xaxis={**_axis(x_title), "tickvals": list(range(len(x))), "ticktext": _some(x, most=8)},
+            xaxis={**_axis(x_title), "tickvals": list(range(len(x))), "ticktext": _thin_out(x, most=8)},
             yaxis={
                 **_axis(y_title),
                 "tickvals": list(range(len(y))),
-                "ticktext": _some(y, most=8),
+                "ticktext": _thin_out(y, most=8),
                 "autorange": "reversed",
             },
         ),
@@ -179,7 +180,7 @@ def layers(count: int) -> list[str]:
     return [f"layer {layer}" for layer in range(count)]
 
 
-def numbers(count: int) -> list[str]:
+def layer_marks(count: int) -> list[str]:
     """Marks of an axis of layers."""
     step = max(1, math.ceil((count - 1) / 6))
     return [str(layer) if layer % step == 0 else "" for layer in range(count)]
@@ -190,34 +191,30 @@ def distinct(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-def _some(texts: Sequence[str], most: int = 10) -> list[str]:
+def _thin_out(texts: Sequence[str], most: int = 10) -> list[str]:
     step = math.ceil(len(texts) / most) or 1
     return [text if index % step == 0 else "" for index, text in enumerate(texts)]
 
 
-def _rounded(values: Sequence[float]) -> list[float]:
+def _round(values: Sequence[float]) -> list[float]:
     return [float(f"{number:.4g}") for number in values]
 
 
-def _layout(**own: Any) -> dict[str, Any]:
-    return {
-        "template": "none",
-        "showlegend": True,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"color": _INK, "size": 12}},
-        "paper_bgcolor": _CLEAR,
-        "plot_bgcolor": _CLEAR,
-        "font": {"family": "var(--plot-font)", "size": 11, "color": _MUTED},
-        "margin": {"l": 58, "r": 8, "t": 8, "b": 40},
-        "dragmode": False,
-        **own,
-    }
+def _layout(**overrides: Any) -> dict[str, Any]:
+    return plot_layout(
+        showlegend=True,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"color": _INK, "size": 12}},
+        dragmode=False,
+        margin={"l": 58, "r": 8, "t": 8, "b": 40},
+        **overrides,
+    )
 
 
 def _axis(title: str) -> dict[str, Any]:
     return {"title": {"text": title}, "showgrid": False, "zeroline": False, "automargin": True, "fixedrange": True}
 
 
-def _nothing() -> View:
+def _empty_view() -> View:
     text = {
         "text": "not measured in this run",
         "showarrow": False,

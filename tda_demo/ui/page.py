@@ -1,8 +1,22 @@
-"""Gradio's own controls in the page's colours. The page's components take theirs from ``assets/page.css``."""
+"""The page: its theme, its masthead and tabs, each in a folder of its own, and the server it is launched on."""
 
 from __future__ import annotations
 
+import socket
+
 import gradio as gr
+
+from ..support.errors import UserError
+from ..support.files import ASSETS
+from . import lab, pareto, race
+from .requests import Offers
+from .service import Service
+from .widgets import serve_scripts
+
+TITLE = "TDA race"
+_HEADER = f"""<header class="masthead"><h1>{TITLE}</h1>
+<p>One language model answers the same prompt twice, at equal decode time: with every neuron, and with only those that a
+method picks.</p></header>"""
 
 _SANS = ("-apple-system", "BlinkMacSystemFont", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
@@ -81,6 +95,68 @@ _SHAPES = {
 
 
 def theme() -> gr.themes.Base:
+    """Gradio's own controls in the page's colours. The page's components take theirs from ``assets/page.css``."""
     colours = {name: light for name, (light, _) in _COLOURS.items()}
     dark = {f"{name}_dark": value for name, (_, value) in _COLOURS.items()}
     return gr.themes.Base(font=_SANS, font_mono=_MONO).set(**colours, **dark, **_SHAPES)
+
+
+def build_page(service: Service) -> gr.Blocks:
+    """The whole page over ``service``."""
+    serve_scripts()
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gr.HTML(_HEADER, apply_default_css=False, js_on_load=None)
+        with gr.Tabs(elem_id="tabs"):
+            for tab in (race, pareto, lab):
+                with gr.Tab(tab.TITLE, id=tab.ID, elem_id=f"tab-{tab.ID}"):
+                    tab.build(page, service)
+        page.unload(service.leave)
+    return page
+
+
+def make_page(allow_any_model: bool = False) -> gr.Blocks:
+    """The page, with its model being loaded beside it."""
+    service = Service(Offers.here(allow_any_model))
+    service.preload()
+    return build_page(service)
+
+
+def launch(page: gr.Blocks, host: str | None = None, port: int | None = None) -> None:
+    """Serves ``page`` until interrupted. Nothing it shows comes from another host.
+
+    Raises:
+        UserError: nothing can be served at ``host`` and ``port``, or without a port at any that gradio tries.
+    """
+    _check_address(host, port)
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            theme=theme(),
+            css_paths=sorted(ASSETS.glob("*.css")),
+            head=f"<script>{(ASSETS / 'start.js').read_text(encoding='utf-8')}</script>",
+            footer_links=["api"],
+            run_history=False,
+            ssr_mode=False,
+            share=False,
+            max_file_size=1,  # byte: gradio's upload route cannot be closed, and the page takes no files
+        )
+    except OSError as error:
+        raise UserError("There is no free port to serve the page at: name one with --port.") from error
+
+
+def _check_address(host: str | None, port: int | None) -> None:
+    """Tries what gradio would, which does not say why it fails. Without a port, whether there is such a host.
+
+    Raises:
+        UserError: nothing can be served there.
+    """
+    if port is not None and not 1 <= port <= 65535:
+        raise UserError(f"{port} is not a port: use a number from 1 to 65535.")
+    name = (host or "127.0.0.1").strip("[]")
+    try:
+        family, *_, address = socket.getaddrinfo(name, port or 0, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        place = name if port is None else f"port {port} of {name}"
+        raise UserError(f"The page cannot be served at {place}: {error.strerror or error}.") from error

@@ -1,7 +1,11 @@
-"""What one visitor may ask of a public page: the caps, and the check of a request against them, both in one place."""
+"""What one visitor may ask of a public page: the models on offer, the caps, and the check of a request against them.
+
+A public page loads nothing that is not named here.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +13,72 @@ from typing import Any, Literal, get_type_hints
 
 from ..methods import METHODS, Method
 from ..methods.settings import parse
+from ..model.precision import Device, default_precision, precisions_on
 from ..support.errors import UserError
-from .offers import Offers
+from .models import CATALOGUE, EMBEDDED, has_nvidia_driver, is_zero_gpu_space, label
+
+HUB_MODELS = tuple(entry.name for entry in CATALOGUE if entry.name != EMBEDDED)
+AUTOMATIC = "automatic"
+
+
+@dataclass(frozen=True)
+class Offers:
+    """``any_model``: the owner lets visitors name any hub id or local path. Never true on a Space.
+
+    ``device`` is where models are expected to run; ``models.Models``, which has torch, knows.
+    """
+
+    any_model: bool = False
+    device: Device = "cpu"
+    models: tuple[str, ...] = (EMBEDDED, *HUB_MODELS)
+
+    @classmethod
+    def here(cls, allow_any_model: bool) -> Offers:
+        """The offers of this process: on a Space (``SPACE_ID`` is set) only the list, whatever was asked."""
+        device: Device = "cuda" if has_nvidia_driver() or is_zero_gpu_space() else "cpu"
+        return cls(any_model=allow_any_model and "SPACE_ID" not in os.environ, device=device)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What the page lists, after the automatic choice from the fewest bytes to the most."""
+        return (AUTOMATIC, *reversed(precisions_on(self.device)))
+
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """What the page lists: a model with its estimate of memory, and its name."""
+        return [(label(name, self.device), name) for name in self.models]
+
+    @property
+    def hint(self) -> str:
+        """One line under the list: where models run, and what the sizes are."""
+        if self.device == "cuda":
+            return f"Sizes are upper estimates of GPU memory in {default_precision(self.device)}."
+        sizes = f"Sizes are upper estimates of memory in {default_precision(self.device)}."
+        return f"No CUDA GPU here: models run on the CPU. {sizes}"
+
+    def model(self, name: Any) -> str | None:
+        """What ``load_model`` takes for ``name``: None for the embedded model.
+
+        Raises:
+            UserError: the name is not on the list.
+        """
+        if name in (None, "", EMBEDDED):
+            return None
+        if not isinstance(name, str) or not (self.any_model or name in self.models):
+            raise UserError(f"This page does not offer that model: choose one of {', '.join(self.models)}.")
+        return name
+
+    def precision(self, name: Any) -> str | None:
+        """What ``load_model`` takes for ``name``: None for the automatic choice.
+
+        Raises:
+            UserError: the precision is not on the list.
+        """
+        if name in (None, "", AUTOMATIC):
+            return None
+        if name not in self.precisions:
+            raise UserError(f"This page does not offer that precision: choose one of {', '.join(self.precisions)}.")
+        return name
 
 
 @dataclass(frozen=True)
@@ -94,26 +162,26 @@ def parse_request(
     Raises:
         UserError: the first thing that is wrong with it, in one sentence.
     """
-    top = _number("top-p", top_p, limits.top_p)
+    top = _parse_number("top-p", top_p, limits.top_p)
     if top == 0:
         raise UserError("top-p is 0, which leaves no token to choose from: use more than 0, up to 1.")
     kind = method_class(method)
-    against = None if rival in (None, NO_RIVAL) else method_class(rival)
-    if against is kind:
+    rival_class = None if rival in (None, NO_RIVAL) else method_class(rival)
+    if rival_class is kind:
         raise UserError(f"{kind.__name__} cannot race itself: choose another method for it to race against.")
-    if against is None and rival_settings:
+    if rival_class is None and rival_settings:
         raise UserError("There are settings of a rival, but no rival: name the method to race against.")
     return RunRequest(
-        prompt=_prompt(prompt, limits.prompt_characters),
-        method=_method(kind, settings or {}, limits),
-        budget=_budget(by, kl, mlp_percent, limits),
-        max_new_tokens=_whole("The number of new tokens", max_new_tokens, (1, limits.max_new_tokens)),
+        prompt=_parse_prompt(prompt, limits.prompt_characters),
+        method=_parse_method(kind, settings or {}, limits),
+        budget=_parse_budget(by, kl, mlp_percent, limits),
+        max_new_tokens=_parse_integer("The number of new tokens", max_new_tokens, (1, limits.max_new_tokens)),
         model=offers.model(model),
         precision=offers.precision(precision),
-        temperature=_number("The temperature", temperature, limits.temperature),
+        temperature=_parse_number("The temperature", temperature, limits.temperature),
         top_p=top,
-        seed=_whole("The seed", seed, limits.seed),
-        rival=against and _method(against, rival_settings or {}, limits),
+        seed=_parse_integer("The seed", seed, limits.seed),
+        rival=rival_class and _parse_method(rival_class, rival_settings or {}, limits),
     )
 
 
@@ -144,8 +212,8 @@ def method_class(name: Any) -> type[Method]:
     return METHODS[name]
 
 
-def _prompt(value: Any, most: int) -> str:
-    text = encodable(value) if isinstance(value, str) else ""
+def _parse_prompt(value: Any, most: int) -> str:
+    text = replace_surrogates(value) if isinstance(value, str) else ""
     if not text.strip():
         raise UserError("The prompt is empty: type a question or the beginning of a text.")
     if len(text) > most:
@@ -162,39 +230,39 @@ def number_within(value: Any, low: float, high: float) -> float | None:
     return number if low <= number <= high else None  # false for NaN too
 
 
-def whole_within(value: Any, low: float, high: float) -> int | None:
-    """``number_within``, and None where it is not a whole number."""
+def integer_within(value: Any, low: float, high: float) -> int | None:
+    """``number_within`` as an integer, and None where it is not a whole number."""
     number = number_within(value, low, high)
     return int(number) if number is not None and number.is_integer() else None
 
 
-def _number(what: str, value: Any, bounds: tuple[float, float]) -> float:
+def _parse_number(what: str, value: Any, bounds: tuple[float, float]) -> float:
     if (number := number_within(value, *bounds)) is None:
         raise UserError(f"{what} must be a number from {bounds[0]:g} to {bounds[1]:g}.")
     return number
 
 
-def _whole(what: str, value: Any, bounds: tuple[int, int]) -> int:
-    if (whole := whole_within(value, *bounds)) is None:
+def _parse_integer(what: str, value: Any, bounds: tuple[int, int]) -> int:
+    if (number := integer_within(value, *bounds)) is None:
         raise UserError(f"{what} must be a whole number from {bounds[0]:,} to {bounds[1]:,}.")
-    return whole
+    return number
 
 
-def _budget(by: Any, kl: Any, mlp_percent: Any, limits: Limits) -> Budget | None:
+def _parse_budget(by: Any, kl: Any, mlp_percent: Any, limits: Limits) -> Budget | None:
     match by:
         case "setting":
             return None
         case "quality":
-            return Budget("kl", _number("The KL budget", kl, limits.kl))
+            return Budget("kl", _parse_number("The KL budget", kl, limits.kl))
         case "bytes":
             return Budget(
                 "mlp_share",
-                _number("The budget of MLP weight bytes, in percent,", mlp_percent, limits.mlp_percent) / 100,
+                _parse_number("The budget of MLP weight bytes, in percent,", mlp_percent, limits.mlp_percent) / 100,
             )
     raise UserError("A method can be set by setting, by quality or by bytes.")
 
 
-def _method(kind: type[Method], wishes: Any, limits: Limits) -> Method:
+def _parse_method(kind: type[Method], wishes: Any, limits: Limits) -> Method:
     """``kind`` with the settings ``wishes``: values of a setting's own type, or what the command line reads as one.
 
     One factor per layer, all 1, is no wish: it fits any model.
@@ -204,28 +272,28 @@ def _method(kind: type[Method], wishes: Any, limits: Limits) -> Method:
     types = get_type_hints(kind)
     given = {str(name): value for name, value in wishes.items() if type(value) is types.get(str(name))}
     others = {str(name): value for name, value in wishes.items() if str(name) not in given}
-    assignments = [f"{name}={_text(name, value, types.get(name))}" for name, value in others.items()]
+    assignments = [f"{name}={_spell(name, value, types.get(name))}" for name, value in others.items()]
     if max(map(len, assignments), default=0) > limits.setting_characters:
         raise UserError(f"A setting is too long: this page takes at most {limits.setting_characters:,} characters.")
-    given |= parse(kind, map(encodable, assignments))
+    given |= parse(kind, map(replace_surrogates, assignments))
     for name in [name for name in given if types[name] == Factors]:
-        given[name] = tuple(_number(f"Every factor of {name}", factor, limits.factor) for factor in given[name])
+        given[name] = tuple(_parse_number(f"Every factor of {name}", factor, limits.factor) for factor in given[name])
         if set(given[name]) == {1}:
             del given[name]
     return kind(**given)
 
 
-def _text(name: str, value: Any, kind: Any) -> str:
+def _spell(name: str, value: Any, kind: Any) -> str:
     """A value as the command line spells it; whole numbers and layer ranges may be written as people write them."""
     if kind == Layers and isinstance(value, str):
         value = layer_list(value, name)
     if isinstance(value, list | tuple):
-        return ",".join(str(each) for each in value)
+        return ",".join(str(item) for item in value)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     return "" if value is None else str(value)
 
 
-def encodable(text: str) -> str:
-    """Half of a surrogate pair can arrive in JSON; no tokenizer takes it, and no answer can carry it."""
+def replace_surrogates(text: str) -> str:
+    """``text`` with every lone half of a surrogate pair replaced: JSON can bring one, which no tokenizer takes."""
     return text.encode("utf-8", "replace").decode("utf-8")

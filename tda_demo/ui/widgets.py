@@ -23,9 +23,9 @@ _SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "save", "stage", "
 
 Outputs = dict[str, Any]  # new values by component name
 
-# Of every event that waits for the worker: it is the queue, and gradio's own must let every visitor through to it, to
-# be told their place. Progress is shown on nothing: where it is only hidden, every output still counts the time at each
-# frame of the browser, and that work is taken from the race.
+# Of every event that waits for the worker. The worker has a queue of its own, so gradio's must let every visitor
+# through, to learn their place in it. Progress is shown on nothing: where it is only hidden, every output still counts
+# the time at each frame of the browser, and that work is taken from the race.
 EVENT: dict[str, Any] = {
     "api_visibility": "private",
     "show_progress": "hidden",
@@ -79,12 +79,12 @@ def facts(**options: Any) -> gr.HTML:
 
 
 def race_stage(value: dict[str, Any], **options: Any) -> gr.HTML:
-    """The race. Value: see ``stage.stage``."""
+    """The race. Value: see ``race.stage.stage``."""
     return _scripted(_template("stage"), "stage", _SCRIPTS["slots"], _SCRIPTS["stage"], value=value, **options)
 
 
 def finding(**options: Any) -> gr.HTML:
-    """What an experiment found, and its files. Value: see ``lab.findings.shown``; None shows nothing."""
+    """What an experiment found, and its files. Value: see ``lab.runs.finding_value``; None shows nothing."""
     template = (
         '<section class="finding" aria-live="polite" hidden><ol class="finding-checks"></ol>'
         '<ul class="finding-notes"></ul><div class="finding-files"><span data-slot="files"></span></div></section>'
@@ -99,9 +99,22 @@ def equaliser(title: str, subtitle: str, **options: Any) -> gr.HTML:
 
 
 def pareto_plot(value: dict[str, Any] | None, **options: Any) -> gr.HTML:
-    """Quality against cost. Value: see ``pareto.figures.plot``; None is the empty state."""
+    """Quality against cost. Value: see ``pareto.figures.plot_value``; None is the empty state."""
     scripts = (PLOTLY, *(_SCRIPTS[name] for name in ("slots", "save", "plot", "pareto")))
     return _scripted(_template("pareto"), "pareto", *scripts, value=value, **options)
+
+
+def plot_layout(font_size: int = 11, **overrides: Any) -> dict[str, Any]:
+    """What the layouts of all plotly figures share: transparent, without a legend, in the page's font and colours."""
+    return {
+        "template": "none",
+        "showlegend": False,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "var(--plot-font)", "size": font_size, "color": "var(--muted)"},
+        "hovermode": "closest",
+        **overrides,
+    }
 
 
 def saver(**options: Any) -> gr.HTML:
