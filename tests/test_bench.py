@@ -12,7 +12,7 @@ from tiny import PROMPT, tiny
 import tda_demo.bench
 from tda_demo.__main__ import main
 from tda_demo.bench import BenchRow, BenchSettings, bench
-from tda_demo.bench.decoders import StockGenerate
+from tda_demo.bench.run import StockGenerate
 from tda_demo.decode.timed import ArmDecoder
 from tda_demo.model.loading import LoadedModel
 from tda_demo.model.precision import round_weights

@@ -17,11 +17,11 @@ from tiny import PROMPT, tiny
 
 import tda_demo.model.loading
 from tda_demo.__main__ import main
-from tda_demo.evaluate.row import SweepRow
+from tda_demo.evaluate.sweep_table import SweepRow
 from tda_demo.report import sweep_report
 from tda_demo.report.page import table
-from tda_demo.report.png import cividis, data_uri
 from tda_demo.report.race import _parted
+from tda_demo.report.svg import cividis, data_uri
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
 

@@ -25,9 +25,8 @@ from tda_demo.__main__ import main
 from tda_demo.calibration.documents import Document, passages, read_documents
 from tda_demo.evaluate import EvaluationSettings, allocate, budget, evaluate
 from tda_demo.evaluate.allocate import Sensitivity
+from tda_demo.evaluate.bookkeeping import ALONE, Ledger, Shard
 from tda_demo.evaluate.budget import QualityCurve
-from tda_demo.evaluate.ledger import Ledger
-from tda_demo.evaluate.shards import ALONE, Shard
 from tda_demo.evaluate.speed import SpeedSettings
 from tda_demo.evaluate.sweep import follow, grid, sweep
 from tda_demo.methods import CATS, GRIFFIN, TDA, TEAL, TT, CoreInfer, Sketch

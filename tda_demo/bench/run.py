@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,7 +29,6 @@ from ..model.precision import choose, offered
 from ..model.precisions import PRECISIONS, REFERENCE
 from ..stats import metrics
 from ..support.progress import Progress, Report, silent
-from .decoders import LlamaCpp, StockGenerate, TimedDecoder
 from .table import BenchRow
 
 KEEPS = (0.75, 0.5, 0.3)
@@ -55,6 +56,12 @@ class Table:
     read_gb_per_second: float
 
 
+class TimedDecoder(Protocol):
+    """Something that decodes ``count`` tokens and tells what each took."""
+
+    def times_ms(self, count: int) -> list[float]: ...
+
+
 @dataclass(eq=False)
 class Contestant:
     """An entry with its measurements; ``weight_bytes`` is what one token reads."""
@@ -66,6 +73,53 @@ class Contestant:
     weight_bytes: int
     decoder: TimedDecoder
     rounds: list[float] = field(default_factory=list)
+
+
+class StockGenerate:
+    """transformers' own ``generate``; a token's time is the gap between two of its tokens."""
+
+    def __init__(self, model: Any, ids: list[int]) -> None:
+        self.model, self.ids = model, torch.tensor([ids], device=model.device)
+
+    def times_ms(self, count: int) -> list[float]:
+        moments: list[float] = []
+
+        class Stamps:
+            def put(self, _: object) -> None:
+                moments.append(time.perf_counter())
+
+            def end(self) -> None:
+                pass
+
+        self.model.generate(
+            self.ids,
+            attention_mask=torch.ones_like(self.ids),
+            max_new_tokens=count + 1,
+            min_new_tokens=count + 1,
+            do_sample=False,
+            streamer=Stamps(),
+        )
+        return (np.diff(moments[1:]) * 1e3).tolist()  # the first call hands over the prompt
+
+
+class LlamaCpp:
+    """llama-cpp-python on the embedded model's own GGUF file."""
+
+    def __init__(self, path: Path, ids: list[int], threads: int) -> None:
+        from llama_cpp import Llama  # type: ignore[import-not-found]
+
+        self.llama = Llama(str(path), n_ctx=1024, n_threads=threads, verbose=False)
+        self.ids = ids
+
+    def times_ms(self, count: int) -> list[float]:
+        self.llama.reset()
+        self.llama.eval(self.ids)
+        times = []
+        for _ in range(count):
+            begin = time.perf_counter()
+            self.llama.eval([int(self.llama.sample(temp=0.0))])
+            times.append((time.perf_counter() - begin) * 1e3)
+        return times
 
 
 class _ReadBandwidth:

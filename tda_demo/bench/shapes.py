@@ -34,11 +34,9 @@ from ..stats import metrics
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
 from .checks import check_blocks, check_step
-from .configs import config_of
-from .decoders import StockGenerate
 from .mlp_only import mlp_contestants
-from .random_model import PRECISIONS, QUANTISED, random_model
-from .run import BenchSettings, Contestant, row_of
+from .random_model import PRECISIONS, QUANTISED, config_of, random_model
+from .run import BenchSettings, Contestant, StockGenerate, row_of
 from .table import BenchRow
 
 if TYPE_CHECKING:

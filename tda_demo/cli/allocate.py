@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..support.progress import terminal_bar
-from .shared import Commands, add_json, add_model, write_json
+from .arguments import Commands, add_json, add_model, write_json
 
 
 def add(commands: Commands) -> None:

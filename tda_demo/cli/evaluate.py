@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..support.progress import silent, terminal_bar
-from .shared import TEXT, Commands, add_json, add_method, add_model, write_json
+from .arguments import TEXT, Commands, add_json, add_method, add_model, write_json
 
 
 def add(commands: Commands) -> None:
@@ -27,9 +27,9 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     from ..calibration.documents import count_documents
     from ..evaluate import EvaluationSettings, evaluate
+    from ..evaluate.bookkeeping import shard
     from ..evaluate.evaluation import open_ledger
     from ..evaluate.result import summary
-    from ..evaluate.shards import shard
     from ..methods import make_method
     from ..model.loading import load_model
     from ..support.environment import use_threads

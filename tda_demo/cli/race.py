@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..support.errors import UserError
 from ..support.files import write_text
 from ..support.progress import Progress, terminal_bar
-from .shared import Commands, add_json, add_method, add_model, write_json
+from .arguments import Commands, add_json, add_method, add_model, write_json
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     from ..race import Finished, PromptRead, RaceSettings, Stepped, race
     from ..race.result import summary
     from ..report import race_report
-    from ..report.record import RaceRecord, traced
+    from ..report.race import RaceRecord, traced
     from ..stats.metrics import mlp_share_read
     from ..support.environment import use_threads
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import fmean
 
 from ..support.progress import terminal_bar
-from .shared import Commands, add_json, add_model, write_json
+from .arguments import Commands, add_json, add_model, write_json
 
 
 def add(commands: Commands) -> None:

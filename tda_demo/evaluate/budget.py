@@ -21,8 +21,8 @@ from ..decode.choose import step_bytes
 from ..methods.base import Method
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
+from .bookkeeping import digest
 from .evaluation import cut, grouped
-from .ledger import digest
 from .result import quality
 from .scoring import Score, score
 

@@ -17,11 +17,10 @@ from ..methods.policy import Policy
 from ..support.environment import describe
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
+from .bookkeeping import ALONE, Ledger, Shard, digest
 from .generation import compare, write
-from .ledger import Ledger, digest
 from .result import Evaluation, quality
 from .scoring import Score, score
-from .shards import ALONE, Shard
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel

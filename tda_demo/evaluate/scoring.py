@@ -27,7 +27,7 @@ from ..methods.policy import Policy
 from ..model.feedforward import FeedForward, find_blocks
 from ..model.hooks import between, observed
 from ..stats import metrics
-from .errors import Stretches, mask_recall, realised_cett
+from .fidelity import Stretches, mask_recall, realised_cett
 
 if TYPE_CHECKING:
     from transformers import Cache

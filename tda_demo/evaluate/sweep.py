@@ -22,12 +22,11 @@ from ..model.precisions import REFERENCE
 from ..support.environment import describe
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
+from .bookkeeping import ALONE, Ledger, Shard, digest
 from .evaluation import BATCH, EvaluationSettings, Unit, cut, grouped
-from .ledger import Ledger, digest
-from .row import SweepRow, Texts, row
 from .scoring import Reading, Score, compare, read
-from .shards import ALONE, Shard
 from .speed import Blocks, Measured, SpeedSettings, dense_ms, speed_of, time_arms
+from .sweep_table import SweepRow, Texts, row
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel

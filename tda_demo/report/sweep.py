@@ -12,7 +12,7 @@ from ..stats.metrics import frontier
 from . import svg
 from .page import figure, finite, page, section, table
 
-Fields = Mapping[str, Any]  # of an ``evaluate.row.SweepRow``
+Fields = Mapping[str, Any]  # of an ``evaluate.sweep_table.SweepRow``
 
 # Title, value of a row (None where it has none), whether more is better.
 _COSTS: Sequence[tuple[str, Callable[[Fields], float | None], bool]] = (

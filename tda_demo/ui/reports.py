@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from ..report import race_report
-from ..report.record import RaceRecord, traced
+from ..report.race import RaceRecord, traced
 from ..support.errors import UserError
 from .components import EVENT, notice, saver, sentence
 from .service import Service, owner

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..report.record import RaceRecord
+    from ..report.race import RaceRecord
 
 _MOST = 64  # visits: of more, the one heard of longest ago is forgotten
 
 
 @dataclass
 class Visit:
-    """``race`` is the last one that finished or was stopped; ``rows`` are tidy fields of ``evaluate.row.Row``."""
+    """``race`` is the last one that finished or was stopped; ``rows`` are tidy fields of ``SweepRow``."""
 
     race: RaceRecord | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)

@@ -34,7 +34,7 @@ class SweepRequest:
 
 @dataclass(frozen=True)
 class RowMeasured:
-    """An event: one more row, as tidy fields of ``evaluate.row.SweepRow``."""
+    """An event: one more row, as tidy fields of ``evaluate.sweep_table.SweepRow``."""
 
     row: dict[str, Any]
 

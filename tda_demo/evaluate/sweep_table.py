@@ -1,17 +1,21 @@
-"""One point of a sweep, with all that is needed to read it alone."""
+"""The rows of a sweep, each with all that is needed to read it alone, and the tidy table they make on disk."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..decode.choose import step_bytes
 from ..methods.base import Method
 from ..methods.policy import Policy
 from ..support.environment import describe
+from ..support.errors import UserError
+from ..support.files import write_bytes
 from .result import quality
 from .scoring import Score
 from .speed import Measured
@@ -77,7 +81,7 @@ class Texts:
     tokens_sha256: str
 
 
-def row(
+def sweep_row(
     lm: LoadedModel,
     method: Method | None,
     policy: Policy,
@@ -120,3 +124,37 @@ def row(
         torch=environment["torch"],
         date=datetime.now(UTC).date().isoformat(),
     )
+
+
+FORMATS = (".csv", ".parquet", ".json")
+
+
+def check_format(path: Path) -> None:
+    """Raises UserError where ``path`` has no known ending, or it is Parquet and pyarrow is not installed."""
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path.name}: a table is written as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise UserError("Parquet needs pyarrow: pip install pyarrow, or write a .csv.") from error
+
+
+def write_table(rows: Sequence[SweepRow], path: Path) -> None:
+    """One line a row; figures of a CSV have six digits.
+
+    Raises:
+        UserError: see ``check_format``; or the file cannot be written.
+    """
+    import pandas
+
+    check_format(path)
+    frame = pandas.DataFrame([asdict(row) for row in rows])
+    buffer = io.BytesIO()
+    if path.suffix == ".csv":
+        frame.to_csv(buffer, index=False, float_format="%.6g")
+    elif path.suffix == ".parquet":
+        frame.to_parquet(buffer, index=False)
+    else:
+        frame.to_json(buffer, orient="records", indent=1)
+    write_bytes(path, buffer.getvalue())
