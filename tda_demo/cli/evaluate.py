@@ -44,11 +44,11 @@ def run(options: argparse.Namespace) -> None:
     with shard(options.device) as mine, terminal_bar() as bar:
         report = bar if mine.first else silent
         lm = load_model(options.model, precision=options.precision, device=mine.device, report=report)
-        found = evaluate(lm, method, options.text, settings, result=result, shard=mine, report=report)
+        evaluation = evaluate(lm, method, options.text, settings, result=result, shard=mine, report=report)
         if not mine.first:
             return
     if options.json is None:
-        print(summary(found))
+        print(summary(evaluation))
     else:
-        write_json(found.to_json(), options.json)
+        write_json(evaluation.to_json(), options.json)
         open_ledger(lm, method, settings, result).discard()

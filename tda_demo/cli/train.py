@@ -35,5 +35,5 @@ def run(options: argparse.Namespace) -> None:
     if options.json is not None:
         write_json(asdict(about), options.json)
     if options.json != "-":
-        found = fmean(max(layer) for layer in about.recall)
-        print(f"{path_of(lm, method.recipe)}: {about.note}, recall {found:.1%} on held-out text (mean over layers)")
+        recall = fmean(max(layer) for layer in about.recall)
+        print(f"{path_of(lm, method.recipe)}: {about.note}, recall {recall:.1%} on held-out text (mean over layers)")

@@ -1,8 +1,12 @@
-"""What the neurons that a plan leaves out would have added to a block's output: realised CETT and mask recall."""
+"""How true the neurons that a plan computes are to the dense model: realised CETT and mask recall.
+
+Both look at the dense model's input and activations of a block, and at what the plan leaves out of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -10,38 +14,49 @@ from ..methods.plan import Plan
 from ..model.feedforward import FeedForward
 from ..stats import metrics
 
-Stretches = Sequence[tuple[Plan, int]]
-"""Plans one after the other, each with the number of tokens that ran under it."""
+Schedule = Sequence[tuple[Plan, int]]
+"""Plans one after the other, each with the number of tokens that run under it."""
 
 
-def realised_cett(block: FeedForward, x: torch.Tensor, a: torch.Tensor, stretches: Stretches) -> torch.Tensor:
+@dataclass(frozen=True, eq=False)
+class Fidelity:
+    """``cett`` (``realised_cett``) and ``recall`` (``mask_recall``) of one layer, float64 [texts]."""
+
+    cett: torch.Tensor
+    recall: torch.Tensor
+
+
+def fidelity(block: FeedForward, x: torch.Tensor, a: torch.Tensor, schedule: Schedule) -> Fidelity:
+    """Both figures, where ``x`` [texts, T, d] and ``a`` [texts, T, d_ff] are the dense model's."""
+    return Fidelity(realised_cett(block, x, a, schedule), mask_recall(block, x, a, schedule))
+
+
+def realised_cett(block: FeedForward, x: torch.Tensor, a: torch.Tensor, schedule: Schedule) -> torch.Tensor:
     """Mean over tokens of ``||lacking|| / ||y||``, y the block's output without its bias: float64 [texts].
 
-    ``x`` [texts, T, d] and ``a`` [texts, T, d_ff] are the dense model's. A token whose output is zero counts as 0.
+    ``lacking`` is what the output lacks under the plan. A token whose output is zero counts as 0.
     """
     output = (a.float() @ block.output_weight().T).norm(dim=2)
-    error = lacking(block, x, a, stretches).norm(dim=2)
+    lacking = torch.cat([plan.lacking(block, *tokens) for plan, tokens in _split(x, a, schedule)], dim=1)
     tiny = torch.finfo(torch.float32).tiny
-    return torch.where(output > 0, error / output.clamp_min(tiny), 0.0).mean(dim=1).double().cpu()
+    return torch.where(output > 0, lacking.norm(dim=2) / output.clamp_min(tiny), 0.0).mean(dim=1).double().cpu()
 
 
-def lacking(block: FeedForward, x: torch.Tensor, a: torch.Tensor, stretches: Stretches) -> torch.Tensor:
-    """What the block's output lacks, float32 [texts, T, d]."""
-    return torch.cat([plan.lacking(block, *part) for plan, part in _parts(x, a, stretches)], dim=1)
-
-
-def mask_recall(block: FeedForward, x: torch.Tensor, a: torch.Tensor, stretches: Stretches) -> torch.Tensor:
+def mask_recall(block: FeedForward, x: torch.Tensor, a: torch.Tensor, schedule: Schedule) -> torch.Tensor:
     """``metrics.mask_recall`` of every text, float64 [texts]."""
-    masks = torch.cat([plan.active(block, *part).expand_as(part[1]) for plan, part in _parts(x, a, stretches)], dim=1)
+    masks = [
+        plan.active(block, inputs, activations).expand_as(activations)
+        for plan, (inputs, activations) in _split(x, a, schedule)
+    ]
     contributions = (a.float().abs() * block.output_norms).cpu().numpy()
-    texts = zip(contributions, masks.cpu().numpy(), strict=True)
-    return torch.tensor([1.0 if mask.all() else metrics.mask_recall(parts, mask) for parts, mask in texts]).double()
+    texts = zip(contributions, torch.cat(masks, dim=1).cpu().numpy(), strict=True)
+    return torch.tensor([1.0 if mask.all() else metrics.mask_recall(text, mask) for text, mask in texts]).double()
 
 
-def _parts(
-    x: torch.Tensor, a: torch.Tensor, stretches: Stretches
+def _split(
+    x: torch.Tensor, a: torch.Tensor, schedule: Schedule
 ) -> list[tuple[Plan, tuple[torch.Tensor, torch.Tensor]]]:
     """Every plan with the input and the activations of its tokens."""
-    lengths = [tokens for _, tokens in stretches]
-    parts = zip(x.split(lengths, dim=1), a.split(lengths, dim=1), strict=True)
-    return [(plan, part) for (plan, _), part in zip(stretches, parts, strict=True)]
+    counts = [count for _, count in schedule]
+    pieces = zip(x.split(counts, dim=1), a.split(counts, dim=1), strict=True)
+    return [(plan, piece) for (plan, _), piece in zip(schedule, pieces, strict=True)]

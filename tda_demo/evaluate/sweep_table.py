@@ -18,7 +18,7 @@ from ..support.errors import UserError
 from ..support.files import write_bytes
 from .result import quality
 from .scoring import Score
-from .speed import Measured
+from .speed import ArmSpeed
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -87,35 +87,35 @@ def sweep_row(
     policy: Policy,
     scores: Sequence[Score],
     texts: Texts,
-    speed: Measured | None,
+    speed: ArmSpeed | None,
 ) -> SweepRow:
     """The point of ``method`` (None: dense), from the scores of all texts."""
-    found = quality(scores, step_bytes(lm, policy), policy)
+    totals = quality(scores, step_bytes(lm, policy), policy)
     environment = describe(lm.device, lm.precision)
     return SweepRow(
         model=lm.name,
         method=method.name if method else "dense",
         settings=json.dumps(method.settings() if method else {}),
         precision=lm.precision,
-        kl=found.kl,
-        kl_low=found.kl_low,
-        kl_high=found.kl_high,
-        agreement=found.agreement,
-        perplexity=found.sparse_perplexity,
-        perplexity_float32=found.dense_perplexity,
-        sparsity=sum(found.sparsity) / len(lm.blocks),
-        mlp_share=found.mlp_share,
-        step_bytes=round(found.step_bytes),
-        byte_bound=found.byte_bound,
+        kl=totals.kl,
+        kl_low=totals.kl_low,
+        kl_high=totals.kl_high,
+        agreement=totals.agreement,
+        perplexity=totals.sparse_perplexity,
+        perplexity_float32=totals.dense_perplexity,
+        sparsity=sum(totals.sparsity) / len(lm.blocks),
+        mlp_share=totals.mlp_share,
+        step_bytes=round(totals.step_bytes),
+        byte_bound=totals.byte_bound,
         tokens_per_second=speed.tokens_per_second if speed else None,
         speedup=speed.speedup if speed else None,
         speedup_low=speed.low if speed else None,
         speedup_high=speed.high if speed else None,
         speedup_n=speed.n if speed else None,
-        cett=sum(found.cett) / len(lm.blocks),
-        recall=sum(found.recall) / len(lm.blocks),
-        documents=found.documents,
-        scored_tokens=found.scored_tokens,
+        cett=sum(totals.cett) / len(lm.blocks),
+        recall=sum(totals.recall) / len(lm.blocks),
+        documents=totals.documents,
+        scored_tokens=totals.scored_tokens,
         prompt_tokens=texts.prompt_tokens,
         text=texts.name,
         tokens_sha256=texts.tokens_sha256,

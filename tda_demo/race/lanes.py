@@ -86,7 +86,7 @@ Count = Callable[[Arm], np.ndarray]
 
 @dataclass
 class Lane:
-    """An arm in a race: its text so far, the time it has used and, of a method's arm, what ``count`` found there."""
+    """An arm in a race: its text so far, the time it has used and, of a method's arm, what ``count`` gave."""
 
     name: ArmName
     arm: Arm
@@ -163,5 +163,5 @@ def run_lanes(lanes: Sequence[Lane], stop: threading.Event) -> Generator[Event, 
         lane = min(running, key=lambda lane: lane.elapsed_ms)
         yield from lane.advance()
         if lane.ended is not None and len(running) == len(lanes):
-            first_end = FirstEnd(lane.name, {each.name: len(each.tokens) for each in lanes})
+            first_end = FirstEnd(lane.name, {other.name: len(other.tokens) for other in lanes})
     return first_end

@@ -177,7 +177,7 @@ def race(
     stop = stop or threading.Event()
     ids = lm.prompt_ids(prompt)
     methods = [method] if rival is None else [method, rival]
-    policies = [each.bind(lm, report) for each in methods]
+    policies = [contending.bind(lm, report) for contending in methods]
     engine = engine_for(lm, *policies)
     for policy in policies:
         engine.warm_up(report, policy)
@@ -193,21 +193,25 @@ def race(
     dense = lane("dense", engine.dense_arm(shared, room))
     names: tuple[ArmName, ...] = ("sparse", "rival")
     contenders = [
-        Contender(lm, each, prefill, lane(name, engine.sparse_arm(prefill, room), partial(fired, lm, policy, prefill)))
-        for name, each, policy, prefill in zip(names, methods, policies, prefills, strict=False)
+        Contender(
+            lm, contending, prefill, lane(name, engine.sparse_arm(prefill, room), partial(fired, lm, policy, prefill))
+        )
+        for name, contending, policy, prefill in zip(names, methods, policies, prefills, strict=False)
     ]
-    own, *others = contenders
+    first, *rivals = contenders  # one rival at most
     tokens = tuple(decode(lm.tokenizer, [token], special=True) for token in ids)
-    yield own.read(tokens, dense, *(each.read(tokens, dense) for each in others))
-    lanes = [dense, *(each.lane for each in contenders)]
-    for each in lanes:
-        yield from each.start(shared.logits)
+    yield first.read(tokens, dense, *(other.read(tokens, dense) for other in rivals))
+    lanes = [dense, *(contender.lane for contender in contenders)]
+    for starting in lanes:
+        yield from starting.start(shared.logits)
     first_end = yield from run_lanes(lanes, stop)
     qualities = [None for _ in contenders]
     if not stop.is_set():
         yield Judging()
-        qualities = [each.judge(engine, dense) for each in contenders]
-    found, *beside = (each.result(dense, quality) for each, quality in zip(contenders, qualities, strict=True))
+        qualities = [contender.judge(engine, dense) for contender in contenders]
+    result, *rival_results = (
+        contender.result(dense, quality) for contender, quality in zip(contenders, qualities, strict=True)
+    )
     yield Finished(
         RaceResult(
             model=lm.name,
@@ -217,9 +221,9 @@ def race(
             prompt_tokens=shared.tokens,
             dense=arm_result(dense, shared.prefill_ms),
             environment=describe(lm.device, lm.precision),
-            **vars(found),
+            **vars(result),
             first_end=first_end,
-            rival=beside[0] if beside else None,
-            speedup_over_rival=metrics.speedup(others[0].lane.step_ms, own.lane.step_ms) if others else None,
+            rival=rival_results[0] if rival_results else None,
+            speedup_over_rival=metrics.speedup(rivals[0].lane.step_ms, first.lane.step_ms) if rivals else None,
         )
     )

@@ -91,13 +91,18 @@ class RaceRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The race's own JSON, with the prompt, the decoding settings, the day and the trace."""
-        told = {"prompt": self.prompt, "decoding": dict(self.decoding), "date": self.date, "mlp_share": self.mlp_share}
+        race = {
+            "prompt": self.prompt,
+            "decoding": dict(self.decoding),
+            "date": self.date,
+            "mlp_share": self.mlp_share,
+        }
         rival = {} if self.result.rival is None else {"rival_mlp_share": self.rival_mlp_share}
-        return {**told, **self.result.to_json(), **rival, "trace": self.trace.to_json()}
+        return {**race, **self.result.to_json(), **rival, "trace": self.trace.to_json()}
 
 
 def traced(read: PromptRead, d_ff: Sequence[int], tokens: Sequence[str], fired: Sequence[np.ndarray]) -> Trace:
-    """From what a race told of its prompt, and of each step of the sparse arm: its text, and what fired."""
+    """From what a race says of its prompt, and of each step of the sparse arm: its text, and what fired."""
     active = read.active
     return Trace(
         prompt_tokens=read.tokens,
@@ -116,7 +121,7 @@ def race_report(record: RaceRecord) -> str:
     """One race as HTML text; model and user text is escaped, and nothing is fetched."""
     result, trace = record.result, record.trace
     return page(
-        f"Race: {result.model}, {' against '.join(found.method for found in result.methods)}",
+        f"Race: {result.model}, {' against '.join(raced.method for raced in result.methods)}",
         f"{record.date}, {result.machine}, weights in {result.precision}",
         [
             numbers(_hero(record)),
@@ -148,24 +153,24 @@ def _hero(record: RaceRecord) -> list[tuple[str, str, str]]:
     ]
 
 
-def _figures(found: RaceResult | MethodResult, mlp_share: float | None, prompt: str) -> list[tuple[str, str, str]]:
+def _figures(raced: RaceResult | MethodResult, mlp_share: float | None, prompt: str) -> list[tuple[str, str, str]]:
     """What was measured of a method; ``prompt`` is what its prompt time was spent on."""
-    quality, leaves_out = found.quality, METHODS.get(found.method, Method).leaves_out
-    efficiency = metrics.decided_efficiency(found.speedup, found.byte_bound)
+    quality, leaves_out = raced.quality, METHODS.get(raced.method, Method).leaves_out
+    efficiency = metrics.decided_efficiency(raced.speedup, raced.byte_bound)
     parting = _NONE
     if quality:
         parting = "never" if quality.divergence is None else f"token {quality.divergence + 1}"
     return [
-        ("speedup", *_speedup(found.speedup)),
+        ("speedup", *_speedup(raced.speedup)),
         (
             "byte bound",
-            f"{found.byte_bound:.2f}×" if found.byte_bound else _NONE,
+            f"{raced.byte_bound:.2f}×" if raced.byte_bound else _NONE,
             "the most that reading fewer weight bytes allows",
         ),
         ("efficiency", f"{efficiency:.0%}" if efficiency else _NONE, "speedup / byte bound"),
-        ("sparsity", f"{np.mean(found.sparsity):.1%}", f"{leaves_out}, mean over layers"),
+        ("sparsity", f"{np.mean(raced.sparsity):.1%}", f"{leaves_out}, mean over layers"),
         ("MLP bytes", f"{mlp_share:.1%}" if mlp_share else _NONE, "read by a sparse step"),
-        ("prompt", f"{found.sparse.prefill_ms:.0f} ms", prompt),
+        ("prompt", f"{raced.sparse.prefill_ms:.0f} ms", prompt),
         ("agreement", f"{quality.agreement:.1%}" if quality else _NONE, "equal most likely tokens"),
         ("KL", f"{quality.kl:.3f}" if quality else _NONE, "nats per token, from dense"),
         ("texts part", parting, "first token that differs from dense"),
@@ -181,7 +186,7 @@ def _speedup(speed: metrics.Speedup | None) -> tuple[str, str]:
 
 def _notes(result: RaceResult) -> str:
     """What the methods took to make."""
-    notes = [f"{found.method}: {found.note}" for found in result.methods if found.note]
+    notes = [f"{raced.method}: {raced.note}" for raced in result.methods if raced.note]
     return "".join(f'<p class="lead">{escape(note)}.</p>' for note in notes)
 
 
@@ -195,11 +200,11 @@ def _rival(record: RaceRecord) -> str:
 
 
 def _settings(result: RaceResult) -> dict[str, Any]:
-    own = {"method": result.method, **result.settings}
+    settings = {"method": result.method, **result.settings}
     if result.rival is None:
-        return own
+        return settings
     rival = {f"rival's {name}": value for name, value in result.rival.settings.items()}
-    return {**own, "rival": result.rival.method, **rival}
+    return {**settings, "rival": result.rival.method, **rival}
 
 
 def _lead(result: RaceResult) -> list[tuple[str, str, str]]:
@@ -219,7 +224,7 @@ def _rate(arm: ArmResult) -> str:
 
 def _texts(result: RaceResult) -> str:
     """Each with the place where it parts from dense; dense with the method's."""
-    parts = [found.quality.divergence_at if found.quality else None for found in (result, *result.methods)]
+    parts = [raced.quality.divergence_at if raced.quality else None for raced in (result, *result.methods)]
     return '<div class="two">' + "".join(
         f"<div><h3>{escape(name)}</h3><pre>{_parted(arm.text, part)}</pre></div>"
         for (name, arm), part in zip(result.arms, parts, strict=True)
@@ -244,8 +249,8 @@ def _times(result: RaceResult) -> str:
 def _layers(result: RaceResult, trace: Trace) -> str:
     kept = _percent(trace.kept, trace.d_ff)
     notes = [
-        f"layer {at}: {own:,.0f} of {width:,} neurons"
-        for at, (own, width) in enumerate(zip(trace.kept, trace.d_ff, strict=True))
+        f"layer {layer}: {kept_neurons:,.0f} of {width:,} neurons"
+        for layer, (kept_neurons, width) in enumerate(zip(trace.kept, trace.d_ff, strict=True))
     ]
     drawn = figure("Neurons kept", svg.bars(kept, notes, "layer", "% of the layer's neurons", _SPARSE))
     if result.quality:
@@ -271,8 +276,8 @@ def _sets(trace: Trace) -> str:
     if trace.indices is None:
         return ""
     active = np.zeros((len(trace.d_ff), max(trace.d_ff)), np.uint8)
-    for layer, own in enumerate(trace.indices):
-        active[layer, own] = 1
+    for layer, indices in enumerate(trace.indices):
+        active[layer, indices] = 1
     drawn = svg.heatmap(active, _ACTIVE, "neuron", "layer")
     return figure("The active sets, neuron by neuron: orange is computed", drawn)
 
@@ -283,4 +288,4 @@ def _levels(counts: np.ndarray, most: np.ndarray) -> np.ndarray:
 
 
 def _percent(kept: Sequence[float], widths: Sequence[int]) -> list[float]:
-    return [100 * metrics.mlp_share([own], [width]) for own, width in zip(kept, widths, strict=True)]
+    return [100 * metrics.mlp_share([neurons], [width]) for neurons, width in zip(kept, widths, strict=True)]

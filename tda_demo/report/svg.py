@@ -69,18 +69,18 @@ class Series:
 
 def legend(series: Sequence[Series]) -> str:
     """What each series looks like, as a list."""
-    entries = "".join(f"<li>{_sample(each)}{escape(each.name)}</li>" for each in series)
+    entries = "".join(f"<li>{_sample(line)}{escape(line.name)}</li>" for line in series)
     return f'<ul class="legend">{entries}</ul>'
 
 
 def plot(series: Sequence[Series], x_label: str, y_label: str, zero: bool = True) -> str:
     """A plot with both axes, five ticks each, at whole numbers where all x are; ``zero`` lets y begin there. Empty
     without a point."""
-    points = [point for each in series for point in each.points]
+    points = [point for line in series for point in line.points]
     if not points:
         return ""
     x_low, x_high = _range([x for x, _ in points])
-    ends = [end for each in series for pair in each.band for end in pair]
+    ends = [end for line in series for pair in line.band for end in pair]
     y_low, y_high = _range([*([0.0] if zero else []), *(y for _, y in points), *ends])
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -102,21 +102,21 @@ def plot(series: Sequence[Series], x_label: str, y_label: str, zero: bool = True
         parts.append(f'<text x="{left - 6}" y="{at_y + 4}" text-anchor="end">{y:.3g}</text>')
         parts.append(f'<line x1="{left}" x2="{WIDTH - _RIGHT}" y1="{at_y}" y2="{at_y}" class="grid"/>')
     parts.append(_titles(x_label, y_label))
-    for each in series:
-        placed = [place(*point) for point in each.points]
-        if each.band:
+    for line in series:
+        placed = [place(*point) for point in line.points]
+        if line.band:
             lows, highs = (
-                [(x, pair[end]) for (x, _), pair in zip(each.points, each.band, strict=True)] for end in (0, 1)
+                [(x, pair[end]) for (x, _), pair in zip(line.points, line.band, strict=True)] for end in (0, 1)
             )
             outline = " ".join("{},{}".format(*place(*point)) for point in (*lows, *reversed(highs)))
-            parts.append(f'<polygon points="{outline}" fill="{each.colour}" fill-opacity="0.18"/>')
-        if each.joined:
+            parts.append(f'<polygon points="{outline}" fill="{line.colour}" fill-opacity="0.18"/>')
+        if line.joined:
             path = " ".join(f"{x},{y}" for x, y in placed)
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{each.colour}" stroke-width="1.5"/>')
-        if each.shape:
-            notes = each.notes or [f"{each.name}: {x:.4g}, {y:.4g}" for x, y in each.points]
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="1.5"/>')
+        if line.shape:
+            notes = line.notes or [f"{line.name}: {x:.4g}, {y:.4g}" for x, y in line.points]
             parts += [
-                f'<path d="{_SHAPES[each.shape]}" transform="translate({x} {y})" fill="{each.colour}">'
+                f'<path d="{_SHAPES[line.shape]}" transform="translate({x} {y})" fill="{line.colour}">'
                 f"<title>{escape(note)}</title></path>"
                 for (x, y), note in zip(placed, notes, strict=True)
             ]

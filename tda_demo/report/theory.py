@@ -59,14 +59,14 @@ def theory_report(finding: Finding) -> str:
             section("Prediction", f"<p>{escape(finding.prediction)}</p>"),
             section("Measured", f"<ul>{verdicts}</ul>"),
             section("Settings", pairs(finding.settings)),
-            *(section(each.title, plots(each) + table(_rows(each))) for each in finding.tables),
+            *(section(results.title, plots(results) + table(_rows(results))) for results in finding.tables),
         ],
         finding.to_json(),
     )
 
 
-def _rows(each: Table) -> list[dict[str, object]]:
-    return [dict(zip(each.columns, row, strict=True)) for row in zip(*each.columns.values(), strict=True)]
+def _rows(results: Table) -> list[dict[str, object]]:
+    return [dict(zip(results.columns, row, strict=True)) for row in zip(*results.columns.values(), strict=True)]
 
 
 def plots(table: Table) -> str:
@@ -83,7 +83,7 @@ def plots(table: Table) -> str:
 def _plot(table: Table, view: _View, y: Sequence[str]) -> str:
     lines: dict[tuple[str, ...], dict[float, list[int]]] = {}  # the rows of every place of every line
     for row, x in enumerate(table.columns[view.x]):
-        line = lines.setdefault(tuple(_told(name, table.columns[name][row]) for name in view.by), {})
+        line = lines.setdefault(tuple(_in_words(name, table.columns[name][row]) for name in view.by), {})
         line.setdefault(math.log2(x) if view.doubling else float(x), []).append(row)
     drawn = [(names, places, column) for names, places in lines.items() for column in y]
     series = [
@@ -107,5 +107,5 @@ def _means(table: Table, column: str, places: Mapping[float, Sequence[int]]) -> 
     return [fmean(values[row] for row in rows) for rows in places.values()] if values else []
 
 
-def _told(name: str, value: object) -> str:
+def _in_words(name: str, value: object) -> str:
     return f"{name} {value + 1}" if isinstance(value, int) else str(value)

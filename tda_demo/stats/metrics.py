@@ -135,9 +135,9 @@ def mask_recall(contributions: np.ndarray, active: np.ndarray) -> float:
     kept = sets.sum(axis=1)
     in_order = -np.sort(-contributions, axis=1)
     least = np.take_along_axis(in_order, np.maximum(kept - 1, 0)[:, None], axis=1)
-    own = (contributions >= least) & (contributions > 0)
-    firing = own.sum(axis=1)
-    shares = np.where(firing > 0, (own & sets).sum(axis=1) / np.maximum(firing, 1), 1.0)
+    strongest = (contributions >= least) & (contributions > 0)
+    count = strongest.sum(axis=1)
+    shares = np.where(count > 0, (strongest & sets).sum(axis=1) / np.maximum(count, 1), 1.0)
     return float(np.where(kept == 0, 0.0, shares).mean())
 
 

@@ -84,7 +84,7 @@ def measure_sweep(models: Models, request: SweepRequest, clock: Clock) -> Genera
     from ...calibration.documents import passages
     from ...evaluate.evaluation import EvaluationSettings
     from ...evaluate.speed import SpeedSettings
-    from ...evaluate.sweep import follow
+    from ...evaluate.sweep import stream_sweep
 
     def report(progress: Progress) -> None:
         if progress.stage != "Sweeping":
@@ -98,5 +98,5 @@ def measure_sweep(models: Models, request: SweepRequest, clock: Clock) -> Genera
     texts = passages(held_out=True)[: request.passages]
     name = f"the first {len(texts)} of the project's held-out passages"
     settings = EvaluationSettings(PROMPT_TOKENS, SCORE_TOKENS)
-    for row in follow(reference, lm, request.methods, texts, name, settings, SpeedSettings(prompts=2), report):
+    for row in stream_sweep(reference, lm, request.methods, texts, name, settings, SpeedSettings(prompts=2), report):
         yield RowMeasured(asdict(row))
