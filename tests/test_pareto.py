@@ -17,7 +17,7 @@ from tda_demo.evaluate.sweep_table import SweepRow
 from tda_demo.methods import GRIFFIN, METHODS, TDA
 from tda_demo.race import Finished, PromptRead, RaceSettings, Stepped, race
 from tda_demo.race.result import MethodResult
-from tda_demo.report.race import RaceRecord, traced
+from tda_demo.report.race import RaceRecord, trace_of
 from tda_demo.stats import metrics
 from tda_demo.support.errors import UserError
 from tda_demo.support.files import ASSETS
@@ -117,7 +117,7 @@ def test_the_last_race_is_a_point(lm: Any) -> None:
     finished = events[-1]
     assert isinstance(finished, Finished)
     widths = [block.d_ff for block in lm.blocks]
-    trace = traced(
+    trace = trace_of(
         read, widths, [step.text for step in steps], [step.fired for step in steps if step.fired is not None]
     )
     record = RaceRecord("prompt", {}, finished.result, trace, metrics.mlp_share(trace.kept, widths))

@@ -63,7 +63,9 @@ def check_step(lm: LoadedModel, engine: Engine, ids: list[int], half: Selector) 
     expected = lm.model(input_ids=torch.tensor([ids], device=lm.device)).logits[0, -1].float()
     dense = arm.step(ids[-1]).clone()
     if lm.precision in QUANTISED:
-        kl = float(metrics.forced(expected[None], dense[None], torch.zeros(1, dtype=torch.int64, device=lm.device)).kl)
+        kl = float(
+            metrics.compare_forced(expected[None], dense[None], torch.zeros(1, dtype=torch.int64, device=lm.device)).kl
+        )
         return f"logits of a step against bitsandbytes: KL {kl:.2e} nats (random weights)"
     limit = 5 * _LIMITS[lm.model.dtype]  # roundings of all layers add up
     packed = EagerEngine(lm).sparse_arm(prefill, 1).step(ids[-1])

@@ -25,7 +25,7 @@ from ..methods.tda import TDA
 from ..model.feedforward import FeedForward
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
-from .evaluation import cut, grouped
+from .evaluation import cut, in_batches
 from .scoring import BatchPlan, read_texts, score_plan
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def sensitivity(lm: LoadedModel, *, weighted: bool = False, most: int = 24, repo
     total = np.zeros(len(lm.blocks))
     tokens = done = 0
     texts = calibration_passages().documents[:most]
-    for group in grouped(iter(texts)):
+    for group in in_batches(iter(texts)):
         report(Progress("Measuring the layers", done, len(texts), "passages"))
         ids = torch.tensor(cut(lm, group, PROMPT_TOKENS + SCORE_TOKENS).ids, device=lm.device)
         done += len(group)

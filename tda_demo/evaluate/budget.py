@@ -22,7 +22,7 @@ from ..methods.base import Method
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
 from .bookkeeping import digest
-from .evaluation import cut, grouped
+from .evaluation import cut, in_batches
 from .result import quality
 from .scoring import Score, score_texts
 
@@ -192,7 +192,7 @@ def measure_curve(lm: LoadedModel, method: Method, report: Report = silent) -> Q
     done = 0
     stage = f"Measuring what {method.name} costs"
     report(Progress(stage, 0, len(texts), "passages"))
-    for group in grouped(iter(texts)):
+    for group in in_batches(iter(texts)):
         if ids := cut(lm, group, PROMPT_TOKENS + SCORE_TOKENS).ids:
             batch = torch.tensor(ids, device=lm.device)
             new = score_texts(lm, policies, batch, PROMPT_TOKENS, with_fidelity=False)

@@ -95,7 +95,7 @@ def evaluate(
     records = []
     report(Progress("Evaluating", 0, documents, "documents"))
     texts = islice(read_documents(path), settings.documents)
-    for index, group in enumerate(grouped(texts)):
+    for index, group in enumerate(in_batches(texts)):
         if shard.mine(index):
             unit = cut(lm, group, needed)
             records.append((index, _record(lm, policy, unit, settings, ledger)))
@@ -135,7 +135,7 @@ def cut(lm: LoadedModel, documents: tuple[Document, ...], needed: int) -> Unit:
     )
 
 
-def grouped(documents: Iterator[Document]) -> Iterator[tuple[Document, ...]]:
+def in_batches(documents: Iterator[Document]) -> Iterator[tuple[Document, ...]]:
     """The documents in order, ``BATCH`` at a time."""
     return iter(lambda: tuple(islice(documents, BATCH)), ())
 

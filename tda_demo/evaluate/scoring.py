@@ -217,7 +217,7 @@ def score_plan(
     scores = []
     for text, is_exact in enumerate(exact):
         logits = reading.logits[text] if is_exact else sparse.logits[text]
-        forced = metrics.forced(expected[text], logits, targets[text])
+        forced = metrics.compare_forced(expected[text], logits, targets[text])
         scores.append(
             Score(
                 tokens=scored,
@@ -251,10 +251,10 @@ class Judgement:
     sparse_logits: torch.Tensor
     cett: list[float]
 
-    def compared(self, targets: Sequence[int]) -> metrics.Forced:
+    def compare(self, targets: Sequence[int]) -> metrics.ForcedComparison:
         """On the tokens that follow each position."""
         given = torch.tensor(targets, device=self.dense_logits.device)
-        return metrics.forced(self.dense_logits, self.sparse_logits, given)
+        return metrics.compare_forced(self.dense_logits, self.sparse_logits, given)
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ from ..support.environment import describe
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
 from .bookkeeping import ALONE, Ledger, Shard, digest
-from .evaluation import BATCH, EvaluationSettings, Unit, cut, grouped
+from .evaluation import BATCH, EvaluationSettings, Unit, cut, in_batches
 from .scoring import Reading, Score, read_texts, score_plan
 from .speed import ArmSpeed, BlockTimes, SpeedSettings, dense_ms, speed_of, time_arms
 from .sweep_table import SweepRow, Texts, sweep_row
@@ -163,18 +163,18 @@ def stream_sweep(
     arm_steps = len(units) + len(prompts)
     done, total = 0, len(units) + (1 + len(methods)) * arm_steps
 
-    def counted(items: Iterable[_Item]) -> Iterator[_Item]:
+    def count_steps(items: Iterable[_Item]) -> Iterator[_Item]:
         nonlocal done
         for item in items:
             report(Progress("Sweeping", done, total, "steps"))
             done += 1
             yield item
 
-    readings = [arms.read(unit) for unit in counted(units)]
+    readings = [arms.read(unit) for unit in count_steps(units)]
     times: list[list[BlockTimes]] = []
     for which, method in enumerate([None, *methods]):
-        scores = [score for reading in counted(readings) for score in arms.scores(reading, which)]
-        times.append([time_arms(lm, arms.policies[which], ids, speed) for ids in counted(prompts)])
+        scores = [score for reading in count_steps(readings) for score in arms.scores(reading, which)]
+        times.append([time_arms(lm, arms.policies[which], ids, speed) for ids in count_steps(prompts)])
         dense = median(ms for of_row in times for of_prompt in of_row for ms in of_prompt.dense)
         yield sweep_row(lm, method, arms.policies[which], scores, named, speed_of(times[-1], dense))
 
@@ -222,7 +222,7 @@ class _Arms:
 
 def _units(lm: LoadedModel, texts: Callable[[], Iterable[Document]], settings: EvaluationSettings) -> Iterator[Unit]:
     needed = settings.prompt_tokens + settings.score_tokens
-    return (cut(lm, group, needed) for group in grouped(itertools.islice(texts(), settings.documents)))
+    return (cut(lm, group, needed) for group in in_batches(itertools.islice(texts(), settings.documents)))
 
 
 def _prompts(units: Iterator[Unit], settings: EvaluationSettings, speed: SpeedSettings) -> list[list[int]]:

@@ -84,7 +84,7 @@ class Contender:
         if len(dense.tokens) < 2:
             return None
         judgement = judge(engine, self.prefill, list(dense.tokens[:-1]))
-        compared = judgement.compared(dense.tokens[1:])
+        compared = judgement.compare(dense.tokens[1:])
         parting = metrics.divergence(dense.tokens, self.lane.tokens)
         return RaceQuality(
             agreement=float(compared.agrees.double().mean()),
@@ -124,7 +124,7 @@ class Contender:
         return [1 - float(count) / block.d_ff for count, block in zip(counts, self.lm.blocks, strict=True)]
 
 
-def fired(lm: LoadedModel, policy: Policy, prefill: Prefill, arm: Arm) -> np.ndarray:
+def count_fired(lm: LoadedModel, policy: Policy, prefill: Prefill, arm: Arm) -> np.ndarray:
     """Neurons of each layer that fired at the arm's last step, int64 [layers]; where sets differ, those it computed."""
     settled = prefill.plan.settled
     if settled is None:
@@ -177,7 +177,7 @@ def race(
     stop = stop or threading.Event()
     ids = lm.prompt_ids(prompt)
     methods = [method] if rival is None else [method, rival]
-    policies = [contending.bind(lm, report) for contending in methods]
+    policies = [raced.bind(lm, report) for raced in methods]
     engine = engine_for(lm, *policies)
     for policy in policies:
         engine.warm_up(report, policy)
@@ -194,9 +194,9 @@ def race(
     names: tuple[ArmName, ...] = ("sparse", "rival")
     contenders = [
         Contender(
-            lm, contending, prefill, lane(name, engine.sparse_arm(prefill, room), partial(fired, lm, policy, prefill))
+            lm, raced, prefill, lane(name, engine.sparse_arm(prefill, room), partial(count_fired, lm, policy, prefill))
         )
-        for name, contending, policy, prefill in zip(names, methods, policies, prefills, strict=False)
+        for name, raced, policy, prefill in zip(names, methods, policies, prefills, strict=False)
     ]
     first, *rivals = contenders  # one rival at most
     tokens = tuple(decode(lm.tokenizer, [token], special=True) for token in ids)

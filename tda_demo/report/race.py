@@ -101,7 +101,7 @@ class RaceRecord:
         return {**race, **self.result.to_json(), **rival, "trace": self.trace.to_json()}
 
 
-def traced(read: PromptRead, d_ff: Sequence[int], tokens: Sequence[str], fired: Sequence[np.ndarray]) -> Trace:
+def trace_of(read: PromptRead, d_ff: Sequence[int], tokens: Sequence[str], fired: Sequence[np.ndarray]) -> Trace:
     """From what a race says of its prompt, and of each step of the sparse arm: its text, and what fired."""
     active = read.active
     return Trace(
@@ -226,12 +226,12 @@ def _texts(result: RaceResult) -> str:
     """Each with the place where it parts from dense; dense with the method's."""
     parts = [raced.quality.divergence_at if raced.quality else None for raced in (result, *result.methods)]
     return '<div class="two">' + "".join(
-        f"<div><h3>{escape(name)}</h3><pre>{_parted(arm.text, part)}</pre></div>"
+        f"<div><h3>{escape(name)}</h3><pre>{_mark_parting(arm.text, part)}</pre></div>"
         for (name, arm), part in zip(result.arms, parts, strict=True)
     ) + "</div>"  # fmt: skip
 
 
-def _parted(text: str, part: int | None) -> str:
+def _mark_parting(text: str, part: int | None) -> str:
     if part is None:
         return escape(text)
     return f'{escape(text[:part])}<b class="part">≠ texts part here</b>{escape(text[part:])}'

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from ..report import race_report
-from ..report.race import RaceRecord, traced
+from ..report.race import RaceRecord, trace_of
 from ..support.errors import UserError
 from .components import EVENT, notice, saver, sentence
 from .service import Service, owner
@@ -56,7 +56,7 @@ def remember_race(visit: Visit, view: RaceView) -> None:
     if result is None or own.prompt is None or view.ready is None or request is None:
         return
     decoding = {name: getattr(request, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
-    trace = traced(own.prompt, view.ready.d_ff, own.written, own.fired)
+    trace = trace_of(own.prompt, view.ready.d_ff, own.written, own.fired)
     shares = [each.mlp_share(result.dense.weight_bytes) for each in (own, view.rival)]
     visit.race = RaceRecord(request.prompt, decoding, result, trace, shares[0], rival_mlp_share=shares[1])
 
