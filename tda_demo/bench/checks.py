@@ -38,14 +38,14 @@ def check_blocks(blocks: BlockWeights, choice: KernelChoice, keep: float = 0.5) 
         active.set(indices)
         stored = weights.decode() if isinstance(weights, Nf4Matrices) else weights
         assert isinstance(stored, Matrices)
-        for each, buffer in ((stored, None), (stored.take(indices), active)):
+        for matrices, buffer in ((stored, None), (stored.take(indices), active)):
             tiles = choice.tiles(sparse=buffer is not None)
             scratch = Scratch.for_(weights, 1, tiles, blocks.dtype)
             scratch.out.fill_(torch.nan)
-            expected = vendor(each.to(torch.float64), x.double())
+            expected = vendor(matrices.to(torch.float64), x.double())
             out = feed_forward(weights, x, buffer, scratch, tiles).double()
             worst = max(worst, _relative(out, expected))
-    return _judged("blocks against float64", worst, _LIMITS[blocks.dtype])
+    return _verdict("blocks against float64", worst, _LIMITS[blocks.dtype])
 
 
 @torch.no_grad()
@@ -63,20 +63,22 @@ def check_step(lm: LoadedModel, engine: Engine, ids: list[int], half: SequencePo
     expected = lm.model(input_ids=torch.tensor([ids], device=lm.device)).logits[0, -1].float()
     dense = arm.step(ids[-1]).clone()
     if lm.precision in QUANTISED:
-        kl = float(metrics.forced(expected[None], dense[None], torch.zeros(1, dtype=torch.int64, device=lm.device)).kl)
+        kl = float(
+            metrics.compare_forced(expected[None], dense[None], torch.zeros(1, dtype=torch.int64, device=lm.device)).kl
+        )
         return f"logits of a step against bitsandbytes: KL {kl:.2e} nats (random weights)"
     limit = 5 * _LIMITS[lm.model.dtype]  # roundings of all layers add up
     packed = EagerEngine(lm).sparse_arm(prefill, 1).step(ids[-1])
     sparse = engine.sparse_arm(prefill, 1).step(ids[-1])
     worst = max(_relative(dense, expected), _relative(sparse, packed))
-    return _judged("logits of a dense and a sparse step against transformers", worst, limit)
+    return _verdict("logits of a dense and a sparse step against transformers", worst, limit)
 
 
 def _relative(out: torch.Tensor, expected: torch.Tensor) -> float:
     return float((out.double() - expected.double()).norm() / expected.double().norm())
 
 
-def _judged(what: str, error: float, limit: float) -> str:
+def _verdict(what: str, error: float, limit: float) -> str:
     if not error <= limit:  # NaN fails too
         raise ArithmeticError(f"{what}: relative error {error:.2e} is above {limit:.0e}")
     return f"{what}: relative error {error:.2e} at most"

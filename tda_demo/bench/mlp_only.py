@@ -47,23 +47,25 @@ def mlp_contestants(
     weights = blocks.weights
     device = weights[0].device
     x = torch.randn(1, weights[0].width, device=device).to(blocks.dtype)
-    read = sum(each.d_ff * each.neuron_bytes for each in weights)
-    floats = [each for each in weights if isinstance(each, Matrices)]
+    read = sum(block.d_ff * block.neuron_bytes for block in weights)
+    floats = [block for block in weights if isinstance(block, Matrices)]
     if floats:
-        rival = Captured(lambda: [vendor(each, x) for each in floats], device)
+        rival = Captured(lambda: [vendor(block, x) for block in floats], device)
         yield Contestant("MLP vendor", precision, "dense", 1.0, read, rival)
     for keep in (1.0, *keeps):
         tiles = choice.tiles(sparse=keep < 1)
         runs = []
-        for each, scratch in zip(weights, scratches(weights, 1, tiles, blocks.dtype), strict=True):
-            active = None if keep == 1 else ActiveBuffer.full(each.d_ff, device)
+        for block, scratch in zip(weights, scratches(weights, 1, tiles, blocks.dtype), strict=True):
+            active = None if keep == 1 else ActiveBuffer.full(block.d_ff, device)
             if active is not None:
-                active.set(torch.randperm(each.d_ff, device=device)[: round(keep * each.d_ff)].sort().values)
-            runs.append((each, active, scratch))
+                active.set(torch.randperm(block.d_ff, device=device)[: round(keep * block.d_ff)].sort().values)
+            runs.append((block, active, scratch))
         captured = Captured(
-            lambda runs=runs, tiles=tiles: [feed_forward(each, x, active, own, tiles) for each, active, own in runs],
+            lambda runs=runs, tiles=tiles: [
+                feed_forward(block, x, active, scratch, tiles) for block, active, scratch in runs
+            ],
             device,
         )
-        kept = sum(round(keep * each.d_ff) * each.neuron_bytes for each in weights)
+        kept = sum(round(keep * block.d_ff) * block.neuron_bytes for block in weights)
         name = "MLP dense" if keep == 1 else "MLP sparse"
         yield Contestant(name, precision, "random" if keep < 1 else "dense", keep, kept, captured)

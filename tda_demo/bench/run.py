@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +28,6 @@ from ..model.loading import EMBEDDED, LoadedModel, load_model
 from ..model.precision import PRECISIONS, REFERENCE, available_precisions, choose_precision
 from ..stats import metrics
 from ..support.progress import Progress, Report, silent
-from .decoders import LlamaCpp, StockGenerate, TimedDecoder
 from .table import BenchRow
 
 KEEPS = (0.75, 0.5, 0.3)
@@ -54,6 +55,12 @@ class Table:
     read_gb_per_second: float
 
 
+class TimedDecoder(Protocol):
+    """Something that decodes ``count`` tokens and tells what each took."""
+
+    def times_ms(self, count: int) -> list[float]: ...
+
+
 @dataclass(eq=False)
 class Contestant:
     """An entry with its measurements; ``weight_bytes`` is what one token reads."""
@@ -67,16 +74,64 @@ class Contestant:
     rounds: list[float] = field(default_factory=list)
 
 
+class StockGenerate:
+    """transformers' own ``generate``; a token's time is the gap between two of its tokens."""
+
+    def __init__(self, model: Any, ids: list[int]) -> None:
+        self.model, self.ids = model, torch.tensor([ids], device=model.device)
+
+    def times_ms(self, count: int) -> list[float]:
+        moments: list[float] = []
+
+        class Stamps:
+            def put(self, _: object) -> None:
+                moments.append(time.perf_counter())
+
+            def end(self) -> None:
+                pass
+
+        self.model.generate(
+            self.ids,
+            attention_mask=torch.ones_like(self.ids),
+            max_new_tokens=count + 1,
+            min_new_tokens=count + 1,
+            do_sample=False,
+            streamer=Stamps(),
+        )
+        return (np.diff(moments[1:]) * 1e3).tolist()  # the first call hands over the prompt
+
+
+class LlamaCpp:
+    """llama-cpp-python on the embedded model's own GGUF file."""
+
+    def __init__(self, path: Path, ids: list[int], threads: int) -> None:
+        from llama_cpp import Llama  # type: ignore[import-not-found]
+
+        self.llama = Llama(str(path), n_ctx=1024, n_threads=threads, verbose=False)
+        self.ids = ids
+
+    def times_ms(self, count: int) -> list[float]:
+        self.llama.reset()
+        self.llama.eval(self.ids)
+        times = []
+        for _ in range(count):
+            begin = time.perf_counter()
+            self.llama.eval([int(self.llama.sample(temp=0.0))])
+            times.append((time.perf_counter() - begin) * 1e3)
+        return times
+
+
 class _ReadBandwidth:
     """How fast the cores read an array much larger than their caches; measured as the contestants are."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: BenchSettings) -> None:
+        self.settings = settings
         self.array = torch.ones(256 * 2**20 // 4)
         self.readings: list[float] = []
 
-    def measure(self, settings: BenchSettings) -> None:
-        rates = [self._rate() for _ in range(settings.settle + settings.block)]
-        self.readings.append(float(np.median(rates[settings.settle :])))
+    def measure(self) -> None:
+        rates = [self._rate() for _ in range(self.settings.settle + self.settings.block)]
+        self.readings.append(float(np.median(rates[self.settings.settle :])))
 
     def _rate(self) -> float:
         begin = time.perf_counter()
@@ -103,16 +158,23 @@ def bench(
     cpu = torch.device("cpu")
     precisions = (choose_precision(precision, cpu),) if precision else available_precisions("cpu")
     contestants = list(_contestants(name, precisions, report))
-    bandwidth = _ReadBandwidth()
+    bandwidth = _ReadBandwidth(settings)
+    take_turns(contestants, bandwidth.measure, settings, report)
+    rows = [row_of(contestant, contestants, bandwidth.gb_per_second) for contestant in contestants]
+    return Table(rows, bandwidth.gb_per_second)
+
+
+def take_turns(
+    contestants: Sequence[Contestant], measure_bandwidth: Callable[[], None], settings: BenchSettings, report: Report
+) -> None:
+    """Fills in the ``rounds`` of every contestant; the bandwidth is measured at the start of each."""
     for turn in range(settings.rounds + 1):
         report(Progress("Measuring", turn, settings.rounds, "rounds"))
-        bandwidth.measure(settings)
+        measure_bandwidth()
         for contestant in contestants:
             times = contestant.decoder.times_ms(settings.settle + settings.block)[settings.settle :]
-            if turn > 0:  # the first round compiles, maps pages and wakes threads
+            if turn > 0:  # the first round compiles, captures, maps pages and wakes threads
                 contestant.rounds.append(float(np.median(times)))
-    rows = [row_of(each, contestants, bandwidth.gb_per_second) for each in contestants]
-    return Table(rows, bandwidth.gb_per_second)
 
 
 def _contestants(name: str | None, precisions: Sequence[str], report: Report) -> Iterator[Contestant]:
@@ -162,20 +224,21 @@ def _arms(lm: LoadedModel, ids: list[int], report: Report) -> Iterator[Contestan
         yield Contestant("in place", lm.precision, "griffin", _IN_PLACE_KEEP, bytes_read, decoder)
 
 
-def row_of(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: float) -> BenchRow:
-    def rounds_of(engine: str, precision: str) -> list[float] | None:
-        found = [each for each in all_of_them if (each.engine, each.precision) == (engine, precision)]
-        return found[0].rounds if found else None
+def row_of(contestant: Contestant, contestants: Sequence[Contestant], read_gb_per_second: float) -> BenchRow:
+    """The table's line of ``contestant``, compared with others of its run."""
+
+    def first(engine: str, precision: str) -> Contestant | None:
+        return next((rival for rival in contestants if (rival.engine, rival.precision) == (engine, precision)), None)
 
     def over(engine: str, precision: str) -> float | None:
-        times = rounds_of(engine, precision)
-        return float(np.median(times) / np.median(contestant.rounds)) if times else None
+        rival = first(engine, precision)
+        return float(np.median(rival.rounds) / np.median(contestant.rounds)) if rival else None
 
     ms = float(np.median(contestant.rounds))
     gb_per_second = contestant.weight_bytes / ms / 1e6
     speedup = bound = None
-    if rival := _RIVAL.get(contestant.engine):
-        dense = next(each for each in all_of_them if (each.engine, each.precision) == (rival, contestant.precision))
+    dense = first(_RIVAL.get(contestant.engine, ""), contestant.precision)
+    if dense is not None:
         speedup = metrics.paired_speedup(dense.rounds, contestant.rounds)
         bound = metrics.byte_bound(dense.weight_bytes, contestant.weight_bytes)
     return BenchRow(
@@ -186,7 +249,7 @@ def row_of(contestant: Contestant, all_of_them: Sequence[Contestant], read_gb: f
         ms_per_token=ms,
         tokens_per_second=1000 / ms,
         gb_per_second=gb_per_second,
-        read_share=gb_per_second / read_gb,
+        read_share=gb_per_second / read_gb_per_second,
         speedup=speedup.median if speedup else None,
         low=speedup.low if speedup else None,
         high=speedup.high if speedup else None,

@@ -23,7 +23,6 @@ from ..decode.gpu.decoder import CudaGraphArm, GraphDecoder
 from ..decode.gpu.graph import CudaGraphEngine, supported
 from ..decode.gpu.kernel_blocks import use_usual_layout
 from ..decode.shared_model import share_weights
-from ..kernels.gpu.choice import KernelChoice
 from ..kernels.gpu.device import has_triton, triton_runs
 from ..methods.policy import SequencePolicy
 from ..model.feedforward import FeedForward
@@ -33,11 +32,9 @@ from ..stats import metrics
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
 from .checks import check_blocks, check_step
-from .configs import config_of
-from .decoders import StockGenerate
 from .mlp_only import mlp_contestants
-from .random_model import PRECISIONS, QUANTISED, random_model
-from .run import BenchSettings, Contestant, row_of
+from .random_model import PRECISIONS, QUANTISED, config_of, random_model
+from .run import BenchSettings, Contestant, StockGenerate, row_of, take_turns
 from .table import BenchRow
 
 if TYPE_CHECKING:
@@ -178,7 +175,7 @@ def measure_shapes(
             *_contestants(lm, engine, ids),
             *mlp_contestants(engine.shared.blocks, engine.shared.choice, KEEPS, lm.precision),
         ]
-        _measure(contestants, bandwidth, settings, report)
+        take_turns(contestants, bandwidth.measure, settings, report)
         _, highest = _higher(bandwidth.read_gb_per_second, bandwidth.copy_gb_per_second)
         rows += _rows(contestants, highest)
         notes += _against_bitsandbytes(contestants)
@@ -218,27 +215,17 @@ def _bitsandbytes(lm: LoadedModel, engine: CudaGraphEngine, prefill: Prefill, we
     return CudaGraphArm(decoder, prefill, weight_bytes)
 
 
-def _measure(contestants: Sequence[Contestant], bandwidth: Bandwidth, settings: BenchSettings, report: Report) -> None:
-    for turn in range(settings.rounds + 1):
-        report(Progress("Measuring", turn, settings.rounds, "rounds"))
-        bandwidth.measure()
-        for contestant in contestants:
-            times = contestant.decoder.times_ms(settings.settle + settings.block)[settings.settle :]
-            if turn > 0:  # the first round compiles and captures
-                contestant.rounds.append(float(np.median(times)))
-
-
 def _rows(contestants: Sequence[Contestant], gb_per_second: float) -> Iterator[BenchRow]:
-    for each in contestants:
-        row = row_of(each, contestants, gb_per_second)
-        alone = each.engine.startswith("MLP")  # blocks without the rest of a step
+    for contestant in contestants:
+        row = row_of(contestant, contestants, gb_per_second)
+        alone = contestant.engine.startswith("MLP")  # blocks without the rest of a step
         yield dataclasses.replace(row, over_transformers=None) if alone else row
 
 
 def _notes(engine: CudaGraphEngine) -> list[str]:
     choice, changes = engine.shared.choice, engine.shared.blocks.changes
     notes = [
-        f"{engine.name}; ms a block: {_listed(choice)}",
+        f"{engine.name}; ms a block: {', '.join(f'{name} {ms:.4f}' for name, ms in choice.times_ms.items())}",
         f"tiles: dense {choice.dense_tiles}, sparse {choice.sparse_tiles}",
     ]
     if changes:
@@ -250,20 +237,16 @@ def _notes(engine: CudaGraphEngine) -> list[str]:
     return notes
 
 
-def _listed(choice: KernelChoice) -> str:
-    return ", ".join(f"{name} {ms:.4f}" for name, ms in choice.times_ms.items())
-
-
 def _against_bitsandbytes(contestants: Sequence[Contestant]) -> list[str]:
-    rival = next((each for each in contestants if each.engine == "bitsandbytes"), None)
+    rival = next((contestant for contestant in contestants if contestant.engine == "bitsandbytes"), None)
     if rival is None:
         return []
-    ours = [each for each in contestants if each.engine in ("dense", "sparse")]
-    ratios = [metrics.paired_speedup(rival.rounds, each.rounds) for each in ours]
+    ours = [contestant for contestant in contestants if contestant.engine in ("dense", "sparse")]
+    ratios = [metrics.paired_speedup(rival.rounds, arm.rounds) for arm in ours]
     return [
-        f"nf4, {each.engine} with {each.keep:.0%} of the neurons: {ratio.median:.2f}x "
+        f"nf4, {arm.engine} with {arm.keep:.0%} of the neurons: {ratio.median:.2f}x "
         f"({ratio.low:.2f}-{ratio.high:.2f}) bitsandbytes under the same graph"
-        for each, ratio in zip(ours, ratios, strict=True)
+        for arm, ratio in zip(ours, ratios, strict=True)
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..support.progress import terminal_bar
-from .shared import Commands, add_json, add_model, write_json
+from .arguments import Commands, add_json, add_model, write_json
 
 
 def add(commands: Commands) -> None:
@@ -25,15 +25,15 @@ def run(options: argparse.Namespace) -> None:
     use_threads(options.threads)
     with terminal_bar() as report:
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
-        found = sensitivity(lm, most=options.passages, report=report)
-    layers = allocate(found, options.share)
+        measured = sensitivity(lm, most=options.passages, report=report)
+    layers = allocate(measured, options.share)
     method = as_method(lm, layers)
     scale = ",".join(f"{factor:.4g}" for factor in method.scale)
     if options.json is not None:
-        told = {"model": lm.name, "share": options.share, "uniform_cett": uniform(found, options.share)}
+        budget = {"model": lm.name, "share": options.share, "uniform_cett": uniform(measured, options.share)}
         settings = {"cett": method.cett, "scale": method.scale}
         write_json(
-            {**told, "cett_per_layer": layers.tolist(), "kl_per_layer": found.kl.tolist(), "settings": settings},
+            {**budget, "cett_per_layer": layers.tolist(), "kl_per_layer": measured.kl.tolist(), "settings": settings},
             options.json,
         )
     if options.json != "-":

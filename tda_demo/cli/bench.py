@@ -7,7 +7,7 @@ import dataclasses
 
 from ..support.errors import UserError
 from ..support.progress import terminal_bar
-from .shared import Commands, add_threads, write_json
+from .arguments import Commands, add_threads, write_json
 
 
 def add(commands: Commands) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..support.progress import terminal_bar
-from .shared import TEXT, Commands, add_model
+from .arguments import TEXT, Commands, add_model
 
 
 def add(commands: Commands) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..support.progress import silent, terminal_bar
-from .shared import TEXT, Commands, add_json, add_method, add_model, write_json
+from .arguments import TEXT, Commands, add_json, add_method, add_model, write_json
 
 
 def add(commands: Commands) -> None:
@@ -27,9 +27,9 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     from ..calibration.documents import count_documents
     from ..evaluate import EvaluationSettings, evaluate
+    from ..evaluate.bookkeeping import shard
     from ..evaluate.evaluation import open_ledger
     from ..evaluate.result import summary
-    from ..evaluate.shards import shard
     from ..methods import make_method
     from ..model.loading import load_model
     from ..support.environment import use_threads
@@ -44,11 +44,11 @@ def run(options: argparse.Namespace) -> None:
     with shard(options.device) as mine, terminal_bar() as bar:
         report = bar if mine.first else silent
         lm = load_model(options.model, precision=options.precision, device=mine.device, report=report)
-        found = evaluate(lm, method, options.text, settings, result=result, shard=mine, report=report)
+        evaluation = evaluate(lm, method, options.text, settings, result=result, shard=mine, report=report)
         if not mine.first:
             return
     if options.json is None:
-        print(summary(found))
+        print(summary(evaluation))
     else:
-        write_json(found.to_json(), options.json)
+        write_json(evaluation.to_json(), options.json)
         open_ledger(lm, method, settings, result).discard()

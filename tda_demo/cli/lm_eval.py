@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from ..support.errors import UserError
-from .shared import Commands
+from .arguments import Commands
 
 
 def add(commands: Commands) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from .shared import Commands
+from .arguments import Commands
 
 
 def add(commands: Commands) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..support.errors import UserError
 from ..support.files import write_text
 from ..support.progress import Progress, terminal_bar
-from .shared import Commands, add_json, add_method, add_model, write_json
+from .arguments import Commands, add_json, add_method, add_model, write_json
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     from ..race import Finished, PromptRead, RaceSettings, Stepped, race
     from ..race.result import summary
     from ..report import race_report
-    from ..report.record import RaceRecord, traced
+    from ..report.race import RaceRecord, trace_of
     from ..stats.metrics import mlp_share_read
     from ..support.environment import use_threads
 
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
     if options.report:
         seen = [(step.text, step.fired) for step in steps if step.arm == "sparse" and step.fired is not None]
         neurons = step_bytes(lm)
-        trace = traced(read, neurons.widths, [text for text, _ in seen], [fired for _, fired in seen])
+        trace = trace_of(read, neurons.widths, [text for text, _ in seen], [fired for _, fired in seen])
         record = RaceRecord(
             options.prompt,
             asdict(settings),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..support.files import write_text
 from ..support.progress import silent, terminal_bar
-from .shared import Commands, add_threads
+from .arguments import Commands, add_threads
 
 
 def add(commands: Commands) -> None:
@@ -37,12 +37,11 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..calibration.documents import count_documents, held_out_passages, read_documents
+    from ..evaluate.bookkeeping import Ledger, shard
     from ..evaluate.evaluation import EvaluationSettings
-    from ..evaluate.ledger import Ledger
-    from ..evaluate.shards import shard
     from ..evaluate.speed import SpeedSettings
     from ..evaluate.sweep import grid, sweep
-    from ..evaluate.table import check_format, write_table
+    from ..evaluate.sweep_table import check_format, write_table
     from ..methods.controls import not_beating
     from ..model.loading import load_model
     from ..model.precision import available_precisions

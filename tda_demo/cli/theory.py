@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..support.files import write_text
 from ..support.progress import Report, terminal_bar
 from ..theory import EXPERIMENTS, Experiment
-from .shared import TEXT, Commands, add_json, add_model, add_threads, write_json
+from .arguments import TEXT, Commands, add_json, add_model, add_threads, write_json
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import fmean
 
 from ..support.progress import terminal_bar
-from .shared import Commands, add_json, add_model, write_json
+from .arguments import Commands, add_json, add_model, write_json
 
 
 def add(commands: Commands) -> None:
@@ -35,5 +35,5 @@ def run(options: argparse.Namespace) -> None:
     if options.json is not None:
         write_json(asdict(about), options.json)
     if options.json != "-":
-        found = fmean(max(layer) for layer in about.recall)
-        print(f"{path_of(lm, method.recipe)}: {about.note}, recall {found:.1%} on held-out text (mean over layers)")
+        recall = fmean(max(layer) for layer in about.recall)
+        print(f"{path_of(lm, method.recipe)}: {about.note}, recall {recall:.1%} on held-out text (mean over layers)")

@@ -25,8 +25,8 @@ from ..methods.tda import TDA
 from ..model.feedforward import FeedForward
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
-from .evaluation import cut, grouped
-from .scoring import PlanForBatch, compare, read
+from .evaluation import cut, in_batches
+from .scoring import BatchPlan, read_texts, score_plan
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -71,19 +71,18 @@ def sensitivity(lm: LoadedModel, *, weighted: bool = False, most: int = 24, repo
     total = np.zeros(len(lm.blocks))
     tokens = done = 0
     texts = calibration_passages().documents[:most]
-    for group in grouped(iter(texts)):
+    for group in in_batches(iter(texts)):
         report(Progress("Measuring the layers", done, len(texts), "passages"))
         ids = torch.tensor(cut(lm, group, PROMPT_TOKENS + SCORE_TOKENS).ids, device=lm.device)
         done += len(group)
         if not len(ids):
             continue
-        reading = read(lm, [probe], ids, PROMPT_TOKENS, errors=False)
-        (choice,) = reading.choices
+        reading = read_texts(lm, [probe], ids, PROMPT_TOKENS, with_fidelity=False)
+        (batch,) = reading.plans
         targets = ids[:, PROMPT_TOKENS:]
         tokens += targets.numel()
         for layer in range(len(lm.blocks)):
-            alone = _only(choice, layer)
-            scores = compare(lm, reading.logits, reading, alone, targets)
+            scores = score_plan(lm, reading.logits, reading, _only(batch, layer), targets)
             total[layer] += sum(score.kl for score in scores)
     report(Progress("Measuring the layers", len(texts), len(texts), "passages"))
     if not tokens:
@@ -91,46 +90,46 @@ def sensitivity(lm: LoadedModel, *, weighted: bool = False, most: int = 24, repo
     return Sensitivity(total / tokens, np.array([np.mean(layer, axis=0) for layer in probe.kept]))
 
 
-def _only(choice: PlanForBatch, layer: int) -> PlanForBatch:
-    """``choice`` in one layer, every neuron in the others."""
-    masks = cast(ActiveSets, choice.plan).masks
+def _only(batch: BatchPlan, layer: int) -> BatchPlan:
+    """``batch`` in one layer, every neuron in the others."""
+    masks = cast(ActiveSets, batch.plan).masks
     alone = tuple(mask if index == layer else torch.ones_like(mask) for index, mask in enumerate(masks))
-    return replace(choice, plan=ActiveSets(alone))
+    return replace(batch, plan=ActiveSets(alone))
 
 
-def uniform(found: Sensitivity, share: float) -> float:
-    """The one CETT for all layers that keeps ``share`` of the neurons on the passages ``found`` was measured on."""
-    means = found.kept.mean(axis=0)
+def uniform(measured: Sensitivity, share: float) -> float:
+    """The one CETT for all layers that keeps ``share`` of the neurons on the passages it was ``measured`` on."""
+    means = measured.kept.mean(axis=0)
     return float(np.interp(-share, -means, TARGETS))
 
 
-def allocate(found: Sensitivity, share: float) -> np.ndarray:
+def allocate(measured: Sensitivity, share: float) -> np.ndarray:
     """One CETT a layer, float64 [layers], that keep ``share`` of all neurons at the least expected KL.
 
     Raises:
         UserError: ``share`` is not between what the sparsest targets keep and 1.
     """
-    least = float(found.kept[:, -1].mean())
+    least = float(measured.kept[:, -1].mean())
     if not least <= share <= 1:
         raise UserError(f"A share of {share} of the neurons cannot be kept; it must be from {least:.2f} to 1.")
     targets = np.array(TARGETS)
-    cost = found.kl[:, None] * (targets / PROBE_CETT) ** 2
+    cost = measured.kl[:, None] * (targets / PROBE_CETT) ** 2
 
-    def chosen(log_price: float) -> np.ndarray:
-        return np.argmin(cost + np.exp(log_price) * found.kept, axis=1)
+    def cheapest(log_price: float) -> np.ndarray:
+        return np.argmin(cost + np.exp(log_price) * measured.kept, axis=1)
 
     low, high = -30.0, 30.0  # of the price: at the low end all is kept, at the high one least
     for _ in range(60):
         middle = (low + high) / 2
-        if np.take_along_axis(found.kept, chosen(middle)[:, None], axis=1).mean() > share:
+        if np.take_along_axis(measured.kept, cheapest(middle)[:, None], axis=1).mean() > share:
             low = middle
         else:
             high = middle
-    return targets[chosen(high)]
+    return targets[cheapest(high)]
 
 
 def as_method(lm: LoadedModel, cett: np.ndarray, *, weighted: bool = False) -> TDA:
     """TDA with the thresholds of ``cett`` float64 [layers]: one CETT, and a factor on each layer's threshold."""
     table = threshold_table(lm, weighted=weighted)
-    each = np.array([table.at(value)[layer] for layer, value in enumerate(cett)])
-    return TDA(cett=PROBE_CETT, scale=tuple((each / table.at(PROBE_CETT)).tolist()), weighted=weighted)
+    thresholds = np.array([table.at(value)[layer] for layer, value in enumerate(cett)])
+    return TDA(cett=PROBE_CETT, scale=tuple((thresholds / table.at(PROBE_CETT)).tolist()), weighted=weighted)

@@ -21,10 +21,10 @@ from ..decode.choose import step_bytes
 from ..methods.base import Method
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
-from .evaluation import cut, grouped
-from .ledger import digest
+from .bookkeeping import digest
+from .evaluation import cut, in_batches
 from .result import quality
-from .scoring import Score, score
+from .scoring import Score, score_texts
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -96,7 +96,7 @@ class QualityCurve:
 
     def _at(self, value: float, costs: tuple[float, ...]) -> float:
         sign = 1 if self.values[-1] >= self.values[0] else -1  # numpy interpolates over what rises
-        return float(np.interp(sign * value, [sign * each for each in self.values], costs))
+        return float(np.interp(sign * value, sign * np.array(self.values), costs))
 
 
 def _last_within(values: tuple[float, ...], costs: tuple[float, ...], most: float) -> float:
@@ -184,35 +184,35 @@ def _parse(fields: Any) -> QualityCurve:
 def measure_curve(lm: LoadedModel, method: Method, report: Report = silent) -> QualityCurve:
     """Scores the method at every place of its dial on the calibration passages; one dense pass serves all places."""
     dial = method.dial
-    places = [with_dial_at(method, round(dial.dense + place * (dial.sparsest - dial.dense), 6)) for place in PLACES]
-    values = tuple(getattr(each, dial.setting) for each in places)
+    places = [with_dial_at(method, round(dial.dense + share * (dial.sparsest - dial.dense), 6)) for share in PLACES]
+    values = tuple(getattr(place, dial.setting) for place in places)
     texts = calibration_passages().documents
-    policies = [each.bind(lm, report) for each in places]
+    policies = [place.bind(lm, report) for place in places]
     scores: list[list[Score]] = [[] for _ in values]
     done = 0
     stage = f"Measuring what {method.name} costs"
     report(Progress(stage, 0, len(texts), "passages"))
-    for group in grouped(iter(texts)):
+    for group in in_batches(iter(texts)):
         if ids := cut(lm, group, PROMPT_TOKENS + SCORE_TOKENS).ids:
-            found = score(lm, policies, torch.tensor(ids, device=lm.device), PROMPT_TOKENS, errors=False)
-            for collected, each in zip(scores, found, strict=True):
-                collected.extend(each)
+            batch = torch.tensor(ids, device=lm.device)
+            new = score_texts(lm, policies, batch, PROMPT_TOKENS, with_fidelity=False)
+            for collected, of_batch in zip(scores, new, strict=True):
+                collected += of_batch
         done += len(group)
         report(Progress(stage, done, len(texts), "passages"))
     if not scores[0]:
         raise UserError(f"{lm.name} cuts the calibration passages into fewer than {PROMPT_TOKENS} tokens.")
-    found = [
-        quality(texts_scores, step_bytes(lm, policy), policy)
-        for texts_scores, policy in zip(scores, policies, strict=True)
+    totals = [
+        quality(of_policy, step_bytes(lm, policy), policy) for of_policy, policy in zip(scores, policies, strict=True)
     ]
     return QualityCurve(
         method=method.name,
         setting=dial.setting,
         values=values,
-        kl=tuple(each.kl for each in found),
-        perplexity=tuple(each.sparse_perplexity / each.dense_perplexity for each in found),
-        mlp_share=tuple(each.mlp_share for each in found),
+        kl=tuple(total.kl for total in totals),
+        perplexity=tuple(total.sparse_perplexity / total.dense_perplexity for total in totals),
+        mlp_share=tuple(total.mlp_share for total in totals),
         precision=lm.precision,
-        documents=found[0].documents,
-        scored_tokens=found[0].scored_tokens,
+        documents=totals[0].documents,
+        scored_tokens=totals[0].scored_tokens,
     )

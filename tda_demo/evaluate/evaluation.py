@@ -17,11 +17,10 @@ from ..methods.policy import Policy
 from ..support.environment import describe
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
+from .bookkeeping import ALONE, Ledger, Shard, digest
 from .generation import compare, write
-from .ledger import Ledger, digest
 from .result import Evaluation, quality
-from .scoring import Score, score
-from .shards import ALONE, Shard
+from .scoring import Score, score_texts
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -77,7 +76,7 @@ def evaluate(
     """Scores ``method`` against the dense model on the texts of ``path``.
 
     Texts shorter than prompt and scored tokens are left out and counted. With ``result``, where the caller will write
-    the outcome, what is computed is kept beside it until ``finish`` is called, and is not computed again.
+    the outcome, what is computed is kept beside it until ``Ledger.discard``, and is not computed again.
 
     Raises:
         UserError: see ``read_documents`` and ``EvaluationSettings``; no text is long enough; prompt and scored tokens
@@ -96,13 +95,13 @@ def evaluate(
     records = []
     report(Progress("Evaluating", 0, documents, "documents"))
     texts = islice(read_documents(path), settings.documents)
-    for index, group in enumerate(grouped(texts)):
+    for index, group in enumerate(in_batches(texts)):
         if shard.mine(index):
             unit = cut(lm, group, needed)
             records.append((index, _record(lm, policy, unit, settings, ledger)))
         report(Progress("Evaluating", min((index + 1) * BATCH, documents), documents, "documents"))
-    everything = [record for _, record in sorted(shard.gather(records), key=lambda item: item[0])]
-    return _evaluation(lm, method, policy, path, settings, everything)
+    in_order = [record for _, record in sorted(shard.gather(records), key=lambda numbered: numbered[0])]
+    return _evaluation(lm, method, policy, path, settings, in_order)
 
 
 def open_ledger(
@@ -136,7 +135,7 @@ def cut(lm: LoadedModel, documents: tuple[Document, ...], needed: int) -> Unit:
     )
 
 
-def grouped(documents: Iterator[Document]) -> Iterator[tuple[Document, ...]]:
+def in_batches(documents: Iterator[Document]) -> Iterator[tuple[Document, ...]]:
     """The documents in order, ``BATCH`` at a time."""
     return iter(lambda: tuple(islice(documents, BATCH)), ())
 
@@ -162,15 +161,15 @@ def _record(
     lm: LoadedModel, policy: Policy, unit: Unit, settings: EvaluationSettings, ledger: Ledger
 ) -> dict[str, Any]:
     name = digest([unit.ids, unit.prompts])
-    found = ledger.get(name)
-    if found is None:
+    record = ledger.get(name)
+    if record is None:
         ids = torch.tensor(unit.ids, device=lm.device)
-        scores = score(lm, [policy], ids, settings.prompt_tokens)[0] if unit.ids else []
+        scores = score_texts(lm, [policy], ids, settings.prompt_tokens)[0] if unit.ids else []
         texts = [write(lm, policy, prompt, settings.max_new_tokens) for prompt in unit.prompts]
-        found = {"scores": [asdict(each) for each in scores], "texts": texts}
+        record = {"scores": [asdict(text) for text in scores], "texts": texts}
         if scores or texts:  # texts that are all too short leave nothing behind
-            ledger.put(name, found)
-    return {**found, "name": name, "references": unit.references, "short": unit.short, "longest": unit.longest}
+            ledger.put(name, record)
+    return {**record, "name": name, "references": unit.references, "short": unit.short, "longest": unit.longest}
 
 
 def _evaluation(
@@ -181,8 +180,8 @@ def _evaluation(
     settings: EvaluationSettings,
     records: list[dict[str, Any]],
 ) -> Evaluation:
-    scores = [Score(**each) for record in records for each in record["scores"]]
-    texts = [tuple(each) for record in records for each in record["texts"]]
+    scores = [Score(**fields) for record in records for fields in record["scores"]]
+    texts = [tuple(arms) for record in records for arms in record["texts"]]
     references = [reference for record in records for reference in record["references"]]
     if not scores and not texts:
         length, line = max(tuple(record["longest"]) for record in records)
@@ -190,7 +189,7 @@ def _evaluation(
             f"No text of {path} is as long as {settings.prompt_tokens} prompt and {settings.score_tokens} scored "
             f"tokens: the longest, from line {-line}, has {length}."
         )
-    found = quality(scores, step_bytes(lm, policy), policy) if scores else None
+    totals = quality(scores, step_bytes(lm, policy), policy) if scores else None
     return Evaluation(
         model=lm.name,
         device=str(lm.device),
@@ -202,8 +201,8 @@ def _evaluation(
         prompt_tokens=settings.prompt_tokens,
         score_tokens=settings.score_tokens,
         short=sum(record["short"] for record in records),
-        quality=found,
-        byte_bound=found.byte_bound if found else None,
+        quality=totals,
+        byte_bound=totals.byte_bound if totals else None,
         generation=compare(texts, references, settings.max_new_tokens) if texts else None,
         environment=describe(lm.device, lm.precision),
     )

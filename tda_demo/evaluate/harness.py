@@ -25,7 +25,7 @@ from ..methods import Method, make_method
 from ..methods.plan import Plan
 from ..model.loading import load_model
 from .generation import tokens
-from .scoring import follow, read
+from .scoring import read_texts, sparse_pass
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -57,7 +57,7 @@ class MethodLM(TemplateLM):
         **settings: Any,
     ) -> None:
         super().__init__()
-        self.method = chosen(method, settings)
+        self.method = method_of(method, settings)
         # The harness names a GPU where the user named none.
         place = device if torch.cuda.is_available() else "cpu"
         self.lm: LoadedModel = load_model(model, precision=precision, device=place)
@@ -66,16 +66,17 @@ class MethodLM(TemplateLM):
         self.max_length = min(int(max_length or self.lm.context_length), self.lm.context_length)
         self.stride = min(int(stride), self.max_length - 1)
         self._device = self.lm.device
-        self._read: tuple[Any, Any] | None = None  # the last context and what reading it left
+        self._last_read: tuple[Any, Any] | None = None  # the last context and what reading it left
 
     @property
     def eot_token_id(self) -> int:
-        return min(self.lm.eos_ids, default=0) if (own := self.tokenizer.eos_token_id) is None else own
+        token = self.tokenizer.eos_token_id
+        return min(self.lm.eos_ids, default=0) if token is None else token
 
     @property
     def prefix_token_id(self) -> int:
-        own = self.tokenizer.bos_token_id
-        return self.eot_token_id if own is None else own
+        token = self.tokenizer.bos_token_id
+        return self.eot_token_id if token is None else token
 
     @property
     def tokenizer_name(self) -> str:
@@ -132,19 +133,19 @@ class MethodLM(TemplateLM):
         """Log-probability of ``continuation``, and whether every token of it is the most likely one."""
         cache, plan = self._context(context)
         inputs = torch.tensor([[context[-1], *continuation[:-1]]], device=self.lm.device)
-        log_p = follow(self.lm, cache, inputs, plan).logits[0].float().log_softmax(dim=-1)
+        log_p = sparse_pass(self.lm, cache, inputs, plan).logits[0].float().log_softmax(dim=-1)
         expected = torch.tensor(continuation, device=self.lm.device)
         likely = bool((log_p.argmax(dim=-1) == expected).all())
         return float(log_p.gather(1, expected[:, None]).double().sum()), likely
 
     def _context(self, context: list[int]) -> tuple[Any, Plan]:
         """The KV cache of all but the last token, and the plan; read once for the choices of one question."""
-        if self._read is None or self._read[0] != context:
+        if self._last_read is None or self._last_read[0] != context:
             # The last token stands twice: a reading scores what follows its prompt, and here nothing does.
             ids = torch.tensor([[*context, context[-1]]], device=self.lm.device)
-            reading = read(self.lm, [self.policy], ids, len(context), errors=False)
-            self._read = context, (reading.cache, reading.choices[0].plan)
-        return self._read[1]
+            reading = read_texts(self.lm, [self.policy], ids, len(context), with_fidelity=False)
+            self._last_read = context, (reading.cache, reading.plans[0].plan)
+        return self._last_read[1]
 
     def _write(self, context: str, options: dict[str, Any]) -> str:
         wanted: Any = normalize_gen_kwargs(options)
@@ -160,12 +161,12 @@ class MethodLM(TemplateLM):
             if len(text.tokens) == room or any(stop in text.text for stop in wanted["until"]):
                 break
         text.finish()
-        answer = before(text.text, wanted["until"])
+        answer = up_to_stop(text.text, wanted["until"])
         self.cache_hook.add_partial("generate_until", (context, options), answer)
         return answer
 
 
-def chosen(name: str, settings: dict[str, Any]) -> Method:
+def method_of(name: str, settings: dict[str, Any]) -> Method:
     """The method by name, with settings as the harness read them from ``model_args``.
 
     Raises:
@@ -174,6 +175,6 @@ def chosen(name: str, settings: dict[str, Any]) -> Method:
     return make_method(name, [f"{key}={str(value).replace(';', ',')}" for key, value in settings.items()])
 
 
-def before(text: str, stops: Sequence[str]) -> str:
+def up_to_stop(text: str, stops: Sequence[str]) -> str:
     """``text`` up to the first of ``stops`` in it."""
     return text[: min([at for stop in stops if stop and (at := text.find(stop)) >= 0], default=len(text))]

@@ -18,7 +18,7 @@ from .scoring import Score
 
 @dataclass(frozen=True)
 class QualityTotals:
-    """Sums of scores as the numbers of the house; per-layer numbers are means over texts.
+    """The scores of all texts taken together; per-layer numbers are means over texts.
 
     ``kl`` in nats per token, ``agreement``, ``sparsity`` and ``mlp_share`` (of the MLP's bytes, what a method adds
     included) 0..1; ``step_bytes`` and ``byte_bound`` of the mean active set; ``cett`` and ``recall`` of every layer.
@@ -72,8 +72,8 @@ def _kl_interval(scores: Sequence[Score]) -> tuple[float, float] | tuple[None, N
     """Nats per token, whole texts the clusters; no KL is below 0."""
     if len(scores) < LEAST_CLUSTERS:
         return None, None
-    (found,) = ratios(np.array([[score.kl] for score in scores]), np.array([[score.tokens] for score in scores]))
-    return max(found.low, 0.0), found.high
+    (interval,) = ratios(np.array([[score.kl] for score in scores]), np.array([[score.tokens] for score in scores]))
+    return max(interval.low, 0.0), interval.high
 
 
 def _by_layer(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
@@ -116,45 +116,45 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Plain types; ``sparsity`` is the mean over layers, ``layers`` has it by layer."""
         fields = {name: value for name, value in asdict(self).items() if name != "quality"}
-        found = self.quality
+        totals = self.quality
         scored = {
-            "documents": found.documents if found else 0,
-            "scored_tokens": found.scored_tokens if found else 0,
-            "perplexity": {"dense": found.dense_perplexity, "sparse": found.sparse_perplexity} if found else None,
-            "kl": found.kl if found else None,
-            "kl_low": found.kl_low if found else None,
-            "kl_high": found.kl_high if found else None,
-            "agreement": found.agreement if found else None,
-            "sparsity": fmean(found.sparsity) if found else None,
-            "mlp_share": found.mlp_share if found else None,
-            "layers": {"sparsity": found.sparsity, "cett": found.cett, "recall": found.recall} if found else None,
+            "documents": totals.documents if totals else 0,
+            "scored_tokens": totals.scored_tokens if totals else 0,
+            "perplexity": {"dense": totals.dense_perplexity, "sparse": totals.sparse_perplexity} if totals else None,
+            "kl": totals.kl if totals else None,
+            "kl_low": totals.kl_low if totals else None,
+            "kl_high": totals.kl_high if totals else None,
+            "agreement": totals.agreement if totals else None,
+            "sparsity": fmean(totals.sparsity) if totals else None,
+            "mlp_share": totals.mlp_share if totals else None,
+            "layers": {"sparsity": totals.sparsity, "cett": totals.cett, "recall": totals.recall} if totals else None,
         }
         return {**fields, **scored}
 
 
-def _interval(found: QualityTotals) -> str:
-    return "" if found.kl_low is None else f" (95 % over texts: {found.kl_low:.4f} to {found.kl_high:.4f})"
+def _interval(totals: QualityTotals) -> str:
+    return "" if totals.kl_low is None else f" (95 % over texts: {totals.kl_low:.4f} to {totals.kl_high:.4f})"
 
 
 def summary(evaluation: Evaluation) -> str:
     """The result as a few lines of text, every number with its unit."""
     settings = " ".join(f"{name}={value}" for name, value in evaluation.settings.items() if value not in ((), False))
     lines = [f"{evaluation.model}, {evaluation.precision} on {evaluation.device}; {evaluation.method} {settings}"]
-    if (found := evaluation.quality) and evaluation.byte_bound:
-        more = found.sparse_perplexity / found.dense_perplexity - 1
+    if (totals := evaluation.quality) and evaluation.byte_bound:
+        more = totals.sparse_perplexity / totals.dense_perplexity - 1
         lines += [
-            f"{found.scored_tokens} tokens of {found.documents} documents of {evaluation.text}, "
+            f"{totals.scored_tokens} tokens of {totals.documents} documents of {evaluation.text}, "
             f"{evaluation.score_tokens} each after a prompt of {evaluation.prompt_tokens}",
-            f"perplexity {found.dense_perplexity:.2f} dense, {found.sparse_perplexity:.2f} sparse ({more:+.1%})",
-            f"KL {found.kl:.4f} nats/token{_interval(found)}, agreement {found.agreement:.1%}",
-            f"sparsity {fmean(found.sparsity):.1%}, mask recall {fmean(found.recall):.1%}, "
-            f"realised CETT {fmean(found.cett):.3f} (means over layers)",
-            f"{found.mlp_share:.1%} of the MLP bytes read; byte bound {evaluation.byte_bound:.3f}x",
+            f"perplexity {totals.dense_perplexity:.2f} dense, {totals.sparse_perplexity:.2f} sparse ({more:+.1%})",
+            f"KL {totals.kl:.4f} nats/token{_interval(totals)}, agreement {totals.agreement:.1%}",
+            f"sparsity {fmean(totals.sparsity):.1%}, mask recall {fmean(totals.recall):.1%}, "
+            f"realised CETT {fmean(totals.cett):.3f} (means over layers)",
+            f"{totals.mlp_share:.1%} of the MLP bytes read; byte bound {evaluation.byte_bound:.3f}x",
         ]
     if evaluation.short:
         lines.append(f"{evaluation.short} documents too short to score were left out")
-    if told := evaluation.generation:
-        for name, values in (("ROUGE-L", told.rouge_l), ("exact match", told.exact_match)):
+    if generation := evaluation.generation:
+        for name, values in (("ROUGE-L", generation.rouge_l), ("exact match", generation.exact_match)):
             arms = ", ".join(f"{value:.3f} {arm}" for arm, value in values.items())
-            lines.append(f"{name} over {told.documents} references: {arms}")
+            lines.append(f"{name} over {generation.documents} references: {arms}")
     return "\n".join(lines)

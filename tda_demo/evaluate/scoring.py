@@ -27,7 +27,7 @@ from ..methods.policy import Policy
 from ..model.feedforward import FeedForward, find_blocks
 from ..model.hooks import intercept, observe
 from ..stats import metrics
-from .errors import Stretches, mask_recall, realised_cett
+from .fidelity import Fidelity, Schedule, fidelity, realised_cett
 
 if TYPE_CHECKING:
     from transformers import Cache
@@ -39,21 +39,14 @@ SeeDense = Callable[[FeedForward, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass(frozen=True, eq=False)
-class LeftOut:
-    """Of what a plan leaves out of the scored tokens: ``cett`` and ``recall`` (``metrics.mask_recall``), float64
-    [texts] a layer. They look at the dense model's activations.
+class BatchPlan:
+    """What one policy makes of a batch of texts: its plan, and how true it is at the scored tokens, layer by layer.
+
+    ``fidelity`` is None where it is not asked for, or known only once the plan and those after it have run.
     """
 
-    cett: tuple[torch.Tensor, ...]
-    recall: tuple[torch.Tensor, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class PlanForBatch:
-    """What one policy makes of a batch; ``left_out`` where it was asked for and is known before the plan has run."""
-
     plan: Plan
-    left_out: LeftOut | None
+    fidelity: list[Fidelity] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,30 +54,30 @@ class Reading:
     """The dense pass: ``logits`` [texts, scored, vocabulary] that predict the scored tokens, in the model's dtype.
 
     ``inputs`` int64 [texts, scored] are the tokens those logits come from; ``cache`` holds what precedes them.
-    ``errors`` says whether CETT and recall are asked for.
+    ``plans`` are what the policies make of the texts; ``with_fidelity`` says whether CETT and recall are asked for.
     """
 
     inputs: torch.Tensor
     logits: torch.Tensor
     cache: Cache
-    choices: tuple[PlanForBatch, ...]
-    errors: bool
+    plans: tuple[BatchPlan, ...]
+    with_fidelity: bool
 
 
 @dataclass(frozen=True, eq=False)
-class Followed:
+class SparsePass:
     """Tokens under a plan: ``logits`` [texts, tokens, vocabulary], and means over the tokens of each text.
 
     ``kept`` neurons, float64 [texts, layers]; ``unread`` weight bytes in the MLP and elsewhere, float64 [texts, 2],
     None where they follow from the neurons; ``copied`` neurons that were packed anew, float64 [texts] a layer, []
-    where sets are packed before the first token only, or not at all. ``stretches`` are the plans that served.
+    where sets are packed before the first token only, or not at all. ``schedule`` are the plans that served.
     """
 
     logits: torch.Tensor
     kept: torch.Tensor
     unread: torch.Tensor | None
     copied: list[torch.Tensor]
-    stretches: Stretches
+    schedule: Schedule
 
 
 @dataclass(frozen=True)
@@ -109,44 +102,41 @@ class Score:
 
 
 @torch.inference_mode()
-def score(
-    lm: LoadedModel, policies: Sequence[Policy], ids: torch.Tensor, prompt_tokens: int, *, errors: bool = True
+def score_texts(
+    lm: LoadedModel, policies: Sequence[Policy], ids: torch.Tensor, prompt_tokens: int, *, with_fidelity: bool = True
 ) -> list[list[Score]]:
     """Scores of every policy (outer) on every text (inner), against the dense model; ``ids`` int64 [texts, T]."""
-    reading = read(lm, policies, ids, prompt_tokens, errors=errors)
+    reading = read_texts(lm, policies, ids, prompt_tokens, with_fidelity=with_fidelity)
     targets = ids[:, prompt_tokens:]
-    return [compare(lm, reading.logits, reading, choice, targets) for choice in reading.choices]
+    return [score_plan(lm, reading.logits, reading, batch, targets) for batch in reading.plans]
 
 
 @torch.inference_mode()
-def read(
-    lm: LoadedModel, policies: Sequence[Policy], ids: torch.Tensor, prompt_tokens: int, *, errors: bool = True
+def read_texts(
+    lm: LoadedModel, policies: Sequence[Policy], ids: torch.Tensor, prompt_tokens: int, *, with_fidelity: bool = True
 ) -> Reading:
     """The dense pass over ``ids`` int64 [texts, T] less their last token, which nothing is predicted from.
 
-    Without ``errors`` no CETT and no recall is measured, which takes a third of the time of a token-level method.
+    Without ``with_fidelity`` no CETT and no recall is measured, which takes a third of the time of a token-level
+    method.
     """
     from transformers import DynamicCache
 
     scored = ids.shape[1] - prompt_tokens
     readers = [policy.reader() for policy in policies]
-    measured: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in policies]
+    by_policy: list[list[Fidelity]] = [[] for _ in policies]
 
     def see(block: FeedForward, x: torch.Tensor, a: torch.Tensor) -> None:
-        for reader, layers in zip(readers, measured, strict=True):
+        for reader, layers in zip(readers, by_policy, strict=True):
             reader.see(block, x[:, :prompt_tokens], a[:, :prompt_tokens])
-            plan = reader.plan()
-            if errors and plan.steps is None:
-                layers.append(_left_out(block, x[:, -scored:], a[:, -scored:], [(plan, scored)]))
+            if with_fidelity and (plan := reader.plan()).steps is None:
+                layers.append(fidelity(block, x[:, -scored:], a[:, -scored:], [(plan, scored)]))
 
     cache = DynamicCache()  # without a config, so that sliding-window layers keep every position too
     logits = dense_pass(lm, cache, ids[:, :-1], see, logits_to_keep=scored)
     cache.crop(-scored)
-    choices = tuple(
-        PlanForBatch(reader.plan(), _by_kind(layers) if layers else None)
-        for reader, layers in zip(readers, measured, strict=True)
-    )
-    return Reading(ids[:, -scored - 1 : -1], logits, cache, choices, errors)
+    plans = tuple(BatchPlan(reader.plan(), layers or None) for reader, layers in zip(readers, by_policy, strict=True))
+    return Reading(ids[:, -scored - 1 : -1], logits, cache, plans, with_fidelity)
 
 
 @torch.inference_mode()
@@ -168,12 +158,12 @@ def dense_pass(
 
 
 @torch.inference_mode()
-def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan) -> Followed:
+def sparse_pass(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan) -> SparsePass:
     """``inputs`` int64 [texts, tokens] under ``plan`` and those that take its place; ``cache`` stays as it was."""
     texts, tokens = inputs.shape
     schedule = PlanSchedule(plan)
     logits: list[torch.Tensor] = []
-    stretches: list[tuple[Plan, int]] = []
+    schedule: list[tuple[Plan, int]] = []
     kept = torch.zeros(texts, len(lm.blocks), dtype=torch.float64)
     unread: list[torch.Tensor] = []
     copied = [] if plan.steps is None else [torch.zeros(texts, dtype=torch.float64) for _ in lm.blocks]
@@ -181,7 +171,7 @@ def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan) -> F
     def see(block: FeedForward, use: LayerUse) -> None:
         kept[:, block.layer] += use.neurons.view(texts, -1).sum(dim=1).cpu()
         if use.unread is not None:
-            unread.append(use.unread.view(texts, -1, 2).sum(dim=1))
+            unread.append(use.unread.view(texts, -1, 2).sum(dim=1).cpu())  # layers may lie on several devices
 
     at = 0
     while at < tokens:
@@ -193,43 +183,41 @@ def follow(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan) -> F
                 stack.enter_context(observe(lm.blocks, lambda _block, a: activations.append(a)))  # noqa: B023
             chunk = inputs[:, at : at + count]
             logits.append(lm.model(input_ids=chunk, past_key_values=cache, use_cache=True).logits)
-        stretches.append((serving, count))
+        schedule.append((serving, count))
         at += count
         if schedule.feed(count, activations) and (packed := schedule.plan.packs()):
             copied = [total + new.cpu() for total, new in zip(copied, packed, strict=True)]
     cache.crop(-tokens)
-    return Followed(
+    return SparsePass(
         logits=torch.cat(logits, dim=1),
         kept=kept / tokens,
-        unread=torch.stack(unread).sum(dim=0).cpu() / tokens if unread else None,
+        unread=torch.stack(unread).sum(dim=0) / tokens if unread else None,
         copied=[total / tokens for total in copied],
-        stretches=stretches,
+        schedule=schedule,
     )
 
 
 @torch.inference_mode()
-def compare(
-    lm: LoadedModel, expected: torch.Tensor, reading: Reading, choice: PlanForBatch, targets: torch.Tensor
+def score_plan(
+    lm: LoadedModel, expected: torch.Tensor, reading: Reading, batch: BatchPlan, targets: torch.Tensor
 ) -> list[Score]:
     """One score a text against the dense model's ``expected`` [texts, scored, vocabulary] on ``targets`` int64 [texts,
     scored]. A text whose neurons are all active gets the reading's own logits.
     """
     widths = torch.tensor([block.d_ff for block in lm.blocks], dtype=torch.float64)
     texts, scored = targets.shape
-    if choice.plan.is_dense:
-        followed = Followed(reading.logits, widths.expand(texts, -1), None, [], [(choice.plan, scored)])
+    if batch.plan.is_dense:
+        sparse = SparsePass(reading.logits, widths.expand(texts, -1), None, [], [(batch.plan, scored)])
     else:
-        followed = follow(lm, reading.cache, reading.inputs, choice.plan)
-    exact = (followed.kept == widths).all(dim=1)
-    if followed.unread is not None:
-        exact &= (followed.unread == 0).all(dim=1)
-    left_out = choice.left_out
-    if reading.errors and left_out is None:
-        left_out = _left_out_after(lm, reading, followed.stretches)
+        sparse = sparse_pass(lm, reading.cache, reading.inputs, batch.plan)
+    exact = (sparse.kept == widths).all(dim=1)
+    if sparse.unread is not None:
+        exact &= (sparse.unread == 0).all(dim=1)
+    layers = batch.fidelity or (_fidelity_afterwards(lm, reading, sparse.schedule) if reading.with_fidelity else [])
     scores = []
     for text, is_exact in enumerate(exact):
-        logits = reading.logits[text] if is_exact else followed.logits[text]
-        forced = metrics.forced(expected[text], logits, targets[text])
+        logits = reading.logits[text] if is_exact else sparse.logits[text]
+        forced = metrics.compare_forced(expected[text], logits, targets[text])
         scores.append(
             Score(
                 tokens=scored,
@@ -237,32 +225,22 @@ def compare(
                 sparse_loss=float(forced.sparse_loss.double().sum()),
                 kl=float(forced.kl.double().sum()),
                 agreeing=int(forced.agrees.sum()),
-                kept=tuple(followed.kept[text].tolist()),
-                cett=tuple(float(layer[text]) for layer in left_out.cett) if left_out else (),
-                recall=tuple(float(layer[text]) for layer in left_out.recall) if left_out else (),
-                unread=() if followed.unread is None else tuple(followed.unread[text].tolist()),
-                copied=tuple(float(layer[text]) for layer in followed.copied),
+                kept=tuple(sparse.kept[text].tolist()),
+                cett=tuple(float(layer.cett[text]) for layer in layers),
+                recall=tuple(float(layer.recall[text]) for layer in layers),
+                unread=() if sparse.unread is None else tuple(sparse.unread[text].tolist()),
+                copied=tuple(float(layer[text]) for layer in sparse.copied),
             )
         )
     return scores
 
 
-def _left_out(
-    block: FeedForward, x: torch.Tensor, a: torch.Tensor, stretches: Stretches
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return realised_cett(block, x, a, stretches), mask_recall(block, x, a, stretches)
-
-
-def _by_kind(layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> LeftOut:
-    return LeftOut(tuple(cett for cett, _ in layers), tuple(recall for _, recall in layers))
-
-
-def _left_out_after(lm: LoadedModel, reading: Reading, stretches: Stretches) -> LeftOut:
-    """In a dense pass of its own, for plans that are known only once they have served."""
-    layers: list[tuple[torch.Tensor, torch.Tensor]] = []
-    dense_pass(lm, reading.cache, reading.inputs, lambda block, x, a: layers.append(_left_out(block, x, a, stretches)))
+def _fidelity_afterwards(lm: LoadedModel, reading: Reading, schedule: Schedule) -> list[Fidelity]:
+    """Layer by layer, in a dense pass of its own: for plans that are known only once they have served."""
+    layers: list[Fidelity] = []
+    dense_pass(lm, reading.cache, reading.inputs, lambda block, x, a: layers.append(fidelity(block, x, a, schedule)))
     reading.cache.crop(-reading.inputs.shape[1])
-    return _by_kind(layers)
+    return layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,10 +251,10 @@ class Judgement:
     sparse_logits: torch.Tensor
     cett: list[float]
 
-    def compared(self, targets: Sequence[int]) -> metrics.Forced:
+    def compare(self, targets: Sequence[int]) -> metrics.ForcedComparison:
         """On the tokens that follow each position."""
         given = torch.tensor(targets, device=self.dense_logits.device)
-        return metrics.forced(self.dense_logits, self.sparse_logits, given)
+        return metrics.compare_forced(self.dense_logits, self.sparse_logits, given)
 
 
 @torch.inference_mode()
@@ -286,12 +264,12 @@ def judge(engine: Engine, prefill: Prefill, tokens: list[int]) -> Judgement:
     lm = dataclasses.replace(engine.lm, model=model, blocks=find_blocks(model))
     inputs = torch.tensor([tokens], device=lm.device)
     cache = copy.deepcopy(prefill.cache)
-    followed = follow(lm, cache, inputs, prefill.plan)
+    sparse = sparse_pass(lm, cache, inputs, prefill.plan)
     cett: list[float] = []
     dense_logits = dense_pass(
-        lm, cache, inputs, lambda block, x, a: cett.append(float(realised_cett(block, x, a, followed.stretches)))
+        lm, cache, inputs, lambda block, x, a: cett.append(float(realised_cett(block, x, a, sparse.schedule)))
     )
     sparse_logits = engine.sparse_logits(prefill, tokens)
     if sparse_logits is None:
-        sparse_logits = followed.logits[0]
+        sparse_logits = sparse.logits[0]
     return Judgement(dense_logits[0], sparse_logits, cett)

@@ -36,7 +36,7 @@ class SpeedSettings:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ArmSpeed:
     """``speedup`` over dense with its 95 % interval, over prompts and pairs within them, and the ``n`` pairs of blocks.
 
     ``tokens_per_second`` is the dense arm's times the speedup: rows are timed one after the other, and what the machine
@@ -51,15 +51,15 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Blocks:
+class BlockTimes:
     """Median step times of a prompt's blocks in ms, a pair at the same place of both."""
 
     dense: list[float]
     sparse: list[float]
 
 
-def time_arms(lm: LoadedModel, policy: Policy, ids: list[int], settings: SpeedSettings) -> Blocks:
-    """Both arms from one prompt. A selector that keeps every neuron times the dense arm against itself."""
+def time_arms(lm: LoadedModel, policy: Policy, ids: list[int], settings: SpeedSettings) -> BlockTimes:
+    """Both arms from one prompt. A policy that keeps every neuron times the dense arm against itself."""
     engine = engine_for(lm, policy)
     prefill = engine.prefill(ids, policy)
     room = _room(lm, ids, settings)
@@ -67,38 +67,42 @@ def time_arms(lm: LoadedModel, policy: Policy, ids: list[int], settings: SpeedSe
     dense, sparse = (
         ArmDecoder(partial(make, prefill, room), first, room) for make in (engine.dense_arm, engine.sparse_arm)
     )
-    blocks = Blocks([], [])
+    blocks = BlockTimes([], [])
     for pair in range(settings.pairs + 1):
         for decoder, medians in ((dense, blocks.dense), (sparse, blocks.sparse)):
-            times = decoder.times_ms(settings.settle + settings.block)[settings.settle :]
+            median = _block_median(decoder, settings)
             if pair > 0:
-                medians.append(float(np.median(times)))
+                medians.append(median)
     return blocks
 
 
 def dense_ms(models: Sequence[LoadedModel], ids: list[int], policy: Policy, settings: SpeedSettings) -> list[float]:
     """Median step time of each model's dense arm, all of them in turn; ``policy`` reads the prompt with them."""
-    decoders = [_decoder(lm, ids, policy, settings) for lm in models]
+    decoders = [_dense_decoder(lm, ids, policy, settings) for lm in models]
     medians: list[list[float]] = [[] for _ in models]
     for turn in range(settings.prompts * settings.pairs + 1):
-        for decoder, found in zip(decoders, medians, strict=True):
-            times = decoder.times_ms(settings.settle + settings.block)[settings.settle :]
+        for decoder, of_model in zip(decoders, medians, strict=True):
+            median = _block_median(decoder, settings)
             if turn > 0:
-                found.append(float(np.median(times)))
-    return [float(np.median(found)) for found in medians]
+                of_model.append(median)
+    return [float(np.median(of_model)) for of_model in medians]
 
 
-def speed_of(row: Sequence[Blocks], dense_ms: float) -> Measured:
+def speed_of(row: Sequence[BlockTimes], dense_ms: float) -> ArmSpeed:
     """What the blocks of a row, one or more prompts', come to, where the dense arm takes ``dense_ms`` a step."""
-    found = metrics.grouped_speedup([each.dense for each in row], [each.sparse for each in row])
-    return Measured(1000 / dense_ms * found.median, found.median, found.low, found.high, found.n)
+    speedup = metrics.grouped_speedup([prompt.dense for prompt in row], [prompt.sparse for prompt in row])
+    return ArmSpeed(1000 / dense_ms * speedup.median, speedup.median, speedup.low, speedup.high, speedup.n)
 
 
-def _decoder(lm: LoadedModel, ids: list[int], policy: Policy, settings: SpeedSettings) -> ArmDecoder:
+def _dense_decoder(lm: LoadedModel, ids: list[int], policy: Policy, settings: SpeedSettings) -> ArmDecoder:
     engine = engine_for(lm, policy)
     prefill = engine.prefill(ids, policy)
     room = _room(lm, ids, settings)
     return ArmDecoder(partial(engine.dense_arm, prefill, room), int(prefill.logits.argmax()), room)
+
+
+def _block_median(decoder: ArmDecoder, settings: SpeedSettings) -> float:
+    return float(np.median(decoder.times_ms(settings.settle + settings.block)[settings.settle :]))
 
 
 def _room(lm: LoadedModel, ids: list[int], settings: SpeedSettings) -> int:

@@ -22,19 +22,18 @@ from ..model.precision import REFERENCE
 from ..support.environment import describe
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
-from .evaluation import BATCH, EvaluationSettings, Unit, cut, grouped
-from .ledger import Ledger, digest
-from .row import SweepRow, Texts, row
-from .scoring import Reading, Score, compare, read
-from .shards import ALONE, Shard
-from .speed import Blocks, Measured, SpeedSettings, dense_ms, speed_of, time_arms
+from .bookkeeping import ALONE, Ledger, Shard, digest
+from .evaluation import BATCH, EvaluationSettings, Unit, cut, in_batches
+from .scoring import Reading, Score, read_texts, score_plan
+from .speed import ArmSpeed, BlockTimes, SpeedSettings, dense_ms, speed_of, time_arms
+from .sweep_table import SweepRow, Texts, sweep_row
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
 
 Load = Callable[[str], "LoadedModel"]  # the model in a precision
 _FORMAT = 2
-_Part = TypeVar("_Part")
+_Item = TypeVar("_Item")
 
 
 def grid(default: str, axes: Sequence[str]) -> list[Method]:
@@ -88,33 +87,33 @@ def sweep(
         lm = reference if precision == REFERENCE else load(precision)
         return _Arms(reference, lm, methods, settings.prompt_tokens, report)
 
-    found: list[tuple[list[list[Score]], Texts]] = []
+    scored: list[tuple[list[list[Score]], Texts]] = []
     for precision in precisions:
-        everything = shard.gather(_scored(arms(precision), texts, documents, settings, book, shard, report))
-        if not everything:
+        units = shard.gather(_score_units(arms(precision), texts, documents, settings, book, shard, report))
+        if not units:
             raise _too_short(text_name, settings)
-        everything.sort(key=lambda part: part[0])
+        units.sort(key=lambda unit: unit[0])
         by_arm = [
-            [Score(**score) for part in everything for score in part[1][which]] for which in range(len(methods) + 1)
+            [Score(**score) for _, scores, _ in units for score in scores[which]] for which in range(len(methods) + 1)
         ]
-        tokens = digest([part[2] for part in everything])
-        found.append((by_arm, Texts(text_name, settings.prompt_tokens, tokens)))
+        tokens = digest([unit_tokens for _, _, unit_tokens in units])
+        scored.append((by_arm, Texts(text_name, settings.prompt_tokens, tokens)))
     rows: list[SweepRow] = []
     together = [arms(precision) for precision in precisions] if speed else []
     dense = _dense_ms(together, texts, settings, speed, book) if speed else []
-    for index, (precision, (by_arm, named)) in enumerate(zip(precisions, found, strict=True)):
+    for index, (precision, (by_arm, named)) in enumerate(zip(precisions, scored, strict=True)):
         bound = together[index] if speed else arms(precision)
-        times: Sequence[Measured | None] = [None] * len(by_arm)
+        times: Sequence[ArmSpeed | None] = [None] * len(by_arm)
         if speed:
-            times = _timed(bound, texts, settings, speed, dense[index], book, report)
+            times = _time_rows(bound, texts, settings, speed, dense[index], book, report)
         rows += [
-            row(bound.lm, method, policy, scores, named, time)
+            sweep_row(bound.lm, method, policy, scores, named, time)
             for method, policy, scores, time in zip([None, *methods], bound.policies, by_arm, times, strict=True)
         ]
     return rows
 
 
-def _scored(
+def _score_units(
     arms: _Arms,
     texts: Callable[[], Iterable[Document]],
     documents: int,
@@ -124,21 +123,21 @@ def _scored(
     report: Report,
 ) -> list[tuple[int, list[list[dict[str, Any]]], str]]:
     """This process's units: their number, the scores of every arm (outer) on every text, and an id of their tokens."""
-    parts = []
+    units = []
     for index, unit in enumerate(_units(arms.lm, texts, settings)):
         report(Progress(f"Sweeping, {arms.lm.precision}", index * BATCH, documents, "documents"))
         if not shard.mine(index) or not unit.ids:
             continue
         name = digest([unit.ids, arms.lm.precision, arms.names[1:]])
         if (scores := book.get(name)) is None:
-            seen = arms.read(unit)
-            scores = [[asdict(each) for each in arms.scores(seen, which)] for which in range(len(arms.names))]
+            reading = arms.read(unit)
+            scores = [[asdict(text) for text in arms.scores(reading, which)] for which in range(len(arms.names))]
             book.put(name, scores)
-        parts.append((index, scores, digest(unit.ids)))
-    return parts
+        units.append((index, scores, digest(unit.ids)))
+    return units
 
 
-def follow(
+def stream_sweep(
     reference: LoadedModel,
     lm: LoadedModel,
     methods: Sequence[Method],
@@ -164,24 +163,24 @@ def follow(
     arm_steps = len(units) + len(prompts)
     done, total = 0, len(units) + (1 + len(methods)) * arm_steps
 
-    def counted(parts: Iterable[_Part]) -> Iterator[_Part]:
+    def count_steps(items: Iterable[_Item]) -> Iterator[_Item]:
         nonlocal done
-        for part in parts:
+        for item in items:
             report(Progress("Sweeping", done, total, "steps"))
             done += 1
-            yield part
+            yield item
 
-    seen = [arms.read(unit) for unit in counted(units)]
-    blocks: list[list[Blocks]] = []
+    readings = [arms.read(unit) for unit in count_steps(units)]
+    times: list[list[BlockTimes]] = []
     for which, method in enumerate([None, *methods]):
-        scores = [score for each in counted(seen) for score in arms.scores(each, which)]
-        blocks.append([time_arms(lm, arms.policies[which], ids, speed) for ids in counted(prompts)])
-        dense = median(ms for told in blocks for each in told for ms in each.dense)
-        yield row(lm, method, arms.policies[which], scores, named, speed_of(blocks[-1], dense))
+        scores = [score for reading in count_steps(readings) for score in arms.scores(reading, which)]
+        times.append([time_arms(lm, arms.policies[which], ids, speed) for ids in count_steps(prompts)])
+        dense = median(ms for of_row in times for of_prompt in of_row for ms in of_prompt.dense)
+        yield sweep_row(lm, method, arms.policies[which], scores, named, speed_of(times[-1], dense))
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class _UnitReading:
     """What reading a unit left behind: the float32 model's logits, and the reading of the model that is judged."""
 
     expected: torch.Tensor
@@ -206,29 +205,29 @@ class _Arms:
         self.policies: list[Policy] = [DensePolicy(), *(method.bind(lm, report) for method in methods)]
         self.prompt_tokens = prompt_tokens
 
-    def read(self, unit: Unit) -> _Seen:
-        """One dense pass a model serves every selector."""
+    def read(self, unit: Unit) -> _UnitReading:
+        """One dense pass a model serves every policy."""
         ids = torch.tensor(unit.ids, device=self.lm.device)
-        reading = read(self.lm, self.policies, ids, self.prompt_tokens)
-        same = self.lm is self.reference
-        expected = reading if same else read(self.reference, [], ids, self.prompt_tokens, errors=False)
-        return _Seen(expected.logits, reading, ids[:, self.prompt_tokens :])
+        reading = read_texts(self.lm, self.policies, ids, self.prompt_tokens)
+        expected = reading
+        if self.lm is not self.reference:
+            expected = read_texts(self.reference, [], ids, self.prompt_tokens, with_fidelity=False)
+        return _UnitReading(expected.logits, reading, ids[:, self.prompt_tokens :])
 
     @torch.inference_mode()
-    def scores(self, seen: _Seen, which: int) -> list[Score]:
-        """Of one selector on every text of what was read."""
-        choice = seen.reading.choices[which]
-        return compare(self.lm, seen.expected, seen.reading, choice, seen.targets)
+    def scores(self, unit: _UnitReading, which: int) -> list[Score]:
+        """Of one policy on every text of what was read."""
+        return score_plan(self.lm, unit.expected, unit.reading, unit.reading.plans[which], unit.targets)
 
 
 def _units(lm: LoadedModel, texts: Callable[[], Iterable[Document]], settings: EvaluationSettings) -> Iterator[Unit]:
     needed = settings.prompt_tokens + settings.score_tokens
-    return (cut(lm, group, needed) for group in grouped(itertools.islice(texts(), settings.documents)))
+    return (cut(lm, group, needed) for group in in_batches(itertools.islice(texts(), settings.documents)))
 
 
 def _prompts(units: Iterator[Unit], settings: EvaluationSettings, speed: SpeedSettings) -> list[list[int]]:
     ids = itertools.chain.from_iterable(unit.ids for unit in units)
-    return [each[: settings.prompt_tokens] for each in itertools.islice(ids, speed.prompts)]
+    return [text[: settings.prompt_tokens] for text in itertools.islice(ids, speed.prompts)]
 
 
 def _dense_ms(
@@ -239,7 +238,7 @@ def _dense_ms(
     book: Ledger,
 ) -> list[float]:
     """Of the dense model at every precision."""
-    models = [each.lm for each in arms]
+    models = [of_precision.lm for of_precision in arms]
     prompt = _prompts(_units(models[0], texts, settings), settings, speed)[0]
     machines = [describe(lm.device, lm.precision) for lm in models]
     name = digest(["dense times", prompt, asdict(speed), machines])
@@ -249,7 +248,7 @@ def _dense_ms(
     return kept
 
 
-def _timed(
+def _time_rows(
     arms: _Arms,
     texts: Callable[[], Iterable[Document]],
     settings: EvaluationSettings,
@@ -257,17 +256,17 @@ def _timed(
     dense_ms: float,
     book: Ledger,
     report: Report,
-) -> list[Measured]:
+) -> list[ArmSpeed]:
     """The speed of every arm."""
     prompts = _prompts(_units(arms.lm, texts, settings), settings, speed)
-    rows: list[list[Blocks]] = []
-    for which, told in enumerate(arms.names):
+    rows: list[list[BlockTimes]] = []
+    for which, arm_name in enumerate(arms.names):
         report(Progress(f"Timing, {arms.lm.precision}", which, len(arms.names), "rows"))
-        name = digest(["times", told, prompts, asdict(speed), describe(arms.lm.device, arms.lm.precision)])
+        name = digest(["times", arm_name, prompts, asdict(speed), describe(arms.lm.device, arms.lm.precision)])
         if (kept := book.get(name)) is None:
             kept = [asdict(time_arms(arms.lm, arms.policies[which], ids, speed)) for ids in prompts]
             book.put(name, kept)
-        rows.append([Blocks(**blocks) for blocks in kept])
+        rows.append([BlockTimes(**times) for times in kept])
     return [speed_of(row, dense_ms) for row in rows]
 
 

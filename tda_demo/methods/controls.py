@@ -44,7 +44,7 @@ def against(
 
 
 def unbeaten(row: Fields, rows: Iterable[Fields]) -> Fields | None:
-    """The control's row of lowest KL among those of a sweep (``evaluate.row.SweepRow``) that ``row`` does not
+    """The control's row of lowest KL among those of a sweep (``evaluate.sweep_table.SweepRow``) that ``row`` does not
     beat, of its model, precision and text; None where it beats them all, or is dense or a control itself.
     """
     if row["method"] == "dense" or is_control(row["method"]):

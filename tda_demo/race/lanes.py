@@ -1,4 +1,7 @@
-"""The schedule of a race, for any number of lanes: whoever has used the least decode time steps next."""
+"""The lanes of a race, any number of them, and the events they tell it in.
+
+Whoever has used the least decode time steps next.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,73 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Literal
 
 import numpy as np
 import torch
 
 from ..decode.arm import Arm
 from ..decode.text import Sampler, TextStream
-from .events import ArmName, Ended, EndReason, Event, Stepped
-from .result import FirstEnd
+from ..methods.plan import ActiveSets
+from .result import FirstEnd, RaceResult
+
+ArmName = Literal["dense", "sparse", "rival"]
+EndReason = Literal["eos", "length", "context", "stopped"]
+
+
+@dataclass(frozen=True, eq=False)
+class PromptRead:
+    """The prompt has been read and the active sets chosen. ``fired`` int64 [prompt tokens, layers].
+
+    ``active`` and ``byte_bound`` are None where what is computed is known step by step: under token-level methods and
+    active sets that are chosen anew. ``rival`` is the same of the rival, None in a race without one.
+    """
+
+    tokens: tuple[str, ...]
+    prefill_ms: float
+    selection_ms: float
+    packing_ms: float
+    active: ActiveSets | None
+    fired: np.ndarray
+    byte_bound: float | None
+    rival: PromptRead | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Stepped:
+    """Token ``index`` of an arm's text. The first comes from the prompt's own logits: no ``ms``, bytes or ``fired``.
+
+    ``text`` is what the token adds; ``weight_bytes`` what the step read; ``fired`` int64 [layers], neurons that fired
+    at the step, of a method's arm only: where ``PromptRead.active`` is None, those it computed.
+    """
+
+    arm: ArmName
+    index: int
+    text: str
+    ms: float | None
+    weight_bytes: int | None
+    fired: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An arm has stopped: at its end token, at the length asked for, at the model's context limit, or by the user."""
+
+    arm: ArmName
+    reason: EndReason
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Decoding is over; the teacher-forced passes that give agreement, KL and realised CETT begin."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    result: RaceResult
+
+
+Event = PromptRead | Stepped | Ended | Judging | Finished
 
 Count = Callable[[Arm], np.ndarray]
 """What fired at an arm's last step, int64 [layers]."""
@@ -23,7 +85,7 @@ Count = Callable[[Arm], np.ndarray]
 
 @dataclass
 class Lane:
-    """An arm in a race: its text so far, the time it has used and, of a method's arm, what ``count`` found there."""
+    """An arm in a race: its text so far, the time it has used and, of a method's arm, what ``count`` gave."""
 
     name: ArmName
     arm: Arm
@@ -100,5 +162,5 @@ def run_lanes(lanes: Sequence[Lane], stop: threading.Event) -> Generator[Event, 
         lane = min(running, key=lambda lane: lane.elapsed_ms)
         yield from lane.advance()
         if lane.ended is not None and len(running) == len(lanes):
-            first_end = FirstEnd(lane.name, {each.name: len(each.tokens) for each in lanes})
+            first_end = FirstEnd(lane.name, {other.name: len(other.tokens) for other in lanes})
     return first_end

@@ -114,7 +114,7 @@ class RaceResult:
     @property
     def arms(self) -> list[tuple[str, ArmResult]]:
         """Every arm with the name of its method."""
-        return [("dense", self.dense), *((found.method, found.sparse) for found in self.methods)]
+        return [("dense", self.dense), *((result.method, result.sparse) for result in self.methods)]
 
     @property
     def machine(self) -> str:
@@ -147,10 +147,10 @@ def summary(result: RaceResult) -> str:
         lines.append(f"\n[{name}: {arm.tokens} tokens, {rate}, prompt {arm.prefill_ms:.0f} ms]\n{arm.text}")
     lines.append("")
     if result.rival is None:
-        return "\n".join([*lines, *_measured(result)])
-    for found in result.methods:
-        settings = ", ".join(f"{name}={value}" for name, value in found.settings.items())
-        lines += [f"{found.method} ({settings}), against dense:", *(f"  {line}" for line in _measured(found))]
+        return "\n".join([*lines, *_figures(result)])
+    for of_method in result.methods:
+        settings = ", ".join(f"{name}={value}" for name, value in of_method.settings.items())
+        lines += [f"{of_method.method} ({settings}), against dense:", *(f"  {line}" for line in _figures(of_method))]
     if speed := result.speedup_over_rival:
         lines.append(f"{result.method} over {result.rival.method}: {_speedup(speed, result.rival.method)}")
     return "\n".join([*lines, *filter(None, [against_control(result)])])
@@ -159,27 +159,28 @@ def summary(result: RaceResult) -> str:
 def against_control(result: RaceResult, named: Callable[[str], str] = str) -> str:
     """Whether a method beats the control it raced, in one sentence; empty where not one of the two is a control.
 
-    ``named`` gives the name of a method by which it is called.
+    ``named`` turns a method's name into the one it is shown by.
     """
     rival = result.rival
     if rival is None or is_control(result.method) == is_control(rival.method):
         return ""
-    own, control = (rival, result) if is_control(result.method) else (result, rival)
-    read, control_read = (found.sparse.weight_bytes for found in (own, control))
-    kl, control_kl = (found.quality and found.quality.kl for found in (own, control))
-    return against(named(own.method), read, kl, named(control.method), control_read, control_kl)
+    method, control = (rival, result) if is_control(result.method) else (result, rival)
+    read, control_read = (raced.sparse.weight_bytes for raced in (method, control))
+    kl, control_kl = (raced.quality and raced.quality.kl for raced in (method, control))
+    return against(named(method.method), read, kl, named(control.method), control_read, control_kl)
 
 
-def _measured(found: RaceResult | MethodResult) -> list[str]:
+def _figures(result: RaceResult | MethodResult) -> list[str]:
     """What was measured of a method, in lines."""
-    lines = [f"{found.method}: {found.note}"] if found.note else []
-    if found.speedup and found.byte_bound and found.efficiency:
+    lines = [f"{result.method}: {result.note}"] if result.note else []
+    if result.speedup and result.byte_bound and result.efficiency:
         lines.append(
-            f"{_speedup(found.speedup, 'dense')}; byte bound {found.byte_bound:.3f}x, efficiency {found.efficiency:.0%}"
+            f"{_speedup(result.speedup, 'dense')}; "
+            f"byte bound {result.byte_bound:.3f}x, efficiency {result.efficiency:.0%}"
         )
-    leaves_out = METHODS.get(found.method, Method).leaves_out
-    lines.append(f"sparsity {fmean(found.sparsity):.1%} {leaves_out} (mean over layers)")
-    if quality := found.quality:
+    leaves_out = METHODS.get(result.method, Method).leaves_out
+    lines.append(f"sparsity {fmean(result.sparsity):.1%} {leaves_out} (mean over layers)")
+    if quality := result.quality:
         parting = "nowhere" if quality.divergence is None else f"at token {quality.divergence + 1}"
         lines.append(
             f"agreement {quality.agreement:.1%}, KL {quality.kl:.3f} nats/token over {quality.positions} tokens; "

@@ -72,5 +72,5 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(_value(each) for each in value)
+        return ", ".join(_value(item) for item in value)
     return escape("" if value is None else str(value))

@@ -1,14 +1,18 @@
-"""Plots as SVG text. Every label is escaped; numbers are the only thing that becomes a coordinate."""
+"""Plots as SVG text. Every label is escaped; numbers are the only thing that becomes a coordinate.
+
+A heatmap holds its cells as a PNG of small whole numbers: exact, in a few kilobytes (https://www.w3.org/TR/png-3/).
+"""
 
 from __future__ import annotations
 
+import base64
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 import numpy as np
-
-from .png import data_uri
 
 WIDTH, HEIGHT = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 22, 44
@@ -37,6 +41,16 @@ _SHAPES = {
 }
 
 
+_CIVIDIS = (
+    (0x00, 0x22, 0x4E),
+    (0x35, 0x45, 0x6C),
+    (0x66, 0x69, 0x70),
+    (0x94, 0x8E, 0x77),
+    (0xC8, 0xB8, 0x66),
+    (0xFE, 0xE8, 0x38),
+)
+
+
 @dataclass(frozen=True)
 class Series:
     """Points (x, y) of one name; ``notes`` are what a pointer resting on a point is told, ``shape`` '' shows none.
@@ -55,18 +69,18 @@ class Series:
 
 def legend(series: Sequence[Series]) -> str:
     """What each series looks like, as a list."""
-    entries = "".join(f"<li>{_sample(each)}{escape(each.name)}</li>" for each in series)
+    entries = "".join(f"<li>{_sample(line)}{escape(line.name)}</li>" for line in series)
     return f'<ul class="legend">{entries}</ul>'
 
 
 def plot(series: Sequence[Series], x_label: str, y_label: str, zero: bool = True) -> str:
     """A plot with both axes, five ticks each, at whole numbers where all x are; ``zero`` lets y begin there. Empty
     without a point."""
-    points = [point for each in series for point in each.points]
+    points = [point for line in series for point in line.points]
     if not points:
         return ""
     x_low, x_high = _range([x for x, _ in points])
-    ends = [end for each in series for pair in each.band for end in pair]
+    ends = [end for line in series for pair in line.band for end in pair]
     y_low, y_high = _range([*([0.0] if zero else []), *(y for _, y in points), *ends])
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -88,21 +102,21 @@ def plot(series: Sequence[Series], x_label: str, y_label: str, zero: bool = True
         parts.append(f'<text x="{left - 6}" y="{at_y + 4}" text-anchor="end">{y:.3g}</text>')
         parts.append(f'<line x1="{left}" x2="{WIDTH - _RIGHT}" y1="{at_y}" y2="{at_y}" class="grid"/>')
     parts.append(_titles(x_label, y_label))
-    for each in series:
-        placed = [place(*point) for point in each.points]
-        if each.band:
+    for line in series:
+        placed = [place(*point) for point in line.points]
+        if line.band:
             lows, highs = (
-                [(x, pair[end]) for (x, _), pair in zip(each.points, each.band, strict=True)] for end in (0, 1)
+                [(x, pair[end]) for (x, _), pair in zip(line.points, line.band, strict=True)] for end in (0, 1)
             )
             outline = " ".join("{},{}".format(*place(*point)) for point in (*lows, *reversed(highs)))
-            parts.append(f'<polygon points="{outline}" fill="{each.colour}" fill-opacity="0.18"/>')
-        if each.joined:
+            parts.append(f'<polygon points="{outline}" fill="{line.colour}" fill-opacity="0.18"/>')
+        if line.joined:
             path = " ".join(f"{x},{y}" for x, y in placed)
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{each.colour}" stroke-width="1.5"/>')
-        if each.shape:
-            notes = each.notes or [f"{each.name}: {x:.4g}, {y:.4g}" for x, y in each.points]
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="1.5"/>')
+        if line.shape:
+            notes = line.notes or [f"{line.name}: {x:.4g}, {y:.4g}" for x, y in line.points]
             parts += [
-                f'<path d="{_SHAPES[each.shape]}" transform="translate({x} {y})" fill="{each.colour}">'
+                f'<path d="{_SHAPES[line.shape]}" transform="translate({x} {y})" fill="{line.colour}">'
                 f"<title>{escape(note)}</title></path>"
                 for (x, y), note in zip(placed, notes, strict=True)
             ]
@@ -182,3 +196,30 @@ def _sample(series: Series) -> str:
 def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def cividis() -> np.ndarray:
+    """256 colours from dark blue to yellow, uint8 [256, 3]: six of Cividis' own, and straight lines between them."""
+    at = np.linspace(0, 255, len(_CIVIDIS))
+    return np.stack([np.interp(np.arange(256), at, channel) for channel in np.array(_CIVIDIS).T], axis=1).astype(
+        np.uint8
+    )
+
+
+def data_uri(values: np.ndarray, palette: np.ndarray) -> str:
+    """``values`` uint8 [rows, columns], each an index into ``palette`` uint8 [colours, 3], as a ``data:`` address."""
+    rows, columns = values.shape
+    header = struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0)
+    lines = np.concatenate([np.zeros((rows, 1), np.uint8), values], axis=1)  # every line begins with its filter: none
+    chunks = (
+        (b"IHDR", header),
+        (b"PLTE", palette.tobytes()),
+        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
+        (b"IEND", b""),
+    )
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks)
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

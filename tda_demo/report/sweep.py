@@ -12,7 +12,7 @@ from ..stats.metrics import frontier
 from . import svg
 from .page import figure, finite, page, section, table
 
-Fields = Mapping[str, Any]  # of an ``evaluate.row.SweepRow``
+Fields = Mapping[str, Any]  # of an ``evaluate.sweep_table.SweepRow``
 
 # Title, value of a row (None where it has none), whether more is better.
 _COSTS: Sequence[tuple[str, Callable[[Fields], float | None], bool]] = (
@@ -30,10 +30,10 @@ _QUALITIES: Sequence[tuple[str, Callable[[Fields], float | None], bool]] = (
 def sweep_report(rows: Sequence[Fields]) -> str:
     """Rows, at least one, as HTML text; whatever a field says is escaped, and nothing is fetched."""
     rows = [finite(row) for row in rows]
-    one = rows[0]
+    first = rows[0]
     return page(
         "Sweep: " + ", ".join(sorted({str(row["model"]) for row in rows})),
-        f"{one['date']}, {one['machine']}, {one['threads']} threads; {one['text']}",
+        f"{first['date']}, {first['machine']}, {first['threads']} threads; {first['text']}",
         [
             _key(rows),
             *(_views(rows, quality) for quality in _QUALITIES),
@@ -78,12 +78,12 @@ def _view(rows: Sequence[Fields], quality: Any, cost: Any) -> str:
         return ""
     top = None if y_more else svg.useful_top([y for _, _, y in shown])
     above = 0 if top is None else sum(y > top for _, _, y in shown)
-    shown = [each for each in shown if top is None or each[2] <= top]
+    shown = [point for point in shown if top is None or point[2] <= top]
     beyond = f"; above it {above} more in the table" if above else ""
     colours = _colours(rows)
     groups: dict[tuple[str, str], list[tuple[Fields, float, float]]] = {}
-    for each in sorted(shown, key=lambda each: each[0]["step_bytes"]):  # sparse to dense: times are noisy
-        groups.setdefault((each[0]["method"], each[0]["precision"]), []).append(each)
+    for row, x, y in sorted(shown, key=lambda point: point[0]["step_bytes"]):  # sparse to dense: times are noisy
+        groups.setdefault((row["method"], row["precision"]), []).append((row, x, y))
     series = [
         svg.Series(
             f"{method}, {precision}",

@@ -87,7 +87,7 @@ def divergence(dense_tokens: Sequence[int], sparse_tokens: Sequence[int]) -> int
 
 
 @dataclass(frozen=True, eq=False)
-class Forced:
+class ForcedComparison:
     """Two models on one given text, a value a position [positions]: losses and KL float32 in nats, ``agrees`` bool.
 
     A loss is -log p(token); ``kl`` is KL(dense || sparse); ``agrees`` where both have the same argmax.
@@ -99,7 +99,7 @@ class Forced:
     agrees: Tensor
 
 
-def forced(dense_logits: Tensor, sparse_logits: Tensor, targets: Tensor) -> Forced:
+def compare_forced(dense_logits: Tensor, sparse_logits: Tensor, targets: Tensor) -> ForcedComparison:
     """Teacher-forced comparison in float32; logits [positions, vocabulary], ``targets`` int64 [positions].
 
     KL is right to about 1e-5 nats; the same logits twice give exactly 0.
@@ -107,7 +107,7 @@ def forced(dense_logits: Tensor, sparse_logits: Tensor, targets: Tensor) -> Forc
     log_p = dense_logits.float().log_softmax(dim=-1)
     log_q = log_p if sparse_logits is dense_logits else sparse_logits.float().log_softmax(dim=-1)
     given = targets[:, None]
-    return Forced(
+    return ForcedComparison(
         dense_loss=-log_p.gather(1, given)[:, 0],
         sparse_loss=-log_q.gather(1, given)[:, 0],
         kl=(log_p.exp() * (log_p - log_q)).sum(dim=-1),
@@ -135,9 +135,9 @@ def mask_recall(contributions: np.ndarray, active: np.ndarray) -> float:
     kept = sets.sum(axis=1)
     in_order = -np.sort(-contributions, axis=1)
     least = np.take_along_axis(in_order, np.maximum(kept - 1, 0)[:, None], axis=1)
-    own = (contributions >= least) & (contributions > 0)
-    firing = own.sum(axis=1)
-    shares = np.where(firing > 0, (own & sets).sum(axis=1) / np.maximum(firing, 1), 1.0)
+    strongest = (contributions >= least) & (contributions > 0)
+    count = strongest.sum(axis=1)
+    shares = np.where(count > 0, (strongest & sets).sum(axis=1) / np.maximum(count, 1), 1.0)
     return float(np.where(kept == 0, 0.0, shares).mean())
 
 

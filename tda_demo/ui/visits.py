@@ -14,7 +14,7 @@ from ..support.errors import UserError
 from .widgets import EVENT, notice, saver, sentence
 
 if TYPE_CHECKING:
-    from ..report.record import RaceRecord
+    from ..report.race import RaceRecord
 
 ReportContent = tuple[str, Any]  # the HTML, and the data it holds
 _MOST = 64  # visits: of more, the one heard of longest ago is forgotten
@@ -22,7 +22,7 @@ _MOST = 64  # visits: of more, the one heard of longest ago is forgotten
 
 @dataclass
 class Visit:
-    """``race`` is the last one that finished or was stopped; ``rows`` are tidy fields of ``evaluate.row.SweepRow``."""
+    """``race`` is the last one that finished or was stopped; ``rows`` are tidy fields of ``SweepRow``."""
 
     race: RaceRecord | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny import PROMPT, tiny
 
-import tda_demo.bench
+import tda_demo.bench.run
 from tda_demo.__main__ import main
 from tda_demo.bench import BenchRow, BenchSettings, bench
-from tda_demo.bench.decoders import StockGenerate
+from tda_demo.bench.run import StockGenerate
 from tda_demo.decode.arm import ArmDecoder
 from tda_demo.model.loading import LoadedModel
 from tda_demo.model.precision import round_weights
@@ -25,14 +25,14 @@ def tiny_loads(monkeypatch: pytest.MonkeyPatch) -> None:
         round_weights(lm.model, precision)
         return dataclasses.replace(lm, precision=precision)
 
-    monkeypatch.setattr(tda_demo.bench, "load_model", load)
-    monkeypatch.setattr(tda_demo.bench, "_PROMPT", PROMPT)
+    monkeypatch.setattr(tda_demo.bench.run, "load_model", load)
+    monkeypatch.setattr(tda_demo.bench.run, "_PROMPT", PROMPT)
 
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> list[BenchRow]:
     """At two of the precisions: every other one takes compiling, and its kernels are tested elsewhere."""
-    monkeypatch.setattr(tda_demo.bench, "offered", lambda _: ("float32", "int8"))
+    monkeypatch.setattr(tda_demo.bench.run, "offered", lambda _: ("float32", "int8"))
     return bench(settings=BenchSettings(rounds=2, block=2, settle=1)).rows
 
 

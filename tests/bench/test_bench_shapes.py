@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 from tda_demo.__main__ import main
 from tda_demo.bench import BenchSettings
 from tda_demo.bench.checks import check_blocks
-from tda_demo.bench.configs import NAMES, config_of
+from tda_demo.bench.random_model import NAMES, config_of
 from tda_demo.bench.shapes import ShapesTable, bench_shapes, measure_shapes
 from tda_demo.decode.gpu.graph import CudaGraphEngine
 from tda_demo.decode.gpu.kernel_blocks import BlockWeights

@@ -17,7 +17,7 @@ from tda_demo.decode.cpu.compiled_step import TokenArm
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate import budget
 from tda_demo.evaluate.result import quality
-from tda_demo.evaluate.scoring import score
+from tda_demo.evaluate.scoring import score_texts
 from tda_demo.methods import CATS, METHODS, TEAL, TT, DejaVu, Method, MoEfication, Sketch
 from tda_demo.methods.teal import ChannelPolicy
 from tda_demo.methods.token import TokenPolicy
@@ -86,7 +86,7 @@ def test_the_bound_of_evaluation_is_the_arms(name: str, precision: str, family: 
     lm = stored(tiny(family), precision)
     rule = bound_to(lm, name)
     ids = lm.prompt_ids(PROMPT)
-    (scores,) = score(lm, [rule], torch.tensor([[*ids, *TOKENS]]), len(ids))
+    (scores,) = score_texts(lm, [rule], torch.tensor([[*ids, *TOKENS]]), len(ids))
     found = quality(scores, step_bytes(lm, rule), rule)
     bound, share = of_the_arm(lm, rule)
     assert min(found.sparsity) > 0.05

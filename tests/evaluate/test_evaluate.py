@@ -65,7 +65,7 @@ def test_scores_are_those_of_transformers_with_the_dropped_columns_zeroed(family
     lm = tiny(family)
     selector: Any = Fixed(lm)
     ids = torch.randint(5, 90, (3, PROMPT + SCORED), generator=torch.Generator().manual_seed(0))
-    scores = scoring.score(lm, [selector], ids, PROMPT)[0]
+    scores = scoring.score_texts(lm, [selector], ids, PROMPT)[0]
     assert selector.shown == {PROMPT}
     dense = [log_softmax(lm.model(input_ids=each[None]).logits[0, PROMPT - 1 : -1]) for each in ids]
     caches = [DynamicCache() for _ in ids]
@@ -90,7 +90,7 @@ def test_scores_are_those_of_transformers_with_the_dropped_columns_zeroed(family
 def test_cett_and_recall_are_those_of_the_dense_activations(lm: LoadedModel) -> None:
     selector: Any = Fixed(lm)
     ids = torch.randint(5, 90, (1, PROMPT + SCORED), generator=torch.Generator().manual_seed(1))
-    found = scoring.score(lm, [selector], ids, PROMPT)[0][0]
+    found = scoring.score_texts(lm, [selector], ids, PROMPT)[0][0]
     for block, indices in zip(lm.blocks, selector.active.indices, strict=True):
         seen: list[torch.Tensor] = []
         hook = block.down.register_forward_pre_hook(lambda _module, inputs, seen=seen: seen.append(inputs[0][0]))
@@ -179,7 +179,7 @@ def test_a_run_that_was_killed_is_taken_up_and_ends_the_same(
 ) -> None:
     uninterrupted = evaluate(lm, METHOD, texts, SETTINGS)
     calls: list[int] = []
-    whole = scoring.score
+    whole = scoring.score_texts
 
     def counted(*arguments: Any) -> Any:
         if len(calls) == 2:
@@ -188,7 +188,7 @@ def test_a_run_that_was_killed_is_taken_up_and_ends_the_same(
         return whole(*arguments)
 
     result = tmp_path / "out" / "result.json"
-    monkeypatch.setattr(evaluation, "score", counted)
+    monkeypatch.setattr(evaluation, "score_texts", counted)
     with pytest.raises(KeyboardInterrupt):
         evaluate(lm, METHOD, texts, SETTINGS, result=result)
     (partial,) = result.parent.iterdir()

@@ -79,16 +79,16 @@ def test_writing_stops_at_a_stop_and_at_the_length(model: harness.MethodLM) -> N
     stop = whole.split()[3]
     (stopped,) = model.generate_until([request(CONTEXT, {"until": [stop], "max_gen_toks": 12})], disable_tqdm=True)
     assert stopped == whole[: whole.find(stop)]
-    assert harness.before("abcabc", ["c", "b", ""]) == "a"
+    assert harness.up_to_stop("abcabc", ["c", "b", ""]) == "a"
 
 
 def test_settings_of_the_harness_are_those_of_the_method() -> None:
-    method = harness.chosen("tda", {"cett": 0.3, "exempt": "0;2", "online": True})
+    method = harness.method_of("tda", {"cett": 0.3, "exempt": "0;2", "online": True})
     assert method.settings() | {"cett": 0.3, "exempt": (0, 2), "online": True} == method.settings()
     with pytest.raises(UserError, match="no method 'magic'"):
-        harness.chosen("magic", {})
+        harness.method_of("magic", {})
     with pytest.raises(UserError, match="no setting 'certain'"):
-        harness.chosen("tda", {"certain": 1})
+        harness.method_of("tda", {"certain": 1})
 
 
 def test_the_command_runs_a_task_defined_locally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,11 +25,10 @@ from tda_demo.__main__ import main
 from tda_demo.calibration.documents import Document, project_passages, read_documents
 from tda_demo.evaluate import EvaluationSettings, allocate, budget, evaluate
 from tda_demo.evaluate.allocate import Sensitivity
+from tda_demo.evaluate.bookkeeping import ALONE, Ledger, Shard
 from tda_demo.evaluate.budget import QualityCurve
-from tda_demo.evaluate.ledger import Ledger
-from tda_demo.evaluate.shards import ALONE, Shard
 from tda_demo.evaluate.speed import SpeedSettings
-from tda_demo.evaluate.sweep import follow, grid, sweep
+from tda_demo.evaluate.sweep import grid, stream_sweep, sweep
 from tda_demo.methods import CATS, GRIFFIN, TDA, TEAL, TT, CoreInfer, Sketch
 from tda_demo.methods.base import Dial
 from tda_demo.methods.settings import Range, setting
@@ -126,7 +125,7 @@ def test_a_row_is_told_as_soon_as_it_is_measured(texts: Path) -> None:
     told: list[tuple[int, int]] = []
     reference = load("float32")
     read = list(read_documents(texts))
-    found = follow(
+    found = stream_sweep(
         reference, load("int8"), METHODS, read, "texts", SETTINGS, speed, lambda at: told.append((at.done, at.total))
     )
     first = next(found)

@@ -74,4 +74,4 @@ def zeroed_logits(lm: LoadedModel, active: ActiveSets, token: int) -> torch.Tens
 
 def mean_kl(expected: torch.Tensor, logits: torch.Tensor) -> float:
     """KL(expected || logits) in nats per position, both [positions, vocabulary]."""
-    return float(metrics.forced(expected, logits, torch.zeros(len(logits), dtype=torch.int64)).kl.mean())
+    return float(metrics.compare_forced(expected, logits, torch.zeros(len(logits), dtype=torch.int64)).kl.mean())

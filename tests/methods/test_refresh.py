@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
-from tda_demo.evaluate.scoring import judge, score
+from tda_demo.evaluate.scoring import judge, score_texts
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.methods.refresh import History
 from tda_demo.model.hooks import observe
@@ -113,7 +113,7 @@ def test_evaluation_refreshes_text_by_text_as_the_arm_does(family: str) -> None:
     other = [7, 8, 9, *prompt[3:]]
     texts = [[*ids, *TOKENS] for ids in (prompt, other)]
     chooser = METHOD.bind(lm)
-    (scores,) = score(lm, [chooser], torch.tensor(texts), len(prompt))
+    (scores,) = score_texts(lm, [chooser], torch.tensor(texts), len(prompt))
     for text, found in zip(texts, scores, strict=True):
         engine = EagerEngine(lm)
         # The prompt's last token runs again with the scored ones, so the arm begins one earlier; the sets are of all.
@@ -135,7 +135,7 @@ def test_evaluation_refreshes_text_by_text_as_the_arm_does(family: str) -> None:
 def test_never_refreshing_and_refreshing_nothing(lm: LoadedModel) -> None:
     text = torch.tensor([[*lm.prompt_ids(PROMPT), *TOKENS]])
     choosers = [TDA(0.4, online=True).bind(lm), TDA(0.4, online=True, refresh=99).bind(lm), TDA(0, refresh=2).bind(lm)]
-    ((never,), (late,), (exact,)) = score(lm, choosers, text, 12)
+    ((never,), (late,), (exact,)) = score_texts(lm, choosers, text, 12)
     assert (never.kl, never.kept, never.sparse_loss) == (late.kl, late.kept, late.sparse_loss)  # nothing was due yet
     assert never.cett == pytest.approx(late.cett) and never.recall == pytest.approx(late.recall)
     assert exact.copied == late.copied == (0, 0, 0) and never.copied == ()  # sets that are everything need no copy

@@ -19,7 +19,7 @@ from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.compiled_step import TokenArm
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
-from tda_demo.evaluate.scoring import score
+from tda_demo.evaluate.scoring import score_texts
 from tda_demo.methods import TEAL
 from tda_demo.methods.teal import ChannelPolicy
 from tda_demo.model.loading import LoadedModel
@@ -130,7 +130,7 @@ def test_the_kernel_computes_and_reads_what_the_rule_says(family: str) -> None:
 def test_evaluation_counts_the_same_bytes(lm: LoadedModel) -> None:
     rule = planted(lm)
     ids = lm.prompt_ids(PROMPT)
-    (found,) = score(lm, [rule], torch.tensor([[*ids, 40, 41]]), len(ids))[0:1]
+    (found,) = score_texts(lm, [rule], torch.tensor([[*ids, 40, 41]]), len(ids))[0:1]
     weights = step_bytes(lm, rule)
     read = quality(found, weights, rule)
     engine = engine_for(lm, rule)

@@ -13,7 +13,7 @@ from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.shared_model import share_weights
 from tda_demo.evaluate.result import quality
-from tda_demo.evaluate.scoring import score
+from tda_demo.evaluate.scoring import score_texts
 from tda_demo.methods import METHODS
 from tda_demo.model import placement
 from tda_demo.model.feedforward import transfer_hooks
@@ -87,7 +87,7 @@ def test_a_race_gives_what_the_model_in_one_place_gives(
 def test_evaluation_counts_what_the_parts_in_memory_save(parted: LoadedModel) -> None:
     rule = METHODS["griffin"](keep=0.5).bind(parted)
     ids = parted.prompt_ids(PROMPT)
-    (scores,) = score(parted, [rule], torch.tensor([[*ids, 40, 41]]), len(ids))
+    (scores,) = score_texts(parted, [rule], torch.tensor([[*ids, 40, 41]]), len(ids))
     found = quality(scores, step_bytes(parted, rule), rule)
     engine = engine_for(parted, rule)
     prefill = engine.prefill(ids, rule)

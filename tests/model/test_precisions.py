@@ -25,7 +25,7 @@ from tda_demo.__main__ import main
 from tda_demo.bench import BenchSettings
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.compiled_step import CpuStepEngine
-from tda_demo.evaluate.row import SweepRow
+from tda_demo.evaluate.sweep_table import SweepRow
 from tda_demo.kernels.formats import FORMATS, INT8
 from tda_demo.methods.teal import ChannelPolicy
 from tda_demo.model import placement

@@ -17,11 +17,11 @@ from tiny import PROMPT, tiny
 
 import tda_demo.model.loading
 from tda_demo.__main__ import main
-from tda_demo.evaluate.row import SweepRow
+from tda_demo.evaluate.sweep_table import SweepRow
 from tda_demo.report import sweep_report
 from tda_demo.report.page import table
-from tda_demo.report.png import cividis, data_uri
-from tda_demo.report.race import _parted
+from tda_demo.report.race import _mark_parting
+from tda_demo.report.svg import cividis, data_uri
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
 
@@ -84,8 +84,8 @@ def test_a_race_is_told_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_texts_are_parted_where_they_part() -> None:
-    assert _parted("a<b", None) == "a&lt;b"
-    assert re.sub("<b.*?</b>", "|", _parted("a<bc", 2)) == "a&lt;|bc"
+    assert _mark_parting("a<b", None) == "a&lt;b"
+    assert re.sub("<b.*?</b>", "|", _mark_parting("a<bc", 2)) == "a&lt;|bc"
 
 
 def test_a_sweep_is_told_whole() -> None:

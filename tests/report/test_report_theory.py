@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tda_demo.report.theory import theory_report
-from tda_demo.report.theory_plots import plots
+from tda_demo.report.theory import plots, theory_report
 from tda_demo.theory.findings import Finding, Table
 
 MOVEMENT = Table(

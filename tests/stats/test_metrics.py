@@ -107,7 +107,7 @@ def test_kl_and_agreement_are_those_of_torch_in_float64(positions: int, vocabula
     expected = torch.nn.functional.kl_div(
         q.double().log_softmax(-1), p.double().log_softmax(-1), log_target=True, reduction="none"
     ).sum(dim=-1)
-    found = metrics.forced(p, q, torch.zeros(positions, dtype=torch.int64))
+    found = metrics.compare_forced(p, q, torch.zeros(positions, dtype=torch.int64))
     torch.testing.assert_close(found.kl.double(), expected, rtol=1e-4, atol=1e-5)
     assert found.agrees.tolist() == (p.argmax(-1) == q.argmax(-1)).tolist()
 
@@ -115,8 +115,10 @@ def test_kl_and_agreement_are_those_of_torch_in_float64(positions: int, vocabula
 def test_kl_of_equal_logits_is_zero() -> None:
     logits = 30 * torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     given = torch.zeros(3, dtype=torch.int64)
-    assert metrics.forced(logits, logits.clone(), given).kl.tolist() == [0, 0, 0]
-    torch.testing.assert_close(metrics.forced(logits, logits + 100, given).kl, torch.zeros(3), atol=1e-5, rtol=0)
+    assert metrics.compare_forced(logits, logits.clone(), given).kl.tolist() == [0, 0, 0]
+    torch.testing.assert_close(
+        metrics.compare_forced(logits, logits + 100, given).kl, torch.zeros(3), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize(

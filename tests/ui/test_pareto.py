@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tda_demo.evaluate.row import SweepRow
+from tda_demo.evaluate.sweep_table import SweepRow
 from tda_demo.methods import GRIFFIN, METHODS, TDA
 from tda_demo.race import Finished, PromptRead, RaceSettings, Stepped, race
 from tda_demo.race.result import MethodResult
-from tda_demo.report.record import RaceRecord, traced
+from tda_demo.report.race import RaceRecord, trace_of
 from tda_demo.stats import metrics
 from tda_demo.support.errors import UserError
 from tda_demo.support.files import ASSETS
@@ -116,7 +116,7 @@ def test_the_last_race_is_a_point(lm: Any) -> None:
     finished = events[-1]
     assert isinstance(finished, Finished)
     widths = [block.d_ff for block in lm.blocks]
-    trace = traced(
+    trace = trace_of(
         read, widths, [step.text for step in steps], [step.fired for step in steps if step.fired is not None]
     )
     record = RaceRecord("prompt", {}, finished.result, trace, metrics.mlp_share(trace.kept, widths))
@@ -266,7 +266,7 @@ def test_a_visit_is_forgotten_when_it_ends_and_the_oldest_when_there_are_many() 
 
 
 def test_a_table_of_a_sweep_reads_back(tmp_path: Any) -> None:
-    from tda_demo.evaluate.table import write_table
+    from tda_demo.evaluate.sweep_table import write_table
     from tda_demo.ui.pareto.points import _typed
 
     row = SweepRow(**{**fields(), "tokens_per_second": None, "text": 'a "b", c', "speedup_n": 18})

@@ -14,7 +14,7 @@ from ...support.files import DATA
 
 if TYPE_CHECKING:
     from ...race.result import MethodResult, RaceResult
-    from ...report.record import RaceRecord
+    from ...report.race import RaceRecord
 
 SHIPPED, VISITOR, RACE = "shipped sweep", "your sweeps", "your last race"
 SOURCES = (SHIPPED, VISITOR, RACE)
@@ -48,7 +48,7 @@ class Point:
 
 
 def point(source: str, row: Mapping[str, Any]) -> Point:
-    """From tidy fields, as ``evaluate.row.SweepRow`` has them; the perplexities may be None."""
+    """From tidy fields, as ``evaluate.sweep_table.SweepRow`` has them; the perplexities may be None."""
     row = finite(row)
     rise = row["perplexity"] / row["perplexity_float32"] - 1 if row["perplexity"] else None
     return Point(

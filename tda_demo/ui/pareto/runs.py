@@ -40,7 +40,7 @@ class SweepRequest:
 
 @dataclass(frozen=True)
 class RowMeasured:
-    """An event: one more row, as tidy fields of ``evaluate.row.SweepRow``."""
+    """An event: one more row, as tidy fields of ``evaluate.sweep_table.SweepRow``."""
 
     row: dict[str, Any]
 
@@ -90,7 +90,7 @@ def measure_sweep(models: Models, request: SweepRequest, clock: Clock) -> Genera
     from ...calibration.documents import project_passages
     from ...evaluate.evaluation import EvaluationSettings
     from ...evaluate.speed import SpeedSettings
-    from ...evaluate.sweep import follow
+    from ...evaluate.sweep import stream_sweep
 
     def report(progress: Progress) -> None:
         if progress.stage != "Sweeping":
@@ -104,7 +104,7 @@ def measure_sweep(models: Models, request: SweepRequest, clock: Clock) -> Genera
     texts = project_passages(held_out=True)[: request.passages]
     name = f"the first {len(texts)} of the project's held-out passages"
     settings = EvaluationSettings(PROMPT_TOKENS, SCORE_TOKENS)
-    for row in follow(reference, lm, request.methods, texts, name, settings, SpeedSettings(prompts=2), report):
+    for row in stream_sweep(reference, lm, request.methods, texts, name, settings, SpeedSettings(prompts=2), report):
         yield RowMeasured(asdict(row))
 
 

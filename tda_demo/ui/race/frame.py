@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...report.record import RaceRecord, traced
+from ...report.race import RaceRecord, trace_of
 from ...support.errors import UserError
 from .. import wording
 from ..job import Frame, follow_job
@@ -41,7 +41,7 @@ class RaceFrame(Frame[RaceView]):
         if result is None or sparse.prompt is None or view.ready is None or request is None:
             return
         decoding = {name: getattr(request, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
-        trace = traced(sparse.prompt, view.ready.d_ff, sparse.written, sparse.fired)
+        trace = trace_of(sparse.prompt, view.ready.d_ff, sparse.written, sparse.fired)
         share, rival_share = (arm.mlp_share(result.dense.weight_bytes) for arm in (sparse, view.rival))
         visit.race = RaceRecord(request.prompt, decoding, result, trace, share, rival_mlp_share=rival_share)
 

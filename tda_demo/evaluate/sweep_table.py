@@ -1,20 +1,24 @@
-"""One point of a sweep, with all that is needed to read it alone."""
+"""The rows of a sweep, each with all that is needed to read it alone, and the tidy table they make on disk."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..decode.choose import step_bytes
 from ..methods.base import Method
 from ..methods.policy import Policy
 from ..support.environment import describe
+from ..support.errors import UserError
+from ..support.files import write_bytes
 from .result import quality
 from .scoring import Score
-from .speed import Measured
+from .speed import ArmSpeed
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -77,41 +81,41 @@ class Texts:
     tokens_sha256: str
 
 
-def row(
+def sweep_row(
     lm: LoadedModel,
     method: Method | None,
     policy: Policy,
     scores: Sequence[Score],
     texts: Texts,
-    speed: Measured | None,
+    speed: ArmSpeed | None,
 ) -> SweepRow:
     """The point of ``method`` (None: dense), from the scores of all texts."""
-    found = quality(scores, step_bytes(lm, policy), policy)
+    totals = quality(scores, step_bytes(lm, policy), policy)
     environment = describe(lm.device, lm.precision)
     return SweepRow(
         model=lm.name,
         method=method.name if method else "dense",
         settings=json.dumps(method.settings() if method else {}),
         precision=lm.precision,
-        kl=found.kl,
-        kl_low=found.kl_low,
-        kl_high=found.kl_high,
-        agreement=found.agreement,
-        perplexity=found.sparse_perplexity,
-        perplexity_float32=found.dense_perplexity,
-        sparsity=sum(found.sparsity) / len(lm.blocks),
-        mlp_share=found.mlp_share,
-        step_bytes=round(found.step_bytes),
-        byte_bound=found.byte_bound,
+        kl=totals.kl,
+        kl_low=totals.kl_low,
+        kl_high=totals.kl_high,
+        agreement=totals.agreement,
+        perplexity=totals.sparse_perplexity,
+        perplexity_float32=totals.dense_perplexity,
+        sparsity=sum(totals.sparsity) / len(lm.blocks),
+        mlp_share=totals.mlp_share,
+        step_bytes=round(totals.step_bytes),
+        byte_bound=totals.byte_bound,
         tokens_per_second=speed.tokens_per_second if speed else None,
         speedup=speed.speedup if speed else None,
         speedup_low=speed.low if speed else None,
         speedup_high=speed.high if speed else None,
         speedup_n=speed.n if speed else None,
-        cett=sum(found.cett) / len(lm.blocks),
-        recall=sum(found.recall) / len(lm.blocks),
-        documents=found.documents,
-        scored_tokens=found.scored_tokens,
+        cett=sum(totals.cett) / len(lm.blocks),
+        recall=sum(totals.recall) / len(lm.blocks),
+        documents=totals.documents,
+        scored_tokens=totals.scored_tokens,
         prompt_tokens=texts.prompt_tokens,
         text=texts.name,
         tokens_sha256=texts.tokens_sha256,
@@ -120,3 +124,37 @@ def row(
         torch=environment["torch"],
         date=datetime.now(UTC).date().isoformat(),
     )
+
+
+FORMATS = (".csv", ".parquet", ".json")
+
+
+def check_format(path: Path) -> None:
+    """Raises UserError where ``path`` has no known ending, or it is Parquet and pyarrow is not installed."""
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path.name}: a table is written as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise UserError("Parquet needs pyarrow: pip install pyarrow, or write a .csv.") from error
+
+
+def write_table(rows: Sequence[SweepRow], path: Path) -> None:
+    """One line a row; figures of a CSV have six digits.
+
+    Raises:
+        UserError: see ``check_format``; or the file cannot be written.
+    """
+    import pandas
+
+    check_format(path)
+    frame = pandas.DataFrame([asdict(row) for row in rows])
+    buffer = io.BytesIO()
+    if path.suffix == ".csv":
+        frame.to_csv(buffer, index=False, float_format="%.6g")
+    elif path.suffix == ".parquet":
+        frame.to_parquet(buffer, index=False)
+    else:
+        frame.to_json(buffer, orient="records", indent=1)
+    write_bytes(path, buffer.getvalue())
