@@ -11,6 +11,8 @@ from tiny import tiny
 
 from tda_demo.model.loading import LoadedModel
 
+pytest.register_assert_rewrite("gpu_blocks", "gpu_step", "parity")  # an assertion there says what it saw, as in a test
+
 
 @pytest.fixture
 def lm() -> LoadedModel:

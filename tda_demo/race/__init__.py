@@ -1,8 +1,15 @@
 """The race of the dense model against the same model under one method or two, told as a stream of events."""
 
-from .lanes import ArmName, Ended, Event, Finished, Judging, Lane, PromptRead, Stepped, run_lanes
-from .run import RaceSettings, race
+from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .lanes import ArmName, Ended, Event, Finished, Judging, Lane, PromptRead, Stepped, run_lanes
+    from .run import RaceSettings, race
+
+_HOME = {"RaceSettings": "run", "race": "run"}  # the others are of ``lanes``
 __all__ = [
     "ArmName",
     "Ended",
@@ -16,3 +23,10 @@ __all__ = [
     "race",
     "run_lanes",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Imported when first asked for: the page reads ``result`` before torch is in memory.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME.get(name, 'lanes')}", __name__), name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,50 +13,22 @@ import pytest
 import torch
 from families import CONFIGS, FAMILIES
 from gpu_device import CUDA, DEVICE, ON_A_CARD
+from gpu_step import dense_errors, engine_of, on_device
 from parity import PROMPT_IDS, STEPS, of_config, random_sets, zeroed_logits
 from tiny import tiny
-from transformers import DynamicCache, LlamaConfig
+from transformers import LlamaConfig
 
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
 from tda_demo.decode.weight_bytes import bytes_per_step
-from tda_demo.kernels.gpu.blocks import Tiles
-from tda_demo.kernels.gpu.choice import KernelChoice, Way
-from tda_demo.kernels.gpu.device import Runner, eager_runner, graph_runner
+from tda_demo.kernels.gpu.choice import Way
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.model.feedforward import find_blocks
 from tda_demo.model.loading import LoadedModel
 from tda_demo.race import Finished, RaceSettings, race
 
 pytestmark = ON_A_CARD
-PROMPT = [*PROMPT_IDS, 21, 22]  # 14 tokens, so that two steps later windows of 16 begin to move
-SMALL = Tiles(rows=32, columns=32, down_rows=32, down_columns=32, splits=2)
-
-
-def on_device(lm: LoadedModel) -> LoadedModel:
-    lm.model.to(DEVICE)  # type: ignore[arg-type]
-    return dataclasses.replace(lm, device=DEVICE, blocks=find_blocks(lm.model))
-
-
-def engine_of(lm: LoadedModel, dense: Way = "kernels", sparse: Way = "kernels") -> CudaGraphEngine:
-    assert supported(lm)
-    make: Callable[..., Runner] = graph_runner if CUDA else eager_runner
-    return CudaGraphEngine(lm, make, lambda _: KernelChoice(SMALL, SMALL, dense, sparse, {}))
-
-
-def dense_errors(lm: LoadedModel, dense: Way = "kernels", steps: list[int] = STEPS[:3]) -> float:
-    """Largest error of the dense arm over steps, relative to the largest logit of transformers."""
-    engine = engine_of(lm, dense)
-    arm = engine.dense_arm(engine.prefill(PROMPT, TDA(cett=0).bind(lm)), len(steps))
-    cache = DynamicCache(config=lm.model.config)
-    lm.model(input_ids=torch.tensor([PROMPT], device=DEVICE), past_key_values=cache)
-    worst = 0.0
-    for token in steps:
-        ids = torch.tensor([[token]], device=DEVICE)
-        expected = lm.model(input_ids=ids, past_key_values=cache).logits[0, -1].float()
-        worst = max(worst, float((arm.step(token) - expected).abs().max() / expected.abs().max()))
-    return worst
 
 
 @pytest.mark.parametrize("family", FAMILIES)

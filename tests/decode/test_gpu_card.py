@@ -7,10 +7,10 @@ import gc
 
 import pytest
 import torch
+from gpu_blocks import random_matrices, reference
 from gpu_device import CUDA, DEVICE, TOLERANCE, relative_error
+from gpu_step import on_device
 from parity import PROMPT_IDS
-from test_cuda_graph import on_device
-from test_gpu_kernels import random_matrices, reference
 from tiny import tiny
 
 from tda_demo.decode.choose import engine_for

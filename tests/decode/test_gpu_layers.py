@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from gpu_device import DEVICE, DTYPES, ON_A_CARD, TOLERANCE, relative_error
-from test_cuda_graph import on_device
+from gpu_step import on_device
 from tiny import tiny
 from torch import nn
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from gpu_blocks import random_matrices
 from gpu_device import CUDA, DEVICE, ON_A_CARD
-from test_gpu_kernels import random_matrices
 from tiny import tiny
 
 from tda_demo.decode.choose import engine_for

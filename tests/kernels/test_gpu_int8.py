@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn import Linear8bitLt
+from gpu_blocks import check
 from gpu_device import DEVICE, DTYPES, ON_A_CARD
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_gpu_kernels import check
 
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Tiles

@@ -9,10 +9,10 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
+from gpu_blocks import check, random_matrices
 from gpu_device import DEVICE, DTYPES, ON_A_CARD
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_gpu_kernels import check, random_matrices
 
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Tiles

@@ -13,8 +13,8 @@ from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
-from test_token_methods import LIKE_LLAMA, inputs, rule_of
 from tiny import tiny
+from token_methods import LIKE_LLAMA, inputs, rule_of
 
 from tda_demo.kernels import sketch
 from tda_demo.kernels.cpu import nibbles

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity import PROMPT_IDS, STEPS
 from tiny import tiny
+from token_methods import HALF, LIKE_LLAMA, inputs, rule_of
 
 from tda_demo.calibration import quantiles
 from tda_demo.decode.choose import engine_for, step_bytes
@@ -20,34 +21,17 @@ from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.decode.cpu.fast_linears import FastLinearsEngine
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.kernels import sketch
-from tda_demo.methods import CATS, TT, Method, Sketch, TokenPolicy
+from tda_demo.methods import TT
 from tda_demo.model.configuration import activation_function
 from tda_demo.model.feedforward import FeedForward
-from tda_demo.model.hooks import intercept
 from tda_demo.model.loading import LoadedModel
 
-HALF: dict[str, Method] = {"sketch": Sketch(keep=0.5), "cats": CATS(keep=0.5), "tt": TT(cett=0.1)}
 PLAIN = ("opt", "gpt_neox")
-LIKE_LLAMA = "llama"
 
 
 @pytest.fixture(autouse=True)
 def thresholds(own_cache: Path) -> Path:
     return own_cache
-
-
-def rule_of(lm: LoadedModel, name: str) -> TokenPolicy:
-    return cast(TokenPolicy, HALF[name].bind(lm))
-
-
-def inputs(lm: LoadedModel) -> list[tuple[FeedForward, torch.Tensor, torch.Tensor]]:
-    """What every block sees of the prompt: its input [T, d] and its activations [T, d_ff]."""
-    seen = []
-    undo = [intercept(block, lambda x, a, at=block: seen.append((at, x, a.view(len(x), -1)))) for block in lm.blocks]
-    lm.model(input_ids=torch.tensor([PROMPT_IDS]))
-    for each in undo:
-        each()
-    return seen
 
 
 def strength_in_float64(lm: LoadedModel, name: str, block: FeedForward, x: torch.Tensor, a: torch.Tensor) -> Any:

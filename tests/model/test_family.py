@@ -11,7 +11,8 @@ import pytest
 import torch
 from families import CONFIGS, tiny_model
 from gpu_device import CUDA
-from parity import of_config, worst_error
+from gpu_step import dense_errors
+from parity import STEPS, of_config, worst_error
 from transformers import (
     DynamicCache,
     GemmaConfig,
@@ -95,8 +96,6 @@ def test_a_record_is_enough_for_logits_like_those_of_transformers(newcomer: tupl
 
 @pytest.mark.skipif(CUDA, reason="the models of this file lie in the memory of the CPU")
 def test_a_record_is_enough_for_the_gpu_engine(newcomer: tuple[LoadedModel, type[Engine]]) -> None:
-    from test_cuda_graph import STEPS, dense_errors
-
     lm, _ = newcomer
     assert supported(lm)
     assert dense_errors(lm, steps=STEPS[:2]) < 1e-4
