@@ -172,7 +172,7 @@ def test_a_race_s_events_survive_the_way(lm: LoadedModel, monkeypatch: pytest.Mo
     monkeypatch.setattr(models, "get", lambda *_: lm)
     job = race_job(RunRequest("hello", GRIFFIN(), max_new_tokens=3), service.limits)
     events = list(job(models, ticket=Ticket("a", lambda _: iter(()))))  # type: ignore[arg-type, return-value]
-    back = pickle.loads(zero_gpu._packed(events))
+    back = pickle.loads(zero_gpu._pickle_events(events))
     assert [type(event) for event in back] == [type(event) for event in events]
     read, read_back = (next(each for each in told if isinstance(each, PromptRead)) for told in (events, back))
     assert isinstance(read_back.active, ActiveSets) and read.active is not None
