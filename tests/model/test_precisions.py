@@ -58,7 +58,7 @@ NAMED_IN = {
     "kernels/gpu/nf4.py": "bitsandbytes' own name of its 4-bit storage",
     "decode/gpu/block_weights.py": "bitsandbytes' own name of its 4-bit storage",
     "bench/random_model.py": "the precisions in which random weights are made",
-    "bench/__init__.py": "the precision in which transformers is the rival of all rows",
+    "bench/run.py": "the precision in which transformers is the rival of all rows",
 }
 
 
