@@ -14,7 +14,7 @@ from ..methods.plan import Plan
 from ..model.feedforward import FeedForward
 from ..stats import metrics
 
-Schedule = Sequence[tuple[Plan, int]]
+ServedPlans = Sequence[tuple[Plan, int]]
 """Plans one after the other, each with the number of tokens that run under it."""
 
 
@@ -26,27 +26,27 @@ class Fidelity:
     recall: torch.Tensor
 
 
-def fidelity(block: FeedForward, x: torch.Tensor, a: torch.Tensor, schedule: Schedule) -> Fidelity:
+def fidelity(block: FeedForward, x: torch.Tensor, a: torch.Tensor, served: ServedPlans) -> Fidelity:
     """Both figures, where ``x`` [texts, T, d] and ``a`` [texts, T, d_ff] are the dense model's."""
-    return Fidelity(realised_cett(block, x, a, schedule), mask_recall(block, x, a, schedule))
+    return Fidelity(realised_cett(block, x, a, served), mask_recall(block, x, a, served))
 
 
-def realised_cett(block: FeedForward, x: torch.Tensor, a: torch.Tensor, schedule: Schedule) -> torch.Tensor:
+def realised_cett(block: FeedForward, x: torch.Tensor, a: torch.Tensor, served: ServedPlans) -> torch.Tensor:
     """Mean over tokens of ``||lacking|| / ||y||``, y the block's output without its bias: float64 [texts].
 
     ``lacking`` is what the output lacks under the plan. A token whose output is zero counts as 0.
     """
     output = (a.float() @ block.output_weight().T).norm(dim=2)
-    lacking = torch.cat([plan.missing_output(block, *tokens) for plan, tokens in _split(x, a, schedule)], dim=1)
+    lacking = torch.cat([plan.missing_output(block, *tokens) for plan, tokens in _split(x, a, served)], dim=1)
     tiny = torch.finfo(torch.float32).tiny
     return torch.where(output > 0, lacking.norm(dim=2) / output.clamp_min(tiny), 0.0).mean(dim=1).double().cpu()
 
 
-def mask_recall(block: FeedForward, x: torch.Tensor, a: torch.Tensor, schedule: Schedule) -> torch.Tensor:
+def mask_recall(block: FeedForward, x: torch.Tensor, a: torch.Tensor, served: ServedPlans) -> torch.Tensor:
     """``metrics.mask_recall`` of every text, float64 [texts]."""
     masks = [
         plan.active(block, inputs, activations).expand_as(activations)
-        for plan, (inputs, activations) in _split(x, a, schedule)
+        for plan, (inputs, activations) in _split(x, a, served)
     ]
     contributions = (a.float().abs() * block.output_norms).cpu().numpy()
     texts = zip(contributions, torch.cat(masks, dim=1).cpu().numpy(), strict=True)
@@ -54,9 +54,9 @@ def mask_recall(block: FeedForward, x: torch.Tensor, a: torch.Tensor, schedule: 
 
 
 def _split(
-    x: torch.Tensor, a: torch.Tensor, schedule: Schedule
+    x: torch.Tensor, a: torch.Tensor, served: ServedPlans
 ) -> list[tuple[Plan, tuple[torch.Tensor, torch.Tensor]]]:
     """Every plan with the input and the activations of its tokens."""
-    counts = [count for _, count in schedule]
+    counts = [count for _, count in served]
     pieces = zip(x.split(counts, dim=1), a.split(counts, dim=1), strict=True)
-    return [(plan, piece) for (plan, _), piece in zip(schedule, pieces, strict=True)]
+    return [(plan, piece) for (plan, _), piece in zip(served, pieces, strict=True)]

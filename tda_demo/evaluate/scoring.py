@@ -27,7 +27,7 @@ from ..methods.policy import Policy
 from ..model.feedforward import FeedForward, find_blocks
 from ..model.hooks import intercept, observe
 from ..stats import metrics
-from .fidelity import Fidelity, Schedule, fidelity, realised_cett
+from .fidelity import Fidelity, ServedPlans, fidelity, realised_cett
 
 if TYPE_CHECKING:
     from transformers import Cache
@@ -70,14 +70,14 @@ class SparsePass:
 
     ``kept`` neurons, float64 [texts, layers]; ``unread`` weight bytes in the MLP and elsewhere, float64 [texts, 2],
     None where they follow from the neurons; ``copied`` neurons that were packed anew, float64 [texts] a layer, []
-    where sets are packed before the first token only, or not at all. ``schedule`` are the plans that served.
+    where sets are packed before the first token only, or not at all. ``served`` are the plans that served.
     """
 
     logits: torch.Tensor
     kept: torch.Tensor
     unread: torch.Tensor | None
     copied: list[torch.Tensor]
-    schedule: Schedule
+    served: ServedPlans
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def sparse_pass(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan)
     texts, tokens = inputs.shape
     schedule = PlanSchedule(plan)
     logits: list[torch.Tensor] = []
-    schedule: list[tuple[Plan, int]] = []
+    served: list[tuple[Plan, int]] = []
     kept = torch.zeros(texts, len(lm.blocks), dtype=torch.float64)
     unread: list[torch.Tensor] = []
     copied = [] if plan.steps is None else [torch.zeros(texts, dtype=torch.float64) for _ in lm.blocks]
@@ -183,7 +183,7 @@ def sparse_pass(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan)
                 stack.enter_context(observe(lm.blocks, lambda _block, a: activations.append(a)))  # noqa: B023
             chunk = inputs[:, at : at + count]
             logits.append(lm.model(input_ids=chunk, past_key_values=cache, use_cache=True).logits)
-        schedule.append((serving, count))
+        served.append((serving, count))
         at += count
         if schedule.feed(count, activations) and (packed := schedule.plan.packs()):
             copied = [total + new.cpu() for total, new in zip(copied, packed, strict=True)]
@@ -193,7 +193,7 @@ def sparse_pass(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan)
         kept=kept / tokens,
         unread=torch.stack(unread).sum(dim=0) / tokens if unread else None,
         copied=[total / tokens for total in copied],
-        schedule=schedule,
+        served=served,
     )
 
 
@@ -213,7 +213,7 @@ def score_plan(
     exact = (sparse.kept == widths).all(dim=1)
     if sparse.unread is not None:
         exact &= (sparse.unread == 0).all(dim=1)
-    layers = batch.fidelity or (_fidelity_afterwards(lm, reading, sparse.schedule) if reading.with_fidelity else [])
+    layers = batch.fidelity or (_fidelity_afterwards(lm, reading, sparse.served) if reading.with_fidelity else [])
     scores = []
     for text, is_exact in enumerate(exact):
         logits = reading.logits[text] if is_exact else sparse.logits[text]
@@ -235,10 +235,10 @@ def score_plan(
     return scores
 
 
-def _fidelity_afterwards(lm: LoadedModel, reading: Reading, schedule: Schedule) -> list[Fidelity]:
+def _fidelity_afterwards(lm: LoadedModel, reading: Reading, served: ServedPlans) -> list[Fidelity]:
     """Layer by layer, in a dense pass of its own: for plans that are known only once they have served."""
     layers: list[Fidelity] = []
-    dense_pass(lm, reading.cache, reading.inputs, lambda block, x, a: layers.append(fidelity(block, x, a, schedule)))
+    dense_pass(lm, reading.cache, reading.inputs, lambda block, x, a: layers.append(fidelity(block, x, a, served)))
     reading.cache.crop(-reading.inputs.shape[1])
     return layers
 
@@ -267,7 +267,7 @@ def judge(engine: Engine, prefill: Prefill, tokens: list[int]) -> Judgement:
     sparse = sparse_pass(lm, cache, inputs, prefill.plan)
     cett: list[float] = []
     dense_logits = dense_pass(
-        lm, cache, inputs, lambda block, x, a: cett.append(float(realised_cett(block, x, a, sparse.schedule)))
+        lm, cache, inputs, lambda block, x, a: cett.append(float(realised_cett(block, x, a, sparse.served)))
     )
     sparse_logits = engine.sparse_logits(prefill, tokens)
     if sparse_logits is None:

@@ -186,8 +186,8 @@ class ActiveSets(Plan):
 
     def packs(self) -> list[torch.Tensor]:
         """A set is copied whole unless it is everything in every layer."""
-        leaves_out = ~torch.stack([mask.all(dim=1) for mask in self.masks]).all(dim=0)
-        return [(leaves_out * mask.sum(dim=1)).double() for mask in self.masks]
+        leaves_out = ~torch.stack([mask.all(dim=1).cpu() for mask in self.masks]).all(dim=0)  # layers may be on several devices
+        return [(leaves_out * mask.sum(dim=1).cpu()).double() for mask in self.masks]
 
 
 def _mask_hook(block: FeedForward, mask: torch.Tensor, see: UseObserver | None) -> Callable[..., torch.Tensor]:
