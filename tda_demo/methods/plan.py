@@ -186,7 +186,8 @@ class ActiveSets(Plan):
 
     def packs(self) -> list[torch.Tensor]:
         """A set is copied whole unless it is everything in every layer."""
-        leaves_out = ~torch.stack([mask.all(dim=1).cpu() for mask in self.masks]).all(dim=0)  # layers may be on several devices
+        # Layers may lie on several devices.
+        leaves_out = ~torch.stack([mask.all(dim=1).cpu() for mask in self.masks]).all(dim=0)
         return [(leaves_out * mask.sum(dim=1).cpu()).double() for mask in self.masks]
 
 
