@@ -91,14 +91,14 @@ def test_the_command_and_the_module_do_the_same(installed: Path, tmp_path: Path)
 def test_its_data_and_its_page_are_found(installed: Path, tmp_path: Path) -> None:
     code = """
 import json, os
-from tda_demo.calibration.documents import passages
+from tda_demo.calibration.documents import project_passages
 from tda_demo.support.files import ASSETS, DATA
 from tda_demo.theory.texts import histories
 from tda_demo.ui.pareto.points import shipped_rows
 from tda_demo.ui.page import make_page
 made = {
     "folders": [str(ASSETS), str(DATA)],
-    "texts": [len(passages()), len(histories())],
+    "texts": [len(project_passages()), len(histories())],
     "tables": [len([*(DATA / name).iterdir()]) for name in ("thresholds", "budgets")],
     "sweep": len(shipped_rows()),
     "styles": sorted(path.name for path in ASSETS.glob("*.css")),

@@ -44,8 +44,8 @@ class _Session:
         self.seen: list[torch.Tensor] = []
 
     def before(self, _model: nn.Module, args: tuple, kwargs: dict) -> None:
-        ids = _ids(args, kwargs)
-        if ids is not None and ids.shape[0] > 1:
+        texts, tokens = _fed(args, kwargs)
+        if texts > 1:
             raise UserError("A method serves one sequence at a time: call the model with batch size 1.")
         cache = kwargs.get("past_key_values")
         if cache is None or cache.get_seq_length() == 0:
@@ -53,14 +53,14 @@ class _Session:
             self.reader = self.policy.reader()
             for block in self.lm.blocks:
                 self.installed.callback(intercept(block, partial(self._read, self.reader, block)))
-        elif self.schedule is not None and ids is not None and self.schedule.cover(ids.shape[1]):
+        elif self.schedule is not None and self.schedule.cover(tokens):
             self._install()
 
     def after(self, _model: nn.Module, args: tuple, kwargs: dict, _output: object) -> None:
         if self.reader is not None:
             self.schedule, self.reader = PlanSchedule(self.reader.plan()), None
             self._install()
-        elif self.schedule is not None and self.schedule.feed(_ids(args, kwargs).shape[1], self.seen):
+        elif self.schedule is not None and self.schedule.feed(_fed(args, kwargs)[1], self.seen):
             self._install()
 
     def _read(self, reader: PromptReader, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
@@ -75,5 +75,8 @@ class _Session:
             self.installed.enter_context(observe(self.lm.blocks, lambda _block, a: seen.append(a[-1:])))
 
 
-def _ids(args: tuple, kwargs: dict) -> Any:
-    return kwargs.get("input_ids", args[0] if args else None)
+def _fed(args: tuple, kwargs: dict) -> tuple[int, int]:
+    """How many texts a call of the model is given, and how many tokens of each, as ids or as embeddings."""
+    ids: Any = kwargs.get("input_ids", args[0] if args else None)
+    texts, tokens, *_ = (kwargs["inputs_embeds"] if ids is None else ids).shape
+    return texts, tokens

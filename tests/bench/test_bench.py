@@ -32,7 +32,7 @@ def tiny_loads(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> list[BenchRow]:
     """At two of the precisions: every other one takes compiling, and its kernels are tested elsewhere."""
-    monkeypatch.setattr(tda_demo.bench.run, "offered", lambda _: ("float32", "int8"))
+    monkeypatch.setattr(tda_demo.bench.run, "available_precisions", lambda _: ("float32", "int8"))
     return bench(settings=BenchSettings(rounds=2, block=2, settle=1)).rows
 
 

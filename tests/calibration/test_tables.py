@@ -36,8 +36,8 @@ TABLE = KeptTable("tables", "model", parse, lambda table: json.dumps({"numbers":
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> Path:
     """The folder of shipped tables, empty."""
     monkeypatch.setattr(tables, "DATA", tmp_path / "data")
-    (tmp_path / "assets" / "tables").mkdir(parents=True)
-    return tmp_path / "assets" / "tables"
+    (tmp_path / "data" / "tables").mkdir(parents=True)
+    return tmp_path / "data" / "tables"
 
 
 def made() -> tuple[float, ...]:

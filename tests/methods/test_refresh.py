@@ -106,6 +106,29 @@ def test_the_patched_model_decodes_as_the_arm_does_and_is_restored(family: str) 
     assert torch.equal(lm.model(input_ids=prompt).logits, dense)
 
 
+def test_a_patched_model_takes_embeddings_and_several_tokens_at_once(lm: LoadedModel) -> None:
+    prompt = torch.tensor([lm.prompt_ids(PROMPT)])
+    embed = lm.model.get_input_embeddings()
+
+    def feed(*pieces: list[int], embedded: bool = False) -> torch.Tensor:
+        """Logits [1, tokens, vocabulary] of all pieces after the prompt, each fed at once."""
+        cache, logits = DynamicCache(config=lm.model.config), []
+        for ids in (prompt, *(torch.tensor([piece]) for piece in pieces)):
+            given = {"inputs_embeds": embed(ids)} if embedded else {"input_ids": ids}
+            logits.append(lm.model(**given, past_key_values=cache).logits)
+        return torch.cat(logits[1:], dim=1)
+
+    pieces = (TOKENS[:2], TOKENS[2:3], TOKENS[3:])
+    with METHOD(lm):
+        by_ids, by_embeddings = feed(*pieces), feed(*pieces, embedded=True)
+        one_by_one = feed(*([token] for token in TOKENS[:3]))
+        at_once = feed(TOKENS[:3])
+    torch.testing.assert_close(by_ids, by_embeddings)
+    torch.testing.assert_close(by_ids[:, :3], one_by_one)
+    # What reaches beyond the two sparse tokens runs dense in one piece.
+    torch.testing.assert_close(at_once, feed(TOKENS[:3]))
+
+
 @pytest.mark.parametrize("family", ["llama", "opt"])
 def test_evaluation_refreshes_text_by_text_as_the_arm_does(family: str) -> None:
     lm = tiny(family)

@@ -20,7 +20,7 @@ import torch
 from model_files import write_model
 from tiny import PROMPT, tiny
 
-import tda_demo.bench
+import tda_demo.bench.run
 from tda_demo.__main__ import main
 from tda_demo.bench import BenchSettings
 from tda_demo.decode.choose import engine_for, step_bytes
@@ -55,8 +55,9 @@ TWIN = "int8twin"
 NAMED_IN = {
     "model/precision.py": "the records of precisions",
     "kernels/formats.py": "the records of formats",
+    "kernels/cpu/__init__.py": "the name of a module",
     "kernels/gpu/nf4.py": "bitsandbytes' own name of its 4-bit storage",
-    "decode/gpu/block_weights.py": "bitsandbytes' own name of its 4-bit storage",
+    "decode/gpu/kernel_blocks.py": "bitsandbytes' own name of its 4-bit storage",
     "bench/random_model.py": "the precisions in which random weights are made",
     "bench/run.py": "the precision in which transformers is the rival of all rows",
 }
@@ -192,8 +193,8 @@ def test_a_new_precision_is_an_argument_of_the_commands(
         round_weights(lm.model, precision)
         return dataclasses.replace(lm, precision=precision)
 
-    monkeypatch.setattr(tda_demo.bench, "load_model", load)
-    monkeypatch.setattr(tda_demo.bench, "_PROMPT", PROMPT)
+    monkeypatch.setattr(tda_demo.bench.run, "load_model", load)
+    monkeypatch.setattr(tda_demo.bench.run, "_PROMPT", PROMPT)
     monkeypatch.setattr(BenchSettings, "__init__", lambda self: self.__dict__.update(rounds=1, block=1, settle=1))
     assert main(["bench", "--precision", twin, "--json", "-"]) == 0
     rows = json.loads(capsys.readouterr().out)

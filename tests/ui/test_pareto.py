@@ -180,7 +180,7 @@ def models(lm: Any, monkeypatch: pytest.MonkeyPatch) -> Planted:
     from tda_demo.calibration import documents
 
     words = " ".join(f"w{word}" for word in np.random.default_rng(0).integers(5, 90, 40))
-    monkeypatch.setattr(documents, "passages", lambda **_: [documents.Document(words, at) for at in range(3)])
+    monkeypatch.setattr(documents, "project_passages", lambda **_: [documents.Document(words, at) for at in range(3)])
     monkeypatch.setattr(runs, "PROMPT_TOKENS", 20)
     monkeypatch.setattr(runs, "SCORE_TOKENS", 9)
     return Planted(lm)

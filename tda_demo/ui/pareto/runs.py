@@ -87,7 +87,7 @@ def measure_sweep(models: Models, request: SweepRequest, clock: Clock) -> Genera
         UserError: the model cannot be had.
     """
     # Imported here, in the worker's thread: torch must not hold up the page.
-    from ...calibration.documents import project_passages
+    from ...calibration.documents import held_out_passages
     from ...evaluate.evaluation import EvaluationSettings
     from ...evaluate.speed import SpeedSettings
     from ...evaluate.sweep import stream_sweep
@@ -101,7 +101,7 @@ def measure_sweep(models: Models, request: SweepRequest, clock: Clock) -> Genera
 
     reference = models.get(request.model, REFERENCE, clock.load)
     lm = models.get(request.model, request.precision, clock.load)
-    texts = project_passages(held_out=True)[: request.passages]
+    texts = held_out_passages().documents[: request.passages]
     name = f"the first {len(texts)} of the project's held-out passages"
     settings = EvaluationSettings(PROMPT_TOKENS, SCORE_TOKENS)
     for row in stream_sweep(reference, lm, request.methods, texts, name, settings, SpeedSettings(prompts=2), report):
