@@ -29,16 +29,6 @@ class RowMajor:
     def of(cls, linear: nn.Linear, precision: str) -> RowMajor:
         return cls(encode(linear.weight, precision), _bias(linear))
 
-    @property
-    def nbytes(self) -> int:
-        """What a step reads of it."""
-        return self.rows.nbytes + self.bias.nbytes
-
-    @property
-    def neuron_bytes(self) -> int:
-        """What ``take`` reads to copy all of it."""
-        return self.nbytes
-
     def take(self, outputs: np.ndarray) -> RowMajor:
         """A copy that computes only ``outputs`` int64 [k]."""
         return RowMajor(self.rows.take(outputs), self.bias[outputs] if self.bias.size else self.bias)
@@ -62,16 +52,6 @@ class NeuronMajor:
     @classmethod
     def of(cls, linear: nn.Linear, precision: str) -> NeuronMajor:
         return cls(encode_by_neuron(linear.weight, precision), _bias(linear))
-
-    @property
-    def nbytes(self) -> int:
-        """What a step reads of it."""
-        return self.neurons.nbytes + self.bias.nbytes
-
-    @property
-    def neuron_bytes(self) -> int:
-        """What ``take`` reads to copy all of it: no scale or bias of an output."""
-        return self.neurons.codes.nbytes + self.neurons.block_scales.nbytes
 
     def take(self, neurons: np.ndarray) -> NeuronMajor:
         """A copy that takes the activations of ``neurons`` int64 [k] only."""
