@@ -130,13 +130,14 @@ def bytes_per_step(model: PreTrainedModel) -> int:
 
 def stored_bytes(lm: LoadedModel, *, runs_kernels: bool) -> StepBytes:
     """Where the compiled kernels of a CPU read the weights, in their formats."""
-    if lm.model not in _stored:
-        _stored[lm.model] = _count_stored(lm)
-    dense, neurons = _stored[lm.model]
+    counts = _stored.setdefault(lm.model, {})
+    if lm.precision not in counts:
+        counts[lm.precision] = _count_stored(lm)
+    dense, neurons = counts[lm.precision]
     return StepBytes(dense, neurons, _widths(lm), (True,) * len(lm.blocks), runs_kernels)
 
 
-_stored: WeakKeyDictionary[Any, tuple[int, tuple[NeuronBytes, ...]]] = WeakKeyDictionary()
+_stored: WeakKeyDictionary[Any, dict[str, tuple[int, tuple[NeuronBytes, ...]]]] = WeakKeyDictionary()  # by precision
 
 
 def _count_stored(lm: LoadedModel) -> tuple[int, tuple[NeuronBytes, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -110,3 +111,9 @@ def test_a_budget_of_bytes_is_refused_where_nothing_is_skipped(monkeypatch: pyte
     assert isinstance(budget.within(skipping, CATS(), mlp_share=0.8), CATS)
     with pytest.raises(UserError, match="cats saves no weight bytes on this model"):
         budget.within(zeroing, CATS(), mlp_share=0.8)
+
+
+def test_one_model_in_two_precisions_is_counted_in_each() -> None:
+    lm = tiny()
+    wide, narrow = (step_bytes(dataclasses.replace(lm, precision=precision)) for precision in ("float32", "int8"))
+    assert narrow.dense < wide.dense / 3 and narrow.mlp < wide.mlp / 3
