@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .methods import CATS, GRIFFIN, TDA, TEAL, TT, CoreInfer, DejaVu, Magnitude, MoEfication, Random, Sketch
+    from .methods import CATS, GRIFFIN, TDA, TEAL, TT, CoreInfer, DejaVu, Magnitude, MoEfication, Prior, Random, Sketch
     from .model.loading import LoadedModel, load_model
     from .race import RaceSettings
     from .support.errors import UserError
@@ -25,6 +25,7 @@ _HOME = {
     "GRIFFIN": "methods",
     "Magnitude": "methods",
     "MoEfication": "methods",
+    "Prior": "methods",
     "Random": "methods",
     "Sketch": "methods",
     "TDA": "methods",
@@ -46,6 +47,7 @@ __all__ = [
     "LoadedModel",
     "Magnitude",
     "MoEfication",
+    "Prior",
     "RaceSettings",
     "Random",
     "Sketch",

@@ -13,7 +13,7 @@ from ..kernels.gpu.blocks import ActiveBuffer, Scratch, feed_forward
 from ..kernels.gpu.choice import KernelChoice, vendor
 from ..kernels.gpu.matrices import Matrices
 from ..kernels.gpu.nf4 import Nf4Matrices
-from ..methods.policy import SequencePolicy
+from ..methods.sequence import SequencePolicy
 from ..stats import metrics
 from .random_model import QUANTISED
 

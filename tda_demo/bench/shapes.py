@@ -24,7 +24,7 @@ from ..decode.gpu.graph import CudaGraphEngine, supported
 from ..decode.gpu.kernel_blocks import use_usual_layout
 from ..decode.shared_model import share_weights
 from ..kernels.gpu.device import has_triton, triton_runs
-from ..methods.policy import SequencePolicy
+from ..methods.sequence import SequencePolicy
 from ..model.feedforward import FeedForward
 from ..model.precision import give_back_memory
 from ..model.weights import find_config

@@ -31,6 +31,11 @@ def strengths(activations: torch.Tensor, output_norms: torch.Tensor | None = Non
     return relative if output_norms is None else relative * output_norms
 
 
+def squared_strengths(activations: torch.Tensor, output_norms: torch.Tensor | None = None) -> torch.Tensor:
+    """Squared ``strengths``, summed over tokens: float32 [neurons]."""
+    return strengths(activations, output_norms).square().sum(dim=0)
+
+
 def score(strength: torch.Tensor) -> torch.Tensor:
     """Root mean square over tokens: [T, d_ff] -> float32 [d_ff]; does not depend on T when tokens repeat."""
     return strength.square().mean(dim=0).sqrt()

@@ -20,8 +20,8 @@ from ..model.feedforward import find_layers
 from ..support.files import kept_name
 from ..support.lazy import inference_mode, nn, torch
 from ..support.progress import Progress, Report, silent
-from .documents import calibration_passages
 from .quantiles import SHARES, quantiles
+from .sources import Source
 from .tables import KeptTable, json_rows, significant
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MOST = 0.9  # the sparsity of a matrix at which the search ends
 _STEP = 0.1
-_PASSAGES, _TOKENS = 8, 48  # read; the search measures errors on the first two
+_TEXTS, _TOKENS = 8, 48  # read, and counted of each; the search measures errors on the first two
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +89,14 @@ def greedy(error: Callable[[np.ndarray], float], weights: Sequence[int]) -> np.n
     return np.array(path)
 
 
-def channel_table(lm: LoadedModel, report: Report = silent) -> ChannelTable:
-    """The model's table: the one in the user's cache, else shipped, else measured now and kept."""
+def channel_table(lm: LoadedModel, source: Source, report: Report = silent) -> ChannelTable:
+    """The model's table of ``source``: the one in the user's cache, else shipped, else measured now and kept."""
     weights = tuple(
         np.array([linear.in_features * linear.out_features for linear in b.layer_linears]) for b in lm.blocks
     )
-    name = kept_name(lm.name, lm.fingerprint, lm.precision, "teal")
+    name = kept_name(lm.name, lm.fingerprint, lm.precision, source.name, "teal")
     table = KeptTable("thresholds", name, partial(_parse, weights), _text)
-    return table.get(lambda: measure_channel_table(lm, weights, report))
+    return table.get(lambda: measure_channel_table(lm, weights, source, report))
 
 
 def _text(table: ChannelTable) -> str:
@@ -121,12 +121,14 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 @inference_mode
-def measure_channel_table(lm: LoadedModel, weights: tuple[np.ndarray, ...], report: Report = silent) -> ChannelTable:
-    """Reads the beginnings of a few calibration passages and searches layer by layer."""
-    ids = _beginnings(lm)
+def measure_channel_table(
+    lm: LoadedModel, weights: tuple[np.ndarray, ...], source: Source, report: Report = silent
+) -> ChannelTable:
+    """Reads a few texts of ``source`` and searches layer by layer."""
+    ids, counts = _texts(lm, source, report)
     paths, magnitudes = [], []
     calls = _dense_calls(lm, ids[:2])
-    inputs = _inputs(lm, ids)
+    inputs = _inputs(lm, ids, counts)
     for block, layer in zip(lm.blocks, find_layers(lm.model), strict=True):
         report(Progress("Sharing out the sparsity", block.layer, len(lm.blocks), "layers"))
         magnitudes.append(_rounded(np.stack([quantiles(values) for values in inputs[block.layer]])))
@@ -136,25 +138,27 @@ def measure_channel_table(lm: LoadedModel, weights: tuple[np.ndarray, ...], repo
     return ChannelTable(tuple(magnitudes), tuple(paths), weights)
 
 
-def _beginnings(lm: LoadedModel) -> torch.Tensor:
-    """Token ids int64 [passages, tokens], equally long."""
-    texts = calibration_passages().texts
-    chosen = [texts[at] for at in np.linspace(0, len(texts) - 1, _PASSAGES).astype(int)]
-    tokens = [lm.tokenizer(text)["input_ids"][:_TOKENS] for text in chosen]
-    length = min(map(len, tokens))
-    return torch.tensor([text[:length] for text in tokens], device=lm.device)
+def _texts(lm: LoadedModel, source: Source, report: Report) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids int64 [texts, tokens], equally long, and which of them count, bool [texts, tokens]."""
+    texts = source.texts(lm, report=report).texts
+    long_enough = [text for text in texts if len(text.ids) >= text.begin + _TOKENS] or texts
+    chosen = [long_enough[at] for at in np.linspace(0, len(long_enough) - 1, _TEXTS).astype(int)]
+    length = min(min(len(text.ids), text.begin + _TOKENS) for text in chosen)
+    ids = torch.tensor([text.ids[:length] for text in chosen], device=lm.device)
+    begins = torch.tensor([text.begin for text in chosen], device=lm.device)
+    return ids, torch.arange(length, device=lm.device) >= begins[:, None]
 
 
 def _run(lm: LoadedModel, ids: torch.Tensor) -> None:
     lm.model(input_ids=ids, use_cache=False, logits_to_keep=1)
 
 
-def _inputs(lm: LoadedModel, ids: torch.Tensor) -> list[list[torch.Tensor]]:
-    """Magnitudes of the inputs of every matrix of every layer, float [T, channels]."""
+def _inputs(lm: LoadedModel, ids: torch.Tensor, counts: torch.Tensor) -> list[list[torch.Tensor]]:
+    """Magnitudes of the inputs of every matrix of every layer at the tokens that count, float [T, channels]."""
     seen: list[list[torch.Tensor]] = [[] for _ in lm.blocks]
 
     def keep(into: list[torch.Tensor]) -> Callable[..., None]:
-        return lambda _module, inputs: into.append(inputs[0].reshape(-1, inputs[0].shape[-1]).abs())
+        return lambda _module, inputs: into.append(inputs[0].reshape(-1, inputs[0].shape[-1])[counts.flatten()].abs())
 
     with ExitStack() as hooks:
         for block in lm.blocks:

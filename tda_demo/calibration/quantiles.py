@@ -1,4 +1,4 @@
-"""Thresholds of token-level methods: quantiles of a score over the calibration passages, layer by layer.
+"""Thresholds of token-level methods: quantiles of a score over calibration texts, layer by layer.
 
 With the threshold for a share of the neurons, that share of them fires on average; a token may have more or fewer.
 """
@@ -17,7 +17,7 @@ from ..model.hooks import intercept
 from ..support.files import kept_name
 from ..support.lazy import torch
 from ..support.progress import Progress, Report, silent
-from .documents import calibration_passages
+from .sources import Source, inputs
 from .tables import KeptTable, json_rows, significant
 
 if TYPE_CHECKING:
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 Score = Callable[[FeedForward, "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 SHARES = np.linspace(0, 1, 101)  # of values that stay below
-_TOKENS = 1024  # in all, spread over the passages
-_LONGEST = 256  # tokens of a passage that are read
+_TOKENS = 1024  # in all, spread over the texts
+_LONGEST = 256  # tokens of a text that are read
 
 
-def limits(lm: LoadedModel, name: str, score: Score, keep: float, report: Report = silent) -> np.ndarray:
+def limits(
+    lm: LoadedModel, name: str, score: Score, keep: float, source: Source, report: Report = silent
+) -> np.ndarray:
     """Float64 [layers]: the ``score(block, x, a)`` [T, d_ff] that the share ``keep`` of a layer's neurons exceeds.
 
     ``name`` tells scores apart. Quantiles are kept for the model, shipped for the embedded one, or measured now. A
@@ -38,14 +40,14 @@ def limits(lm: LoadedModel, name: str, score: Score, keep: float, report: Report
     """
     if keep in (0, 1):
         return np.full(len(lm.blocks), -np.inf if keep else np.inf)
-    table = kept_table(lm, name, len(SHARES), lambda: measure_quantiles(lm, score, report))
+    table = kept_table(lm, name, len(SHARES), source, lambda: measure_quantiles(lm, score, source, report))
     return np.array([np.interp(1 - keep, SHARES, layer) for layer in table])
 
 
-def kept_table(lm: LoadedModel, name: str, columns: int, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """Float64 [layers, columns], of the model: the one in the user's cache, else shipped, else made now and kept."""
+def kept_table(lm: LoadedModel, name: str, columns: int, source: Source, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Float64 [layers, columns], of the model and ``source``: kept, else shipped, else made now and kept."""
     shape = len(lm.blocks), columns
-    name = kept_name(lm.name, lm.fingerprint, lm.precision, name)
+    name = kept_name(lm.name, lm.fingerprint, lm.precision, source.name, name)
     return KeptTable("thresholds", name, partial(_parse, shape), _text).get(make)
 
 
@@ -60,9 +62,9 @@ def _text(table: np.ndarray) -> str:
     return f"{json_rows(significant(layer, 5) for layer in table)}\n"
 
 
-def measure_quantiles(lm: LoadedModel, score: Score, report: Report = silent) -> np.ndarray:
-    """Quantiles of ``score`` at ``SHARES``, float64 [layers, shares], over tokens of the calibration passages."""
-    return np.array([quantiles(score(*seen)) for seen in observed_tokens(lm, report)])
+def measure_quantiles(lm: LoadedModel, score: Score, source: Source, report: Report = silent) -> np.ndarray:
+    """Quantiles of ``score`` at ``SHARES``, float64 [layers, shares], over tokens of ``source``."""
+    return np.array([quantiles(score(*seen)) for seen in observed_tokens(lm, source, report)])
 
 
 def quantiles(values: torch.Tensor) -> np.ndarray:
@@ -72,24 +74,25 @@ def quantiles(values: torch.Tensor) -> np.ndarray:
 
 
 def observed_tokens(
-    lm: LoadedModel, report: Report = silent
+    lm: LoadedModel, source: Source, report: Report = silent
 ) -> Iterator[tuple[FeedForward, torch.Tensor, torch.Tensor]]:
-    """Every block with its input [T, d] and activations [T, d_ff] at T tokens of the calibration passages."""
-    texts = calibration_passages().texts
-    of_text, longest = -(-_TOKENS // len(texts)), min(_LONGEST, lm.context_length)
+    """Every block with its input [T, d] and activations [T, d_ff] at T of the tokens of ``source``."""
+    read = source.texts(lm, longest=_LONGEST, report=report)
+    texts, begin = read.texts, 0
+    of_text = -(-_TOKENS // len(texts))
     seen: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in lm.blocks]
 
     def see(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
-        chosen = torch.linspace(0, len(x) - 1, min(of_text, len(x)), device=x.device).long()
+        chosen = torch.linspace(begin, len(x) - 1, min(of_text, len(x) - begin), device=x.device).long()
         seen[block.layer].append((x[chosen], activations.reshape(len(x), -1)[chosen]))
 
     with torch.inference_mode(), ExitStack() as hooks:
         for block in lm.blocks:
             hooks.callback(intercept(block, partial(see, block)))
         for done, text in enumerate(texts):
-            report(Progress("Calibrating thresholds", done, len(texts), "passages"))
-            ids = lm.tokenizer(text, return_tensors="pt", truncation=True, max_length=longest)["input_ids"]
-            lm.model(input_ids=ids.to(lm.device), use_cache=False, logits_to_keep=1)
+            report(Progress("Calibrating thresholds", done, len(texts), read.unit))
+            begin = text.begin
+            lm.model(input_ids=inputs(text, lm), use_cache=False, logits_to_keep=1)
     for block, tokens in zip(lm.blocks, seen, strict=True):
         report(Progress("Calibrating thresholds", block.layer, len(lm.blocks), "layers"))
         x, activations = (torch.cat(part) for part in zip(*tokens, strict=True))

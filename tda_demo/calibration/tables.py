@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -49,12 +49,22 @@ class KeptTable(Generic[Table]):
         Raises:
             UserError: the table had to be made and cannot be written.
         """
+        table = self.find()
+        if table is None:
+            table = make()
+            self.save(table)
+        return table
+
+    def find(self) -> Table | None:
+        """The table in the user's cache, else the shipped one, else None."""
         for path in (self.path, self.shipped_path):
             if (table := self._read(path)) is not None:
                 return table
-        table = make()
-        self.save(table)
-        return table
+        return None
+
+    def unfinished(self) -> KeptTable[Table]:
+        """Where a part of the table is kept while it is made, for whoever makes it to take up again."""
+        return replace(self, name=f"{self.name}.unfinished", shipped_name="")
 
     def save(self, table: Table, path: Path | None = None) -> None:
         """Writes the table to ``path``, without one to the user's cache.

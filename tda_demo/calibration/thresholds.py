@@ -15,14 +15,14 @@ from ..support.files import kept_name
 from ..support.lazy import torch
 from ..support.progress import Progress, Report, silent
 from .cett import TailCurve, score, strengths, tail_curve, thresholds
-from .documents import Passages, calibration_passages
+from .sources import Source, inputs
 from .tables import KeptTable, json_rows, significant
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
 
-TARGETS = tuple(round(0.01 * step, 2) for step in range(61))  # the page's slider, step by step
-_MAX_TOKENS = 1024  # of a passage
+TARGETS = tuple(round(0.01 * step, 2) for step in range(96))  # the page's slider, step by step
+_MAX_TOKENS = 1024  # of a text
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ThresholdTable:
     weighted: bool
     data: str
     data_sha256: str
-    passages: int
+    texts: int
     tokens: int
     precision: str
     targets: tuple[float, ...]
@@ -42,30 +42,34 @@ class ThresholdTable:
 
     def at(self, cett: float) -> np.ndarray:
         """Thresholds of every layer, float64 [layers]; linear between the grid's targets."""
-        return np.array([np.interp(cett, self.targets, layer) for layer in self.thresholds])
+        return self.at_each(np.full(len(self.thresholds), cett))
+
+    def at_each(self, cett: np.ndarray) -> np.ndarray:
+        """Every layer's threshold at its own CETT, float64 [layers]; linear between the grid's targets."""
+        return np.array(
+            [np.interp(target, self.targets, layer) for target, layer in zip(cett, self.thresholds, strict=True)]
+        )
 
 
-def threshold_table(lm: LoadedModel, *, weighted: bool, report: Report = silent) -> ThresholdTable:
+def threshold_table(lm: LoadedModel, *, weighted: bool, source: Source, report: Report = silent) -> ThresholdTable:
     """The table of the model at its precision: kept in the user's cache, else shipped, else calibrated now and kept."""
-    return kept_thresholds(lm, weighted).get(
-        lambda: calibrate(lm, calibration_passages(), weighted=weighted, report=report)
-    )
+    return kept_thresholds(lm, weighted, source).get(lambda: calibrate(lm, source, weighted=weighted, report=report))
 
 
-def kept_thresholds(lm: LoadedModel, weighted: bool) -> KeptTable[ThresholdTable]:
-    """Where the table of the model at its precision is kept.
+def kept_thresholds(lm: LoadedModel, weighted: bool, source: Source) -> KeptTable[ThresholdTable]:
+    """Where the table of the model at its precision, made of ``source``, is kept.
 
     The shipped ones are of the embedded model in float32 and serve it at every precision, so that its first race need
     not wait: its own thresholds in bfloat16, int8 and nf4 differ from them by at most 0.1, 0.7 and 2.4 % in any layer
     (at targets of 0.1, 0.2 and 0.4, n = 1,371 tokens of 6 passages). ``tda_demo calibrate`` keeps its own.
     """
-    score_kind = ["weighted"] if weighted else []
+    kind = [source.name, *(["weighted"] if weighted else [])]
     return KeptTable(
         "thresholds",
-        kept_name(lm.name, lm.fingerprint, lm.precision, *score_kind),
+        kept_name(lm.name, lm.fingerprint, lm.precision, *kind),
         _parse,
         _text,
-        shipped_name=kept_name(lm.name, lm.fingerprint, REFERENCE, *score_kind),
+        shipped_name=kept_name(lm.name, lm.fingerprint, REFERENCE, *kind),
     )
 
 
@@ -88,30 +92,31 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
-def calibrate(
-    lm: LoadedModel, passages: Passages, *, weighted: bool = False, report: Report = silent
-) -> ThresholdTable:
-    """Runs every passage through the dense model and finds each layer's thresholds (``cett.thresholds``)."""
+def calibrate(lm: LoadedModel, source: Source, *, weighted: bool = False, report: Report = silent) -> ThresholdTable:
+    """Runs every text of ``source`` through the dense model and finds each layer's thresholds (``cett.thresholds``)."""
+    texts = source.texts(lm, longest=_MAX_TOKENS, report=report)
     curves: list[list[TailCurve]] = [[] for _ in lm.blocks]
+    begin = 0
 
     def see(block: FeedForward, activations: torch.Tensor) -> None:
+        activations = activations[begin:]
         scores = score(strengths(activations, block.output_norms if weighted else None))
         curves[block.layer].append(tail_curve(block, activations, scores))
 
-    report(Progress(f"Calibrating {lm.name}", 0, len(passages.texts), "passages"))
-    for done, text in enumerate(passages.texts, start=1):
-        ids = lm.tokenizer(text, return_tensors="pt", truncation=True, max_length=_MAX_TOKENS)["input_ids"]
+    report(Progress(f"Calibrating {lm.name}", 0, len(texts.texts), texts.unit))
+    for done, text in enumerate(texts.texts, start=1):
+        begin = text.begin
         with torch.inference_mode(), observe(lm.blocks, see):
-            lm.model(input_ids=ids.to(lm.device), use_cache=False, logits_to_keep=1)
-        report(Progress(f"Calibrating {lm.name}", done, len(passages.texts), "passages"))
+            lm.model(input_ids=inputs(text, lm), use_cache=False, logits_to_keep=1)
+        report(Progress(f"Calibrating {lm.name}", done, len(texts.texts), texts.unit))
     targets = np.array(TARGETS)
     return ThresholdTable(
         model=lm.name,
         fingerprint=lm.fingerprint,
         weighted=weighted,
-        data=passages.name,
-        data_sha256=passages.sha256,
-        passages=len(passages.texts),
+        data=texts.name,
+        data_sha256=texts.sha256,
+        texts=len(texts.texts),
         tokens=sum(curve.tokens for curve in curves[0]),
         precision=lm.precision,
         targets=TARGETS,

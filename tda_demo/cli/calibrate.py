@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..calibration.sources import ANSWERS, PASSAGES
 from ..support.progress import terminal_bar
 from .arguments import TEXT, Commands, add_model
 
@@ -12,24 +13,32 @@ from .arguments import TEXT, Commands, add_model
 def add(commands: Commands) -> None:
     calibrate = commands.add_parser("calibrate", help="find a model's thresholds and keep them for its races")
     add_model(calibrate)
-    calibrate.add_argument("--text", type=Path, metavar="FILE", help=f"{TEXT}; default: the project's passages")
+    calibrate.add_argument(
+        "--on",
+        choices=[source.name for source in (ANSWERS, PASSAGES)],
+        default=ANSWERS.name,
+        help="the model's own answers, for races and generation (default), or passages, for `evaluate`",
+    )
+    calibrate.add_argument("--text", type=Path, metavar="FILE", help=f"these in the place of them: {TEXT}")
     calibrate.add_argument("--weighted", action="store_true", help="for the score times the output norm")
     calibrate.add_argument("--out", type=Path, metavar="FILE", help="write the table there instead of the user's cache")
     calibrate.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..calibration.documents import calibration_passages, read_passages
+    from ..calibration.documents import read_passages
+    from ..calibration.sources import from_passages
     from ..calibration.thresholds import calibrate, kept_thresholds
     from ..model.loading import load_model
     from ..support.environment import use_threads
 
     use_threads(options.threads)
-    passages = read_passages(options.text) if options.text else calibration_passages()
+    (use,) = (source for source in (ANSWERS, PASSAGES) if source.name == options.on)
+    source = from_passages(read_passages(options.text)) if options.text else use
     with terminal_bar() as report:
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
-        table = calibrate(lm, passages, weighted=options.weighted, report=report)
-    kept = kept_thresholds(lm, options.weighted)
+        table = calibrate(lm, source, weighted=options.weighted, report=report)
+    kept = kept_thresholds(lm, options.weighted, use)
     path = options.out or kept.path
     kept.save(table, path)
-    print(f"{path}: {len(table.thresholds)} layers, {table.passages} passages, {table.tokens} tokens")
+    print(f"{path}: {len(table.thresholds)} layers, {table.texts} texts ({table.data}), {table.tokens} tokens")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 
 from .arguments import Commands
 
@@ -15,10 +14,11 @@ def add(commands: Commands) -> None:
 
 def run(_: argparse.Namespace) -> None:
     from ..methods import METHODS
+    from ..methods.settings import ordered_fields
 
     for method in METHODS.values():
         print(f"{method.name}: {(method.__doc__ or '').splitlines()[0]}")
-        for field in dataclasses.fields(method):
+        for field in ordered_fields(method):
             within = field.metadata["within"]
             default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
             limits = f" ({within})" if within else ""

@@ -94,9 +94,10 @@ class RefreshingArm:
     def step(self, token: int) -> torch.Tensor:
         logits = self.arm.step(token)
         self._activations, self.weight_bytes = self.arm.activations(), self.arm.weight_bytes
-        if self._schedule.feed(1, self._activations):
-            packed = [int(count) for count in self._schedule.plan.packs()]
-            self.weight_bytes = (self.weight_bytes or 0) + self._step_bytes.copying(packed)
+        if self._schedule.feed(1, [layer[None] for layer in self._activations]):
+            plan = self._schedule.plan
+            copied = self._step_bytes.copying([layer[0].tolist() for layer in plan.packs()], plan.rest_bytes)
+            self.weight_bytes = (self.weight_bytes or 0) + round(copied)
             self._take()
         return logits
 

@@ -73,22 +73,30 @@ class StepBytes:
         """Bytes of all neurons."""
         return sum(neuron.whole * width for neuron, width in zip(self.neurons, self.widths, strict=True))
 
-    def copying(self, counts: Sequence[float]) -> int:
-        """Bytes read to copy ``counts`` neurons of each layer; [] where none are, and none of layers only zeroed."""
-        layers = zip(self.neurons, counts, self.packable, strict=True) if counts else ()
-        return round(sum(neuron.whole * count for neuron, count, is_copied in layers if is_copied))
+    def copying(self, copied: Sequence[Sequence[float]], rest_bytes: Sequence[float] = ()) -> float:
+        """Bytes read to make copies: of each layer so many neurons, and of so many low-bit ones of ``rest_bytes``; []
+        where none are made, and none of layers only zeroed.
+        """
+        layers = (
+            zip(self.neurons, copied, rest_bytes or [0] * len(copied), self.packable, strict=True) if copied else ()
+        )
+        return sum(neuron.whole * own + rest * low for neuron, (own, low), rest, is_copied in layers if is_copied)
 
-    def sparse(self, counts: Sequence[int]) -> int:
+    def sparse(self, counts: Sequence[int], plan: StepTraits | None = None) -> int:
         """Bytes a step reads that computes ``counts`` neurons of each layer, of an active set."""
-        return round(self.read(_ACTIVE_SETS, counts).bytes)
+        return round(self.read(plan or _ACTIVE_SETS, counts).bytes)
 
     def read(
-        self, plan: StepTraits, kept: Sequence[float], unread: Sequence[float] = (), copied: Sequence[float] = ()
+        self,
+        plan: StepTraits,
+        kept: Sequence[float],
+        unread: Sequence[float] = (),
+        copied: Sequence[Sequence[float]] = (),
     ) -> StepTraffic:
         """Of a step under ``plan`` that uses ``kept`` neurons of each layer (means over texts are welcome).
 
         ``unread`` bytes of the MLP and of the rest, of a plan that leaves out other parts than neurons; ``copied``
-        neurons of each layer are read once more, to pack a new active set.
+        neurons of each layer, and low-bit ones, are read once more, to pack a new active set.
         """
         extra = plan.extra_bytes
         skipping = [self.runs_kernels and plan.has_kernel] * len(self.widths) if plan.token_level else self.packable
@@ -96,12 +104,12 @@ class StepBytes:
             return StepTraffic(self.dense + extra, 1 + extra / self.mlp)
         if unread:
             return StepTraffic(self.dense - sum(unread) + extra, 1 - (unread[0] - extra) / self.mlp)
-        saved = 0.0
-        layers = zip(self.neurons, self.widths, kept, copied or [0] * len(kept), skipping, strict=True)
-        for neuron, width, count, copies, skips in layers:
+        saved = -self.copying(copied, plan.rest_bytes)
+        layers = zip(self.neurons, self.widths, kept, plan.rest_bytes or [0] * len(kept), skipping, strict=True)
+        for neuron, width, count, rest, skips in layers:
             if skips:
-                unread_bytes = sum(size for matrix, size in asdict(neuron).items() if matrix not in plan.full)
-                saved += (width - count) * unread_bytes - copies * neuron.whole
+                skipped = sum(size for matrix, size in asdict(neuron).items() if matrix not in plan.full)
+                saved += (width - count) * (skipped - rest)
         listed = 0 if plan.token_level else self.index_bytes * sum(kept)
         return StepTraffic(self.dense - saved + extra + listed, 1 - (saved - extra - listed) / self.mlp)
 

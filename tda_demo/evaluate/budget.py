@@ -1,7 +1,8 @@
 """A method's setting in other units: "at most this KL", "this share of the bytes".
 
-A curve of quality and bytes over the method's dial is measured once on the calibration passages, never on held-out
-ones, and kept for the model; every budget is then read off the curve, linear between its points, which is no work.
+A curve of quality and bytes over the method's dial is measured once on calibration texts, never on held-out ones, and
+kept for the model; every budget is then read off the curve, linear between its points, which is no work. A race's is of
+the model's own answers, an evaluation's of passages.
 """
 
 from __future__ import annotations
@@ -13,24 +14,23 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from ..calibration.documents import calibration_passages
+from ..calibration.sources import ANSWERS, Source
 from ..calibration.tables import KeptTable
 from ..decode.choose import step_bytes
 from ..methods.base import Method
 from ..support.errors import UserError
-from ..support.progress import Progress, Report, silent
+from ..support.progress import Report, silent
 from .bookkeeping import digest
-from .evaluation import cut, in_batches
 from .result import quality
 from .scoring import Score, score_texts
+from .texts import batches
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
 
-_FORMAT = 2  # of the count of bytes; part of a curve's name
-PROMPT_TOKENS, SCORE_TOKENS = 96, 64  # every passage is as long, whatever its language
+_FORMAT = 3  # of the count of bytes; part of a curve's name
+_MOST_TEXTS = 48
 # Where on the dial the curve is measured, 0 dense and 1 sparsest; closest where some method turns from good to bad, and
 # at the dense end, where KL rises faster than in proportion and a straight line would promise too much of it.
 PLACES = (0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
@@ -51,6 +51,7 @@ class QualityCurve:
     perplexity: tuple[float, ...]
     mlp_share: tuple[float, ...]
     precision: str
+    source: str
     documents: int
     scored_tokens: int
 
@@ -121,16 +122,17 @@ def within(
     *,
     kl: float | None = None,
     mlp_share: float | None = None,
+    source: Source = ANSWERS,
     report: Report = silent,
 ) -> Method:
-    """``method`` with its dial where the budget is used up on the calibration passages; give one of the two.
+    """``method`` with its dial where the budget is used up on ``source``; give one of ``kl`` and ``mlp_share``.
 
     Raises:
         UserError: the budget cannot be met; see ``QualityCurve``.
     """
     if (kl is None) == (mlp_share is None):
         raise TypeError("give one of kl and mlp_share")
-    curve = quality_curve(lm, method, report)
+    curve = quality_curve(lm, method, source, report)
     if kl is not None:
         return with_dial_at(method, curve.value_for_kl(kl))
     assert mlp_share is not None
@@ -145,13 +147,13 @@ def with_dial_at(method: Method, value: float) -> Method:
     return dataclasses.replace(method, **{dial.setting: value})
 
 
-def quality_curve(lm: LoadedModel, method: Method, report: Report = silent) -> QualityCurve:
+def quality_curve(lm: LoadedModel, method: Method, source: Source = ANSWERS, report: Report = silent) -> QualityCurve:
     """The model's curve for ``method`` with its other settings: kept, else shipped, else measured now and kept."""
-    return kept_curve(lm, method).get(lambda: measure_curve(lm, method, report))
+    return kept_curve(lm, method, source).get(lambda: measure_curve(lm, method, source, report))
 
 
-def kept_curve(lm: LoadedModel, method: Method) -> KeptTable[QualityCurve]:
-    """Where this model's curve is kept; of other passages or places it is another curve.
+def kept_curve(lm: LoadedModel, method: Method, source: Source = ANSWERS) -> KeptTable[QualityCurve]:
+    """Where this model's curve is kept; of other texts or places it is another curve.
 
     So it is on another device, whose engine may skip nothing where this one's does.
     """
@@ -162,11 +164,9 @@ def kept_curve(lm: LoadedModel, method: Method) -> KeptTable[QualityCurve]:
         lm.is_spread,
         others,
         PLACES,
-        PROMPT_TOKENS,
-        SCORE_TOKENS,
-        calibration_passages().texts,
+        source.version(),
     ]
-    name = f"{lm.fingerprint[:12]}-{lm.precision}-{method.name}-{digest(made_of)[:8]}"
+    name = f"{lm.fingerprint[:12]}-{lm.precision}-{method.name}-{source.name}-{digest(made_of)[:8]}"
     return KeptTable("budgets", name, _parse, _text)
 
 
@@ -181,27 +181,17 @@ def _parse(fields: Any) -> QualityCurve:
     return QualityCurve(**{**fields, **lists})
 
 
-def measure_curve(lm: LoadedModel, method: Method, report: Report = silent) -> QualityCurve:
-    """Scores the method at every place of its dial on the calibration passages; one dense pass serves all places."""
+def measure_curve(lm: LoadedModel, method: Method, source: Source = ANSWERS, report: Report = silent) -> QualityCurve:
+    """Scores the method at every place of its dial on ``source``; one dense pass serves all places."""
     dial = method.dial
     places = [with_dial_at(method, round(dial.dense + share * (dial.sparsest - dial.dense), 6)) for share in PLACES]
     values = tuple(getattr(place, dial.setting) for place in places)
-    texts = calibration_passages().documents
-    policies = [place.bind(lm, report) for place in places]
+    policies = [place.bind(lm, report, source) for place in places]
     scores: list[list[Score]] = [[] for _ in values]
-    done = 0
-    stage = f"Measuring what {method.name} costs"
-    report(Progress(stage, 0, len(texts), "passages"))
-    for group in in_batches(iter(texts)):
-        if ids := cut(lm, group, PROMPT_TOKENS + SCORE_TOKENS).ids:
-            batch = torch.tensor(ids, device=lm.device)
-            new = score_texts(lm, policies, batch, PROMPT_TOKENS, with_fidelity=False)
-            for collected, of_batch in zip(scores, new, strict=True):
-                collected += of_batch
-        done += len(group)
-        report(Progress(stage, done, len(texts), "passages"))
-    if not scores[0]:
-        raise UserError(f"{lm.name} cuts the calibration passages into fewer than {PROMPT_TOKENS} tokens.")
+    for batch in batches(lm, source, f"Measuring what {method.name} costs", _MOST_TEXTS, report=report):
+        new = score_texts(lm, policies, batch.ids, batch.prompt_tokens, with_fidelity=False)
+        for collected, of_batch in zip(scores, new, strict=True):
+            collected += of_batch
     totals = [
         quality(of_policy, step_bytes(lm, policy), policy) for of_policy, policy in zip(scores, policies, strict=True)
     ]
@@ -213,6 +203,7 @@ def measure_curve(lm: LoadedModel, method: Method, report: Report = silent) -> Q
         perplexity=tuple(total.sparse_perplexity / total.dense_perplexity for total in totals),
         mlp_share=tuple(total.mlp_share for total in totals),
         precision=lm.precision,
+        source=source.name,
         documents=totals[0].documents,
         scored_tokens=totals[0].scored_tokens,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..calibration.documents import Document, count_documents, read_documents
+from ..calibration.sources import PASSAGES
 from ..decode.choose import step_bytes
 from ..methods.base import Method
 from ..methods.policy import Policy
@@ -90,7 +91,7 @@ def evaluate(
             f"{lm.name} takes {lm.context_length}: lower one of them."
         )
     documents = count_documents(path, settings.documents)
-    policy = method.bind(lm, report)
+    policy = method.bind(lm, report, PASSAGES)
     ledger = open_ledger(lm, method, settings, result, shard)
     records = []
     report(Progress("Evaluating", 0, documents, "documents"))

@@ -19,6 +19,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
+from ..calibration.sources import PASSAGES
 from ..decode.choose import engine_for
 from ..decode.text import TextStream, sampler
 from ..methods import Method, make_method
@@ -62,7 +63,7 @@ class MethodLM(TemplateLM):
         place = device if torch.cuda.is_available() else "cpu"
         self.lm: LoadedModel = load_model(model, precision=precision, device=place)
         self.tokenizer: Any = self.lm.tokenizer
-        self.policy = self.method.bind(self.lm)
+        self.policy = self.method.bind(self.lm, source=PASSAGES)
         self.max_length = min(int(max_length or self.lm.context_length), self.lm.context_length)
         self.stride = min(int(stride), self.max_length - 1)
         self._device = self.lm.device

@@ -46,7 +46,8 @@ def quality(scores: Sequence[Score], weights: StepBytes, policy: Policy) -> Qual
     """Adds up the ``scores``, at least one, that ``policy`` got on a model whose steps read ``weights``."""
     tokens = sum(score.tokens for score in scores)
     kept = _by_layer([score.kept for score in scores])
-    unread, copied = (_by_layer([getattr(score, name) for score in scores]) for name in ("unread", "copied"))
+    unread = _by_layer([score.unread for score in scores])
+    copied = [_by_layer(layer) for layer in zip(*(score.copied for score in scores), strict=True)]
     read = weights.read(policy, kept, unread, copied)
     kl_low, kl_high = _kl_interval(scores)
     return QualityTotals(

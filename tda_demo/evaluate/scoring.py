@@ -69,8 +69,8 @@ class SparsePass:
     """Tokens under a plan: ``logits`` [texts, tokens, vocabulary], and means over the tokens of each text.
 
     ``kept`` neurons, float64 [texts, layers]; ``unread`` weight bytes in the MLP and elsewhere, float64 [texts, 2],
-    None where they follow from the neurons; ``copied`` neurons that were packed anew, float64 [texts] a layer, []
-    where sets are packed before the first token only, or not at all. ``served`` are the plans that served.
+    None where they follow from the neurons; ``copied`` neurons that were packed anew, and low-bit ones,
+    float64 [texts, 2] a layer, [] where sets are packed before the first token only, or not at all. ``served`` are the plans that served.
     """
 
     logits: torch.Tensor
@@ -86,7 +86,8 @@ class Score:
 
     ``dense_loss``, ``sparse_loss`` and ``kl`` in nats; ``agreeing`` tokens; of every layer ``kept`` neurons (mean over
     tokens), ``cett`` and ``recall``; ``unread`` weight bytes a token in the MLP and elsewhere (mean), empty where they
-    follow from ``kept``; ``copied`` neurons a token that were packed anew, empty where none were.
+    follow from ``kept``; ``copied`` neurons a token that were packed anew, and low-bit ones;
+    empty where none were.
     """
 
     tokens: int
@@ -98,7 +99,7 @@ class Score:
     cett: tuple[float, ...]
     recall: tuple[float, ...]
     unread: tuple[float, ...] = ()
-    copied: tuple[float, ...] = ()
+    copied: tuple[tuple[float, float], ...] = ()
 
 
 @torch.inference_mode()
@@ -166,7 +167,7 @@ def sparse_pass(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan)
     served: list[tuple[Plan, int]] = []
     kept = torch.zeros(texts, len(lm.blocks), dtype=torch.float64)
     unread: list[torch.Tensor] = []
-    copied = [] if plan.steps is None else [torch.zeros(texts, dtype=torch.float64) for _ in lm.blocks]
+    copied = [] if plan.steps is None else [torch.zeros(texts, 2, dtype=torch.float64) for _ in lm.blocks]
 
     def see(block: FeedForward, use: LayerUse) -> None:
         kept[:, block.layer] += use.neurons.view(texts, -1).sum(dim=1).cpu()
@@ -185,7 +186,9 @@ def sparse_pass(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan)
             logits.append(lm.model(input_ids=chunk, past_key_values=cache, use_cache=True).logits)
         served.append((serving, count))
         at += count
-        if schedule.feed(count, activations) and (packed := schedule.plan.packs()):
+        if schedule.feed(count, [layer.view(texts, count, -1) for layer in activations]) and (
+            packed := schedule.plan.packs()
+        ):
             copied = [total + new.cpu() for total, new in zip(copied, packed, strict=True)]
     cache.crop(-tokens)
     return SparsePass(
@@ -229,7 +232,7 @@ def score_plan(
                 cett=tuple(float(layer.cett[text]) for layer in layers),
                 recall=tuple(float(layer.recall[text]) for layer in layers),
                 unread=() if sparse.unread is None else tuple(sparse.unread[text].tolist()),
-                copied=tuple(float(layer[text]) for layer in sparse.copied),
+                copied=tuple((float(layer[text, 0]), float(layer[text, 1])) for layer in sparse.copied),
             )
         )
     return scores

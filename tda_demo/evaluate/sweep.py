@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from ..calibration.documents import Document
+from ..calibration.sources import PASSAGES
 from ..methods import make_method, method_named
 from ..methods.base import Method
-from ..methods.policy import DensePolicy, Policy
+from ..methods.policy import Policy
+from ..methods.ranked import DensePolicy
 from ..model.precision import REFERENCE
 from ..support.environment import describe
 from ..support.errors import UserError
@@ -202,7 +204,7 @@ class _Arms:
         self.reference = reference
         self.lm = lm
         self.names = ["dense", *([method.name, method.settings()] for method in methods)]
-        self.policies: list[Policy] = [DensePolicy(), *(method.bind(lm, report) for method in methods)]
+        self.policies: list[Policy] = [DensePolicy(), *(method.bind(lm, report, PASSAGES) for method in methods)]
         self.prompt_tokens = prompt_tokens
 
     def read(self, unit: Unit) -> _UnitReading:

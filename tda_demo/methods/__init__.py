@@ -11,8 +11,10 @@ from .coreinfer import CoreInfer
 from .griffin import GRIFFIN
 from .magnitude import Magnitude
 from .plan import ActiveSets, Plan
-from .policy import Policy, SequencePolicy
+from .policy import Policy
+from .prior import Prior
 from .random import Random
+from .sequence import SequencePolicy
 from .settings import parse
 from .sketch import Sketch
 from .tda import TDA
@@ -34,6 +36,7 @@ _ALL: tuple[type[Method], ...] = (
     MoEfication,
     Random,
     Magnitude,
+    Prior,
 )
 METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
@@ -52,6 +55,7 @@ __all__ = [
     "MoEfication",
     "Plan",
     "Policy",
+    "Prior",
     "Random",
     "SequencePolicy",
     "Sketch",

@@ -1,6 +1,6 @@
 """The contract of a method: WHICH neurons fire. A method is one file and one dataclass of settings.
 
-Bound to a model it becomes a policy: a sequence-level one (``policy.SequencePolicy``) looks at the activations of the
+Bound to a model it becomes a policy: a sequence-level one (``sequence.SequencePolicy``) looks at the activations of the
 prompt, which runs dense, and answers with one active set per layer for the whole generation; a token-level one
 (``token.TokenPolicy``) answers anew at every token.
 """
@@ -11,12 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from math import inf
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ..calibration.priors import prior_of
+from ..calibration.sources import ANSWERS, Source
 from ..support.progress import Report, silent
+from .low_bit import low_bit_rest
 from .patching import patch_model
 from .policy import Policy
-from .settings import check
+from .sequence import EvidencePolicy, SequencePolicy
+from .settings import Range, check, setting
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -45,8 +50,8 @@ class Method(ABC):
         check(self)
 
     @abstractmethod
-    def bind(self, lm: LoadedModel, report: Report = silent) -> Policy:
-        """The policy for ``lm``; may calibrate on first use, telling ``report``.
+    def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> Policy:
+        """The policy for ``lm``; may calibrate on first use, on ``source``, telling ``report``.
 
         Raises:
             UserError: a setting is out of its range or does not fit the model.
@@ -60,3 +65,59 @@ class Method(ABC):
         """Within the context a prompt (a call on an empty cache) runs dense and chooses the neurons of later calls."""
         with patch_model(lm, self.bind(lm)):
             yield lm
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceMethod(Method):
+    """A sequence-level method: ``policy`` says how it chooses; what else all of them can do is here, and ours."""
+
+    first: int = setting(
+        0, "how many generated tokens run dense before the neurons are chosen; they are evidence too", Range(0, 4096)
+    )
+    rest: Literal["skip", "4bit"] = setting(
+        "skip", "what the neurons left out contribute: nothing, or what a 4-bit copy of them says"
+    )
+
+    @abstractmethod
+    def policy(self, lm: LoadedModel, report: Report, source: Source) -> SequencePolicy:
+        """How it chooses on ``lm``; may calibrate and raises as ``bind`` does."""
+
+    def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> SequencePolicy:
+        policy = self.policy(lm, report, source)
+        policy.first = self.first
+        if self.rest == "4bit" and self.leaves_something_out:
+            policy.rest = low_bit_rest(lm)
+        return policy
+
+    @property
+    def leaves_something_out(self) -> bool:
+        """Whether its dial is not at its exact end."""
+        return getattr(self, self.dial.setting) != self.dial.dense
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceMethod(SequenceMethod):
+    """One that adds up evidence over tokens, of which a prior may be part and which may go on after the prompt."""
+
+    prior: float = setting(
+        0.0, "how many tokens of the prompt the calibration texts' average weighs as much as", Range(0, inf)
+    )
+    refresh: int = setting(
+        0, "choose the neurons anew every so many tokens, by a dense step each; 0 never", Range(0, inf)
+    )
+
+    @property
+    @abstractmethod
+    def evidence_kind(self) -> str:
+        """The name of what it adds up, which tells its prior from others."""
+
+    @abstractmethod
+    def policy(self, lm: LoadedModel, report: Report, source: Source) -> EvidencePolicy: ...
+
+    def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> SequencePolicy:
+        policy = super().bind(lm, report, source)
+        policy.refresh = self.refresh
+        if self.prior and self.leaves_something_out:
+            policy.prior_tokens = self.prior
+            policy.priors = prior_of(lm, self.evidence_kind, policy.evidence, source, report)
+        return policy

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..calibration.quantiles import limits
+from ..calibration.sources import ANSWERS, Source
 from ..model.configuration import activation_function
 from ..model.feedforward import FeedForward
 from ..support.lazy import torch
@@ -38,9 +39,9 @@ class CATS(Method):
 
     keep: float = setting(0.5, "mean share of the neurons whose gate exceeds the threshold; 1 is exact", Range(0, 1))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenPolicy:
+    def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> TokenPolicy:
         policy = _GatePolicy(lm)
-        policy.limits = limits(lm, self.name, policy.strength, self.keep, report)
+        policy.limits = limits(lm, self.name, policy.strength, self.keep, source, report)
         return policy
 
 

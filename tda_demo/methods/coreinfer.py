@@ -6,6 +6,8 @@ The paper's: training-free; the prompt runs dense; every token of it votes for t
 Our reading, where we do not have the paper's word: a token ranks activations by magnitude, and its top is a share of
 all neurons; one that does not fire (a ReLU's zero) gets no vote; "last" is one layer; neurons with fewer votes fill up
 the share that is kept; of neurons with equal votes, and there are many in a short prompt, the first are kept.
+
+Ours: ``prior``, ``first``, ``refresh`` and ``rest``.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, ClassVar
 
+from ..calibration.sources import Source
 from ..model.feedforward import FeedForward
 from ..support.lazy import torch
-from ..support.progress import Report, silent
-from .base import Dial, Method
-from .policy import RankedPolicy, SequencePolicy
+from ..support.progress import Report
+from .base import Dial, EvidenceMethod
+from .ranked import RankedPolicy
+from .sequence import EvidencePolicy
 from .settings import Range, setting
 
 if TYPE_CHECKING:
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CoreInfer(Method):
+class CoreInfer(EvidenceMethod):
     """Keep the neurons that most tokens of the prompt count among their strongest.
 
     A model with no more layers than are exempt stays dense.
@@ -40,16 +44,20 @@ class CoreInfer(Method):
     exempt_first: int = setting(5, "how many layers at the start are kept dense", Range(0, inf))
     exempt_last: int = setting(1, "how many layers at the end are kept dense", Range(0, inf))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> SequencePolicy:
+    @property
+    def evidence_kind(self) -> str:
+        return f"votes-{self.token_share:g}"
+
+    def policy(self, lm: LoadedModel, report: Report, source: Source) -> EvidencePolicy:
         layers = len(lm.blocks)
         sparse = range(self.exempt_first, layers - self.exempt_last)
         return RankedPolicy(self._votes, [self.keep if layer in sparse else 1.0 for layer in range(layers)])
 
     def _votes(self, _block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
-        """How many tokens vote for each neuron: [T, d_ff] -> int64 [d_ff]."""
+        """How many tokens vote for each neuron: [T, d_ff] -> float32 [d_ff]."""
         magnitude = activations.abs()
         voted = _largest(magnitude, int(self.token_share * activations.shape[1]))
-        return (voted & (magnitude > 0)).sum(dim=0)
+        return (voted & (magnitude > 0)).sum(dim=0).float()
 
 
 def _largest(values: torch.Tensor, count: int) -> torch.Tensor:

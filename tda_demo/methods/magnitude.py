@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..support.progress import Report, silent
-from .base import Dial, Method
-from .policy import RankedPolicy, SequencePolicy
+from ..calibration.sources import Source
+from ..support.progress import Report
+from .base import Dial, SequenceMethod
+from .ranked import FixedPolicy
+from .sequence import SequencePolicy
 from .settings import Range, setting
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Magnitude(Method):
+class Magnitude(SequenceMethod):
     """Keep an equal share of every layer's neurons, those with the largest weights: a control blind to the prompt."""
 
     name: ClassVar[str] = "magnitude"
@@ -29,6 +31,6 @@ class Magnitude(Method):
 
     keep: float = setting(0.5, "share of every layer's neurons that is kept; 1 is exact", Range(0, 1))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> SequencePolicy:
+    def policy(self, lm: LoadedModel, report: Report, source: Source) -> SequencePolicy:
         sizes = [block.input_norms * block.output_norms for block in lm.blocks]
-        return RankedPolicy(lambda block, _activations: sizes[block.layer], [self.keep] * len(lm.blocks))
+        return FixedPolicy(sizes, [self.keep] * len(lm.blocks))

@@ -44,6 +44,7 @@ class _Session:
         self.seen: list[torch.Tensor] = []
 
     def before(self, _model: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.seen.clear()
         texts, tokens = _fed(args, kwargs)
         if texts > 1:
             raise UserError("A method serves one sequence at a time: call the model with batch size 1.")
@@ -72,7 +73,7 @@ class _Session:
         self.installed.enter_context(self.schedule.plan.packed(self.lm.blocks))
         if self.schedule.plan.observes:
             self.seen = seen = []
-            self.installed.enter_context(observe(self.lm.blocks, lambda _block, a: seen.append(a[-1:])))
+            self.installed.enter_context(observe(self.lm.blocks, lambda _block, a: seen.append(a[None])))
 
 
 def _fed(args: tuple, kwargs: dict) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 from ..kernels.reference import limit
 from ..model.feedforward import FeedForward
@@ -41,13 +42,30 @@ class StepTraits:
 
     ``token_level`` says that neurons are chosen anew at every token, ``has_kernel`` that the compiled CPU step has a
     kernel which does so. ``full`` names the matrices read whatever is active, of ``gate`` and ``up``; ``extra_bytes``
-    is what a step reads besides the model's weights: predictors, sketches.
+    is what a step reads besides the model's weights: predictors, sketches. ``rest_bytes`` is what it reads of a layer's
+    neuron that is not active, from a low-bit copy; empty where such neurons contribute nothing.
     """
 
     token_level: bool = False
     has_kernel: bool = False
     full: frozenset[str] = frozenset()
     extra_bytes: int = 0
+    rest_bytes: tuple[float, ...] = ()
+
+
+class Rest(Protocol):
+    """What the neurons outside an active set contribute, in a cheaper way than their own weights."""
+
+    @property
+    def neuron_bytes(self) -> tuple[float, ...]:
+        """What a step reads of such a neuron, by layer."""
+        ...
+
+    def output(self, block: FeedForward, x: torch.Tensor, left_out: torch.Tensor) -> torch.Tensor:
+        """What the neurons ``left_out`` bool [texts, d_ff] add for the block's input ``x`` [texts, T, d], T tokens of
+        each text: float32 [texts, T, d].
+        """
+        ...
 
 
 class Plan(StepTraits, ABC):
@@ -104,24 +122,30 @@ class Plan(StepTraits, ABC):
         return activations
 
     def packs(self) -> list[torch.Tensor]:
-        """How many neurons are copied where the plan takes another's place, float64 [texts] a layer; none for []."""
+        """How many neurons are copied where the plan takes another's place, and how many of the rest's low-bit copy:
+        float64 [texts, 2] a layer; none for [].
+        """
         return []
 
     def next(self, activations: Sequence[torch.Tensor]) -> Plan:
-        """The plan after ``steps`` tokens; ``activations`` [texts, d_ff] a layer are the last one's, if it observes."""
+        """The plan after ``steps`` tokens; ``activations`` [texts, tokens, d_ff] a layer are theirs, if it observes."""
         raise TypeError(f"{type(self).__name__} serves every token")
 
 
 @dataclass(frozen=True, eq=False)
 class ActiveSets(Plan):
-    """The neurons a sequence-level method computes: ``masks`` bool [texts, d_ff], one a layer."""
+    """The neurons a sequence-level method computes: ``masks`` bool [texts, d_ff], one a layer.
+
+    ``rest`` is what the others contribute; None where that is nothing.
+    """
 
     masks: tuple[torch.Tensor, ...]
+    rest: Rest | None = None
 
     @classmethod
-    def of(cls, masks: Sequence[torch.Tensor]) -> ActiveSets:
+    def of(cls, masks: Sequence[torch.Tensor], rest: Rest | None = None) -> ActiveSets:
         """Of one text: ``masks`` [d_ff], one a layer."""
-        return cls(tuple(mask[None] for mask in masks))
+        return cls(tuple(mask[None] for mask in masks), rest)
 
     @classmethod
     def from_indices(cls, indices: Sequence[torch.Tensor], widths: Sequence[int]) -> ActiveSets:
@@ -130,6 +154,14 @@ class ActiveSets(Plan):
         return cls.of(
             [torch.zeros(width, dtype=torch.bool, device=at.device).index_fill(0, at, True) for at, width in pairs]
         )
+
+    @property
+    def rest_bytes(self) -> tuple[float, ...]:  # type: ignore[override]
+        return () if self.rest is None else self.rest.neuron_bytes
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        return "" if self.rest is None else "the neurons left out contribute what a 4-bit copy of them says"
 
     @cached_property
     def indices(self) -> tuple[torch.Tensor, ...]:
@@ -162,33 +194,57 @@ class ActiveSets(Plan):
             for block, mask in zip(blocks, self.masks, strict=True):
                 if see is not None or not mask.all():
                     hooks.callback(block.down.register_forward_pre_hook(_mask_hook(block, mask, see)).remove)
+                self._add_rest(block, mask, hooks)
             return hooks.pop_all()
 
     def packed(self, blocks: Iterable[FeedForward], see: UseObserver | None = None) -> ExitStack:
         """Blocks hold copies of their active neurons' weights, where these can be copied; ``see`` is not called."""
         with ExitStack() as restorations:
-            for block, indices in zip(blocks, self.indices, strict=True):
+            for block, indices, mask in zip(blocks, self.indices, self.masks, strict=True):
                 if len(indices) < block.d_ff:
                     restorations.callback(limit(block, indices))
+                self._add_rest(block, mask, restorations)
             return restorations.pop_all()
+
+    def _add_rest(self, block: FeedForward, mask: torch.Tensor, hooks: ExitStack) -> None:
+        """Has the block's output hold what the neurons outside ``mask`` contribute, until ``hooks`` are closed."""
+        if self.rest is None or mask.all():
+            return
+        rest, added = self.rest, []
+
+        def before(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            x = inputs[0].view(len(mask), -1, inputs[0].shape[-1])  # opt flattens its batch
+            added[:] = [rest.output(block, x, ~mask)]
+
+        def after(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+            return output + added.pop().view_as(output).to(output.dtype)
+
+        hooks.callback(block.linears[0].register_forward_pre_hook(before).remove)
+        hooks.callback(block.down.register_forward_hook(after).remove)
 
     def active(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return self.masks[block.layer][:, None]
 
     def missing_output(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         weight = block.output_weight()  # a set serves a whole text, so only what it leaves out is multiplied
-        texts = zip(activations, self.masks[block.layer], strict=True)
-        return torch.stack([text[:, ~mask].float() @ weight[:, ~mask].T for text, mask in texts])
+        masks = self.masks[block.layer]
+        texts = zip(activations, masks, strict=True)
+        lacks = torch.stack([text[:, ~mask].float() @ weight[:, ~mask].T for text, mask in texts])
+        return lacks if self.rest is None or masks.all() else lacks - self.rest.output(block, x, ~masks)
 
     def of_active(self, layer: int, activations: torch.Tensor) -> torch.Tensor:
         indices = self.indices[layer]
         return activations if activations.shape[1] == len(indices) else activations.index_select(1, indices)
 
     def packs(self) -> list[torch.Tensor]:
-        """A set is copied whole unless it is everything in every layer."""
+        """A set is copied whole, and the rest where it contributes, unless the set is everything in every layer."""
         # Layers may lie on several devices.
         leaves_out = ~torch.stack([mask.all(dim=1).cpu() for mask in self.masks]).all(dim=0)
-        return [(leaves_out * mask.sum(dim=1).cpu()).double() for mask in self.masks]
+        with_rest = self.rest is not None
+        return [
+            torch.stack([leaves_out * mask.sum(dim=1).cpu(), with_rest * (~mask).sum(dim=1).cpu()], dim=1).double()
+            for mask in self.masks
+        ]
 
 
 def _mask_hook(block: FeedForward, mask: torch.Tensor, see: UseObserver | None) -> Callable[..., torch.Tensor]:
@@ -214,19 +270,25 @@ class PlanSchedule:
         while plan.steps == 0:
             plan = plan.next(())
         self.plan, self.left = plan, plan.steps
+        self._seen: list[list[torch.Tensor]] = []
 
     def ahead(self, tokens: int) -> int:
         """How many of the next ``tokens`` tokens run under the plan."""
         return tokens if self.left is None else min(self.left, tokens)
 
     def feed(self, tokens: int, activations: Sequence[torch.Tensor]) -> bool:
-        """``tokens`` tokens ran under the plan, the last with ``activations``; whether another takes its place."""
+        """``tokens`` tokens ran under the plan; whether another takes its place.
+
+        ``activations`` [texts, tokens, d_ff] a layer are theirs, and are looked at only where the plan observes.
+        """
         if self.left is None:
             return False
+        if self.plan.observes:
+            self._seen.append([layer.clone() for layer in activations])  # an arm's next step may overwrite them
         self.left -= tokens
         if self.left > 0:
             return False
-        self._take(self.plan.next(activations))
+        self._take(self.plan.next([torch.cat(layer, dim=1) for layer in zip(*self._seen, strict=True)]))
         return True
 
     def cover(self, tokens: int) -> bool:

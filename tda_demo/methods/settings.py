@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints
 
 from ..support.errors import UserError
 
@@ -36,9 +36,18 @@ def setting(default: Any, explanation: str, within: Range | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"explanation": explanation, "within": within})
 
 
+def ordered_fields(kind: type[Named] | Named) -> tuple[dataclasses.Field[Any], ...]:
+    """The settings, a method's own before those it has in common with others."""
+    return tuple(sorted(dataclasses.fields(kind), key=lambda field: field.kw_only))
+
+
 def check(instance: Named) -> None:
-    """Raises UserError for the first setting that is out of its range or not a number."""
-    for field in dataclasses.fields(instance):
+    """Raises UserError for the first setting that is out of its range, not a number, or none of its choices."""
+    types = get_type_hints(type(instance))
+    for field in ordered_fields(instance):
+        if get_origin(types[field.name]) is Literal:
+            _choice(field.name, getattr(instance, field.name), types[field.name])
+            continue
         within: Range | None = field.metadata["within"]
         value = getattr(instance, field.name)
         values = value if isinstance(value, tuple) else (value,)
@@ -53,7 +62,7 @@ def parse(kind: type[Named], assignments: Iterable[str]) -> dict[str, Any]:
         UserError: an assignment is not ``name=value``, or names no setting, or its value is not of the setting's type.
     """
     types = get_type_hints(kind)
-    fields = dataclasses.fields(kind)
+    fields = ordered_fields(kind)
     known = [field.name for field in fields]
     parsed = {}
     for assignment in assignments:
@@ -68,12 +77,20 @@ def parse(kind: type[Named], assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def _value(name: str, text: str, kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        return _choice(name, text, kind)
     try:
         if get_origin(kind) is tuple:
             return tuple(get_args(kind)[0](part) for part in text.split(",") if part.strip())
         return _BOOLEANS[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
         raise UserError(f"{name}={text}: '{text}' is not {_NOUNS[kind]}.") from None
+
+
+def _choice(name: str, value: Any, kind: Any) -> Any:
+    if value not in get_args(kind):
+        raise UserError(f"{name} is {value}; it must be {' or '.join(get_args(kind))}.")
+    return value
 
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..calibration.quantiles import limits
+from ..calibration.sources import ANSWERS, Source
 from ..kernels.sketch import (
     SketchedColumns,
     SketchedRows,
@@ -60,14 +61,14 @@ class Sketch(Method):
 
     keep: float = setting(0.1, "mean share of the neurons that is computed exactly; 1 is exact", Range(0, 1))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenPolicy:
+    def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> TokenPolicy:
         if any(block.is_quantised or block.is_offloaded for block in lm.blocks):
             raise UserError(
                 "The sketch is made from the weights' values, which bitsandbytes models no longer have and models too "
                 "large for the GPU keep elsewhere: choose another method."
             )
         policy = _SketchPolicy(lm)
-        policy.limits = limits(lm, "sketch-error", policy.strength, self.keep, report)
+        policy.limits = limits(lm, "sketch-error", policy.strength, self.keep, source, report)
         return policy
 
 

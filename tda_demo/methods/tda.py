@@ -5,61 +5,74 @@ relative activations, keeps those above an offline per-layer threshold and store
 mask, which is not updated.
 
 Our reading, where the paper does not say: the score's normalisation (``cett.score``); the offline threshold is found
-for a CETT target, 0.2 by default, the value its authors use in arXiv 2405.09274; ``online``, ``scale``, ``exempt`` and
-``weighted``. ``refresh`` is ours (``methods.refresh``).
+for a CETT target, 0.2 in the paper's preset, the value its authors use in arXiv 2405.09274; ``online``, ``scale``,
+``exempt`` and ``weighted``.
+
+Ours: ``shape`` by ``sensitivity``, which spreads over the layers the neurons that one CETT would keep, by what each
+layer costs (``calibration.sensitivity``); ``prior``, ``first``, ``refresh`` and ``rest``, as all sequence-level methods
+have them. ``shape=uniform`` with these at 0 and ``skip`` is the paper's method.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from ..calibration.cett import score, strengths, tail_curve, thresholds
+from ..calibration.cett import squared_strengths, strengths, tail_curve, thresholds
+from ..calibration.sensitivity import allocate, sensitivity, share_at
+from ..calibration.sources import ANSWERS, Source
 from ..calibration.thresholds import threshold_table
 from ..model.feedforward import FeedForward
 from ..support.errors import UserError
 from ..support.lazy import torch
 from ..support.progress import Report, silent
-from .base import Dial, Method
-from .policy import SequencePolicy
-from .refresh import History, RefreshingPolicy, RenewablePolicy
+from .base import Dial, EvidenceMethod
+from .sequence import Choice, EvidencePolicy
 from .settings import Range, setting
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
 
+_SCALED_CETT = 0.25  # what factors are given for
+
 
 @dataclass(frozen=True)
-class TDA(Method):
+class TDA(EvidenceMethod):
     """Keep the neurons whose score over the prompt reaches the layer's threshold."""
 
     name: ClassVar[str] = "tda"
-    dial: ClassVar[Dial] = Dial("cett", dense=0.0, sparsest=0.6)
+    dial: ClassVar[Dial] = Dial("cett", dense=0.0, sparsest=0.95)
 
-    cett: float = setting(0.2, "relative output error the thresholds are calibrated to; 0 is exact", Range(0, 0.6))
+    cett: float = setting(0.2, "relative output error the thresholds are calibrated to; 0 is exact", Range(0, 0.95))
+    shape: Literal["sensitivity", "uniform"] = setting(
+        "sensitivity", "one CETT for all layers, or as many neurons spread by what each layer costs"
+    )
     scale: tuple[float, ...] = setting((), "a factor on each layer's threshold; 0 keeps a layer dense", Range(0, inf))
-    online: bool = setting(False, "take the thresholds from the prompt itself, not from the calibration passages")
+    online: bool = setting(
+        False, "take the thresholds from the prompt itself, not from calibration; uniform shape only"
+    )
     exempt: tuple[int, ...] = setting((), "layers kept dense", Range(0, inf))
     weighted: bool = setting(False, "multiply the score by the norm of the neuron's output column")
-    refresh: int = setting(
-        0, "choose the neurons anew every so many tokens, by a dense step each; 0 never", Range(0, inf)
-    )
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> SequencePolicy:
-        policy = self._threshold_policy(lm, report)
-        return RefreshingPolicy(policy, self.refresh) if self.refresh else policy
+    @property
+    def evidence_kind(self) -> str:
+        return "strength-weighted" if self.weighted else "strength"
 
-    def _threshold_policy(self, lm: LoadedModel, report: Report) -> _ThresholdPolicy:
+    def policy(self, lm: LoadedModel, report: Report, source: Source) -> EvidencePolicy:
         factors = self._factors(len(lm.blocks))
         if self.cett == 0:
             return _ThresholdPolicy(np.zeros_like(factors), self.weighted)
         if self.online:
             return _OnlineThresholdPolicy(self.cett, factors, self.weighted)
-        table = threshold_table(lm, weighted=self.weighted, report=report)
-        return _ThresholdPolicy(table.at(self.cett) * factors, self.weighted)
+        table = threshold_table(lm, weighted=self.weighted, source=source, report=report)
+        if self.shape == "uniform":
+            return _ThresholdPolicy(table.at(self.cett) * factors, self.weighted)
+        measured = sensitivity(lm, source, weighted=self.weighted, report=report)
+        targets = allocate(measured, share_at(measured, self.cett))
+        return _ThresholdPolicy(table.at_each(targets) * factors, self.weighted)
 
     def _factors(self, layers: int) -> np.ndarray:
         """One factor per layer, float64 [layers], 0 where the layer is exempt.
@@ -76,25 +89,25 @@ class TDA(Method):
         return factors
 
 
-class _ThresholdPolicy(RenewablePolicy):
+class _ThresholdPolicy(EvidencePolicy):
     """Keeps the neurons whose score reaches the layer's limit. ``limits`` is float64 [layers]."""
 
     def __init__(self, limits: np.ndarray, weighted: bool) -> None:
         self.limits = limits
         self.weighted = weighted
 
-    def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
-        return score(self._strengths(block, activations)) >= self.limits[block.layer]
+    def evidence(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
+        return squared_strengths(activations, block.output_norms if self.weighted else None)
+
+    def choice(self, block: FeedForward, activations: torch.Tensor, evidence: torch.Tensor) -> Choice:
+        limit = self.limits[block.layer]
+        return lambda mean: mean.sqrt() >= limit
 
     def count_fired(
         self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
     ) -> torch.Tensor:
         strength = self._strengths(block, activations, computed)
         return ((strength >= self.limits[block.layer]) & (strength > 0)).sum(dim=1)
-
-    def history(self, block: FeedForward, activations: torch.Tensor) -> History:
-        norms = block.output_norms if self.weighted else None
-        return History.of(float(self.limits[block.layer]), norms, activations)
 
     def _strengths(
         self, block: FeedForward, activations: torch.Tensor, computed: torch.Tensor | None = None
@@ -112,7 +125,14 @@ class _OnlineThresholdPolicy(_ThresholdPolicy):
         self.cett = cett
         self.factors = factors
 
-    def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
-        curve = tail_curve(block, activations, score(self._strengths(block, activations)))
+    def choice(self, block: FeedForward, activations: torch.Tensor, evidence: torch.Tensor) -> Choice:
+        curve = tail_curve(block, activations, evidence.sqrt())
         self.limits[block.layer] = thresholds([curve], np.array([self.cett]))[0] * self.factors[block.layer]
-        return super().select(block, activations)
+        return super().choice(block, activations, evidence)
+
+
+def with_cett_by_layer(lm: LoadedModel, cett: np.ndarray, source: Source = ANSWERS, report: Report = silent) -> TDA:
+    """TDA with the thresholds of ``cett`` float64 [layers]: one CETT, and a factor on each layer's threshold."""
+    table = threshold_table(lm, weighted=False, source=source, report=report)
+    scale = table.at_each(cett) / table.at(_SCALED_CETT)
+    return TDA(_SCALED_CETT, shape="uniform", scale=tuple(scale.tolist()))

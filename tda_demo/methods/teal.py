@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..calibration.channel_shares import MOST, channel_table
+from ..calibration.sources import ANSWERS, Source
 from ..kernels.cpu.channel_arrays import ByChannel, by_channel
 from ..kernels.formats import format_of
 from ..model.configuration import activation_function
@@ -54,10 +55,10 @@ class TEAL(Method):
         0.4, "mean share of a layer's weights, attention's included, that is left out; 0 is exact", Range(0, MOST)
     )
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenPolicy:
+    def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> TokenPolicy:
         if self.sparsity == 0:
             return ChannelPolicy(lm, [np.full(len(block.layer_linears), -np.inf) for block in lm.blocks])
-        return ChannelPolicy(lm, channel_table(lm, report).limits(self.sparsity))
+        return ChannelPolicy(lm, channel_table(lm, source, report).limits(self.sparsity))
 
 
 class ChannelPolicy(TokenPolicy):

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..calibration.cett import truncation_errors
 from ..calibration.quantiles import kept_table, observed_tokens, quantiles
+from ..calibration.sources import ANSWERS, Source
 from ..calibration.thresholds import TARGETS
 from ..model.feedforward import FeedForward
 from ..support.lazy import torch
@@ -39,17 +40,17 @@ class TT(Method):
 
     cett: float = setting(0.2, "relative output error the thresholds are calibrated to; 0 is exact", Range(0, 0.6))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenPolicy:
+    def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> TokenPolicy:
         if self.cett == 0:
             return _TruncationPolicy(lm, np.full(len(lm.blocks), -np.inf))
-        table = kept_table(lm, self.name, len(TARGETS), lambda: _thresholds(lm, report))
+        table = kept_table(lm, self.name, len(TARGETS), source, lambda: _thresholds(lm, source, report))
         return _TruncationPolicy(lm, np.array([np.interp(self.cett, TARGETS, layer) for layer in table]))
 
 
-def _thresholds(lm: LoadedModel, report: Report) -> np.ndarray:
+def _thresholds(lm: LoadedModel, source: Source, report: Report) -> np.ndarray:
     """Float64 [layers, targets]."""
     rows = []
-    for block, x, activations in observed_tokens(lm, report):
+    for block, x, activations in observed_tokens(lm, source, report):
         strength = _strength(block, x, activations)
         limits = quantiles(strength)[::2]
         errors = np.maximum.accumulate(truncation_errors(block, activations, strength, limits))

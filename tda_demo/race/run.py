@@ -23,7 +23,8 @@ from ..decode.text import TextStream, decode, sampler
 from ..evaluate.scoring import judge
 from ..methods.base import Method
 from ..methods.plan import ActiveSets
-from ..methods.policy import Policy, SequencePolicy
+from ..methods.policy import Policy
+from ..methods.sequence import SequencePolicy
 from ..stats import metrics
 from ..support.environment import describe
 from ..support.errors import UserError

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ...calibration.quantiles import limits
+from ...calibration.sources import ANSWERS, Source
 from ...model.feedforward import FeedForward
 from ...support.lazy import torch
 from ...support.progress import Report, silent
@@ -61,8 +62,8 @@ class TrainedMethod(Method):
     def policy(self, lm: LoadedModel, artefact: Artefact) -> StrengthPolicy:
         """The policy that follows from what was trained; its limits are set in ``bind``."""
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> TokenPolicy:
+    def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> TokenPolicy:
         artefact = trained_artefact(lm, self.recipe, report)
         policy = self.policy(lm, artefact)
-        policy.limits = limits(lm, f"{self.name}-{artefact.identity[:12]}", policy.strength, self.keep, report)
+        policy.limits = limits(lm, f"{self.name}-{artefact.identity[:12]}", policy.strength, self.keep, source, report)
         return policy

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ...calibration.cett import score, strengths
-from ...methods.policy import SequencePolicy
+from ...methods.sequence import SequencePolicy
 from ...model.feedforward import FeedForward
 from ...support.lazy import nn, torch
 from ..reading import Reader, active, importance, jaccard

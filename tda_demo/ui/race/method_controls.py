@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import gradio as gr
 
 from ...methods import METHODS, Method
+from ...methods.settings import ordered_fields
 from ..requests import NO_RIVAL, Factors, Layers, Limits
 from ..widgets import equaliser, in_browser, setter
 
@@ -71,7 +72,7 @@ def settings() -> Iterator[Setting]:
     """Every setting of every method."""
     for method in METHODS.values():
         kinds = get_type_hints(method)
-        for field in dataclasses.fields(method):
+        for field in ordered_fields(method):
             yield Setting(method, field, kinds[field.name])
 
 

@@ -84,7 +84,7 @@ def measure_race(models: Models, request: RunRequest, clock: Clock) -> Generator
 def _find_setting(lm: LoadedModel, method: Method, budget: Budget, report: Report) -> SettingFound:
     from ...evaluate.budget import quality_curve, with_dial_at
 
-    curve = quality_curve(lm, method, report)
+    curve = quality_curve(lm, method, report=report)
     value = curve.value_for_kl(budget.most) if budget.of == "kl" else curve.value_for_mlp_share(budget.most)
     method = with_dial_at(method, value)
     value = getattr(method, curve.setting)

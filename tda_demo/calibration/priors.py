@@ -1,0 +1,76 @@
+"""What is known of every neuron before a prompt is read: a method's evidence, averaged over calibration texts."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..model.feedforward import FeedForward
+from ..model.hooks import observe
+from ..support.files import kept_name
+from ..support.lazy import inference_mode, torch
+from ..support.progress import Progress, Report, silent
+from .sources import Source, inputs
+from .tables import KeptTable, json_rows
+
+if TYPE_CHECKING:
+    from ..model.loading import LoadedModel
+
+Evidence = Callable[[FeedForward, "torch.Tensor"], "torch.Tensor"]
+"""What the tokens with these activations [T, d_ff] say of the neurons, summed over tokens: float32 [d_ff]."""
+
+_LONGEST = 256  # tokens of a text that are read
+
+
+def prior_of(
+    lm: LoadedModel, kind: str, evidence: Evidence, source: Source, report: Report = silent
+) -> tuple[torch.Tensor, ...]:
+    """Mean ``evidence`` of a token, float32 [d_ff] a layer, over the counted tokens of ``source``.
+
+    ``kind`` tells evidences apart. Kept, else shipped, else measured now and kept; what one precision gives serves all.
+    """
+    rows = kept_prior(lm, kind, source).get(lambda: measure_prior(lm, evidence, source, report))
+    return tuple(torch.from_numpy(row.astype(np.float32)).to(lm.device) for row in rows)
+
+
+def kept_prior(lm: LoadedModel, kind: str, source: Source) -> KeptTable[list[np.ndarray]]:
+    """Where a model's prior is kept."""
+    widths = tuple(block.d_ff for block in lm.blocks)
+    name = kept_name(lm.name, lm.fingerprint, source.name, kind)
+    return KeptTable("priors", name, partial(_parse, widths), _text)
+
+
+def _text(rows: list[np.ndarray]) -> str:
+    """A JSON list with a layer a line: float16, base64; as multiples of 1/d_ff, which is what an even share is."""
+    layers = [base64.b64encode(row.astype("<f2").tobytes()).decode() for row in (row * len(row) for row in rows)]
+    return f"{json_rows(layers)}\n"
+
+
+def _parse(widths: tuple[int, ...], layers: Any) -> list[np.ndarray]:
+    rows = [np.frombuffer(base64.b64decode(layer), "<f2").astype(np.float64) for layer in layers]
+    if tuple(map(len, rows)) != widths:
+        raise ValueError("the prior is of other widths")
+    return [row / len(row) for row in rows]
+
+
+@inference_mode
+def measure_prior(lm: LoadedModel, evidence: Evidence, source: Source, report: Report = silent) -> list[np.ndarray]:
+    """``prior``, measured: float64 [d_ff] a layer, rounded as the file holds it."""
+    texts = source.texts(lm, longest=_LONGEST, report=report)
+    sums = [torch.zeros(block.d_ff, dtype=torch.float64, device=lm.device) for block in lm.blocks]
+    begin = 0
+
+    def see(block: FeedForward, activations: torch.Tensor) -> None:
+        sums[block.layer] += evidence(block, activations[begin:]).double()
+
+    with observe(lm.blocks, see):
+        for done, text in enumerate(texts.texts):
+            report(Progress(f"Averaging over {texts.name}", done, len(texts.texts), texts.unit))
+            begin = text.begin
+            lm.model(input_ids=inputs(text, lm), use_cache=False, logits_to_keep=1)
+    means = [total.cpu().numpy() / texts.tokens for total in sums]
+    return [(mean * len(mean)).astype("<f2").astype(np.float64) / len(mean) for mean in means]
