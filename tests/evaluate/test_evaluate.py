@@ -28,7 +28,8 @@ from tda_demo.evaluate import EvaluationSettings, evaluate, evaluation, scoring
 from tda_demo.evaluate.generation import compare
 from tda_demo.evaluate.result import summary
 from tda_demo.methods import TDA
-from tda_demo.methods.policy import DensePolicy, SequencePolicy
+from tda_demo.methods.ranked import DensePolicy
+from tda_demo.methods.sequence import SequencePolicy
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.loading import LoadedModel
 from tda_demo.stats import metrics

@@ -15,7 +15,7 @@ import tda_demo.model.loading
 from tda_demo.__main__ import main
 from tda_demo.methods import METHODS
 from tda_demo.methods.base import Dial, Method
-from tda_demo.methods.policy import SequencePolicy
+from tda_demo.methods.sequence import SequencePolicy
 from tda_demo.methods.settings import Range, setting
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.loading import LoadedModel

@@ -16,7 +16,7 @@ from tiny import PROMPT, tiny
 
 from tda_demo.decode.choose import engine_for
 from tda_demo.methods import GRIFFIN, CoreInfer, Magnitude, Method, Random
-from tda_demo.methods.policy import highest
+from tda_demo.methods.ranked import highest
 from tda_demo.model.hooks import observe
 from tda_demo.model.loading import LoadedModel
 from tda_demo.support.errors import UserError

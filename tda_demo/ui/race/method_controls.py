@@ -8,19 +8,17 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import gradio as gr
 
 from ...methods import METHODS, Method
+from ...methods.presets import Preset, presets_of
 from ...methods.settings import ordered_fields
 from ..requests import NO_RIVAL, Factors, Layers, Limits
-from ..widgets import equaliser, in_browser, setter
+from ..widgets import equaliser, in_browser
 
 BY = ("setting", "quality", "bytes")
-# Where on a dial the presets lie, 0 dense and 1 sparsest; None is the method's default.
-PRESETS = {"exact": 0.0, "mild": 1 / 6, "default": None, "aggressive": 5 / 6}
-
 _BOTH = '<p class="about-method">The same budget for both: each method gets the setting that uses it up.</p>'
 
 Components = dict[str, Any]
@@ -45,8 +43,13 @@ class Setting:
 
     @property
     def default(self) -> Any:
-        """As its control holds it."""
-        return self.control_value(self.field.default)
+        """As its control holds it: of the method's default preset, where a rule has found one."""
+        chosen = {preset.name: preset for preset in presets_of(self.method)}.get("default")
+        return self.control_value(self.field.default if chosen is None else self.of(chosen))
+
+    def of(self, preset: Preset) -> Any:
+        """Its value in ``preset`` of its method."""
+        return getattr(preset.of(self.method), self.field.name)
 
     @property
     def elem_id(self) -> str:
@@ -88,6 +91,7 @@ class MethodControls:
         self.defaults = defaults
         self.parts: Components = {}
         self.panels: list[tuple[gr.Column, dict[str, str]]] = []
+        self._presets: list[tuple[gr.Button, type[Method], Preset]] = []
 
     def choose(self) -> None:
         """The method and what it may cost: its dial, or a budget."""
@@ -117,6 +121,7 @@ class MethodControls:
                         _sentence(kind)
                     with self._panel(method=kind.name, by="setting"):
                         self.parts[setting.key] = _dial(setting)
+                        self._choose_preset(kind)
             with self._panel(by="quality"):
                 _html(_BOTH, elem_classes="in-duel")
                 self.parts["kl"] = gr.Slider(
@@ -150,8 +155,18 @@ class MethodControls:
                 if not others:
                     _html(f'<p class="about-method">{kind.__name__} has no settings but {kind.dial.setting}.</p>')
 
+    def _choose_preset(self, kind: type[Method]) -> None:
+        with gr.Row(elem_classes="presets"):
+            for preset in presets_of(kind):
+                button = gr.Button(preset_label(preset), size="sm", min_width=60)
+                self._presets.append((button, kind, preset))
+
     def wire(self) -> None:
-        """Shows, in the browser alone, the panels of what is chosen."""
+        """In the browser alone: shows the panels of what is chosen, and has buttons set what their presets are."""
+        for button, kind, preset in self._presets:
+            layered = [setting for setting in settings() if setting.method is kind and setting.kind != Factors]
+            values = [setting.control_value(setting.of(preset)) for setting in layered]
+            in_browser(button.click, f"() => {json.dumps(values)}", [self.parts[setting.key] for setting in layered])
         choices = [self.parts[name] for name in ("method", "rival", "by")]
         js = f"""(method, rival, by) => {{
             document.documentElement.dataset.duel = rival !== {json.dumps(NO_RIVAL)};
@@ -183,24 +198,25 @@ def _html(content: str, **options: Any) -> None:
 
 
 def _dial(setting: Setting) -> gr.Slider:
-    """The slider that matters most, over its presets."""
-    dial, default = setting.method.dial, setting.default
-    whole = setting.kind is int
-    slider = gr.Slider(
+    """The slider that matters most."""
+    dial = setting.method.dial
+    return gr.Slider(
         min(dial.dense, dial.sparsest),
         max(dial.dense, dial.sparsest),
-        default,
-        step=1 if whole else 0.01,
+        setting.default,
+        step=1 if setting.kind is int else 0.01,
         label=setting.label,
         info=setting.explanation,
         elem_id=setting.elem_id,
     )
-    with gr.Row(elem_classes="presets"):
-        for name, place in PRESETS.items():
-            value = default if place is None else dial.dense + place * (dial.sparsest - dial.dense)
-            value = round(value) if whole else round(value, 2)
-            setter(gr.Button(f"{name} {value:g}", size="sm", min_width=60), slider, value)
-    return slider
+
+
+def preset_label(preset: Preset) -> str:
+    """Its name with the figures that chose it; exact needs none."""
+    if preset.name == "exact":
+        return preset.name
+    speed = f"{preset.speedup:.2f}x" if preset.speedup else f"bound {preset.byte_bound:.2f}x"
+    return f"{preset.name} · KL {preset.kl:.2g} · {speed}"
 
 
 def _control(setting: Setting) -> Any:
@@ -210,6 +226,8 @@ def _control(setting: Setting) -> Any:
         return equaliser(setting.label, setting.explanation, elem_id=setting.elem_id)
     if setting.kind == Layers:
         return gr.Textbox(setting.default, placeholder="none; for example 0, 27-29", **options)
+    if get_origin(setting.kind) is Literal:
+        return gr.Radio(list(get_args(setting.kind)), value=setting.default, **options)
     if setting.kind is bool:
         return gr.Checkbox(setting.default, **options)
     if setting.kind is float and within is not None and math.isfinite(within.high):

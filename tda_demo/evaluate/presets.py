@@ -1,0 +1,134 @@
+"""Finds presets by their rule (``methods.presets``): every candidate is scored on answers to held-out questions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..calibration.sources import ANSWERS
+from ..decode.choose import step_bytes
+from ..methods import METHODS, TDA, Method
+from ..methods.presets import MOST_KL, Preset, PresetTable
+from ..support.environment import describe
+from ..support.progress import Report, silent
+from .budget import PLACES, with_dial_at
+from .result import QualityTotals, quality
+from .scoring import Score, score_texts
+from .speed import SpeedSettings, time_arms
+from .texts import batches
+
+if TYPE_CHECKING:
+    from ..model.loading import LoadedModel
+
+FINALISTS = 4  # of the candidates within the KL, those reading fewest bytes, whose speed is measured
+_UNPUBLISHED = ("sketch",)
+
+
+def find_presets(lm: LoadedModel, names: Iterable[str] = METHODS, report: Report = silent) -> PresetTable:
+    """The presets of the methods called ``names`` on ``lm``."""
+    found: dict[str, list[Preset]] = {}
+    totals: list[QualityTotals] = []
+    for name in names:
+        methods = candidates(METHODS[name])
+        totals = score_all(lm, methods, f"Looking for presets of {name}", report)
+        rows = [_row(method, total) for method, total in zip(methods, totals, strict=True)]
+        if name == TDA.name:
+            rows = _timed(lm, rows)
+        found[name] = choose(METHODS[name], rows)
+    environment = describe(lm.device, lm.precision)
+    machine = f"{environment.get('gpu') or environment['cpu']}, {environment['threads']} threads"
+    return PresetTable(lm.name, lm.precision, machine, totals[0].documents, totals[0].scored_tokens, found)
+
+
+def candidates(kind: type[Method]) -> list[Method]:
+    """The settings among which a method's presets are found: its dial's places, and TDA's other settings with them.
+
+    The first is exact, the last the paper's where there is one.
+    """
+    dial = kind.dial
+    values = [round(dial.dense + share * (dial.sparsest - dial.dense), 6) for share in PLACES]
+    if kind is TDA:
+        others = [
+            {"rest": rest, "prior": prior, "first": first}
+            for rest, (prior, first) in product(("skip", "4bit"), ((0.0, 0), (64.0, 0), (64.0, 16)))
+        ]
+        grid: list[Method] = [TDA(cett=value, **other) for other in others for value in values[1:]]
+        return [TDA(cett=0, rest="skip", prior=0.0, first=0), *grid, paper(TDA)]
+    return [*(with_dial_at(kind(), value) for value in values), *([paper(kind)] if has_paper(kind) else [])]
+
+
+def has_paper(kind: type[Method]) -> bool:
+    """Whether a paper has the method."""
+    return not kind.is_control and kind.name not in _UNPUBLISHED
+
+
+def paper(kind: type[Method]) -> Method:
+    """The method as its paper has it: TDA's reads the prompt alone, at CETT 0.2; the others' are their defaults."""
+    if kind is TDA:
+        return TDA(cett=0.2, shape="uniform", prior=0.0, first=0, refresh=0, rest="skip")
+    return kind()
+
+
+def score_all(lm: LoadedModel, methods: Sequence[Method], stage: str, report: Report = silent) -> list[QualityTotals]:
+    """Every method on answers to held-out questions; dense tokens at their beginning count as what they are."""
+    policies = [method.bind(lm, report) for method in methods]
+    scores: list[list[Score]] = [[] for _ in methods]
+    for batch in batches(lm, ANSWERS, stage, 12, held_out=True, report=report):
+        new = score_texts(lm, policies, batch.ids, batch.prompt_tokens, with_fidelity=False)
+        for collected, of_batch in zip(scores, new, strict=True):
+            collected += of_batch
+    return [
+        quality(of_policy, step_bytes(lm, policy), policy) for of_policy, policy in zip(scores, policies, strict=True)
+    ]
+
+
+def _row(method: Method, totals: QualityTotals) -> Preset:
+    changed = _settings(method)
+    return Preset("", changed, totals.kl, totals.agreement, totals.mlp_share, totals.byte_bound)
+
+
+def _settings(method: Method) -> dict[str, Any]:
+    return {name: value for name, value in method.settings().items() if value != ()}
+
+
+def _timed(lm: LoadedModel, rows: list[Preset]) -> list[Preset]:
+    """``rows`` with the speed of those that may be the fastest within the KL, and of the last."""
+    within = [row for row in rows[:-1] if row.kl <= MOST_KL]
+    fewest = sorted(within, key=lambda row: -row.byte_bound)[:FINALISTS]
+    beyond = sorted((row for row in rows[:-1] if row.kl > MOST_KL), key=lambda row: -row.byte_bound)
+    return [_with_speed(lm, row) if row in (*fewest, *beyond[:1], rows[-1]) else row for row in rows]
+
+
+def _with_speed(lm: LoadedModel, row: Preset) -> Preset:
+    policy = row.of(TDA).bind(lm)
+    prompts = [batch.ids[0, : batch.prompt_tokens].tolist() for batch in batches(lm, ANSWERS, "", 3, held_out=True)]
+    times = [time_arms(lm, policy, ids, SpeedSettings()) for ids in prompts]
+    ratios = [dense / sparse for prompt in times for dense, sparse in zip(prompt.dense, prompt.sparse, strict=True)]
+    return dataclasses.replace(row, speedup=float(np.median(ratios)))
+
+
+def choose(kind: type[Method], rows: Sequence[Preset]) -> list[Preset]:
+    """The presets among ``rows``, of which the first is exact and the last, where there is a paper, the paper's.
+
+    Speed is what was measured, of rows without it the byte bound; of equals the one with the lower KL.
+    """
+    exact, *others = rows
+    named = [dataclasses.replace(exact, name="exact")]
+    own = others[:-1] if has_paper(kind) else others
+
+    def fast(row: Preset) -> tuple[float, float]:
+        return row.speedup or 0.0, row.byte_bound
+
+    within = [row for row in own if row.kl <= MOST_KL]
+    default = max(within, key=lambda row: (*fast(row), -row.kl), default=exact)
+    named.append(dataclasses.replace(default, name="default"))
+    faster = [row for row in own if row.kl >= max(2 * default.kl, MOST_KL) and row.byte_bound > default.byte_bound]
+    if faster:
+        named.append(dataclasses.replace(min(faster, key=lambda row: row.kl), name="aggressive"))
+    if has_paper(kind):
+        named.append(dataclasses.replace(others[-1], name="paper"))
+    return named
