@@ -167,7 +167,7 @@ class CpuStepArm:
 
 
 class PackedArm(CpuStepArm):
-    """An arm that reads copies of its active neurons, which lie side by side."""
+    """An arm that reads copies of its active neurons, which lie side by side, and low-bit ones of a plan's rest."""
 
     def __init__(self, engine: CpuStepEngine, plan: Plan, positions: int, prompt_cache: Cache) -> None:
         layout = engine.layout
@@ -182,13 +182,13 @@ class PackedArm(CpuStepArm):
     def use(self, plan: Plan | None) -> None:
         """From the next step on it computes the sets of ``plan``, or all neurons; copies serve until it gets others."""
         if plan is None or plan.sets is None:
-            self.neurons = self.layout.neurons
+            self.neurons, self.kernel = self.layout.neurons, None
             self._use(self.layout.everything)
             return
         _take_back(self.packer, self._held)
         packed = self.packer.pack(plan.sets)
         self._held.append(packed)
-        self.neurons = packed.neurons
+        self.neurons, self.kernel = packed.neurons, packed.rest
         self._use(packed.active)
 
 
