@@ -82,9 +82,9 @@ class StepBytes:
         )
         return sum(neuron.whole * own + rest * low for neuron, (own, low), rest, is_copied in layers if is_copied)
 
-    def sparse(self, counts: Sequence[int], plan: StepTraits | None = None) -> int:
-        """Bytes a step reads that computes ``counts`` neurons of each layer, of an active set."""
-        return round(self.read(plan or _ACTIVE_SETS, counts).bytes)
+    def sparse(self, counts: Sequence[int], plan: StepTraits) -> int:
+        """Bytes a step reads that computes ``counts`` neurons of each layer, of an active set of ``plan``."""
+        return round(self.read(plan, counts).bytes)
 
     def read(
         self,
@@ -112,9 +112,6 @@ class StepBytes:
                 saved += (width - count) * (skipped - rest)
         listed = 0 if plan.token_level else self.index_bytes * sum(kept)
         return StepTraffic(self.dense - saved + extra + listed, 1 - (saved - extra - listed) / self.mlp)
-
-
-_ACTIVE_SETS = StepTraits()  # nothing is read beside the active neurons
 
 
 def held_bytes(lm: LoadedModel) -> StepBytes:

@@ -1,7 +1,150 @@
-"""placeholder until the copy of the other branch is merged"""
+"""Low-bit copies of a model's feed-forward blocks (``kernels.q4``), made once for all methods that use them."""
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
-def low_bit_rest(lm):
-    raise NotImplementedError
+import numpy as np
+
+from ..kernels.formats import encode_by_neuron
+from ..kernels.q4 import Q4Columns, Q4Rows, encode, encode_columns, multiply, multiply_columns
+from ..model.configuration import Activation, activation_function
+from ..model.feedforward import FeedForward
+from ..model.projection import Projection
+from ..support.errors import UserError
+from ..support.lazy import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..model.loading import LoadedModel
+
+
+@dataclass(frozen=True, eq=False)
+class BlockCopy:
+    """A block in five bits a weight; ``gate`` is None in plain blocks."""
+
+    gate: Q4Rows | None
+    up: Q4Rows
+    down: Q4Columns
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes a step reads of it."""
+        return (0 if self.gate is None else self.gate.nbytes) + self.up.nbytes + self.down.nbytes
+
+    @property
+    def neuron_nbytes(self) -> int:
+        """Bytes of a neuron."""
+        rows = 1 if self.gate is None else 2
+        return rows * self.up.neuron_nbytes + self.down.neuron_nbytes
+
+    def products(self, block: FeedForward, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """What gate (None in plain blocks) and up give for ``x`` [T, d], biases of ``block`` included: [T, d_ff]."""
+        gate = None if self.gate is None or block.gate is None else _plus_bias(multiply(self.gate, x), block.gate)
+        return gate, _plus_bias(multiply(self.up, x), block.up)
+
+    def activations(self, block: FeedForward, function: Activation, x: torch.Tensor) -> torch.Tensor:
+        """The activations that the copy of ``block`` gives for ``x`` [T, d], float32 [T, d_ff]."""
+        gate, up = self.products(block, x)
+        return function(up) if gate is None else function(gate) * up
+
+
+@dataclass(frozen=True, eq=False)
+class LowBitRest:
+    """What neurons left out of active sets contribute, computed from ``copies`` of their blocks (``plan.Rest``)."""
+
+    copies: tuple[BlockCopy, ...]
+    function: Activation
+
+    @property
+    def neuron_bytes(self) -> tuple[float, ...]:
+        return tuple(float(copy.neuron_nbytes) for copy in self.copies)
+
+    def output(self, block: FeedForward, x: torch.Tensor, left_out: torch.Tensor) -> torch.Tensor:
+        copy, flat = self.copies[block.layer], x.flatten(0, 1)
+        activations = copy.activations(block, self.function, flat).view(*x.shape[:2], -1)
+        return multiply_columns(copy.down, (activations * left_out[:, None]).flatten(0, 1)).view(*x.shape[:2], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCopy:
+    """Copies of all ``blocks``, parts of arrays in which one layer follows the other.
+
+    Neurons of layer l begin at row ``rows[l]`` and at tile ``tiles[l]``: each layer has tiles of its own.
+    """
+
+    blocks: tuple[BlockCopy, ...]
+    gate: np.ndarray | None  # uint8 [neurons, records, 40], as ``Q4Rows.records``
+    up: np.ndarray  # uint8 [neurons, records, 40]
+    down: np.ndarray  # uint8 [tiles, chunks, 320], as ``Q4Columns.tiles``
+    rows: np.ndarray  # int64 [layers + 1]
+    tiles: np.ndarray  # int64 [layers + 1]
+
+
+_kept: WeakKeyDictionary[PreTrainedModel, ModelCopy] = WeakKeyDictionary()
+
+
+def copy_of(lm: LoadedModel) -> tuple[BlockCopy, ...]:
+    """A copy of every block; raises as ``model_copy_of``."""
+    return model_copy_of(lm).blocks
+
+
+def low_bit_rest(lm: LoadedModel) -> LowBitRest:
+    """The ``rest`` of active sets of ``lm``; raises as ``model_copy_of``."""
+    return LowBitRest(copy_of(lm), activation_function(lm.model))
+
+
+def model_copy_of(lm: LoadedModel) -> ModelCopy:
+    """Copies of all blocks, made when first asked for.
+
+    Raises:
+        UserError: the values of the weights are not at hand.
+    """
+    if any(block.is_quantised or block.is_offloaded for block in lm.blocks):
+        raise UserError(
+            "A 4-bit copy is made from the weights' values, which bitsandbytes models no longer have and models too "
+            "large for the GPU keep elsewhere: choose what does without one."
+        )
+    if lm.model not in _kept:
+        _kept[lm.model] = _joined([_encoded(block, lm) for block in lm.blocks])
+    return _kept[lm.model]
+
+
+def _encoded(block: FeedForward, lm: LoadedModel) -> BlockCopy:
+    gate = None if block.gate is None else encode(block.gate.weight)
+    down = encode_columns(block.output_weight(), _output_scales(block, lm))
+    return BlockCopy(gate, encode(block.up.weight), down)
+
+
+def _output_scales(block: FeedForward, lm: LoadedModel) -> np.ndarray:
+    """What the compiled kernels multiply down's outputs with, at the end."""
+    if lm.device.type == "cpu":
+        return encode_by_neuron(block.down.weight, lm.precision).output_scales
+    return np.ones(block.down.out_features, np.float32)
+
+
+def _joined(blocks: list[BlockCopy]) -> ModelCopy:
+    gates = [block.gate.records for block in blocks if block.gate is not None]
+    ups, downs = [block.up.records for block in blocks], [block.down.tiles for block in blocks]
+    gate, up, down = np.concatenate(gates) if gates else None, np.concatenate(ups), np.concatenate(downs)
+    rows, tiles = (np.cumsum([0, *(len(part) for part in parts)]) for parts in (ups, downs))
+    parts = []
+    for layer, block in enumerate(blocks):
+        row, tile = slice(*rows[layer : layer + 2]), slice(*tiles[layer : layer + 2])
+        columns = block.up.columns
+        parts.append(
+            BlockCopy(
+                None if gate is None else Q4Rows(gate[row], columns),
+                Q4Rows(up[row], columns),
+                dataclasses.replace(block.down, tiles=down[tile]),
+            )
+        )
+    return ModelCopy(tuple(parts), gate, up, down, rows, tiles)
+
+
+def _plus_bias(outputs: torch.Tensor, projection: Projection) -> torch.Tensor:
+    return outputs if projection.bias is None else outputs + projection.bias

@@ -35,7 +35,9 @@ class Preset:
 
     def of(self, kind: type[Method]) -> Method:
         """The method ``kind`` at this preset."""
-        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in self.settings.items()})
+        return kind(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in self.settings.items()}
+        )
 
 
 @dataclass(frozen=True)

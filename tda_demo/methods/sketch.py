@@ -1,6 +1,6 @@
 """Sketch: ours, training-free. A small copy of a block does its work; where that is likely to err, the block does.
 
-A 4-bit copy of gate, up and down (``kernels.sketch``) takes a quarter of the bytes of bfloat16 and is off by a tenth.
+A 4-bit copy of gate, up and down (``low_bit``) takes a third of the bytes of bfloat16 and is off by a fifteenth.
 Neuron j of a token has the predicted activation a_j, and its part of the output is likely to be off by
 
     e_j^2 = n_j^2 ((act(g_j + d_g) - act(g_j)) u_j)^2 + n_j^2 (act(g_j) d_u)^2 + (a_j m_j)^2,
@@ -26,23 +26,13 @@ import numpy as np
 
 from ..calibration.quantiles import limits
 from ..calibration.sources import ANSWERS, Source
-from ..kernels.sketch import (
-    SketchedColumns,
-    SketchedRows,
-    decode,
-    decode_columns,
-    encode,
-    encode_columns,
-    multiply,
-    multiply_columns,
-)
+from ..kernels.q4 import decode, decode_columns, multiply_columns
 from ..model.configuration import activation_function
 from ..model.feedforward import FeedForward
-from ..model.projection import Projection
-from ..support.errors import UserError
 from ..support.lazy import torch
 from ..support.progress import Report, silent
 from .base import Dial, Method
+from .low_bit import BlockCopy, model_copy_of
 from .settings import Range, setting
 from .token import TokenPolicy
 
@@ -62,13 +52,8 @@ class Sketch(Method):
     keep: float = setting(0.1, "mean share of the neurons that is computed exactly; 1 is exact", Range(0, 1))
 
     def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> TokenPolicy:
-        if any(block.is_quantised or block.is_offloaded for block in lm.blocks):
-            raise UserError(
-                "The sketch is made from the weights' values, which bitsandbytes models no longer have and models too "
-                "large for the GPU keep elsewhere: choose another method."
-            )
         policy = _SketchPolicy(lm)
-        policy.limits = limits(lm, "sketch-error", policy.strength, self.keep, source, report)
+        policy.limits = limits(lm, "sketch-q4", policy.strength, self.keep, source, report)
         return policy
 
 
@@ -84,25 +69,13 @@ class Errors(NamedTuple):
     down: np.ndarray
     norms: np.ndarray
 
-
-@dataclass(frozen=True, eq=False)
-class _Copy:
-    """A block in four bits; ``gate`` is None in plain blocks."""
-
-    gate: SketchedRows | None
-    up: SketchedRows
-    down: SketchedColumns
-    errors: Errors
-
     @property
     def nbytes(self) -> int:
-        parts = (
-            (*self.errors, self.up, self.down) if self.gate is None else (*self.errors, self.gate, self.up, self.down)
-        )
-        return sum(part.nbytes for part in parts)
+        """Bytes a step reads of them."""
+        return sum(part.nbytes for part in self)
 
 
-_kept: WeakKeyDictionary[PreTrainedModel, list[_Copy]] = WeakKeyDictionary()  # made once for all races on a model
+_kept: WeakKeyDictionary[PreTrainedModel, list[Errors]] = WeakKeyDictionary()  # made once for all races on a model
 
 
 class _SketchPolicy(TokenPolicy):
@@ -112,11 +85,13 @@ class _SketchPolicy(TokenPolicy):
 
     def __init__(self, lm: LoadedModel) -> None:
         self.activation = activation_function(lm.model)
+        self.whole_copy = model_copy_of(lm)
+        self.copies = self.whole_copy.blocks
         if lm.model not in _kept:
-            _kept[lm.model] = [_copy(block, lm) for block in lm.blocks]
-        self.copies = _kept[lm.model]
+            _kept[lm.model] = [_errors(*pair) for pair in zip(lm.blocks, self.copies, strict=True)]
+        self.errors = _kept[lm.model]
         self.limits = np.zeros(len(lm.blocks))
-        self.extra_bytes = sum(copy.nbytes for copy in self.copies)
+        self.extra_bytes = sum(part.nbytes for part in (*self.copies, *self.errors))
         self.note = "the neurons it skips contribute what its 4-bit copy says"
 
     def strength(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
@@ -134,15 +109,14 @@ class _SketchPolicy(TokenPolicy):
 
     def _predicted(self, block: FeedForward, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The predicted activations and their likely error, float32 [T, d_ff]."""
-        copy = self.copies[block.layer]
-        gate_error, up_error, down_error, norms = (torch.from_numpy(part).to(x.device) for part in copy.errors)
+        errors = self.errors[block.layer]
+        gate_error, up_error, down_error, norms = (torch.from_numpy(part).to(x.device) for part in errors)
         length = x.float().norm(dim=1, keepdim=True)
-        up = _plus_bias(multiply(copy.up, x), block.up)
-        if copy.gate is None or block.gate is None:
+        gate, up = self.copies[block.layer].products(block, x)
+        if gate is None:
             a = self.activation(up)
             by_rows = (self.activation(up + up_error * length) - a).square()
         else:
-            gate = _plus_bias(multiply(copy.gate, x), block.gate)
             activated = self.activation(gate)
             a = activated * up
             by_gate = (self.activation(gate + gate_error * length) - activated) * up
@@ -153,57 +127,36 @@ class _SketchPolicy(TokenPolicy):
     def kernel(self) -> Any:
         from ..kernels.cpu.token.sketch import Sketch as Arrays
 
-        gates = [copy.gate for copy in self.copies if copy.gate is not None]
-        if len(gates) < len(self.copies):
+        copy = self.whole_copy
+        if copy.gate is None:
             return None
-        ups, downs, errors = ([getattr(copy, part) for copy in self.copies] for part in ("up", "down", "errors"))
-        gate_error, up_error, down_error, norms = (np.concatenate(part) for part in zip(*errors, strict=True))
+        gate_error, up_error, down_error, norms = (np.concatenate(part) for part in zip(*self.errors, strict=True))
         return Arrays(
-            gate=np.concatenate([part.codes for part in gates]),
-            up=np.concatenate([part.codes for part in ups]),
-            down=np.concatenate([part.codes for part in downs]),
-            gate_scale=np.concatenate([part.scales for part in gates]),
-            up_scale=np.concatenate([part.scales for part in ups]),
-            down_scale=np.concatenate([part.scales for part in downs]),
+            gate=copy.gate,
+            up=copy.up,
+            down=copy.down,
             gate_error=gate_error,
             up_error=up_error,
             down_error=down_error,
             norms=norms,
             limits=self.limits.astype(np.float32),
-            starts=np.cumsum([0, *(len(part.scales) for part in ups)])[:-1],
-            groups=np.cumsum([0, *(len(part.codes) for part in downs)])[:-1],
+            starts=copy.rows,
+            tiles=copy.tiles,
         )
 
 
-def _copy(block: FeedForward, lm: LoadedModel) -> _Copy:
-    gate, up = None if block.gate is None else block.gate.weight, block.up.weight
+def _errors(block: FeedForward, copy: BlockCopy) -> Errors:
     down = block.output_weight()
-    small_gate, small_up = None if gate is None else encode(gate), encode(up)
-    small_down = encode_columns(down, _output_scales(block, lm))
     width = np.float32(len(down) ** 0.5)
-    errors = Errors(
-        gate=np.zeros(block.d_ff, np.float32) if small_gate is None else _error(decode(small_gate), gate, 1) / width,
-        up=_error(decode(small_up), up, 1) / width,
-        down=_error(decode_columns(small_down), down, 0),
+    return Errors(
+        gate=np.zeros(block.d_ff, np.float32)
+        if copy.gate is None or block.gate is None
+        else _error(decode(copy.gate), block.gate.weight, 1) / width,
+        up=_error(decode(copy.up), block.up.weight, 1) / width,
+        down=_error(decode_columns(copy.down), down, 0),
         norms=block.output_norms.cpu().numpy(),
     )
-    return _Copy(small_gate, small_up, small_down, errors)
 
 
-def _plus_bias(outputs: torch.Tensor, projection: Projection) -> torch.Tensor:
-    return outputs if projection.bias is None else outputs + projection.bias
-
-
-def _error(rounded: torch.Tensor, matrix: torch.Tensor | None, dim: int) -> np.ndarray:
-    assert matrix is not None
-    exact = matrix.detach().float().cpu()
-    return (rounded[: exact.shape[0], : exact.shape[1]] - exact).norm(dim=dim).numpy()
-
-
-def _output_scales(block: FeedForward, lm: LoadedModel) -> np.ndarray:
-    """What the compiled kernels multiply down's outputs with, at the end."""
-    if lm.device.type == "cpu":
-        from ..kernels.formats import encode_by_neuron
-
-        return encode_by_neuron(block.down.weight, lm.precision).output_scales
-    return np.ones(block.down.out_features, np.float32)
+def _error(rounded: torch.Tensor, matrix: torch.Tensor, dim: int) -> np.ndarray:
+    return (rounded - matrix.detach().float().cpu()).norm(dim=dim).numpy()

@@ -124,7 +124,7 @@ def test_what_does_not_fit_one_gpu_is_spread(
 
 
 def test_a_sketch_of_weights_that_are_elsewhere_is_refused(parted: LoadedModel) -> None:
-    with pytest.raises(UserError, match="sketch is made from the weights"):
+    with pytest.raises(UserError, match="copy is made from the weights"):
         raced(parted, "sketch")
 
 

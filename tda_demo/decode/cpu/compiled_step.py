@@ -13,7 +13,7 @@ import torch
 from ...kernels.cpu import cores
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.layer import Neurons
-from ...methods.plan import Plan
+from ...methods.plan import Plan, StepTraits
 from ...methods.policy import Policy
 from ...methods.token import StepUse, TokenPolicy
 from ...support.progress import Progress, Report, silent
@@ -102,6 +102,7 @@ class CpuStepArm:
         self.neurons = neurons
         self.packing_ms = 0.0
         self.kernel = kernel
+        self._traits = StepTraits()
         self.step_bytes = engine.step_bytes
         self._use(active)
         table: Any = lm.model.get_input_embeddings()
@@ -118,7 +119,7 @@ class CpuStepArm:
 
     @property
     def weight_bytes(self) -> int | None:
-        return self.step_bytes.sparse(np.diff(self.active.first).tolist())
+        return self.step_bytes.sparse(np.diff(self.active.first).tolist(), self._traits)
 
     def _use(self, active: cpu.Active) -> None:
         self.active = active
@@ -167,7 +168,7 @@ class CpuStepArm:
 
 
 class PackedArm(CpuStepArm):
-    """An arm that reads copies of its active neurons, which lie side by side."""
+    """An arm that reads copies of its active neurons, which lie side by side, and low-bit ones of a plan's rest."""
 
     def __init__(self, engine: CpuStepEngine, plan: Plan, positions: int, prompt_cache: Cache) -> None:
         layout = engine.layout
@@ -182,13 +183,13 @@ class PackedArm(CpuStepArm):
     def use(self, plan: Plan | None) -> None:
         """From the next step on it computes the sets of ``plan``, or all neurons; copies serve until it gets others."""
         if plan is None or plan.sets is None:
-            self.neurons = self.layout.neurons
+            self.neurons, self.kernel, self._traits = self.layout.neurons, None, StepTraits()
             self._use(self.layout.everything)
             return
         _take_back(self.packer, self._held)
         packed = self.packer.pack(plan.sets)
         self._held.append(packed)
-        self.neurons = packed.neurons
+        self.neurons, self.kernel, self._traits = packed.neurons, packed.rest, plan
         self._use(packed.active)
 
 

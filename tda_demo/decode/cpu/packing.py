@@ -1,7 +1,8 @@
-"""Active neurons for the compiled CPU step: packed copies, or where they lie."""
+"""Active neurons for the compiled CPU step: packed copies, or where they lie; and low-bit copies of all others."""
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,7 +15,11 @@ import torch
 from ...kernels.cpu import cores
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.layer import Neurons
+from ...kernels.cpu.q4_columns import gather_columns
+from ...kernels.cpu.rest import Rest
 from ...kernels.formats import has_nibbles
+from ...kernels.q4 import TILE
+from ...methods.low_bit import BlockCopy, LowBitRest
 from ...methods.plan import ActiveSets
 from .layout import Layout
 
@@ -24,11 +29,16 @@ _VECTORS = ("gate_scale", "up_scale", "down_scale", "gate_bias", "up_bias")
 
 @dataclass(frozen=True, eq=False)
 class PackedNeurons:
-    """Active neurons side by side, their matrices in ``pages``; None where they are the model's own, all of them."""
+    """Active neurons side by side, their matrices in ``pages``; None where they are the model's own, all of them.
+
+    ``rest``, in ``rest_pages``, is of those left out, where they contribute.
+    """
 
     neurons: Neurons
     active: cpu.Active
     pages: tuple[np.ndarray, ...] | None
+    rest: Rest | None = None
+    rest_pages: tuple[np.ndarray, ...] | None = None
 
 
 def in_place(layout: Layout, active: ActiveSets) -> cpu.Active:
@@ -46,27 +56,60 @@ def _neuron_numbers(layout: Layout, order: Sequence[torch.Tensor]) -> np.ndarray
     return np.concatenate(chosen)
 
 
-class Packer:
-    """Packs active sets of one model.
+class _Memory:
+    """Memory of packed copies, arrays as long as there are places for neurons or longer.
 
-    Memory that packed sets no longer use serves the next ones: the first touch of a new page takes longer than the
-    copy into it. At most two sets' memory is kept, what a method and its rival need.
+    What is no longer used serves the next copies: the first touch of a new page takes longer than the copy into it. At
+    most two sets' is kept, what a method and its rival need.
     """
+
+    def __init__(self) -> None:
+        self._spare: deque[tuple[np.ndarray, ...]] = deque(maxlen=2)
+
+    def take(self, places: int, make: Callable[[], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+        """Some that nothing uses, whose first array has at least so many ``places``; else what ``make`` gives."""
+        spare: list[tuple[np.ndarray, ...]] = []
+        with suppress(IndexError):  # until there is no more; races may run in parallel, and no two get the same
+            while True:
+                spare.append(self._spare.pop())
+        fitting = [pages for pages in spare if len(pages[0]) >= places]
+        if not fitting:  # all are let go: a set that needs more takes their place
+            return make()
+        best = min(fitting, key=lambda pages: len(pages[0]))
+        self._spare.extend(pages for pages in spare if pages is not best)
+        return best
+
+    def give_back(self, pages: tuple[np.ndarray, ...] | None) -> None:
+        if pages is not None:
+            self._spare.append(pages)
+
+
+class Packer:
+    """Packs active sets of one model, and what the others contribute, into memory that earlier ones gave back."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self._spare: deque[tuple[np.ndarray, ...]] = deque(maxlen=2)
+        self._memory, self._rest_memory = _Memory(), _Memory()
         self._records: Callable[[], np.ndarray | None] = lambda: None  # those in the model's own order, while in use
 
     def pack(self, active: ActiveSets) -> PackedNeurons:
         if not any(active.sparsity()):
             return PackedNeurons(self.layout.neurons, self.layout.everything, None)
-        return self.arrange(active.indices)
+        packed = self.arrange(active.indices)
+        rest = active.rest
+        if not isinstance(rest, LowBitRest):
+            return packed
+        left_out = [(~mask.squeeze(0)).nonzero().squeeze(1) for mask in active.masks]
+        copies, pages = self.pack_rest(rest.copies, left_out)
+        return dataclasses.replace(packed, rest=copies, rest_pages=pages)
 
     def arrange(self, order: Sequence[torch.Tensor]) -> PackedNeurons:
         """Copies of neurons in the order in which ``order`` names each layer's, int64 [k]."""
         neurons, chosen = self.layout.neurons, _neuron_numbers(self.layout, order)
-        pages = self._pages(len(chosen))
+        like = neurons.gate
+        pages = self._memory.take(
+            len(chosen), lambda: tuple(np.empty((len(chosen), like.shape[1]), like.dtype) for _ in _MATRICES)
+        )
         matrices = {name: page[: len(chosen)] for name, page in zip(_MATRICES, pages, strict=True)}
         threads = torch.get_num_threads()
         with cores(threads):
@@ -74,6 +117,40 @@ class Packer:
                 cpu.gather(getattr(neurons, name), chosen, threads, copy)
         vectors = {name: getattr(neurons, name)[chosen] for name in _VECTORS}
         return PackedNeurons(Neurons(**matrices, **vectors), cpu.Active(_layer_bounds(order), None), pages)
+
+    def pack_rest(
+        self, copies: Sequence[BlockCopy], left_out: Sequence[torch.Tensor]
+    ) -> tuple[Rest, tuple[np.ndarray, ...]]:
+        """Low-bit copies, ``copies`` being those of all blocks, of the neurons ``left_out`` int64 [k] of each layer.
+
+        The second are the pages that hold them.
+        """
+        counts = np.array([len(indices) for indices in left_out])
+        tiles = np.cumsum([0, *(-(-counts // TILE))])
+        places = int(tiles[-1]) * TILE
+        like, like_down = copies[0].up.records, copies[0].down.tiles
+        pages = self._rest_memory.take(
+            places,
+            lambda: (
+                *(np.empty((places, *like.shape[1:]), np.uint8) for _ in range(2)),
+                np.empty((tiles[-1], *like_down.shape[1:]), np.uint8),
+            ),
+        )
+        gate, up, down = (page[:length] for page, length in zip(pages, (places, places, tiles[-1]), strict=True))
+        gate_bias, up_bias = (np.zeros(places, np.float32) for _ in range(2))
+        neurons, threads = self.layout.neurons, torch.get_num_threads()
+        with cores(threads):
+            for layer, (copy, indices) in enumerate(zip(copies, left_out, strict=True)):
+                chosen, tile = indices.numpy(), tiles[layer]
+                here = slice(tile * TILE, tile * TILE + len(chosen))
+                assert copy.gate is not None  # the layout's blocks are GLU
+                for rows, target in ((copy.gate, gate), (copy.up, up)):
+                    cpu.gather(_flat(rows.records), chosen, threads, _flat(target[here]))
+                columns = copy.down.tiles.view(np.uint16), down[tile : tiles[layer + 1]].view(np.uint16)
+                gather_columns(columns[0], chosen, threads, columns[1])
+                numbers = chosen + self.layout.first[layer]
+                gate_bias[here], up_bias[here] = neurons.gate_bias[numbers], neurons.up_bias[numbers]
+        return Rest(gate, up, down, gate_bias, up_bias, tiles[:-1], counts), pages
 
     def records(self, order: Sequence[torch.Tensor] | None = None) -> Neurons:
         """All neurons as records (``kernels.cpu.scattered``), in the order in which ``order`` names each layer's.
@@ -96,18 +173,10 @@ class Packer:
 
     def take_back(self, packed: PackedNeurons) -> None:
         """For when nothing reads ``packed`` any more."""
-        if packed.pages is not None:
-            self._spare.append(packed.pages)
+        self._memory.give_back(packed.pages)
+        self._rest_memory.give_back(packed.rest_pages)
 
-    def _pages(self, neurons: int) -> tuple[np.ndarray, ...]:
-        spare: list[tuple[np.ndarray, ...]] = []
-        with suppress(IndexError):  # until there is no more; races may run in parallel, and no two get the same
-            while True:
-                spare.append(self._spare.pop())
-        fitting = [pages for pages in spare if len(pages[0]) >= neurons]
-        if fitting:  # else all are let go: a set that needs more takes their place
-            best = min(fitting, key=lambda pages: len(pages[0]))
-            self._spare.extend(pages for pages in spare if pages is not best)
-            return best
-        like = self.layout.neurons.gate
-        return tuple(np.empty((neurons, like.shape[1]), like.dtype) for _ in _MATRICES)
+
+def _flat(records: np.ndarray) -> np.ndarray:
+    """[rows, bytes] of [rows, records, bytes]."""
+    return records.reshape(len(records), records.shape[1] * records.shape[2])

@@ -136,7 +136,7 @@ class CudaGraphEngine(Engine):
         return torch.stack([arm.step(token).clone() for token in tokens])
 
     def _arm(self, decoder: GraphDecoder, prefill: Prefill, *, sparse: bool, packing_ms: float = 0.0) -> CudaGraphArm:
-        read = self.step_bytes.sparse(prefill.active.counts()) if sparse else self.step_bytes.dense
+        read = self.step_bytes.sparse(prefill.active.counts(), prefill.plan) if sparse else self.step_bytes.dense
         arm = CudaGraphArm(decoder, prefill, read, packing_ms)
         weakref.finalize(arm, self._give_back, sparse, decoder).atexit = False
         return arm

@@ -20,7 +20,7 @@ from ...support.lazy import torch
 
 def _sources() -> str:
     here = Path(__file__).parent
-    constants = [here.parent / f"{name}.py" for name in ("activations", "nf4", "sketch")]  # compiled into the loops
+    constants = [here.parent / f"{name}.py" for name in ("activations", "nf4", "q4")]  # compiled into the loops
     files = [*sorted(here.rglob("*.py")), *constants]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 

@@ -2,8 +2,9 @@
 
 A token-level method has a named tuple of arrays, its *rule*, and in a file of its own (``token``) an overload of
 ``mlp`` for that type, which decides what to read as it goes; one that leaves out parts of attention's projections
-(``token.channels``) has an overload of ``project`` too. Without a rule, all neurons at hand are computed; without an
-overload of ``project``, all rows are read.
+(``token.channels``) has an overload of ``project`` too. A sequence-level one has a rule where the neurons it leaves out
+still contribute (``rest``). Without a rule, all neurons at hand are computed; without an overload of ``project``, all
+rows are read.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ class Neurons(NamedTuple):
     up_bias: np.ndarray  # float32 [neurons]
 
 
-def mlp(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+def mlp(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     """What the places first to last give, down's output scales aside, in ``out`` [d]; returns how many it computed.
 
-    ``x`` float32 [d] is the block's input, ``activations`` float32 [places] and ``up`` [places] are written. A rule
-    writes the neurons it computes into ``chosen`` int64 [places], from ``first`` on, and reads nothing else there.
+    They are the share of ``thread``, one of ``threads``. ``x`` float32 [d] is the block's input; ``activations`` and
+    ``up`` float32 [places] are written. A token-level rule writes the neurons it computes into ``chosen`` int64
+    [places], from ``first`` on, and reads nothing else there.
     """
     raise NotImplementedError("only inside compiled code")
 
@@ -51,7 +53,7 @@ def kernel(rule_type):
 
     def register(function):
         @overload(mlp, jit_options=_OPTIONS)
-        def for_rule(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+        def for_rule(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
             ours = getattr(rule, "instance_class", None) is rule_type
             return function if ours else None
 
@@ -61,13 +63,13 @@ def kernel(rule_type):
 
 
 @overload(mlp, jit_options=_OPTIONS)
-def _without_rule(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+def _without_rule(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     if rule not in (None, types.none):
         return None
     return _side_by_side if chosen in (None, types.none) else _in_place
 
 
-def _side_by_side(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+def _side_by_side(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     matvec(neurons.gate, neurons.gate_scale, x, None, first, last, activations)
     matvec(neurons.up, neurons.up_scale, x, None, first, last, up)
     for i in range(first, last):
@@ -79,7 +81,7 @@ def _side_by_side(rule, layer, neurons, chosen, x, first, last, activation, up, 
     return last - first
 
 
-def _in_place(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+def _in_place(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     compute(neurons, x, chosen, first, last, activation, up, activations, out)
     return last - first
 

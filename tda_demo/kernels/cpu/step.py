@@ -120,7 +120,7 @@ def step(
         x: float32 [d], the token's embedding; overwritten.
         position: how many tokens came before.
         rule: a token-level method's arrays (``layer``), which writes the neurons it computes into
-            ``active.chosen``; None where the active set is what it is.
+            ``active.chosen``, or low-bit copies of the neurons left out (``rest``); None where these give nothing.
         cosines, sines: float32 [tables, positions, rotary].
         keys, values: float32 [layers, kv_heads, positions, head_dim]; position's row is written.
         activations: float32 [places], written; the active neurons' activations.
@@ -202,6 +202,8 @@ def step(
             computed[layer, t] = mlp(
                 rule,
                 layer,
+                t,
+                threads,
                 neurons,
                 active.chosen,
                 normed,

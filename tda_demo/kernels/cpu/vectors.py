@@ -42,6 +42,13 @@ def spread(builder: Any, number: Any, kind: Any) -> Any:
     return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), vector([0] * kind.count, int32))
 
 
+def nibbles(builder: Any, both: Any) -> tuple[Any, Any]:
+    """The low and the high halves of 32 bytes."""
+    fifteen, four = vector([15] * 32, int8), vector([4] * 16, int16)
+    shifted = builder.bitcast(builder.lshr(builder.bitcast(both, Shorts), four), Bytes)
+    return builder.and_(both, fifteen), builder.and_(shifted, fifteen)
+
+
 def external(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     known = builder.module.globals.get(name)
     return known or ir.Function(builder.module, ir.FunctionType(result, arguments), name)

@@ -90,7 +90,7 @@ def _projected(rule, layer, which, codes, scale, x, first, last, out):
 
 
 @kernel(Channels)
-def _block(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+def _block(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     start = layer * rule.gate.shape[1] * rule.gate.shape[3]
     _stretch(rule, 4, rule.gate, layer, x, start, first, last, activations)
     _stretch(rule, 5, rule.up, layer, x, start, first, last, up)

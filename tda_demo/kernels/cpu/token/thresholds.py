@@ -25,7 +25,7 @@ class GateThreshold(NamedTuple):
 
 
 @kernel(Truncation)
-def _truncated(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+def _truncated(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     matvec(neurons.gate, neurons.gate_scale, x, None, first, last, activations)
     matvec(neurons.up, neurons.up_scale, x, None, first, last, up)
     for i in range(first, last):
@@ -44,7 +44,7 @@ def _truncated(rule, layer, neurons, chosen, x, first, last, activation, up, act
 
 
 @kernel(GateThreshold)
-def _gated(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+def _gated(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     matvec(neurons.gate, neurons.gate_scale, x, None, first, last, activations)
     for i in range(first, last):
         activations[i] += neurons.gate_bias[i]

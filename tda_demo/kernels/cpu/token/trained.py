@@ -26,7 +26,7 @@ class Predictors(NamedTuple):
 
 
 @kernel(Predictors)
-def _predicted(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+def _predicted(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     rank = rule.first.shape[1]
     between = np.empty(rank, np.float32)
     matvec(rule.first[layer], rule.first_scale[layer], x, None, 0, rank, between)
@@ -35,7 +35,7 @@ def _predicted(rule, layer, neurons, chosen, x, first, last, activation, up, act
     for i in range(first, last):
         chosen[end] = i
         end += activations[i] >= limit
-    return mlp(None, layer, neurons, chosen, x, first, end, activation, up, activations, out)
+    return mlp(None, layer, thread, threads, neurons, chosen, x, first, end, activation, up, activations, out)
 
 
 class Experts(NamedTuple):
@@ -55,7 +55,7 @@ class Experts(NamedTuple):
 
 
 @kernel(Experts)
-def _routed(rule, layer, neurons, chosen, x, first, last, activation, up, activations, out):
+def _routed(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     count = rule.router.shape[1]
     hidden, scores = np.empty(count, np.float32), np.empty(count, np.float32)
     matvec(rule.router[layer], rule.router_scale[layer], x, None, 0, count, hidden)
@@ -73,4 +73,4 @@ def _routed(rule, layer, neurons, chosen, x, first, last, activation, up, activa
             for i in range(max(first, rule.bounds[here]), min(last, rule.bounds[here + 1])):
                 chosen[end] = i
                 end += 1
-    return mlp(None, layer, neurons, chosen, x, first, end, activation, up, activations, out)
+    return mlp(None, layer, thread, threads, neurons, chosen, x, first, end, activation, up, activations, out)

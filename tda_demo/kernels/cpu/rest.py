@@ -1,0 +1,58 @@
+"""The rest's kernel: packed neurons are computed exactly, and those left out from packed low-bit copies."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..q4 import GROUP, RECORD, TILE
+from .elementwise import activate_all
+from .layer import kernel, mlp
+from .q4_columns import add_columns
+from .q4_rows import matvec, quantise
+from .rows import f32
+
+
+class Rest(NamedTuple):
+    """Copies of the neurons that an active set leaves out (``kernels.q4``), of all layers.
+
+    Those of layer l are the first ``counts[l]`` from place ``16 * tiles[l]`` on, so that each layer's fill tiles of
+    their own.
+    """
+
+    gate: np.ndarray  # uint8 [places, records, 40]
+    up: np.ndarray  # uint8 [places, records, 40]
+    down: np.ndarray  # uint8 [places / 16, chunks, 320]
+    gate_bias: np.ndarray  # float32 [places]
+    up_bias: np.ndarray  # float32 [places]
+    tiles: np.ndarray  # int64 [layers]
+    counts: np.ndarray  # int64 [layers]
+
+
+@kernel(Rest)
+def _with_rest(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
+    computed = mlp(None, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out)
+    tiles = -(-rule.counts[layer] // TILE)
+    first_tile = rule.tiles[layer] + tiles * thread // threads
+    last_tile = rule.tiles[layer] + tiles * (thread + 1) // threads
+    start = first_tile * TILE
+    count = min(last_tile * TILE, rule.tiles[layer] * TILE + rule.counts[layer]) - start
+    if count <= 0:
+        return computed
+    records, chunks = rule.gate.shape[1], rule.down.shape[1]
+    codes, factors = np.empty(records * RECORD, np.int8), np.empty((records, 4), f32)
+    quantise(x, codes, factors)
+    a, linear = np.zeros((last_tile - first_tile) * TILE, f32), np.empty(count, f32)
+    matvec(rule.gate, codes, factors, start, start + count, a)
+    matvec(rule.up, codes, factors, start, start + count, linear)
+    for i in range(count):
+        a[i] += rule.gate_bias[start + i]
+    activate_all(a, 0, count, activation)
+    for i in range(count):
+        a[i] *= linear[i] + rule.up_bias[start + i]
+    added = np.zeros(chunks * GROUP, f32)
+    add_columns(rule.down, first_tile, last_tile, a, added)
+    for j in range(out.shape[0]):
+        out[j] += added[j]
+    return computed

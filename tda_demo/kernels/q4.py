@@ -1,0 +1,224 @@
+"""A low-bit copy of a matrix: four bits a weight, and a scale and a minimum in half precision every 32: five in all.
+
+Code c of a group of 32 weights stands for ``scale * c + minimum``. The minimum is worth its half bit: groups are not
+centred, and with one scale a neuron instead of both a group the embedded model loses six times as much (KL 0.126 nats
+per token, one neuron in ten exact, against 0.022). Scales and minima lie beside the codes they belong to, so that a
+product reads memory front to back.
+
+``Q4Rows`` has a neuron a row, for gate and up. Of every 64 columns, filled up with zeros, there is a record of 40
+bytes: 16 of codes for each of its two groups, whose low halves hold the group's first 16 columns, the high halves the
+others; two scales; two minima. A vector unit of 32 bytes thus has the sums of both groups in its two halves.
+
+``Q4Columns`` has a neuron a column, for down, whose groups run along the outputs. Of 16 neurons and 32 outputs, both
+filled up with zeros, there is a tile of 320 bytes: 8 times 32 bytes of codes, each for two neurons by turns, whose low
+halves hold the first 16 outputs, the high ones the others; 16 scales; 16 minima. So products of neighbouring bytes
+belong to one output, and 16 of them fit into 16 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..support.lazy import torch
+
+GROUP = 32  # weights with one scale and one minimum
+LEVELS = 15  # a group's steps
+RECORD = 64  # columns
+RECORD_BYTES = RECORD // 2 + 8
+TILE = 16  # neurons
+TILE_BYTES = TILE * GROUP // 2 + 4 * TILE
+X_ONE = 127  # of a rounded vector's largest
+
+_SHRINKINGS = (1.0, 0.88)  # of a group's range; clipping its ends a little costs less than coarse steps
+_REFITS = 3  # of scale and minimum to the codes, and of the codes to them; both shrinkings: a sixth less squared error
+_AT_ONCE = 4096  # groups, which fit into a core's cache
+_CODES = RECORD // 2  # bytes of a record
+_TILE_CODES = TILE * GROUP // 2  # bytes of a tile
+
+
+@dataclass(frozen=True, eq=False)
+class Q4Rows:
+    """``records`` uint8 [rows, records, 40] of a matrix [rows, ``columns``]."""
+
+    records: np.ndarray
+    columns: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes a step reads of it."""
+        return self.records.nbytes
+
+    @property
+    def neuron_nbytes(self) -> int:
+        """Bytes of a row."""
+        return self.records.shape[1] * RECORD_BYTES
+
+
+@dataclass(frozen=True, eq=False)
+class Q4Columns:
+    """``tiles`` uint8 [groups of 16 neurons, groups of 32 outputs, 320] of a matrix [outputs, ``neurons``].
+
+    They hold the matrix over ``output_scales`` float32 [outputs], by which compiled steps multiply outputs at the end.
+    """
+
+    tiles: np.ndarray
+    neurons: int
+    output_scales: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes a step reads of it, the output scales aside, which it reads anyway."""
+        return self.tiles.nbytes
+
+    @property
+    def neuron_nbytes(self) -> int:
+        """Bytes of a column."""
+        return self.tiles.shape[1] * TILE_BYTES // TILE
+
+
+def encode(weight: torch.Tensor) -> Q4Rows:
+    """The copy of ``weight`` [rows, columns], any float type.
+
+    One whose groups have a scale and a minimum in half precision and codes from 0 to 15, both of them met, is held
+    exactly.
+    """
+    matrix = weight.detach().float().cpu()
+    rows, columns = matrix.shape
+    codes, scales, minima = _fit(_filled_up(matrix, RECORD))
+    halves = codes.reshape(rows, -1, 2, 2, GROUP // 2)
+    nibbles = (halves[:, :, :, 0] | halves[:, :, :, 1] << 4).reshape(rows, -1, _CODES)
+    numbers = np.concatenate([each.reshape(rows, -1, 2) for each in (scales, minima)], axis=2)
+    return Q4Rows(np.concatenate([nibbles, numbers.view(np.uint8)], axis=2), columns)
+
+
+def encode_columns(weight: torch.Tensor, output_scales: np.ndarray) -> Q4Columns:
+    """The copy of ``weight`` [outputs, neurons], any float type, with float32 ``output_scales`` [outputs]."""
+    by_output = torch.from_numpy(np.where(output_scales > 0, output_scales, np.float32(1)))
+    matrix = (weight.detach().float().cpu() / by_output[:, None]).T
+    neurons = len(matrix)
+    codes, scales, minima = (
+        np.pad(each, ((0, -neurons % TILE), *([(0, 0)] * (each.ndim - 1)))) for each in _fit(_filled_up(matrix, GROUP))
+    )
+    tiles, chunks = len(codes) // TILE, codes.shape[1]
+    parts = codes.reshape(tiles, TILE // 2, 2, chunks, 2, GROUP // 2)  # tile, pair, turn, chunk, half, output
+    by_turns = parts.transpose(0, 3, 1, 4, 5, 2).reshape(tiles, chunks, TILE // 2, 2, GROUP)
+    nibbles = (by_turns[:, :, :, 0] | by_turns[:, :, :, 1] << 4).reshape(tiles, chunks, _TILE_CODES)
+    numbers = np.stack([each.reshape(tiles, TILE, chunks) for each in (scales, minima)], axis=1)
+    in_order = np.ascontiguousarray(numbers.transpose(0, 3, 1, 2)).reshape(tiles, chunks, 2 * TILE)
+    return Q4Columns(np.concatenate([nibbles, in_order.view(np.uint8)], axis=2), neurons, output_scales)
+
+
+def _filled_up(matrix: torch.Tensor, multiple: int) -> torch.Tensor:
+    """``matrix`` [rows, columns] with columns filled up: a group begun with its last weight, others with zeros.
+
+    What stands for no weight then widens no range; what it is multiplied with is zero.
+    """
+    columns = matrix.shape[1]
+    begun = matrix[:, -1:].expand(-1, -columns % GROUP)
+    filled = torch.cat([matrix, begun], dim=1)
+    return torch.nn.functional.pad(filled, (0, -filled.shape[1] % multiple))
+
+
+def _fit(matrix: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes uint8 [rows, groups, 32], scales and minima float16 [rows, groups] of float32 [rows, 32 * groups]."""
+    rows, groups = len(matrix), matrix.shape[1] // GROUP
+    parts = [_best(part.T.contiguous()) for part in matrix.reshape(-1, GROUP).split(_AT_ONCE)]
+    codes = torch.cat([part[0].T for part in parts]).view(rows, groups, GROUP)
+    scales, minima = (torch.cat([part[k] for part in parts]).view(rows, groups) for k in (1, 2))
+    return codes.numpy(), scales.numpy(), minima.numpy()
+
+
+def _best(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes uint8 [32, groups], scales and minima float16 [groups] with about the least squared error."""
+    lowest, span = weights.amin(dim=0), weights.amax(dim=0) - weights.amin(dim=0)
+    scales, minima = _half(span / LEVELS), _half(lowest)
+    least = _error(weights, scales, minima)
+    exact = least == 0  # what cannot be better must not be moved by a refit's rounding
+    for shrinking in _SHRINKINGS:
+        scale, minimum = span * (shrinking / LEVELS), lowest + span * ((1 - shrinking) / 2)
+        for _ in range(_REFITS):
+            scale, minimum = _refit(weights, _codes(weights, scale, minimum))
+        error = _error(weights, scale, minimum)
+        better = (error < least) & ~exact
+        least = torch.where(better, error, least)
+        scales, minima = torch.where(better, scale, scales), torch.where(better, minimum, minima)
+    return _codes(weights, scales, minima).to(torch.uint8), scales.half(), minima.half()
+
+
+def _half(numbers: torch.Tensor) -> torch.Tensor:
+    """As half precision holds them, float32; the largest it has where it has none as large."""
+    most = torch.finfo(torch.float16).max
+    return numbers.clamp(-most, most).half().float()
+
+
+def _codes(weights: torch.Tensor, scales: torch.Tensor, minima: torch.Tensor) -> torch.Tensor:
+    """The nearest ones, float32 [32, groups]; zeros where the scale is zero."""
+    steps = torch.where(scales > 0, 1 / scales, 0)
+    return ((weights - minima) * steps).round_().clamp_(0, LEVELS)
+
+
+def _error(weights: torch.Tensor, scales: torch.Tensor, minima: torch.Tensor) -> torch.Tensor:
+    """The squared one of the nearest codes, float32 [groups]."""
+    return (_codes(weights, scales, minima).mul_(scales).add_(minima).sub_(weights)).square_().sum(dim=0)
+
+
+def _refit(weights: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scales and minima in half precision, as float32 [groups], with the least squared error for these codes."""
+    total, total_codes = weights.sum(dim=0), codes.sum(dim=0)
+    spread = GROUP * codes.square().sum(dim=0) - total_codes.square()
+    slope = GROUP * (codes * weights).sum(dim=0) - total_codes * total
+    scales = _half(torch.where(spread > 0, slope / spread, 0))
+    return scales, _half((total - scales * total_codes) / GROUP)
+
+
+def decode(rows: Q4Rows) -> torch.Tensor:
+    """The values it stands for, float32 [rows, columns]."""
+    records = rows.records
+    nibbles = records[:, :, :_CODES].reshape(*records.shape[:2], 2, GROUP // 2)
+    codes = np.concatenate([nibbles & 15, nibbles >> 4], axis=3)
+    numbers = np.ascontiguousarray(records[:, :, _CODES:]).view(np.float16)
+    values = _values(codes, numbers[:, :, :2, None], numbers[:, :, 2:, None])
+    return torch.from_numpy(values.reshape(-1, records.shape[1] * RECORD)[:, : rows.columns].copy())
+
+
+def decode_columns(columns: Q4Columns) -> torch.Tensor:
+    """The values it stands for, float32 [outputs, neurons]."""
+    tiles = columns.tiles
+    numbers = np.ascontiguousarray(tiles[:, :, _TILE_CODES:]).view(np.float16).reshape(*tiles.shape[:2], 2, TILE)
+    nibbles = tiles[:, :, :_TILE_CODES].reshape(*tiles.shape[:2], TILE // 2, GROUP)
+    halves = np.stack([nibbles & 15, nibbles >> 4], axis=3)
+    parts = halves.reshape(*tiles.shape[:2], TILE // 2, 2, GROUP // 2, 2)  # tile, chunk, pair, half, output, turn
+    by_neuron = parts.transpose(0, 1, 2, 5, 3, 4).reshape(*tiles.shape[:2], TILE, GROUP)
+    values = _values(by_neuron, numbers[:, :, 0, :, None], numbers[:, :, 1, :, None]).transpose(0, 2, 1, 3)
+    matrix = torch.from_numpy(
+        values.reshape(-1, tiles.shape[1] * GROUP)[: columns.neurons, : len(columns.output_scales)]
+    )
+    return (matrix * torch.from_numpy(columns.output_scales)).T
+
+
+def _values(codes: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> np.ndarray:
+    return codes.astype(np.float32) * scales.astype(np.float32) + minima.astype(np.float32)
+
+
+def round_groups(x: torch.Tensor) -> torch.Tensor:
+    """``x`` [T, columns] as the kernels take it, float32: of every 32 columns whole 127ths of the largest."""
+    groups = torch.nn.functional.pad(x.float(), (0, -x.shape[1] % GROUP)).view(len(x), -1, GROUP)
+    unit = groups.abs().amax(dim=2, keepdim=True) / X_ONE
+    rounded = (groups / torch.where(unit > 0, unit, 1)).round() * unit
+    return rounded.view(len(x), -1)[:, : x.shape[1]]
+
+
+def multiply(rows: Q4Rows, x: torch.Tensor) -> torch.Tensor:
+    """The matrix times ``x`` [T, columns], float32 [T, rows]: what the kernels compute, their order of sums aside."""
+    return round_groups(x) @ decode(rows).to(x.device).T
+
+
+def multiply_columns(columns: Q4Columns, activations: torch.Tensor) -> torch.Tensor:
+    """The matrix times ``activations`` [T, neurons], float32 [T, outputs].
+
+    The kernels round the products of activations and scales to 8 bits, of 16 neurons that lie together: a tenth of what
+    four bits cost, and depending on which these are, so it is left out here.
+    """
+    return activations.float() @ decode_columns(columns).to(activations.device).T

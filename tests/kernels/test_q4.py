@@ -1,0 +1,227 @@
+"""The low-bit copy: what it holds, and its loops, those of this processor and the plain ones, against float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+
+from tda_demo.kernels import q4
+from tda_demo.kernels.cpu import q4_columns, q4_rows
+
+SHAPES = {"rows": st.integers(1, 37), "columns": st.integers(1, 200), "seed": st.integers(0, 2**31)}
+
+
+def some(rows: int, columns: int, seed: int) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def code(records: np.ndarray, row: int, column: int) -> float:
+    """A value of rows, taken out by itself."""
+    record, group, place = records[row, column // 64], column % 64 // 32, column % 32
+    both = int(record[16 * group + place % 16])
+    scale, minimum = record[32:].view(np.float16)[[group, 2 + group]].astype(np.float64)
+    return (both >> 4 if place >= 16 else both & 15) * scale + minimum
+
+
+def column_code(tiles: np.ndarray, neuron: int, output: int) -> float:
+    """A value of columns, taken out by itself."""
+    tile, place = tiles[neuron // 16, output // 32], output % 32
+    both = int(tile[neuron % 16 // 2 * 32 + place % 16 * 2 + neuron % 2])
+    scale, minimum = tile[256:].view(np.float16)[[neuron % 16, 16 + neuron % 16]].astype(np.float64)
+    return (both >> 4 if place >= 16 else both & 15) * scale + minimum
+
+
+def representable(rows: int, columns: int, seed: int) -> torch.Tensor:
+    """Groups along rows with a scale and a minimum in half precision, their first two codes 0 and 15."""
+    random = np.random.default_rng(seed)
+    codes = random.integers(0, 16, (rows, -(-columns // 32), 32))
+    codes[:, :, 0], codes[:, :, 1] = 15, 0
+    scales, minima = (random.standard_normal(codes.shape[:2]).astype(np.float16)[:, :, None] for _ in range(2))
+    values = codes * np.abs(scales).astype(np.float32) + minima.astype(np.float32)
+    return torch.from_numpy(values.reshape(rows, -1)[:, :columns].astype(np.float32))
+
+
+@given(**SHAPES)
+def test_what_four_bits_can_hold_comes_back(rows: int, columns: int, seed: int) -> None:
+    whole = representable(rows, columns // 32 * 32 + 32, seed)
+    assert torch.equal(q4.decode(q4.encode(whole)), whole)
+    down = whole.T
+    assert torch.equal(q4.decode_columns(q4.encode_columns(down, np.ones(len(down), np.float32))), down)
+
+
+@given(**SHAPES)
+def test_a_copy_is_close_and_each_code_in_its_place(rows: int, columns: int, seed: int) -> None:
+    weight = some(rows, columns, seed)
+    part = q4.encode(weight)
+    values = q4.decode(part)
+    padded = torch.nn.functional.pad(weight, (0, -columns % 32)).view(rows, -1, 32)
+    span = (padded.amax(dim=2) - padded.amin(dim=2)).repeat_interleave(32, dim=1)[:, :columns]
+    assert ((values - weight).abs() <= 0.12 * span + 1e-2).all()  # half a step, and what the ends are clipped by
+    row, column = rows - 1, columns - 1
+    assert values[row, column] == pytest.approx(code(part.records, row, column), rel=1e-5, abs=1e-6)
+    down = q4.encode_columns(weight.T, np.full(columns, 0.5, np.float32))
+    values = q4.decode_columns(down)
+    assert values[column, row] == pytest.approx(column_code(down.tiles, row, column) / 2, rel=1e-5, abs=1e-6)
+    assert part.nbytes == rows * part.neuron_nbytes == rows * -(-columns // 64) * 40
+    assert down.nbytes == -(-rows // 16) * 16 * down.neuron_nbytes == -(-rows // 16) * -(-columns // 32) * 320
+
+
+def test_groups_searched_for_err_less_than_their_ends_would() -> None:
+    weight = some(64, 576, 0)
+    groups = weight.view(64, -1, 32)
+    lowest, step = (
+        groups.amin(dim=2, keepdim=True),
+        (groups.amax(dim=2, keepdim=True) - groups.amin(dim=2, keepdim=True)) / 15,
+    )
+    plain = ((groups - lowest) / step).round() * step + lowest
+    assert (q4.decode(q4.encode(weight)) - weight).norm() < 0.94 * (plain.view_as(weight) - weight).norm()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, -3.0, 1e-7, 1e6], ids=str)
+def test_groups_of_one_value_and_of_values_beyond_half_precision(value: float) -> None:
+    part = q4.encode(torch.full((2, 70), value))
+    expected = min(value, 65504.0)
+    torch.testing.assert_close(q4.decode(part), torch.full((2, 70), expected), rtol=1e-3, atol=6e-8)
+
+
+@njit
+def rows_product(records, x, first, last, out, codes, factors):
+    q4_rows.quantise(x, codes, factors)
+    q4_rows.matvec(records, codes, factors, first, last, out)
+
+
+@njit
+def plain_product(records, x, first, last, out, codes, factors):
+    q4_rows.quantise(x, codes, factors)
+    for i in range(first, last):
+        q4_rows.plain_row_times(records, i, 0, codes, factors, i - first, out)
+
+
+@njit
+def plain_four(records, x, out, codes, factors):
+    q4_rows.quantise(x, codes, factors)
+    q4_rows.plain_rows_times(records, 0, 2, codes, factors, 0, out)
+
+
+def room(part: q4.Q4Rows) -> tuple[np.ndarray, np.ndarray]:
+    records = part.records.shape[1]
+    return np.full(64 * records, 99, np.int8), np.empty((records, 4), np.float32)
+
+
+@settings(deadline=None)  # the first example compiles
+@given(**SHAPES, size=st.sampled_from([1.0, 1e-3, 1e3]))
+def test_rows_times_a_vector(rows: int, columns: int, seed: int, size: float) -> None:
+    random = np.random.default_rng(seed)
+    part = q4.encode(size * some(rows, columns, seed))
+    x = random.standard_normal(columns).astype(np.float32)
+    x[random.integers(0, columns)] *= 100  # its group loses precision
+    first, last = sorted(random.integers(0, rows + 1, 2).tolist())
+    rounded = q4.round_groups(torch.from_numpy(x)[None])[0]
+    expected = (q4.decode(part).double() @ rounded.double()).numpy()
+    close = 1e-6 * float((q4.decode(part).abs() @ rounded.abs()).max())
+    for product in (rows_product, plain_product):
+        codes, factors = room(part)
+        out = np.full(rows + 1, 7, np.float32)
+        product(part.records, x, first, last, out, codes, factors)
+        np.testing.assert_allclose(out[: last - first], expected[first:last], rtol=1e-5, atol=close)
+        assert (out[last - first :] == 7).all()
+    units = np.repeat(factors[:, :2].reshape(-1), 32)[:columns]
+    np.testing.assert_allclose(rounded, x, atol=0.51 * float(units.max()))
+    found = q4.multiply(part, torch.from_numpy(x)[None])[0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=close)
+
+
+def test_the_plain_loop_takes_four_rows_too() -> None:
+    part = q4.encode(some(8, 90, 0))
+    x, out = some(1, 90, 1)[0].numpy(), np.full(8, 7, np.float32)
+    plain_four(part.records, x, out, *room(part))
+    expected = q4.multiply(part, torch.from_numpy(x)[None])[0].numpy()
+    np.testing.assert_allclose(out[:8:2], expected[:8:2], rtol=1e-5, atol=1e-5)
+    assert (out[1::2] == 7).all()
+
+
+def test_zeros_times_rows_and_scales_that_are_subnormal() -> None:
+    part = q4.encode(1e-6 * some(5, 64, 0))
+    assert 0 < np.abs(part.records[:, :, 32:36].copy().view(np.float16)).max() < 6e-5
+    out = np.empty(5, np.float32)
+    for product in (rows_product, plain_product):
+        product(part.records, np.zeros(64, np.float32), 0, 5, out, *room(part))
+        assert (out == 0).all()
+        product(part.records, np.ones(64, np.float32), 0, 5, out, *room(part))
+        np.testing.assert_allclose(out, q4.decode(part).sum(dim=1), rtol=1e-4, atol=1e-10)
+
+
+@njit
+def columns_sum(tiles, first, last, activations, out):
+    q4_columns.add_columns(tiles, first, last, activations, out)
+
+
+@njit
+def plain_columns_sum(tiles, first, last, activations, out):
+    chunks = tiles.shape[1]
+    sums, weights, units = (
+        np.zeros((chunks, 8), np.float32),
+        np.empty((chunks, 32), np.int8),
+        np.empty(chunks, np.float32),
+    )
+    for tile in range(first, last):
+        q4_columns.plain_add_tile(tiles, tile, activations, 16 * (tile - first), sums, weights, units, out)
+    for j in range(out.shape[0]):
+        out[j] += sums[j // 32].sum()
+
+
+@settings(deadline=None)
+@given(neurons=st.integers(1, 70), outputs=st.integers(1, 100), seed=st.integers(0, 2**31), biggest=st.floats(1, 100))
+def test_columns_added_up(neurons: int, outputs: int, seed: int, biggest: float) -> None:
+    random = np.random.default_rng(seed)
+    scales = random.uniform(0.5, 2, outputs).astype(np.float32)
+    part = q4.encode_columns(some(outputs, neurons, seed), scales)
+    tiles = part.tiles
+    first, last = sorted(random.integers(0, len(tiles) + 1, 2).tolist())
+    activations = np.zeros(16 * len(tiles), np.float32)
+    activations[:neurons] = random.standard_normal(neurons)
+    activations[random.integers(0, neurons)] *= biggest
+    activations[: 16 * first] = activations[16 * last :] = 0
+    values = q4.decode_columns(part).double().numpy() / scales[:, None]
+    expected = values @ activations[:neurons]
+    # A rounded product is off by half a unit, which counts up to 7.5 times; the unit is a 127th of a tile's largest.
+    steps = (
+        tiles[:, :, 256:288].copy().view(np.float16).astype(np.float64).transpose(0, 2, 1).reshape(-1, tiles.shape[1])
+    )
+    units = np.abs(activations[:, None] * steps).reshape(-1, 16, tiles.shape[1]).max(axis=1) / 127
+    error = np.repeat(units.sum(axis=0) * 16 * 0.5 * 7.5, 32)[:outputs] + 1e-5 * np.abs(expected).max()
+    results = []
+    for add_up in (columns_sum, plain_columns_sum):
+        out = np.ones(32 * tiles.shape[1], np.float32)
+        add_up(tiles, first, last, activations[16 * first : 16 * last], out)
+        assert (np.abs(out[:outputs] - 1 - expected) <= error).all()
+        results.append(out)
+    np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-4 * max(1, np.abs(expected).max()))
+    found = q4.multiply_columns(part, torch.from_numpy(activations[:neurons])[None])[0].numpy()
+    np.testing.assert_allclose(found, expected * scales, rtol=1e-4, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
+def test_nothing_times_columns() -> None:
+    tiles = q4.encode_columns(some(40, 20, 0), np.ones(40, np.float32)).tiles
+    for add_up in (columns_sum, plain_columns_sum):
+        out = np.zeros(64, np.float32)
+        add_up(tiles, 0, 2, np.zeros(32, np.float32), out)
+        add_up(tiles, 1, 1, np.zeros(0, np.float32), out)
+        assert (out == 0).all()
+
+
+@settings(deadline=None)
+@given(neurons=st.integers(1, 70), outputs=st.integers(1, 100), seed=st.integers(0, 2**31), threads=st.integers(1, 3))
+def test_copied_columns_are_those_chosen(neurons: int, outputs: int, seed: int, threads: int) -> None:
+    random = np.random.default_rng(seed)
+    part = q4.encode_columns(some(outputs, neurons, seed), np.ones(outputs, np.float32))
+    chosen = np.flatnonzero(random.random(neurons) < 0.6)
+    tiles = np.full((-(-len(chosen) // 16), *part.tiles.shape[1:]), 255, np.uint8)
+    q4_columns.gather_columns(part.tiles.view(np.uint16), chosen, threads, tiles.view(np.uint16))
+    copied = q4.decode_columns(q4.Q4Columns(tiles, len(tiles) * 16, part.output_scales))
+    assert torch.equal(copied[:, : len(chosen)], q4.decode_columns(part)[:, chosen])
+    assert (copied[:, len(chosen) :] == 0).all()
