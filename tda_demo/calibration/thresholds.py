@@ -21,7 +21,7 @@ from .tables import KeptTable, json_rows, significant
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
 
-TARGETS = tuple(round(0.01 * step, 2) for step in range(96))  # the page's slider, step by step
+TARGETS = tuple(round(0.01 * step, 2) for step in range(71))  # the page's slider, step by step
 _MAX_TOKENS = 1024  # of a text
 
 

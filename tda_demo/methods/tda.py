@@ -44,9 +44,9 @@ class TDA(EvidenceMethod):
     """Keep the neurons whose score over the prompt reaches the layer's threshold."""
 
     name: ClassVar[str] = "tda"
-    dial: ClassVar[Dial] = Dial("cett", dense=0.0, sparsest=0.95)
+    dial: ClassVar[Dial] = Dial("cett", dense=0.0, sparsest=0.7)
 
-    cett: float = setting(0.2, "relative output error the thresholds are calibrated to; 0 is exact", Range(0, 0.95))
+    cett: float = setting(0.2, "relative output error the thresholds are calibrated to; 0 is exact", Range(0, 0.7))
     shape: Literal["sensitivity", "uniform"] = setting(
         "sensitivity", "one CETT for all layers, or as many neurons spread by what each layer costs"
     )
