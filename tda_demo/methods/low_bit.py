@@ -1,4 +1,7 @@
-"""Low-bit copies of a model's feed-forward blocks (``kernels.q4``), made once for all methods that use them."""
+"""Low-bit copies of a model's feed-forward blocks, made once for all methods that use them.
+
+In the format of the CPU's kernels (``kernels.q4``), and for the rest of active sets on a GPU in that of its kernels.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,21 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..kernels.activations import activation_of
 from ..kernels.formats import encode_by_neuron
+from ..kernels.nf4 import BLOCK
 from ..kernels.q4 import Q4Columns, Q4Rows, encode, encode_columns, multiply, multiply_columns
 from ..model.configuration import Activation, activation_function
 from ..model.feedforward import FeedForward
 from ..model.projection import Projection
 from ..support.errors import UserError
 from ..support.lazy import torch
+from .plan import Rest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ..kernels.gpu.nf4 import Nf4Matrices
     from ..model.loading import LoadedModel
 
 
@@ -71,6 +78,27 @@ class LowBitRest:
 
 
 @dataclass(frozen=True, eq=False)
+class Nf4Rest:
+    """The same from ``copies`` on a GPU, in the format that its kernels read (``kernels.gpu.nf4``)."""
+
+    copies: tuple[Nf4Matrices, ...]
+    function: Activation
+
+    @property
+    def neuron_bytes(self) -> tuple[float, ...]:
+        return tuple(float(copy.neuron_bytes) for copy in self.copies)
+
+    def output(self, block: FeedForward, x: torch.Tensor, left_out: torch.Tensor) -> torch.Tensor:
+        values, x = self.copies[block.layer].decode(), x.float()
+        activations = _product(values.up, values.up_bias, x)
+        if values.gate is None:
+            activations = self.function(activations)
+        else:
+            activations = self.function(_product(values.gate, values.gate_bias, x)) * activations
+        return (activations * left_out[:, None]) @ values.down
+
+
+@dataclass(frozen=True, eq=False)
 class ModelCopy:
     """Copies of all ``blocks``, parts of arrays in which one layer follows the other.
 
@@ -86,6 +114,7 @@ class ModelCopy:
 
 
 _kept: WeakKeyDictionary[PreTrainedModel, ModelCopy] = WeakKeyDictionary()
+_kept_on_gpu: WeakKeyDictionary[PreTrainedModel, tuple[Nf4Matrices, ...]] = WeakKeyDictionary()
 
 
 def copy_of(lm: LoadedModel) -> tuple[BlockCopy, ...]:
@@ -93,9 +122,29 @@ def copy_of(lm: LoadedModel) -> tuple[BlockCopy, ...]:
     return model_copy_of(lm).blocks
 
 
-def low_bit_rest(lm: LoadedModel) -> LowBitRest:
-    """The ``rest`` of active sets of ``lm``; raises as ``model_copy_of``."""
+def low_bit_rest(lm: LoadedModel) -> Rest:
+    """The ``rest`` of active sets of ``lm``, in the format that kernels read where it is; raises as ``model_copy_of``."""
+    if lm.device.type == "cuda" and has_nf4_copy(lm):
+        return nf4_rest(lm)
     return LowBitRest(copy_of(lm), activation_function(lm.model))
+
+
+def has_nf4_copy(lm: LoadedModel) -> bool:
+    """Whether the kernels of a GPU can read a copy of ``lm``: its rows are whole blocks, its function is theirs."""
+    config = lm.model.config.get_text_config()
+    return config.hidden_size % BLOCK == 0 and activation_of(config) is not None
+
+
+def nf4_rest(lm: LoadedModel) -> Nf4Rest:
+    """The ``rest`` for the kernels of a GPU, its copies made when first asked for; raises as ``model_copy_of``."""
+    from ..kernels.gpu.nf4 import Nf4Matrices
+
+    _need_values(lm)
+    if lm.model not in _kept_on_gpu:
+        activation = activation_of(lm.model.config.get_text_config())
+        assert activation is not None  # see has_nf4_copy
+        _kept_on_gpu[lm.model] = tuple(Nf4Matrices.copied_from(block, activation) for block in lm.blocks)
+    return Nf4Rest(_kept_on_gpu[lm.model], activation_function(lm.model))
 
 
 def model_copy_of(lm: LoadedModel) -> ModelCopy:
@@ -104,14 +153,18 @@ def model_copy_of(lm: LoadedModel) -> ModelCopy:
     Raises:
         UserError: the values of the weights are not at hand.
     """
+    _need_values(lm)
+    if lm.model not in _kept:
+        _kept[lm.model] = _joined([_encoded(block, lm) for block in lm.blocks])
+    return _kept[lm.model]
+
+
+def _need_values(lm: LoadedModel) -> None:
     if any(block.is_quantised or block.is_offloaded for block in lm.blocks):
         raise UserError(
             "A 4-bit copy is made from the weights' values, which bitsandbytes models no longer have and models too "
             "large for the GPU keep elsewhere: choose what does without one."
         )
-    if lm.model not in _kept:
-        _kept[lm.model] = _joined([_encoded(block, lm) for block in lm.blocks])
-    return _kept[lm.model]
 
 
 def _encoded(block: FeedForward, lm: LoadedModel) -> BlockCopy:
@@ -144,6 +197,12 @@ def _joined(blocks: list[BlockCopy]) -> ModelCopy:
             )
         )
     return ModelCopy(tuple(parts), gate, up, down, rows, tiles)
+
+
+def _product(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    """float32 [..., rows] of ``weight`` [rows, d] and ``x`` [..., d]."""
+    outputs = x @ weight.T
+    return outputs if bias is None else outputs + bias
 
 
 def _plus_bias(outputs: torch.Tensor, projection: Projection) -> torch.Tensor:

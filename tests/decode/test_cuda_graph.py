@@ -132,7 +132,7 @@ def test_a_decoder_that_nothing_uses_is_freed_at_once(way: Way) -> None:
     try:
         cache = weakref.ref(arm.decoder.cache.layers[0].keys)
         del arm
-        engine.shared.spare[True].clear()
+        engine.shared.spare["sparse"].clear()
         assert cache() is None
     finally:
         gc.enable()

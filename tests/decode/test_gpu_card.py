@@ -17,9 +17,10 @@ from tda_demo.decode.choose import engine_for
 from tda_demo.decode.gpu.graph import CudaGraphEngine
 from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, feed_forward
-from tda_demo.kernels.gpu.choice import choose_float, float_stages, multiprocessors, nf4_stages
+from tda_demo.kernels.gpu.choice import choose_float, multiprocessors
 from tda_demo.kernels.gpu.device import graph_ms, graph_runner
 from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantise
+from tda_demo.kernels.gpu.stages import float_stages, nf4_stages
 from tda_demo.methods import TDA
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="needs a CUDA device")]

@@ -18,9 +18,9 @@ from tda_demo.decode.gpu import graph
 from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu import choice as ways
 from tda_demo.kernels.gpu import device
-from tda_demo.kernels.gpu.choice import float_stages, nf4_stages
 from tda_demo.kernels.gpu.device import triton_runs
 from tda_demo.kernels.gpu.matrices import Matrices
+from tda_demo.kernels.gpu.stages import Stages, float_stages, nf4_stages, rest_stages
 from tda_demo.support.errors import UserError
 
 pytestmark = ON_A_CARD
@@ -114,9 +114,9 @@ def test_enough_blocks_are_measured_to_be_larger_than_a_cache(monkeypatch: pytes
     assert len(ways.Trial.of(blocks, torch.float32).blocks) == 4
 
 
-@pytest.mark.parametrize("stages_of", [float_stages, nf4_stages])
+@pytest.mark.parametrize("stages_of", [float_stages, nf4_stages, rest_stages])
 @pytest.mark.parametrize("width", [4096, 2560, 576, 64])
-def test_tiles_are_cut_for_the_card_and_the_width(stages_of: Callable[[int, int], ways.Stages], width: int) -> None:
+def test_tiles_are_cut_for_the_card_and_the_width(stages_of: Callable[[int, int], Stages], width: int) -> None:
     first, second = stages_of(width, 132)
     sizes = [tile[name] for tile in (*first, *second) for name in tile if name not in ("programs", "held")]
     assert all(size > 0 and size & (size - 1) == 0 for size in sizes if size != 3)  # 3 stages of a pipeline
