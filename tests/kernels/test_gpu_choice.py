@@ -20,6 +20,8 @@ from tda_demo.kernels.gpu import choice as ways
 from tda_demo.kernels.gpu import device
 from tda_demo.kernels.gpu.device import triton_runs
 from tda_demo.kernels.gpu.matrices import Matrices
+from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantise
+from tda_demo.kernels.gpu.rest import MatricesWithRest
 from tda_demo.kernels.gpu.stages import Stages, float_stages, nf4_stages, rest_stages
 from tda_demo.support.errors import UserError
 
@@ -103,6 +105,22 @@ def test_tiles_that_fail_on_the_card_are_never_the_fastest(caplog: pytest.LogCap
 def test_an_arm_without_a_way_that_runs_is_refused() -> None:
     with pytest.raises(UserError, match="cpu"):
         ways.choose_int8(blocks_of(), torch.float32, told([RuntimeError("no")] * 8))
+
+
+def test_blocks_with_a_rest_get_tiles_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = STAGES
+    wide = ([{**tile, "columns": 64} for tile in first], [{**tile, "down_columns": 64} for tile in second])
+    monkeypatch.setattr(ways, "rest_stages", lambda *_: wide)
+    exact = [random_matrices(64, 12, torch.float32, SILU, glu=True, bias=False)]
+    copies = [
+        Nf4Matrices(*(quantise(part) for part in (each.gate, each.up, each.down) if part is not None), *[None] * 3, SILU)
+        for each in exact
+    ]
+    weights = [MatricesWithRest(*pair) for pair in zip(exact, copies, strict=True)]
+    tiles = ways.choose_rest(weights, told(SPARSE))
+    assert (tiles.rows, tiles.splits, tiles.columns) == (2, 2, 64)
+    with pytest.raises(UserError, match="cpu"):
+        ways.choose_rest(weights, told([RuntimeError("no")] * 4))
 
 
 def test_enough_blocks_are_measured_to_be_larger_than_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
