@@ -16,6 +16,7 @@ from ..model.feedforward import FeedForward
 from ..model.projection import Projection
 from ..support.errors import UserError
 from ..support.lazy import torch
+from ..support.progress import Progress, Report, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,18 +89,18 @@ class ModelCopy:
 _kept: WeakKeyDictionary[PreTrainedModel, ModelCopy] = WeakKeyDictionary()
 
 
-def copy_of(lm: LoadedModel) -> tuple[BlockCopy, ...]:
+def copy_of(lm: LoadedModel, report: Report = silent) -> tuple[BlockCopy, ...]:
     """A copy of every block; raises as ``model_copy_of``."""
-    return model_copy_of(lm).blocks
+    return model_copy_of(lm, report).blocks
 
 
-def low_bit_rest(lm: LoadedModel) -> LowBitRest:
+def low_bit_rest(lm: LoadedModel, report: Report = silent) -> LowBitRest:
     """The ``rest`` of active sets of ``lm``; raises as ``model_copy_of``."""
-    return LowBitRest(copy_of(lm), activation_function(lm.model))
+    return LowBitRest(copy_of(lm, report), activation_function(lm.model))
 
 
-def model_copy_of(lm: LoadedModel) -> ModelCopy:
-    """Copies of all blocks, made when first asked for.
+def model_copy_of(lm: LoadedModel, report: Report = silent) -> ModelCopy:
+    """Copies of all blocks, made when first asked for, telling ``report``.
 
     Raises:
         UserError: the values of the weights are not at hand.
@@ -110,7 +111,11 @@ def model_copy_of(lm: LoadedModel) -> ModelCopy:
             "large for the GPU keep elsewhere: choose what does without one."
         )
     if lm.model not in _kept:
-        _kept[lm.model] = _joined([_encoded(block, lm) for block in lm.blocks])
+        encoded = []
+        for block in lm.blocks:
+            report(Progress("Making a 4-bit copy", block.layer, len(lm.blocks), "layers"))
+            encoded.append(_encoded(block, lm))
+        _kept[lm.model] = _joined(encoded)
     return _kept[lm.model]
 
 
