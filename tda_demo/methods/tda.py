@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from ..calibration.cett import squared_strengths, strengths, tail_curve, thresholds
+from ..calibration.priors import strength_kind
 from ..calibration.sensitivity import allocate, sensitivity, share_at
 from ..calibration.sources import ANSWERS, Source
 from ..calibration.thresholds import threshold_table
@@ -59,7 +60,7 @@ class TDA(EvidenceMethod):
 
     @property
     def evidence_kind(self) -> str:
-        return "strength-weighted" if self.weighted else "strength"
+        return strength_kind(self.weighted)
 
     def policy(self, lm: LoadedModel, report: Report, source: Source) -> EvidencePolicy:
         factors = self._factors(len(lm.blocks))
