@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from ..support.files import write_text
 from ..support.progress import terminal_bar
-from .arguments import Commands, add_model
+from .arguments import Commands, add_model, write_json
 
 
 def add(commands: Commands) -> None:
@@ -16,6 +17,7 @@ def add(commands: Commands) -> None:
         "--method", action="append", default=[], metavar="NAME", help="of this method; repeatable; default: all"
     )
     presets.add_argument("--out", type=Path, metavar="FILE", help="write them there, as data/presets.json holds them")
+    presets.add_argument("--candidates", metavar="FILE", help="write everything that was tried there as JSON")
     add_model(presets)
     presets.set_defaults(run=run)
 
@@ -30,9 +32,11 @@ def run(options: argparse.Namespace) -> None:
     use_threads(options.threads)
     with terminal_bar() as report:
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
-        found = find_presets(lm, names, report)
+        found, candidates = find_presets(lm, names, report)
     if options.out:
         write_text(options.out, found.text())
+    if options.candidates:
+        write_json({name: [asdict(row) for row in rows] for name, rows in candidates.items()}, options.candidates)
     print(f"{found.model}, {found.precision}: {found.scored_tokens} tokens of {found.texts} held-out answers")
     for name, presets in found.methods.items():
         for preset in presets:

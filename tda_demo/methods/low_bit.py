@@ -108,7 +108,7 @@ def model_copy_of(lm: LoadedModel, report: Report = silent) -> ModelCopy:
     if any(block.is_quantised or block.is_offloaded for block in lm.blocks):
         raise UserError(
             "A 4-bit copy is made from the weights' values, which bitsandbytes models no longer have and models too "
-            "large for the GPU keep elsewhere: choose what does without one."
+            "large for the GPU keep elsewhere: set rest to skip, or choose another method or precision."
         )
     if lm.model not in _kept:
         encoded = []
