@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 _packers: weakref.WeakKeyDictionary[PreTrainedModel, Packer] = weakref.WeakKeyDictionary()
-# What has run once on a model: the step of these kinds of policy, and without one (None).
+# What has run once on a model: the step of these kinds of policy or rest, and without one (None).
 _ready: weakref.WeakKeyDictionary[PreTrainedModel, set[type | None]] = weakref.WeakKeyDictionary()
 
 
