@@ -6,6 +6,7 @@ In the format of the CPU's kernels (``kernels.q4``), and for the rest of active 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -21,6 +22,7 @@ from ..model.feedforward import FeedForward
 from ..model.projection import Projection
 from ..support.errors import UserError
 from ..support.lazy import torch
+from ..support.progress import Progress, Report, silent
 from .plan import Rest
 
 if TYPE_CHECKING:
@@ -117,16 +119,16 @@ _kept: WeakKeyDictionary[PreTrainedModel, ModelCopy] = WeakKeyDictionary()
 _kept_on_gpu: WeakKeyDictionary[PreTrainedModel, tuple[Nf4Matrices, ...]] = WeakKeyDictionary()
 
 
-def copy_of(lm: LoadedModel) -> tuple[BlockCopy, ...]:
+def copy_of(lm: LoadedModel, report: Report = silent) -> tuple[BlockCopy, ...]:
     """A copy of every block; raises as ``model_copy_of``."""
-    return model_copy_of(lm).blocks
+    return model_copy_of(lm, report).blocks
 
 
-def low_bit_rest(lm: LoadedModel) -> Rest:
+def low_bit_rest(lm: LoadedModel, report: Report = silent) -> Rest:
     """The ``rest`` of active sets of ``lm``, in the format that kernels read where it is; raises as ``model_copy_of``."""
     if lm.device.type == "cuda" and has_nf4_copy(lm):
-        return nf4_rest(lm)
-    return LowBitRest(copy_of(lm), activation_function(lm.model))
+        return nf4_rest(lm, report)
+    return LowBitRest(copy_of(lm, report), activation_function(lm.model))
 
 
 def has_nf4_copy(lm: LoadedModel) -> bool:
@@ -135,7 +137,7 @@ def has_nf4_copy(lm: LoadedModel) -> bool:
     return config.hidden_size % BLOCK == 0 and activation_of(config) is not None
 
 
-def nf4_rest(lm: LoadedModel) -> Nf4Rest:
+def nf4_rest(lm: LoadedModel, report: Report = silent) -> Nf4Rest:
     """The ``rest`` for the kernels of a GPU, its copies made when first asked for; raises as ``model_copy_of``."""
     from ..kernels.gpu.nf4 import Nf4Matrices
 
@@ -143,19 +145,19 @@ def nf4_rest(lm: LoadedModel) -> Nf4Rest:
     if lm.model not in _kept_on_gpu:
         activation = activation_of(lm.model.config.get_text_config())
         assert activation is not None  # see has_nf4_copy
-        _kept_on_gpu[lm.model] = tuple(Nf4Matrices.copied_from(block, activation) for block in lm.blocks)
+        _kept_on_gpu[lm.model] = tuple(Nf4Matrices.copied_from(block, activation) for block in _telling(lm, report))
     return Nf4Rest(_kept_on_gpu[lm.model], activation_function(lm.model))
 
 
-def model_copy_of(lm: LoadedModel) -> ModelCopy:
-    """Copies of all blocks, made when first asked for.
+def model_copy_of(lm: LoadedModel, report: Report = silent) -> ModelCopy:
+    """Copies of all blocks, made when first asked for, telling ``report``.
 
     Raises:
         UserError: the values of the weights are not at hand.
     """
     _need_values(lm)
     if lm.model not in _kept:
-        _kept[lm.model] = _joined([_encoded(block, lm) for block in lm.blocks])
+        _kept[lm.model] = _joined([_encoded(block, lm) for block in _telling(lm, report)])
     return _kept[lm.model]
 
 
@@ -163,8 +165,15 @@ def _need_values(lm: LoadedModel) -> None:
     if any(block.is_quantised or block.is_offloaded for block in lm.blocks):
         raise UserError(
             "A 4-bit copy is made from the weights' values, which bitsandbytes models no longer have and models too "
-            "large for the GPU keep elsewhere: choose what does without one."
+            "large for the GPU keep elsewhere: set rest to skip, or choose another method or precision."
         )
+
+
+def _telling(lm: LoadedModel, report: Report) -> Iterator[FeedForward]:
+    """The blocks, each announced."""
+    for block in lm.blocks:
+        report(Progress("Making a 4-bit copy", block.layer, len(lm.blocks), "layers"))
+        yield block
 
 
 def _encoded(block: FeedForward, lm: LoadedModel) -> BlockCopy:

@@ -68,6 +68,11 @@ class Rest(Protocol):
         ...
 
 
+def rest_note(rest: Rest | None) -> str:
+    """A plan's note on its ``rest``."""
+    return "" if rest is None else "the neurons left out contribute what a 4-bit copy of them says"
+
+
 class Plan(StepTraits, ABC):
     """What a sparse arm decodes under; never changed in place, so arms may start from the same.
 
@@ -166,7 +171,7 @@ class ActiveSets(Plan):
 
     @property
     def note(self) -> str:  # type: ignore[override]
-        return "" if self.rest is None else "the neurons left out contribute what a 4-bit copy of them says"
+        return rest_note(self.rest)
 
     @cached_property
     def indices(self) -> tuple[torch.Tensor, ...]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from ..calibration.cett import strengths
 from ..model.feedforward import FeedForward
 from ..support.lazy import torch
-from .plan import ActiveSets, Plan, Rest, UseObserver
+from .plan import ActiveSets, Plan, Rest, UseObserver, rest_note
 from .policy import Policy, PromptReader
 
 FIRST_COUNTS = 4
@@ -214,6 +214,10 @@ class _DenseTokens(Plan):
     @property
     def any_rest(self) -> Rest | None:
         return self.known.policy.rest
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        return rest_note(self.known.policy.rest)
 
     def on(self, blocks: Iterable[FeedForward], see: UseObserver | None = None) -> ExitStack:
         return ActiveSets(self._everything()).on(blocks, see)
