@@ -23,7 +23,7 @@ from ..model.projection import Projection
 from ..support.errors import UserError
 from ..support.lazy import torch
 from ..support.progress import Progress, Report, silent
-from .plan import Rest
+from .rest import Rest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,10 +64,14 @@ class BlockCopy:
 
 @dataclass(frozen=True, eq=False)
 class LowBitRest:
-    """What neurons left out of active sets contribute, computed from ``copies`` of their blocks (``plan.Rest``)."""
+    """What neurons left out of active sets contribute, computed from ``copies`` of ``blocks`` (``rest.Rest``).
+
+    ``blocks`` are the model's, which have all their biases: those that compute may hold fewer neurons.
+    """
 
     copies: tuple[BlockCopy, ...]
     function: Activation
+    blocks: tuple[FeedForward, ...]
 
     @property
     def neuron_bytes(self) -> tuple[float, ...]:
@@ -75,7 +79,7 @@ class LowBitRest:
 
     def output(self, block: FeedForward, x: torch.Tensor, left_out: torch.Tensor) -> torch.Tensor:
         copy, flat = self.copies[block.layer], x.flatten(0, 1)
-        activations = copy.activations(block, self.function, flat).view(*x.shape[:2], -1)
+        activations = copy.activations(self.blocks[block.layer], self.function, flat).view(*x.shape[:2], -1)
         return multiply_columns(copy.down, (activations * left_out[:, None]).flatten(0, 1)).view(*x.shape[:2], -1)
 
 
@@ -128,7 +132,7 @@ def low_bit_rest(lm: LoadedModel, report: Report = silent) -> Rest:
     """The ``rest`` of active sets of ``lm``, in the format that kernels read where it is; raises as ``model_copy_of``."""
     if lm.device.type == "cuda" and has_nf4_copy(lm):
         return nf4_rest(lm, report)
-    return LowBitRest(copy_of(lm, report), activation_function(lm.model))
+    return LowBitRest(copy_of(lm, report), activation_function(lm.model), lm.blocks)
 
 
 def has_nf4_copy(lm: LoadedModel) -> bool:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 from ..kernels.reference import limit
 from ..model.feedforward import FeedForward
 from ..support.lazy import nn, torch
+from .rest import Rest, add_rest, rest_note
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,26 +51,6 @@ class StepTraits:
     full: frozenset[str] = frozenset()
     extra_bytes: int = 0
     rest_bytes: tuple[float, ...] = ()
-
-
-class Rest(Protocol):
-    """What the neurons outside an active set contribute, in a cheaper way than their own weights."""
-
-    @property
-    def neuron_bytes(self) -> tuple[float, ...]:
-        """What a step reads of such a neuron, by layer."""
-        ...
-
-    def output(self, block: FeedForward, x: torch.Tensor, left_out: torch.Tensor) -> torch.Tensor:
-        """What the neurons ``left_out`` bool [texts, d_ff] add for the block's input ``x`` [texts, T, d], T tokens of
-        each text: float32 [texts, T, d].
-        """
-        ...
-
-
-def rest_note(rest: Rest | None) -> str:
-    """A plan's note on its ``rest``."""
-    return "" if rest is None else "the neurons left out contribute what a 4-bit copy of them says"
 
 
 class Plan(StepTraits, ABC):
@@ -208,7 +188,7 @@ class ActiveSets(Plan):
             for block, mask in zip(blocks, self.masks, strict=True):
                 if see is not None or not mask.all():
                     hooks.callback(block.down.register_forward_pre_hook(_mask_hook(block, mask, see)).remove)
-                self._add_rest(block, mask, hooks)
+                hooks.enter_context(add_rest(block, mask, self.rest))
             return hooks.pop_all()
 
     def packed(self, blocks: Iterable[FeedForward], see: UseObserver | None = None) -> ExitStack:
@@ -217,24 +197,8 @@ class ActiveSets(Plan):
             for block, indices, mask in zip(blocks, self.indices, self.masks, strict=True):
                 if len(indices) < block.d_ff:
                     restorations.callback(limit(block, indices))
-                self._add_rest(block, mask, restorations)
+                restorations.enter_context(add_rest(block, mask, self.rest))
             return restorations.pop_all()
-
-    def _add_rest(self, block: FeedForward, mask: torch.Tensor, hooks: ExitStack) -> None:
-        """Has the block's output hold what the neurons outside ``mask`` contribute, until ``hooks`` are closed."""
-        if self.rest is None or mask.all():
-            return
-        rest, added = self.rest, []
-
-        def before(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            x = inputs[0].view(len(mask), -1, inputs[0].shape[-1])  # opt flattens its batch
-            added[:] = [rest.output(block, x, ~mask)]
-
-        def after(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-            return output + added.pop().view_as(output).to(output.dtype)
-
-        hooks.callback(block.linears[0].register_forward_pre_hook(before).remove)
-        hooks.callback(block.down.register_forward_hook(after).remove)
 
     def active(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
         return self.masks[block.layer][:, None]

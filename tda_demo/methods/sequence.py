@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from ..calibration.cett import strengths
 from ..model.feedforward import FeedForward
 from ..support.lazy import torch
-from .plan import ActiveSets, Plan, Rest, UseObserver, rest_note
+from .plan import ActiveSets, Plan, UseObserver
 from .policy import Policy, PromptReader
+from .rest import Rest, rest_note
 
 FIRST_COUNTS = 4
 

@@ -22,11 +22,13 @@ from transformers import Gemma3Config, GPTNeoXConfig, OPTConfig, Phi3Config
 
 from tda_demo.decode.arm import Prefill
 from tda_demo.decode.cpu.fast_linears import CompiledLinear, FastLinearsEngine
+from tda_demo.decode.cpu.rest_blocks import PackedRest, packed_rest
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.kernels.cpu import cores
 from tda_demo.kernels.cpu.linear import NeuronMajor, RowMajor
 from tda_demo.kernels.formats import FORMATS, encode, encode_by_neuron
 from tda_demo.methods import TDA, ActiveSets
+from tda_demo.methods.low_bit import low_bit_rest
 from tda_demo.model.loading import LoadedModel
 from tda_demo.race import RaceSettings, race
 
@@ -106,6 +108,47 @@ def test_any_active_set_gives_the_logits_of_zeroed_neurons(
     expected = zeroed_logits(lm, active, 40)
     assert (arm.step(40) - expected).abs().max() < TOLERANCE[precision] * expected.abs().max()
     assert [each.shape[1] for each in arm.activations()] == list(counts)
+
+
+@pytest.mark.parametrize("counts", [(0, 0, 0), (1, 33, 70)])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("make", [lambda: tiny("opt"), odd_gpt_neox, long_rope_phi3, multimodal_gemma3])
+def test_neurons_left_out_contribute_what_their_copy_says(
+    make: Callable[[], LoadedModel], precision: str, counts: tuple[int, ...]
+) -> None:
+    """The loops round activations times scales to int8, which narrow models do not average out."""
+    lm = stored(make(), precision)
+    kept = tuple(min(count, lm.blocks[0].d_ff) for count in counts)
+    engine, prefill = prefilled(lm, ActiveSets(random_sets(lm, kept).masks, low_bit_rest(lm)))
+    arm = engine.sparse_arm(prefill, 1)
+    expected = EagerEngine(lm).sparse_arm(prefill, 1).step(40)
+    assert (arm.step(40) - expected).norm() < 3e-2 * expected.norm()
+    assert [each.shape[1] for each in arm.activations()] == list(kept)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("make", [lambda: tiny("opt"), long_rope_phi3])
+def test_a_rest_is_computed_by_any_number_of_threads(make: Callable[[], LoadedModel], threads: int) -> None:
+    lm = make()
+    sets = ActiveSets(random_sets(lm, (0, 37, 69)).masks, low_bit_rest(lm))
+    rest = packed_rest(sets, lm.model.config)
+    assert isinstance(rest, PackedRest) and sets.rest is not None
+    x = torch.randn(1, 1, 32)
+    for block, mask in zip(lm.blocks, sets.masks, strict=True):
+        with cores(threads):
+            out, again = (rest.output(block, x, ~mask) for _ in range(2))
+        expected = sets.rest.output(block, x, ~mask)
+        assert torch.equal(out, again) and (out - expected).norm() <= 3e-2 * expected.norm()  # relu may give zeros
+
+
+def test_a_rest_goes_with_its_set() -> None:
+    lm = tiny("opt")
+    engine, prefill = prefilled(lm, ActiveSets(random_sets(lm, (0, 9, 30)).masks, low_bit_rest(lm)))
+    arm = engine.dense_arm(prefill, 3)
+    expected = engine.dense_arm(prefill, 1).step(40)
+    arm.use(prefill.plan)
+    arm.use(None)
+    assert torch.equal(arm.step(40), expected)
 
 
 @pytest.mark.parametrize("precision", FORMATS)

@@ -20,7 +20,8 @@ from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, feed_forwa
 from tda_demo.kernels.gpu.choice import choose_float, multiprocessors
 from tda_demo.kernels.gpu.device import graph_ms, graph_runner
 from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantise
-from tda_demo.kernels.gpu.stages import float_stages, nf4_stages
+from tda_demo.kernels.gpu.rest import MatricesWithRest
+from tda_demo.kernels.gpu.stages import float_stages, nf4_stages, rest_stages
 from tda_demo.methods import TDA
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="needs a CUDA device")]
@@ -45,6 +46,14 @@ def test_every_tiling_that_is_tried_is_right_at_real_shapes(d: int, d_ff: int) -
     for option in (option for stage in nf4_stages(d, multiprocessors(DEVICE)) for option in stage):
         tiles = dataclasses.replace(Tiles(columns=512, down_columns=512), **option)
         out = feed_forward(nf4, x, active, Scratch.for_(nf4, 1, tiles, x.dtype), tiles)
+        assert relative_error(out, expected) < TOLERANCE[torch.bfloat16], tiles
+    with_rest = MatricesWithRest(matrices, nf4)
+    left_out = torch.ones(d_ff, dtype=torch.bool, device=DEVICE).index_fill(0, indices, False).nonzero().squeeze(1)
+    active.set(indices, left_out)
+    expected = reference(matrices, x, indices)[1] + reference(nf4.decode(), x, left_out)[1]
+    for option in (option for stage in rest_stages(d, multiprocessors(DEVICE)) for option in stage):
+        tiles = dataclasses.replace(Tiles(columns=512, down_columns=512), **option)
+        out = feed_forward(with_rest, x, active, Scratch.for_(with_rest, 1, tiles, x.dtype), tiles)
         assert relative_error(out, expected) < TOLERANCE[torch.bfloat16], tiles
 
 

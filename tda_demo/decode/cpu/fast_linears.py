@@ -17,6 +17,8 @@ from ...kernels.cpu import cores
 from ...kernels.cpu.linear import NeuronMajor, RowMajor
 from ...methods.plan import ActiveSets, Plan, UseObserver
 from ...methods.policy import Policy
+from ...methods.rest import add_rest
+from ...methods.sequence import SequencePolicy
 from ...model.feedforward import find_blocks
 from ...model.precision import head_format
 from ...support.progress import Progress, Report, silent
@@ -24,6 +26,7 @@ from ..arm import Prefill
 from ..eager import EagerArm, EagerEngine
 from ..shared_model import modules_of_a_step, share_weights
 from ..weight_bytes import StepBytes, stored_bytes
+from .rest_blocks import packed_rest
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -56,7 +59,10 @@ class FastLinearsEngine(EagerEngine):
 
         super().warm_up(report, policy)
         report(Progress("Preparing the compiled linears", 0, 0, "steps"))
-        FastLinearsArm(self.lm, self.linears, DynamicCache(), self.step_bytes).step(0)
+        arm = FastLinearsArm(self.lm, self.linears, DynamicCache(), self.step_bytes)
+        if isinstance(policy, SequencePolicy) and policy.rest is not None:
+            arm.use(ActiveSets.of([torch.arange(block.d_ff) == 0 for block in self.lm.blocks], policy.rest))
+        arm.step(0)
 
     def dense_arm(self, prefill: Prefill, room: int) -> FastLinearsArm:
         return FastLinearsArm(self.lm, self.linears, prefill.cache, self.step_bytes)
@@ -75,9 +81,12 @@ class FastLinearsArm(EagerArm):
     def _install(self, plan: Plan, see: UseObserver) -> ExitStack:
         if plan.sets is None:
             return plan.on(self.blocks, see)
-        restoration = ExitStack()
-        install_linears(pack_linears(self.linears, self.model, plan.sets), self.model)
+        sets, restoration = plan.sets, ExitStack()
+        install_linears(pack_linears(self.linears, self.model, sets), self.model)
         restoration.callback(install_linears, self.linears, self.model)
+        rest = packed_rest(sets, self.model.config.get_text_config())
+        for block, mask in zip(self.blocks, sets.masks, strict=True):
+            restoration.enter_context(add_rest(block, mask, rest))
         return restoration
 
     def step(self, token: int) -> torch.Tensor:

@@ -30,8 +30,8 @@ from ...kernels.gpu.choice import KernelChoice, choose_rest
 from ...kernels.gpu.device import current_device, eager_runner, graph_runner, triton_runs
 from ...kernels.gpu.rest import MatricesWithRest
 from ...methods.low_bit import Nf4Rest
-from ...methods.plan import Rest
 from ...methods.policy import Policy
+from ...methods.rest import Rest
 from ...methods.sequence import SequencePolicy
 from ...model.configuration import has_length_dependent_rope
 from ...model.family import family_of

@@ -1,0 +1,64 @@
+"""The rest of active sets on transformers with compiled linears: packed low-bit copies and the loops over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...kernels.activations import activation_of
+from ...kernels.cpu.q4_columns import gather_columns
+from ...kernels.cpu.rest_block import RestBlock
+from ...kernels.q4 import TILE
+from ...methods.low_bit import BlockCopy, LowBitRest
+from ...methods.plan import ActiveSets
+from ...methods.rest import Rest
+from ...model.feedforward import FeedForward
+from ...model.projection import Projection
+
+
+@dataclass(frozen=True, eq=False)
+class PackedRest:
+    """``methods.rest.Rest`` for one row of one text and the neurons that were packed: a block of each layer."""
+
+    neuron_bytes: tuple[float, ...]
+    blocks: tuple[RestBlock, ...]
+
+    def output(self, block: FeedForward, x: torch.Tensor, left_out: torch.Tensor) -> torch.Tensor:
+        return self.blocks[block.layer].output(x.view(-1)).view(x.shape[0], x.shape[1], -1)
+
+
+def packed_rest(sets: ActiveSets, config: Any) -> Rest | None:
+    """What the neurons outside ``sets`` contribute, in compiled loops where these know the model's function."""
+    rest, activation = sets.rest, activation_of(config)
+    if not isinstance(rest, LowBitRest) or activation is None:
+        return rest
+    masks = zip(rest.blocks, rest.copies, sets.masks, strict=True)
+    packed = tuple(_pack(block, copy, (~mask[0]).nonzero().squeeze(1).numpy(), activation) for block, copy, mask in masks)
+    return PackedRest(rest.neuron_bytes, packed)
+
+
+def _pack(block: FeedForward, copy: BlockCopy, chosen: np.ndarray, activation: int) -> RestBlock:
+    like = copy.down.tiles
+    down = np.empty((-(-len(chosen) // TILE), *like.shape[1:]), np.uint8)
+    gather_columns(like.view(np.uint16), chosen, torch.get_num_threads(), down.view(np.uint16))
+    gate, gate_bias = copy.up.records[:0], np.empty(0, np.float32)
+    if copy.gate is not None and block.gate is not None:
+        gate, gate_bias = copy.gate.records[chosen], _bias(block.gate, chosen)
+    return RestBlock(
+        gate=gate,
+        up=copy.up.records[chosen],
+        down=down,
+        gate_bias=gate_bias,
+        up_bias=_bias(block.up, chosen),
+        output_scales=copy.down.output_scales,
+        activation=activation,
+    )
+
+
+def _bias(projection: Projection, chosen: np.ndarray) -> np.ndarray:
+    """float32 [chosen], zeros where it has none."""
+    bias = projection.bias
+    return np.zeros(len(chosen), np.float32) if bias is None else bias.float().numpy()[chosen]

@@ -1,0 +1,79 @@
+"""What neurons left out of a block contribute, from packed low-bit copies (``kernels.q4``): one call a block.
+
+For decoders that the compiled step does not cover: transformers runs the model, ``linear`` its matrices and this what
+``rest`` computes within the step, of GLU and plain blocks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import get_num_threads, njit, prange
+
+from ..q4 import GROUP, RECORD, TILE
+from .elementwise import activate_all
+from .q4_columns import add_columns
+from .q4_rows import matvec, quantise
+from .rows import FAST, f32
+
+
+class RestBlock(NamedTuple):
+    """Copies of the neurons that a block leaves out, side by side; ``gate`` and ``gate_bias`` are empty in plain blocks.
+
+    ``activation`` is one of ``kernels.activations``.
+    """
+
+    gate: np.ndarray  # uint8 [neurons or 0, records, 40]
+    up: np.ndarray  # uint8 [neurons, records, 40]
+    down: np.ndarray  # uint8 [neurons / 16, chunks, 320]
+    gate_bias: np.ndarray  # float32 [neurons or 0]
+    up_bias: np.ndarray  # float32 [neurons]
+    output_scales: np.ndarray  # float32 [outputs]
+    activation: int
+
+    def output(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [columns] -> a new float32 [outputs]."""
+        out = torch.empty(len(self.output_scales))
+        rest_product(self, x.contiguous().numpy(), get_num_threads(), out.numpy())
+        return out
+
+
+@njit(parallel=True, fastmath=FAST, nogil=True, cache=True)
+def rest_product(block, x, threads, out):
+    """out = what the neurons of ``block`` contribute for x.
+
+    Each thread takes some tiles of neurons; the parts are added in order, so equal inputs give equal bits.
+    """
+    neurons, records = block.up.shape[0], block.up.shape[1]
+    tiles, chunks = block.down.shape[0], block.down.shape[1]
+    codes, factors = np.empty(records * RECORD, np.int8), np.empty((records, 4), f32)
+    quantise(x, codes, factors)
+    partial = np.zeros((threads, chunks * GROUP), f32)
+    for t in prange(threads):
+        first, last = tiles * t // threads, tiles * (t + 1) // threads
+        start = first * TILE
+        count = min(last * TILE, neurons) - start
+        if count > 0:
+            a = np.zeros((last - first) * TILE, f32)
+            if block.gate.shape[0] > 0:
+                linear = np.empty(count, f32)
+                matvec(block.gate, codes, factors, start, start + count, a)
+                matvec(block.up, codes, factors, start, start + count, linear)
+                for i in range(count):
+                    a[i] += block.gate_bias[start + i]
+                activate_all(a, 0, count, block.activation)
+                for i in range(count):
+                    a[i] *= linear[i] + block.up_bias[start + i]
+            else:
+                matvec(block.up, codes, factors, start, start + count, a)
+                for i in range(count):
+                    a[i] += block.up_bias[start + i]
+                activate_all(a, 0, count, block.activation)
+            add_columns(block.down, first, last, a, partial[t])
+    for j in range(out.shape[0]):
+        total = f32(0)
+        for t in range(threads):
+            total += partial[t, j]
+        out[j] = total * block.output_scales[j]
