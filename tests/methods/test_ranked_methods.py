@@ -160,7 +160,9 @@ def test_a_neuron_that_does_not_fire_gets_no_vote() -> None:
 
 
 @pytest.mark.usefixtures("little_text")
-@pytest.mark.parametrize("method", [GRIFFIN(keep=0), CoreInfer(0, 0, 0, 0), Random(keep=0), Magnitude(keep=0), Prior(keep=0)])
+@pytest.mark.parametrize(
+    "method", [GRIFFIN(keep=0), CoreInfer(0, 0, 0, 0), Random(keep=0), Magnitude(keep=0), Prior(keep=0)]
+)
 def test_no_neuron_kept_still_decodes(lm: LoadedModel, method: Method) -> None:
     engine = engine_for(lm)
     prefill = engine.prefill(lm.prompt_ids(PROMPT), method.bind(lm))
