@@ -1,7 +1,7 @@
 """What each layer's sparsity costs, and how a budget of neurons is spread over the layers by it.
 
-How much a text suffers is measured a layer at a time: the KL with that layer alone sparse, at one CETT, on
-calibration texts. Our reading of how that grows: with the square of the layer's relative output error, as KL does for small changes
+How much a text suffers is measured a layer at a time: the KL with that layer alone sparse, at one CETT, on calibration
+texts. Our reading of how that grows: with the square of the layer's relative output error, as KL does for small changes
 of the logits; and that the layers' costs add up. The allocation is then the cheapest choice of one CETT a layer that
 keeps the neurons paid for: for a price per neuron every layer takes the CETT that is cheapest at that price, and the
 price is found by bisection.

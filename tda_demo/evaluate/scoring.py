@@ -70,7 +70,8 @@ class SparsePass:
 
     ``kept`` neurons, float64 [texts, layers]; ``unread`` weight bytes in the MLP and elsewhere, float64 [texts, 2],
     None where they follow from the neurons; ``copied`` neurons that were packed anew, and low-bit ones,
-    float64 [texts, 2] a layer, [] where sets are packed before the first token only, or not at all. ``served`` are the plans that served.
+    float64 [texts, 2] a layer, [] where sets are packed before the first token only, or not at all. ``served`` are the
+    plans that served.
     """
 
     logits: torch.Tensor

@@ -17,6 +17,7 @@ belong to one output, and 16 of them fit into 16 bits.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +32,10 @@ TILE = 16  # neurons
 TILE_BYTES = TILE * GROUP // 2 + 4 * TILE
 X_ONE = 127  # of a rounded vector's largest
 
+f32 = np.float32
 _SHRINKINGS = (1.0, 0.88)  # of a group's range; clipping its ends a little costs less than coarse steps
 _REFITS = 3  # of scale and minimum to the codes, and of the codes to them; both shrinkings: a sixth less squared error
-_AT_ONCE = 4096  # groups, which fit into a core's cache
+_AT_ONCE = 2048  # groups, which fit into a core's cache
 _CODES = RECORD // 2  # bytes of a record
 _TILE_CODES = TILE * GROUP // 2  # bytes of a tile
 
@@ -84,7 +86,7 @@ def encode(weight: torch.Tensor) -> Q4Rows:
     One whose groups have a scale and a minimum in half precision and codes from 0 to 15, both of them met, is held
     exactly.
     """
-    matrix = weight.detach().float().cpu()
+    matrix = weight.detach().float().cpu().numpy()
     rows, columns = matrix.shape
     codes, scales, minima = _fit(_filled_up(matrix, RECORD))
     halves = codes.reshape(rows, -1, 2, 2, GROUP // 2)
@@ -95,8 +97,8 @@ def encode(weight: torch.Tensor) -> Q4Rows:
 
 def encode_columns(weight: torch.Tensor, output_scales: np.ndarray) -> Q4Columns:
     """The copy of ``weight`` [outputs, neurons], any float type, with float32 ``output_scales`` [outputs]."""
-    by_output = torch.from_numpy(np.where(output_scales > 0, output_scales, np.float32(1)))
-    matrix = (weight.detach().float().cpu() / by_output[:, None]).T
+    by_output = np.where(output_scales > 0, output_scales, f32(1))
+    matrix = weight.detach().float().cpu().numpy().T / by_output
     neurons = len(matrix)
     codes, scales, minima = (
         np.pad(each, ((0, -neurons % TILE), *([(0, 0)] * (each.ndim - 1)))) for each in _fit(_filled_up(matrix, GROUP))
@@ -110,66 +112,76 @@ def encode_columns(weight: torch.Tensor, output_scales: np.ndarray) -> Q4Columns
     return Q4Columns(np.concatenate([nibbles, in_order.view(np.uint8)], axis=2), neurons, output_scales)
 
 
-def _filled_up(matrix: torch.Tensor, multiple: int) -> torch.Tensor:
+def _filled_up(matrix: np.ndarray, multiple: int) -> np.ndarray:
     """``matrix`` [rows, columns] with columns filled up: a group begun with its last weight, others with zeros.
 
     What stands for no weight then widens no range; what it is multiplied with is zero.
     """
-    columns = matrix.shape[1]
-    begun = matrix[:, -1:].expand(-1, -columns % GROUP)
-    filled = torch.cat([matrix, begun], dim=1)
-    return torch.nn.functional.pad(filled, (0, -filled.shape[1] % multiple))
+    begun = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % GROUP)), "edge")
+    return np.pad(begun, ((0, 0), (0, -begun.shape[1] % multiple)))
 
 
-def _fit(matrix: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes uint8 [rows, groups, 32], scales and minima float16 [rows, groups] of float32 [rows, 32 * groups]."""
-    rows, groups = len(matrix), matrix.shape[1] // GROUP
-    parts = [_best(part.T.contiguous()) for part in matrix.reshape(-1, GROUP).split(_AT_ONCE)]
-    codes = torch.cat([part[0].T for part in parts]).view(rows, groups, GROUP)
-    scales, minima = (torch.cat([part[k] for part in parts]).view(rows, groups) for k in (1, 2))
-    return codes.numpy(), scales.numpy(), minima.numpy()
+def _fit(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes uint8 [rows, groups, 32], scales and minima float16 [rows, groups] of float32 [rows, 32 * groups].
+
+    In threads of Python's, for each of which numpy computes a part alone: torch has all its threads share each small
+    operation and wait for each other, which takes a hundred times as long where others use the cores too.
+    """
+    groups = matrix.reshape(-1, GROUP)
+    parts = [groups[start : start + _AT_ONCE] for start in range(0, len(groups), _AT_ONCE)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        codes, scales, minima = (np.concatenate(each) for each in zip(*pool.map(_best, parts), strict=True))
+    shape = len(matrix), matrix.shape[1] // GROUP
+    return codes.reshape(*shape, GROUP), scales.reshape(shape), minima.reshape(shape)
 
 
-def _best(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes uint8 [32, groups], scales and minima float16 [groups] with about the least squared error."""
-    lowest, span = weights.amin(dim=0), weights.amax(dim=0) - weights.amin(dim=0)
+def _best(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes uint8 [groups, 32], scales and minima float16 [groups] with about the least squared error."""
+    weights = np.ascontiguousarray(groups.T)
+    lowest, span = weights.min(axis=0), np.ptp(weights, axis=0)
     scales, minima = _half(span / LEVELS), _half(lowest)
     least = _error(weights, scales, minima)
     exact = least == 0  # what cannot be better must not be moved by a refit's rounding
     for shrinking in _SHRINKINGS:
-        scale, minimum = span * (shrinking / LEVELS), lowest + span * ((1 - shrinking) / 2)
+        scale, minimum = span * f32(shrinking / LEVELS), lowest + span * f32((1 - shrinking) / 2)
         for _ in range(_REFITS):
             scale, minimum = _refit(weights, _codes(weights, scale, minimum))
         error = _error(weights, scale, minimum)
         better = (error < least) & ~exact
-        least = torch.where(better, error, least)
-        scales, minima = torch.where(better, scale, scales), torch.where(better, minimum, minima)
-    return _codes(weights, scales, minima).to(torch.uint8), scales.half(), minima.half()
+        least = np.where(better, error, least)
+        scales, minima = np.where(better, scale, scales), np.where(better, minimum, minima)
+    codes = _codes(weights, scales, minima).astype(np.uint8)
+    return np.ascontiguousarray(codes.T), scales.astype(np.float16), minima.astype(np.float16)
 
 
-def _half(numbers: torch.Tensor) -> torch.Tensor:
+def _half(numbers: np.ndarray) -> np.ndarray:
     """As half precision holds them, float32; the largest it has where it has none as large."""
-    most = torch.finfo(torch.float16).max
-    return numbers.clamp(-most, most).half().float()
+    most = np.finfo(np.float16).max
+    return numbers.clip(-most, most).astype(np.float16).astype(np.float32)
 
 
-def _codes(weights: torch.Tensor, scales: torch.Tensor, minima: torch.Tensor) -> torch.Tensor:
+def _codes(weights: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> np.ndarray:
     """The nearest ones, float32 [32, groups]; zeros where the scale is zero."""
-    steps = torch.where(scales > 0, 1 / scales, 0)
-    return ((weights - minima) * steps).round_().clamp_(0, LEVELS)
+    codes = weights - minima
+    codes *= np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
+    return np.rint(codes, out=codes).clip(0, LEVELS, out=codes)
 
 
-def _error(weights: torch.Tensor, scales: torch.Tensor, minima: torch.Tensor) -> torch.Tensor:
+def _error(weights: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> np.ndarray:
     """The squared one of the nearest codes, float32 [groups]."""
-    return (_codes(weights, scales, minima).mul_(scales).add_(minima).sub_(weights)).square_().sum(dim=0)
+    error = _codes(weights, scales, minima)
+    error *= scales
+    error += minima
+    error -= weights
+    return np.square(error, out=error).sum(axis=0)
 
 
-def _refit(weights: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _refit(weights: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The scales and minima in half precision, as float32 [groups], with the least squared error for these codes."""
-    total, total_codes = weights.sum(dim=0), codes.sum(dim=0)
-    spread = GROUP * codes.square().sum(dim=0) - total_codes.square()
-    slope = GROUP * (codes * weights).sum(dim=0) - total_codes * total
-    scales = _half(torch.where(spread > 0, slope / spread, 0))
+    total, total_codes = weights.sum(axis=0), codes.sum(axis=0)
+    spread = GROUP * np.square(codes).sum(axis=0) - np.square(total_codes)
+    slope = GROUP * (codes * weights).sum(axis=0) - total_codes * total
+    scales = _half(np.divide(slope, spread, out=np.zeros_like(slope), where=spread > 0))
     return scales, _half((total - scales * total_codes) / GROUP)
 
 

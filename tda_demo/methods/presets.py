@@ -21,8 +21,8 @@ FILE = DATA / "presets.json"
 
 @dataclass(frozen=True)
 class Preset:
-    """``kl`` in nats per token and ``agreement`` over the held-out answers, ``mlp_share`` of the dense model's MLP bytes
-    that a step reads, ``byte_bound`` of the whole step; ``speedup`` over dense as measured, None where it was not.
+    """``kl`` in nats per token and ``agreement`` over the held-out answers; ``mlp_share`` of the dense model's MLP bytes
+    is what a step reads, ``byte_bound`` is of the whole step; ``speedup`` is None where it was not measured.
     """
 
     name: str

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from ..kernels.q4 import RECORD, RECORD_BYTES
 from ..model.precision import PRECISIONS, Device, default_precision, precisions_on
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED = "SmolLM2-135M-Instruct"
 
+_LOW_BIT = RECORD_BYTES / RECORD  # bytes a weight
 _TOKENS = 2_560  # of a long prompt and the longest answer
 _CACHES = 3  # the prompt's, and one for each arm
 
@@ -105,14 +107,14 @@ class Entry:
         per_weight = PRECISIONS[precision].bytes_per_weight
         if device == "cpu":
             # transformers' float32 model reads prompts; the compiled step has its own copy, and another one of the
-            # neurons it keeps.
+            # neurons it keeps; a low-bit copy says what the others contribute, and is packed too.
             number = 4
-            weights = self.parameters * (4 + per_weight) + matrices * per_weight
+            weights = self.parameters * (4 + per_weight) + matrices * (per_weight + 2 * _LOW_BIT)
         else:
             # Packed copies of the neurons kept, or down projections laid out by neuron beside those of bitsandbytes,
-            # which quantises neither the embedding nor the head.
+            # which quantises neither the embedding nor the head; and the low-bit copy.
             number = PRECISIONS[precision].number_bytes
-            weights = self.tables * number + 2 * matrices * per_weight
+            weights = self.tables * number + matrices * (2 * per_weight + _LOW_BIT)
         return weights + 2.0 * self.layers * self.cached * number * _TOKENS * _CACHES
 
 

@@ -27,9 +27,7 @@ from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.hooks import intercept
 from tda_demo.model.loading import LoadedModel
 
-CLOSE = (
-    2e-2  # of the logits' norm: kernels round activations times scales to int8, which narrow models do not average out
-)
+CLOSE = 2e-2  # of the logits' norm: kernels round activations times scales to int8, and these models are narrow
 
 
 @dataclass(frozen=True, eq=False)

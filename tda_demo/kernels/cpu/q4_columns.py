@@ -221,7 +221,7 @@ def _packed(builder: Any, wholes: list[Any]) -> Any:
     to_shorts = external(builder, "llvm.x86.sse2.packssdw.128", eight, four, four)
     to_bytes = external(builder, "llvm.x86.sse2.packsswb.128", ir.VectorType(int8, 16), eight, eight)
     halves = [
-        [builder.shuffle_vector(whole, whole, vector(range(4 * k, 4 * k + 4), int32)) for k in range(2)]
+        [builder.shuffle_vector(whole, whole, vector([4 * k + i for i in range(4)], int32)) for k in range(2)]
         for whole in wholes
     ]
     return builder.call(to_bytes, [builder.call(to_shorts, pair) for pair in halves])
