@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,7 @@ from token_methods import LIKE_LLAMA, inputs, rule_of
 from tda_demo.kernels.q4 import decode, decode_columns
 from tda_demo.model.configuration import activation_function
 
-
-@pytest.fixture(autouse=True)
-def thresholds(own_cache: Path) -> Path:
-    return own_cache
+pytestmark = pytest.mark.usefixtures("little_text")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
