@@ -69,6 +69,8 @@ def _text(written: list[Answer]) -> str:
 
 
 def _parse(rows: Any) -> list[Answer]:
+    if not rows:
+        raise ValueError("there is no answer")
     return [Answer(tuple(row["question"]), tuple(row["answer"]), bool(row["held_out"])) for row in rows]
 
 
