@@ -78,7 +78,7 @@ def test_an_engine_computes_what_the_rule_says_and_counts_what_it_reads(family: 
     assert prefill.plan is rule and prefill.fired.shape == (len(PROMPT_IDS), 3)
     dense, arm = engine.dense_arm(prefill, len(STEPS)), cast(Any, engine.sparse_arm(prefill, len(STEPS)))
     expected = cast(Any, EagerEngine(lm).sparse_arm(prefill, len(STEPS)))
-    # Of a sketch compiled kernels round products of activations and scales, by which later layers' strengths differ too.
+    # Of a sketch compiled kernels round products of activations and scales; later layers' strengths differ by it.
     close, share = (2e-2, 0.5) if name == "sketch" else (2e-3, 0.8)
     agreeing, counts = 0, []
     for token in STEPS:
