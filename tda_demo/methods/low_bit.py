@@ -13,7 +13,6 @@ from ..kernels.formats import encode_by_neuron
 from ..kernels.q4 import Q4Columns, Q4Rows, encode, encode_columns, multiply, multiply_columns
 from ..model.configuration import Activation, activation_function
 from ..model.feedforward import FeedForward
-from ..model.projection import Projection
 from ..support.errors import UserError
 from ..support.lazy import torch
 from ..support.progress import Progress, Report, silent
@@ -26,11 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class BlockCopy:
-    """A block in five bits a weight; ``gate`` is None in plain blocks."""
+    """A block in five bits a weight; ``gate`` is None in plain blocks.
+
+    The biases [d_ff] are the block's whole ones, None where it has none: the block's own shrink with an active set.
+    """
 
     gate: Q4Rows | None
     up: Q4Rows
     down: Q4Columns
+    gate_bias: torch.Tensor | None = None
+    up_bias: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
@@ -43,14 +47,14 @@ class BlockCopy:
         rows = 1 if self.gate is None else 2
         return rows * self.up.neuron_nbytes + self.down.neuron_nbytes
 
-    def products(self, block: FeedForward, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """What gate (None in plain blocks) and up give for ``x`` [T, d], biases of ``block`` included: [T, d_ff]."""
-        gate = None if self.gate is None or block.gate is None else _plus_bias(multiply(self.gate, x), block.gate)
-        return gate, _plus_bias(multiply(self.up, x), block.up)
+    def products(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """What gate (None in plain blocks) and up give for ``x`` [T, d], biases included: [T, d_ff]."""
+        gate = None if self.gate is None else _plus(multiply(self.gate, x), self.gate_bias)
+        return gate, _plus(multiply(self.up, x), self.up_bias)
 
-    def activations(self, block: FeedForward, function: Activation, x: torch.Tensor) -> torch.Tensor:
-        """The activations that the copy of ``block`` gives for ``x`` [T, d], float32 [T, d_ff]."""
-        gate, up = self.products(block, x)
+    def activations(self, function: Activation, x: torch.Tensor) -> torch.Tensor:
+        """The activations that the copy gives for ``x`` [T, d], float32 [T, d_ff]."""
+        gate, up = self.products(x)
         return function(up) if gate is None else function(gate) * up
 
 
@@ -67,7 +71,7 @@ class LowBitRest:
 
     def output(self, block: FeedForward, x: torch.Tensor, left_out: torch.Tensor) -> torch.Tensor:
         copy, flat = self.copies[block.layer], x.flatten(0, 1)
-        activations = copy.activations(block, self.function, flat).view(*x.shape[:2], -1)
+        activations = copy.activations(self.function, flat).view(*x.shape[:2], -1)
         return multiply_columns(copy.down, (activations * left_out[:, None]).flatten(0, 1)).view(*x.shape[:2], -1)
 
 
@@ -120,9 +124,9 @@ def model_copy_of(lm: LoadedModel, report: Report = silent) -> ModelCopy:
 
 
 def _encoded(block: FeedForward, lm: LoadedModel) -> BlockCopy:
-    gate = None if block.gate is None else encode(block.gate.weight)
+    gate, gate_bias = (None, None) if block.gate is None else (encode(block.gate.weight), block.gate.bias)
     down = encode_columns(block.output_weight(), _output_scales(block, lm))
-    return BlockCopy(gate, encode(block.up.weight), down)
+    return BlockCopy(gate, encode(block.up.weight), down, gate_bias, block.up.bias)
 
 
 def _output_scales(block: FeedForward, lm: LoadedModel) -> np.ndarray:
@@ -142,14 +146,15 @@ def _joined(blocks: list[BlockCopy]) -> ModelCopy:
         row, tile = slice(*rows[layer : layer + 2]), slice(*tiles[layer : layer + 2])
         columns = block.up.columns
         parts.append(
-            BlockCopy(
-                None if gate is None else Q4Rows(gate[row], columns),
-                Q4Rows(up[row], columns),
-                dataclasses.replace(block.down, tiles=down[tile]),
+            dataclasses.replace(
+                block,
+                gate=None if gate is None else Q4Rows(gate[row], columns),
+                up=Q4Rows(up[row], columns),
+                down=dataclasses.replace(block.down, tiles=down[tile]),
             )
         )
     return ModelCopy(tuple(parts), gate, up, down, rows, tiles)
 
 
-def _plus_bias(outputs: torch.Tensor, projection: Projection) -> torch.Tensor:
-    return outputs if projection.bias is None else outputs + projection.bias
+def _plus(outputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return outputs if bias is None else outputs + bias

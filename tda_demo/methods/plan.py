@@ -199,7 +199,7 @@ class ActiveSets(Plan):
             for block, mask in zip(blocks, self.masks, strict=True):
                 if see is not None or not mask.all():
                     hooks.callback(block.down.register_forward_pre_hook(_mask_hook(block, mask, see)).remove)
-                self._add_rest(block, mask, hooks)
+                self.add_rest(block, mask, hooks)
             return hooks.pop_all()
 
     def packed(self, blocks: Iterable[FeedForward], see: UseObserver | None = None) -> ExitStack:
@@ -208,10 +208,10 @@ class ActiveSets(Plan):
             for block, indices, mask in zip(blocks, self.indices, self.masks, strict=True):
                 if len(indices) < block.d_ff:
                     restorations.callback(limit(block, indices))
-                self._add_rest(block, mask, restorations)
+                self.add_rest(block, mask, restorations)
             return restorations.pop_all()
 
-    def _add_rest(self, block: FeedForward, mask: torch.Tensor, hooks: ExitStack) -> None:
+    def add_rest(self, block: FeedForward, mask: torch.Tensor, hooks: ExitStack) -> None:
         """Has the block's output hold what the neurons outside ``mask`` contribute, until ``hooks`` are closed."""
         if self.rest is None or mask.all():
             return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,8 @@ from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
 import tda_demo
-from tda_demo.calibration.documents import Document, Passages
-from tda_demo.calibration.thresholds import ThresholdTable, calibrate, kept_thresholds, threshold_table
+from tda_demo.calibration.sources import ANSWERS, PASSAGES, Source
+from tda_demo.calibration.thresholds import ThresholdTable, calibrate, threshold_table
 from tda_demo.decode.choose import engine_for
 from tda_demo.evaluate.scoring import judge
 from tda_demo.methods import (
@@ -30,6 +29,7 @@ from tda_demo.methods import (
     CoreInfer,
     Magnitude,
     Method,
+    Prior,
     Random,
     Sketch,
     make_method,
@@ -47,6 +47,7 @@ ZERO: dict[str, Method] = {
     "coreinfer": CoreInfer(keep=1, exempt_first=0, exempt_last=0),
     "random": Random(keep=1),
     "magnitude": Magnitude(keep=1),
+    "prior": Prior(keep=1),
     "sketch": Sketch(keep=1),
     "cats": CATS(keep=1),
     "tt": TT(cett=0),
@@ -54,12 +55,14 @@ ZERO: dict[str, Method] = {
 }
 HARD: dict[str, Method] = {
     "tda": TDA(cett=0.4),
+    "tda uniform": TDA(cett=0.4, shape="uniform"),
     "tda online": TDA(cett=0.4, online=True),
-    "tda weighted": TDA(cett=0.4, online=True, weighted=True),
+    "tda weighted": TDA(cett=0.4, weighted=True),
     "griffin": GRIFFIN(keep=0.3),
     "coreinfer": CoreInfer(keep=0.3, exempt_first=1, exempt_last=1),
     "random": Random(keep=0.3),
     "magnitude": Magnitude(keep=0.3),
+    "prior": Prior(keep=0.3),
     "sketch": Sketch(keep=0.3),
     "cats": CATS(keep=0.3),
     "tt": TT(cett=0.3),
@@ -68,24 +71,8 @@ HARD: dict[str, Method] = {
 TOKEN_LEVEL = ("sketch", "cats", "tt", "teal")
 SEQUENCE_LEVEL = [name for name, method in HARD.items() if method.name not in TOKEN_LEVEL]
 TRAINED = ("dejavu", "moefication")  # have a matrix of their own, in test_trained_methods
-TEXTS = Passages("test", tuple(Document(" ".join(f"w{3 + (i * k) % 90}" for i in range(40)), k) for k in (3, 7, 11)))
 
-
-@pytest.fixture(autouse=True)
-def tables(own_cache: Path) -> Path:
-    """Tiny models are calibrated on tiny texts."""
-    return own_cache
-
-
-@functools.cache
-def table(family: str) -> ThresholdTable:
-    return calibrate(tiny(family), TEXTS)
-
-
-def prepared(family: str) -> LoadedModel:
-    lm = tiny(family)
-    kept_thresholds(lm, weighted=False).save(table(family))
-    return lm
+pytestmark = pytest.mark.usefixtures("little_text")
 
 
 def test_every_method_has_a_public_name() -> None:
@@ -95,21 +82,28 @@ def test_every_method_has_a_public_name() -> None:
 
 
 def test_every_precision_has_a_table_of_its_own_and_the_embedded_model_has_one_at_each(
-    lm: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(lm: LoadedModel, passages: Passages, *, weighted: bool, report: object) -> ThresholdTable:
-        return dataclasses.replace(table("llama"), precision=lm.precision)
+    found = calibrate(lm, PASSAGES)
+
+    def measured(lm: LoadedModel, source: Source, *, weighted: bool, report: object) -> ThresholdTable:
+        return dataclasses.replace(found, precision=lm.precision, weighted=weighted, data=source.name)
 
     monkeypatch.setattr("tda_demo.calibration.thresholds.calibrate", measured)
     for precision in PRECISIONS:
         other = dataclasses.replace(lm, precision=precision)
-        assert threshold_table(other, weighted=False).precision == precision
+        for source in (ANSWERS, PASSAGES):
+            told = threshold_table(other, weighted=False, source=source)
+            assert (told.precision, told.data) == (precision, source.name)
     monkeypatch.setattr("tda_demo.calibration.thresholds.calibrate", None)
-    assert threshold_table(lm, weighted=False).precision == "float32"  # what int8 left there does not serve it
-    for precision in PRECISIONS:
-        embedded = dataclasses.replace(lm, name=NAME, fingerprint=WHEEL_SHA256, precision=precision)
-        for weighted in (False, True):
-            assert threshold_table(embedded, weighted=weighted).fingerprint == WHEEL_SHA256
+    for source in (ANSWERS, PASSAGES):  # what int8 left there does not serve float32, nor one source the other
+        told = threshold_table(lm, weighted=False, source=source)
+        assert (told.precision, told.data) == ("float32", source.name)
+        for precision in PRECISIONS:
+            embedded = dataclasses.replace(lm, name=NAME, fingerprint=WHEEL_SHA256, precision=precision)
+            for weighted in (False, True):
+                told = threshold_table(embedded, weighted=weighted, source=source)
+                assert (told.fingerprint, told.weighted, told.data) == (WHEEL_SHA256, weighted, source.name)
 
 
 def logits_after_prompt(lm: LoadedModel) -> torch.Tensor:
@@ -148,7 +142,7 @@ def test_zero_setting_gives_bit_equal_logits(family: str, name: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", HARD)
 def test_prompt_is_dense_steps_are_sparse_and_the_model_is_restored(family: str, name: str) -> None:
-    lm = prepared(family)
+    lm = tiny(family)
     before = copy.deepcopy(lm.model.state_dict())
     dense = logits_after_prompt(lm)
     with HARD[name](lm):
@@ -163,7 +157,7 @@ def test_prompt_is_dense_steps_are_sparse_and_the_model_is_restored(family: str,
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sparse_logits_are_those_of_a_model_with_the_dropped_neurons_zeroed(family: str) -> None:
     """The arm's packed copies against transformers itself, the dropped neurons' output columns set to zero."""
-    lm = prepared(family)
+    lm = tiny(family)
     engine = engine_for(lm)
     prefill = engine.prefill(lm.prompt_ids(PROMPT), TDA(cett=0.4).bind(lm))
     step = engine.sparse_arm(prefill, 1).step(40)
@@ -191,7 +185,7 @@ def test_active_set_is_the_brute_force_one(family: str) -> None:
 @pytest.mark.parametrize("name", SEQUENCE_LEVEL)
 def test_what_is_chosen_is_what_the_engine_computes_and_reads(family: str, name: str) -> None:
     """Sorted sets within the width, the same again from a new selector; as many activations; the bytes, by hand."""
-    lm = prepared(family)
+    lm = tiny(family)
     engine = engine_for(lm)
     prefill, again = (engine.prefill(lm.prompt_ids(PROMPT), HARD[name].bind(lm)) for _ in range(2))
     counts = prefill.active.counts()
@@ -211,7 +205,7 @@ def test_what_is_chosen_is_what_the_engine_computes_and_reads(family: str, name:
 
 @pytest.mark.parametrize("name", HARD)
 def test_restored_after_an_exception_inside(name: str) -> None:
-    lm = prepared("llama")
+    lm = tiny()
     dense = logits_after_prompt(lm)
 
     def fail_while_patched() -> None:
@@ -295,8 +289,8 @@ def test_all_zero_activations_give_no_nan() -> None:
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"cett": float("nan")}, "cett is nan; it must be a number from 0 to 0.6"),
-        ({"cett": 0.7}, "cett is 0.7"),
+        ({"cett": float("nan")}, "cett is nan; it must be a number from 0 to 0.7"),
+        ({"cett": 0.75}, "cett is 0.75"),
         ({"cett": -0.1}, "cett is -0.1"),
         ({"scale": (1, float("nan"), 1)}, "scale is 1,nan,1"),
         ({"scale": (-1.0,)}, "scale is -1"),
@@ -335,7 +329,7 @@ def test_every_method_is_in_the_matrix_and_its_dial_is_a_setting(name: str) -> N
 def test_a_method_is_made_by_name() -> None:
     assert all(method_named(name) is method for name, method in METHODS.items())
     assert make_method("tda", ["cett=0.3", "exempt=0,2"]) == TDA(cett=0.3, exempt=(0, 2))
-    with pytest.raises(UserError, match=r"There is no method 'magic'; there are: tda, sketch, .*, magnitude\."):
+    with pytest.raises(UserError, match=r"There is no method 'magic'; there are: tda, sketch, (.*, )prior\."):
         make_method("magic", ["cett=0.3"])
     with pytest.raises(UserError, match="'tda' has no setting 'keep'"):
         make_method("tda", ["keep=0.3"])

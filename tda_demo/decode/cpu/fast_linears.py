@@ -78,6 +78,8 @@ class FastLinearsArm(EagerArm):
         restoration = ExitStack()
         install_linears(pack_linears(self.linears, self.model, plan.sets), self.model)
         restoration.callback(install_linears, self.linears, self.model)
+        for block, mask in zip(self.blocks, plan.sets.masks, strict=True):
+            plan.sets.add_rest(block, mask, restoration)
         return restoration
 
     def step(self, token: int) -> torch.Tensor:
