@@ -96,6 +96,11 @@ class Plan(StepTraits, ABC):
         return self.sets if self.steps is None else None
 
     @property
+    def any_rest(self) -> Rest | None:
+        """What neurons left out contribute, under it or under a plan after it; None where that is nothing."""
+        return None
+
+    @property
     def is_dense(self) -> bool:
         """Whether it is known to compute every neuron at every token."""
         return False
@@ -189,6 +194,10 @@ class ActiveSets(Plan):
     @property
     def sets(self) -> ActiveSets:
         return self
+
+    @property
+    def any_rest(self) -> Rest | None:
+        return self.rest
 
     @property
     def is_dense(self) -> bool:

@@ -44,10 +44,6 @@ class SequencePolicy(Policy):
     rest: Rest | None = None
 
     @property
-    def settles(self) -> bool:  # type: ignore[override]
-        return not (self.first or self.refresh)
-
-    @property
     def rest_bytes(self) -> tuple[float, ...]:  # type: ignore[override]
         return () if self.rest is None else self.rest.neuron_bytes
 
@@ -214,6 +210,10 @@ class _DenseTokens(Plan):
     @property
     def steps(self) -> int:  # type: ignore[override]
         return self.tokens
+
+    @property
+    def any_rest(self) -> Rest | None:
+        return self.known.policy.rest
 
     @property
     def note(self) -> str:  # type: ignore[override]
