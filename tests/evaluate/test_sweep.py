@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from little_text import DOCUMENTS
 from model_files import write_model
 from parity import stored
-from plain import plain_tda
+from plain import PLAIN_GRID, plain_tda
 from tiny import tiny
 
 import tda_demo.model.loading
@@ -144,7 +144,17 @@ def test_a_row_is_told_as_soon_as_it_is_measured(texts: Path) -> None:
 def test_two_processes_give_what_one_gives(texts: Path, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     command = ["-m", "tda_demo", "sweep", "--text", str(texts), "--model", str(model), "--threads", "1"]
-    command += ["--grid", "cett=0.2,0.5", "--grid", "online=1", "--precision", "float32", "--precision", "int8"]
+    command += [
+        "--grid",
+        "cett=0.2,0.5",
+        "--grid",
+        "online=1",
+        *PLAIN_GRID,
+        "--precision",
+        "float32",
+        "--precision",
+        "int8",
+    ]
     command += ["--prompt-tokens", "20", "--score-tokens", "9", "--device", "cpu"]
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
     written = []
@@ -172,7 +182,17 @@ def test_the_command_writes_a_tidy_table(
         pytest.importorskip("pyarrow")
     monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, precision, **_kwargs: load(precision))
     out = tmp_path / "out" / f"sweep.{ending}"
-    options = ["--grid", "tda.cett=0.2,0.5", "--grid", "tda.online=true", "--precision", "int8", "--text", str(texts)]
+    options = [
+        "--grid",
+        "tda.cett=0.2,0.5",
+        "--grid",
+        "tda.online=true",
+        *PLAIN_GRID,
+        "--precision",
+        "int8",
+        "--text",
+        str(texts),
+    ]
     assert main(["sweep", *options, "--prompt-tokens", "20", "--score-tokens", "9", "--out", str(out)]) == 0
     assert [each.name for each in out.parent.iterdir()] == [out.name]
     table = getattr(pandas, f"read_{ending}")(out)

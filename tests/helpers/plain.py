@@ -8,6 +8,7 @@ from tda_demo.methods import TDA
 
 PLAIN = {"prior": 0.0, "rest": "skip"}
 PLAIN_SETTINGS = ["--set", "prior=0", "--set", "rest=skip"]  # the same on the command line
+PLAIN_GRID = ["--grid", "tda.prior=0", "--grid", "tda.rest=skip"]  # and of a sweep
 
 
 def plain_tda(*values: Any, **settings: Any) -> TDA:
