@@ -7,14 +7,18 @@ import json
 import re
 import sys
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tda_demo.calibration.answers import LENGTH, kept_answers, project_questions
 from tda_demo.calibration.channel_shares import MOST
-from tda_demo.calibration.documents import calibration_passages
 from tda_demo.calibration.quantiles import SHARES
+from tda_demo.calibration.sources import ANSWERS
+from tda_demo.calibration.sources import PASSAGES as TEXTS
+from tda_demo.model.loading import LoadedModel
 from tda_demo.model.weights.embedded import WHEEL_SHA256
 from tda_demo.support.files import DATA
 
@@ -121,18 +125,48 @@ def test_what_is_imported_is_pinned() -> None:
     assert found - set(sys.stdlib_module_names) - own - optional <= pinned
 
 
-def test_shipped_thresholds_are_of_the_embedded_model_and_the_shipped_passages() -> None:
+def test_shipped_thresholds_are_of_the_embedded_model_and_the_shipped_texts(embedded: LoadedModel) -> None:
     read = [json.loads(path.read_text(encoding="utf-8")) for path in (DATA / "thresholds").iterdir()]
     tables = [table for table in read if isinstance(table, dict)]
-    assert {table["weighted"] for table in tables} == {False, True}
+    made_of = {source.name: source.texts(embedded).sha256 for source in (ANSWERS, TEXTS)}
+    assert {(table["weighted"], table["data"]) for table in tables} == set(product((False, True), made_of))
     for table in tables:
         assert table["fingerprint"] == WHEEL_SHA256
-        assert table["data_sha256"] == calibration_passages().sha256
+        assert table["data_sha256"] == made_of[table["data"]]
         assert len(table["thresholds"]) == 30
         assert all(layer == sorted(layer) and layer[0] == 0 for layer in table["thresholds"])
 
 
-@pytest.mark.parametrize("name", ["int8-cats", "int8-tt"])
+def test_shipped_answers_are_to_the_shipped_questions_and_end_where_the_model_ended(embedded: LoadedModel) -> None:
+    questions = project_questions()
+    written = kept_answers(embedded).get(pytest.fail)
+    assert [answer.held_out for answer in written] == [question.held_out for question in questions]
+    for question, answer in zip(questions, written, strict=True):
+        assert list(answer.question) == embedded.prompt_ids(question.prompt)
+        assert 2 <= len(answer.answer) <= LENGTH
+        assert (len(answer.answer) < LENGTH) <= (answer.answer[-1] in embedded.eos_ids)
+        assert not set(answer.answer[:-1]) & embedded.eos_ids
+
+
+def test_twelve_of_sixty_questions_are_held_out_and_no_two_are_the_same() -> None:
+    questions = project_questions()
+    assert [question.held_out for question in questions].count(True) == 12 and len(questions) == 60
+    prompts = [question.prompt for question in questions]
+    plain = {" ".join(re.findall(r"\w+", prompt.lower())) for prompt in prompts}
+    assert len(plain) == 60 and all(prompt == prompt.strip() for prompt in prompts)
+
+
+def test_questions_share_nothing_with_the_example_prompts() -> None:
+    questions = [{"text": question.prompt} for question in project_questions()]
+    held_out = [{"text": question.prompt} for question in project_questions() if question.held_out]
+    calibration = [{"text": question.prompt} for question in project_questions() if not question.held_out]
+    prompts = [{"text": example["prompt"]} for example in EXAMPLES]
+    assert not {each["text"].lower() for each in questions} & {each["text"].lower() for each in prompts}
+    assert not word_runs(questions, 8) & word_runs(prompts, 8)
+    assert not word_runs(calibration, 8) & word_runs(held_out, 8)
+
+
+@pytest.mark.parametrize("name", ["int8-passages-cats", "int8-passages-tt"])
 def test_shipped_quantiles_of_token_level_methods_are_of_the_embedded_model(name: str) -> None:
     path = DATA / "thresholds" / f"SmolLM2-135M-Instruct-{WHEEL_SHA256[:12]}-{name}.json"
     layers = np.array(json.loads(path.read_text(encoding="utf-8")))
@@ -140,7 +174,7 @@ def test_shipped_quantiles_of_token_level_methods_are_of_the_embedded_model(name
 
 
 def test_the_shipped_table_of_teal_is_of_the_embedded_model() -> None:
-    path = DATA / "thresholds" / f"SmolLM2-135M-Instruct-{WHEEL_SHA256[:12]}-int8-teal.json"
+    path = DATA / "thresholds" / f"SmolLM2-135M-Instruct-{WHEEL_SHA256[:12]}-int8-passages-teal.json"
     layers = json.loads(path.read_text(encoding="utf-8"))
     assert len(layers) == 30
     for layer in layers:

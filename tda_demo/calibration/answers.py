@@ -69,6 +69,8 @@ def _text(written: list[Answer]) -> str:
 
 
 def _parse(rows: Any) -> list[Answer]:
+    if not rows:
+        raise ValueError("there is no answer")
     return [Answer(tuple(row["question"]), tuple(row["answer"]), bool(row["held_out"])) for row in rows]
 
 
@@ -94,7 +96,7 @@ def _questions(lm: LoadedModel) -> list[tuple[tuple[int, ...], bool]]:
     if lm.tokenizer.chat_template:
         return [(tuple(lm.prompt_ids(question.prompt)), question.held_out) for question in project_questions()]
     return [
-        (tuple(lm.prompt_ids(document.text)[:_BEGINNING]), held_out)
+        (tuple(lm.tokenizer(document.text)["input_ids"][:_BEGINNING]), held_out)
         for held_out in (False, True)
         for document in project_passages(held_out=held_out)
     ]

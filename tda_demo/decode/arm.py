@@ -88,7 +88,7 @@ class RefreshingArm:
         self._schedule = PlanSchedule(plan)
         self._step_bytes = step_bytes
         self._activations: list[torch.Tensor] = []
-        if self._schedule.plan is not plan:
+        if self._schedule.plan is not plan or plan.observes:
             self._take()
 
     def step(self, token: int) -> torch.Tensor:

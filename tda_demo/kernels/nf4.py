@@ -1,7 +1,7 @@
 """NF4, the 4-bit format of QLoRA (arXiv 2305.14314) and bitsandbytes: 16 levels, a float32 scale every 64 columns.
 
-The levels are those of bitsandbytes (``VALUES``) rounded to 14 bits, which moves a weight by at most 3e-5 of its block's largest: so
-that products can be taken in 16-bit integers, as the compiled loops do.
+The levels are those of bitsandbytes (``VALUES``) rounded to 14 bits, which moves a weight by at most 3e-5 of its
+block's largest: so that products can be taken in 16-bit integers, as the compiled loops do.
 
 A block is 32 bytes. The low nibbles hold its columns 0 to 31, the high ones 32 to 63, in the order ``_PLACES``: the one
 in which a processor's byte shuffles, which work within 16 bytes, give them back in sequence.

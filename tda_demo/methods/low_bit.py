@@ -19,7 +19,6 @@ from ..kernels.nf4 import BLOCK
 from ..kernels.q4 import Q4Columns, Q4Rows, encode, encode_columns, multiply, multiply_columns
 from ..model.configuration import Activation, activation_function
 from ..model.feedforward import FeedForward
-from ..model.projection import Projection
 from ..support.errors import UserError
 from ..support.lazy import torch
 from ..support.progress import Progress, Report, silent
@@ -34,11 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class BlockCopy:
-    """A block in five bits a weight; ``gate`` is None in plain blocks."""
+    """A block in five bits a weight; ``gate`` is None in plain blocks.
+
+    The biases [d_ff] are the block's whole ones, None where it has none: the block's own shrink with an active set.
+    """
 
     gate: Q4Rows | None
     up: Q4Rows
     down: Q4Columns
+    gate_bias: torch.Tensor | None = None
+    up_bias: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
@@ -51,27 +55,23 @@ class BlockCopy:
         rows = 1 if self.gate is None else 2
         return rows * self.up.neuron_nbytes + self.down.neuron_nbytes
 
-    def products(self, block: FeedForward, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """What gate (None in plain blocks) and up give for ``x`` [T, d], biases of ``block`` included: [T, d_ff]."""
-        gate = None if self.gate is None or block.gate is None else _plus_bias(multiply(self.gate, x), block.gate)
-        return gate, _plus_bias(multiply(self.up, x), block.up)
+    def products(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """What gate (None in plain blocks) and up give for ``x`` [T, d], biases included: [T, d_ff]."""
+        gate = None if self.gate is None else _plus(multiply(self.gate, x), self.gate_bias)
+        return gate, _plus(multiply(self.up, x), self.up_bias)
 
-    def activations(self, block: FeedForward, function: Activation, x: torch.Tensor) -> torch.Tensor:
-        """The activations that the copy of ``block`` gives for ``x`` [T, d], float32 [T, d_ff]."""
-        gate, up = self.products(block, x)
+    def activations(self, function: Activation, x: torch.Tensor) -> torch.Tensor:
+        """The activations that the copy gives for ``x`` [T, d], float32 [T, d_ff]."""
+        gate, up = self.products(x)
         return function(up) if gate is None else function(gate) * up
 
 
 @dataclass(frozen=True, eq=False)
 class LowBitRest:
-    """What neurons left out of active sets contribute, computed from ``copies`` of ``blocks`` (``rest.Rest``).
-
-    ``blocks`` are the model's, which have all their biases: those that compute may hold fewer neurons.
-    """
+    """What neurons left out of active sets contribute, computed from ``copies`` of their blocks (``rest.Rest``)."""
 
     copies: tuple[BlockCopy, ...]
     function: Activation
-    blocks: tuple[FeedForward, ...]
 
     @property
     def neuron_bytes(self) -> tuple[float, ...]:
@@ -79,7 +79,7 @@ class LowBitRest:
 
     def output(self, block: FeedForward, x: torch.Tensor, left_out: torch.Tensor) -> torch.Tensor:
         copy, flat = self.copies[block.layer], x.flatten(0, 1)
-        activations = copy.activations(self.blocks[block.layer], self.function, flat).view(*x.shape[:2], -1)
+        activations = copy.activations(self.function, flat).view(*x.shape[:2], -1)
         return multiply_columns(copy.down, (activations * left_out[:, None]).flatten(0, 1)).view(*x.shape[:2], -1)
 
 
@@ -129,10 +129,10 @@ def copy_of(lm: LoadedModel, report: Report = silent) -> tuple[BlockCopy, ...]:
 
 
 def low_bit_rest(lm: LoadedModel, report: Report = silent) -> Rest:
-    """The ``rest`` of active sets of ``lm``, in the format that kernels read where it is; raises as ``model_copy_of``."""
+    """The ``rest`` of active sets of ``lm``, in the format that the kernels there read; raises as ``model_copy_of``."""
     if lm.device.type == "cuda" and has_nf4_copy(lm):
         return nf4_rest(lm, report)
-    return LowBitRest(copy_of(lm, report), activation_function(lm.model), lm.blocks)
+    return LowBitRest(copy_of(lm, report), activation_function(lm.model))
 
 
 def has_nf4_copy(lm: LoadedModel) -> bool:
@@ -181,9 +181,9 @@ def _telling(lm: LoadedModel, report: Report) -> Iterator[FeedForward]:
 
 
 def _encoded(block: FeedForward, lm: LoadedModel) -> BlockCopy:
-    gate = None if block.gate is None else encode(block.gate.weight)
+    gate, gate_bias = (None, None) if block.gate is None else (encode(block.gate.weight), block.gate.bias)
     down = encode_columns(block.output_weight(), _output_scales(block, lm))
-    return BlockCopy(gate, encode(block.up.weight), down)
+    return BlockCopy(gate, encode(block.up.weight), down, gate_bias, block.up.bias)
 
 
 def _output_scales(block: FeedForward, lm: LoadedModel) -> np.ndarray:
@@ -203,20 +203,21 @@ def _joined(blocks: list[BlockCopy]) -> ModelCopy:
         row, tile = slice(*rows[layer : layer + 2]), slice(*tiles[layer : layer + 2])
         columns = block.up.columns
         parts.append(
-            BlockCopy(
-                None if gate is None else Q4Rows(gate[row], columns),
-                Q4Rows(up[row], columns),
-                dataclasses.replace(block.down, tiles=down[tile]),
+            dataclasses.replace(
+                block,
+                gate=None if gate is None else Q4Rows(gate[row], columns),
+                up=Q4Rows(up[row], columns),
+                down=dataclasses.replace(block.down, tiles=down[tile]),
             )
         )
     return ModelCopy(tuple(parts), gate, up, down, rows, tiles)
+
+
+def _plus(outputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return outputs if bias is None else outputs + bias
 
 
 def _product(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
     """float32 [..., rows] of ``weight`` [rows, d] and ``x`` [..., d]."""
     outputs = x @ weight.T
     return outputs if bias is None else outputs + bias
-
-
-def _plus_bias(outputs: torch.Tensor, projection: Projection) -> torch.Tensor:
-    return outputs if projection.bias is None else outputs + projection.bias

@@ -77,7 +77,7 @@ class Plan(StepTraits, ABC):
 
     @property
     def any_rest(self) -> Rest | None:
-        """What neurons left out contribute, under it or under a plan that comes after it; None where that is nothing."""
+        """What neurons left out contribute, under it or under a plan after it; None where that is nothing."""
         return None
 
     @property

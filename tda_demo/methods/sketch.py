@@ -112,7 +112,7 @@ class _SketchPolicy(TokenPolicy):
         errors = self.errors[block.layer]
         gate_error, up_error, down_error, norms = (torch.from_numpy(part).to(x.device) for part in errors)
         length = x.float().norm(dim=1, keepdim=True)
-        gate, up = self.copies[block.layer].products(block, x)
+        gate, up = self.copies[block.layer].products(x)
         if gate is None:
             a = self.activation(up)
             by_rows = (self.activation(up + up_error * length) - a).square()

@@ -6,13 +6,18 @@ import dataclasses
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tda_demo.calibration import channel_shares, quantiles, tables
+from tda_demo.calibration.answers import kept_answers
 from tda_demo.calibration.documents import calibration_passages, held_out_passages
+from tda_demo.calibration.priors import kept_prior
+from tda_demo.calibration.sensitivity import kept_sensitivity
+from tda_demo.calibration.sources import ANSWERS, PASSAGES
 from tda_demo.calibration.tables import KeptTable, json_rows, significant
 from tda_demo.calibration.thresholds import kept_thresholds
 from tda_demo.evaluate.budget import kept_curve
@@ -103,6 +108,20 @@ def test_a_table_that_cannot_be_written_is_an_error_that_names_the_file(shipped:
         TABLE.get(made)
 
 
+def test_what_is_unfinished_is_no_table_and_a_table_is_found_but_not_made(shipped: Path, own_cache: Path) -> None:
+    assert TABLE.find() is None
+    part = TABLE.unfinished()
+    part.save((9, 9))
+    assert part.path == own_cache / "tables" / "model.unfinished.json"
+    assert TABLE.find() is None and TABLE.unfinished().find() == (9, 9)
+    (shipped / "model.json").write_text('{"numbers": [3, 4]}', "utf-8")
+    assert TABLE.find() == (3, 4) and TABLE.unfinished().find() == (9, 9)
+    TABLE.save((5, 6))
+    assert TABLE.find() == (5, 6)
+    other = dataclasses.replace(TABLE, name="other", shipped_name="model")  # a shipped table is not unfinished
+    assert other.find() == (3, 4) and other.unfinished().find() is None
+
+
 def test_a_table_can_be_written_elsewhere(shipped: Path, tmp_path: Path) -> None:
     TABLE.save((1, 2), tmp_path / "elsewhere.json")
     assert json.loads((tmp_path / "elsewhere.json").read_text("utf-8")) == {"numbers": [1, 2]}
@@ -123,20 +142,30 @@ def shape_of(path: Path) -> tuple[int, int]:
 def described(lm: LoadedModel, path: Path) -> KeptTable[Any]:
     """How the package reads and writes the shipped file ``path``."""
     embedded = dataclasses.replace(lm, name=NAME, fingerprint=WHEEL_SHA256, precision="int8")
+    deep: Any = dataclasses.replace(embedded, blocks=[SimpleNamespace(d_ff=1536)] * 30)
+    weighted = path.stem.endswith("weighted")
+    source = PASSAGES if PASSAGES.name in path.stem else ANSWERS
+    if path.parent.name == "answers":
+        return kept_answers(embedded)
+    if path.parent.name == "sensitivity":
+        return kept_sensitivity(deep, weighted, source)
+    if path.parent.name == "priors":
+        return kept_prior(deep, "strength-weighted" if weighted else "strength", source)
     if path.parent.name == "budgets":
-        return kept_curve(embedded, METHODS[path.stem.split("-")[2]]())
-    if path.stem.endswith(("float32", "weighted")):
-        return kept_thresholds(embedded, weighted=path.stem.endswith("weighted"))
+        return kept_curve(embedded, METHODS[path.stem.split("-")[2]](), source)
+    if "float32" in path.stem:
+        return kept_thresholds(embedded, weighted, source)
     if path.stem.endswith("teal"):
         weights = (np.ones(7),) * 30
         return KeptTable("thresholds", path.stem, partial(channel_shares._parse, weights), channel_shares._text)
     return KeptTable("thresholds", path.stem, partial(quantiles._parse, shape_of(path)), quantiles._text)
 
 
-SHIPPED = sorted([*(DATA / "thresholds").iterdir(), *(DATA / "budgets").iterdir()])
+FOLDERS = ("answers", "sensitivity", "priors", "thresholds", "budgets")
+SHIPPED = sorted(path for folder in FOLDERS for path in (DATA / folder).iterdir())
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name} {path.stem}")
 def test_every_shipped_file_is_read_and_would_be_written_the_same(lm: LoadedModel, own_cache: Path, path: Path) -> None:
     table = described(lm, path)
     assert table.shipped_path == path
@@ -147,7 +176,10 @@ def test_every_shipped_file_is_read_and_would_be_written_the_same(lm: LoadedMode
 def test_no_reader_takes_what_is_not_its_table(lm: LoadedModel, content: str) -> None:
     weights = tuple(np.ones(len(block.layer_linears)) for block in lm.blocks)
     readers = [
-        kept_thresholds(lm, weighted=False).parse,
+        kept_thresholds(lm, False, ANSWERS).parse,
+        kept_sensitivity(lm, False, ANSWERS).parse,
+        kept_prior(lm, "strength", ANSWERS).parse,
+        kept_answers(lm).parse,
         kept_curve(lm, GRIFFIN()).parse,
         partial(channel_shares._parse, weights),
         partial(quantiles._parse, (len(lm.blocks), 101)),
@@ -161,9 +193,9 @@ def test_no_reader_takes_what_is_not_its_table(lm: LoadedModel, content: str) ->
     ("field", "value"), [("thresholds", [[0.1], [0.2]]), ("thresholds", []), ("targets", [0.1]), ("extra", 1)]
 )
 def test_thresholds_fit_their_targets(lm: LoadedModel, field: str, value: Any) -> None:
-    path = next(path for path in SHIPPED if path.stem.endswith("float32"))
+    path = next(path for path in SHIPPED if path.stem.endswith("float32-answers"))
     fields = json.loads(path.read_text("utf-8"))
-    kept = kept_thresholds(lm, weighted=False)
+    kept = kept_thresholds(lm, False, ANSWERS)
     assert kept.parse(fields).targets == tuple(fields["targets"])
     with pytest.raises(tables._UNREADABLE):
         kept.parse({**fields, field: value})

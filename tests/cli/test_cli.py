@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from plain import PLAIN_SETTINGS
 from tiny import PROMPT, tiny
 
 import tda_demo.model.loading
 from tda_demo.__main__ import _parser, main
-from tda_demo.methods import Method
+from tda_demo.methods import Method, make_method
 from tda_demo.support.errors import UserError
 
 
@@ -31,7 +32,7 @@ def texts(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("tiny_loads")
 def test_race_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--set", "cett=0.4", "--set", "online=true", "--max-new-tokens", "10", "--json", "-"]
+    options = [*PLAIN_SETTINGS, "--set", "cett=0.4", "--set", "online=true", "--max-new-tokens", "10", "--json", "-"]
     assert main(["race", PROMPT, *options]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["settings"]["cett"] == 0.4 and told["method"] == "tda"
@@ -90,7 +91,7 @@ def test_calibrate_reads_json_lines_too(own_cache: Path, tmp_path: Path) -> None
     assert main(["calibrate", "--text", str(path)]) == 0
     (table,) = (own_cache / "thresholds").iterdir()
     told = json.loads(table.read_text(encoding="utf-8"))
-    assert (told["data"], told["passages"], told["tokens"]) == ("texts.jsonl", 2, 10)
+    assert (told["data"], told["texts"], told["tokens"]) == ("texts.jsonl", 2, 10)
 
 
 @pytest.mark.usefixtures("tiny_loads")
@@ -98,15 +99,52 @@ def test_calibrate_keeps_a_table_that_races_use(texts: Path, own_cache: Path, tm
     assert main(["calibrate", "--text", str(texts)]) == 0
     (table,) = (own_cache / "thresholds").iterdir()
     told = json.loads(table.read_text(encoding="utf-8"))
-    assert (told["model"], told["data"], told["passages"], told["tokens"]) == ("tiny-llama", "texts.txt", 2, 10)
+    assert (told["model"], told["data"], told["texts"], told["tokens"]) == ("tiny-llama", "texts.txt", 2, 10)
     assert len(told["thresholds"]) == 3 and len(told["thresholds"][0]) == len(told["targets"])
-    assert main(["race", PROMPT, "--max-new-tokens", "4", "--json", str(tmp_path / "r.json")]) == 0
+    options = ["--set", "shape=uniform", "--max-new-tokens", "4", "--json", str(tmp_path / "r.json")]
+    assert main(["race", PROMPT, *options]) == 0
+    assert not (own_cache / "answers").exists()  # what is there need not be made
+
+
+@pytest.mark.usefixtures("tiny_loads")
+def test_calibrate_is_on_answers_or_on_passages(
+    little_text: None, own_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TDA_DEMO_CACHE", str(own_cache))
+    for arguments, name, weighted in (
+        ([], "answers", False),
+        (["--on", "passages"], "passages", False),
+        (["--on", "answers", "--weighted"], "answers", True),
+    ):
+        assert main(["calibrate", *arguments]) == 0
+        told, _, rest = capsys.readouterr().out.rpartition(": 3 layers, ")
+        table = json.loads(Path(told).read_text(encoding="utf-8"))
+        assert (table["data"], table["weighted"]) == (name, weighted)
+        assert rest.startswith(f"4 texts ({name}), ")
+    assert len(list((own_cache / "thresholds").iterdir())) == 3
+
+
+@pytest.mark.usefixtures("tiny_loads")
+def test_allocate_tells_the_settings_that_spend_the_bytes(
+    little_text: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "allocation.json"
+    assert main(["allocate", "--share", "0.8", "--texts", "3", "--json", str(path)]) == 0
+    told = capsys.readouterr().out.split()
+    assert told[::2] == ["--set"] * 3 and told[1:4:2] == ["cett=0.25", "shape=uniform"]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert found["share"] == 0.8 and len(found["cett_per_layer"]) == len(found["kl_per_layer"]) == 3
+    method = make_method("tda", told[1::2])
+    assert method.settings()["scale"] == pytest.approx(found["settings"]["scale"], rel=1e-3)
+    assert main(["allocate", "--share", "0.01", "--texts", "3"]) == 2
+    assert "share of 0.01 of the neurons cannot be kept" in capsys.readouterr().err
 
 
 def test_methods_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
     told = capsys.readouterr().out
     assert "tda:" in told and all(f"  {name}=" in told for name in ("cett", "scale", "online", "exempt", "weighted"))
+    assert all(f"  {name} " in told for name in ("shape=sensitivity", "prior=0.0", "first=0", "refresh=0", "rest=skip"))
 
 
 @pytest.mark.usefixtures("tiny_loads")
@@ -124,6 +162,12 @@ def test_methods_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None
         (["race", "w5", "--set", "certain=1"], "'tda' has no setting 'certain'"),
         (["race", "w5", "--set", "exempt=a"], "'a' is not a list of whole numbers"),
         (["race", "w5", "--set", "online=maybe"], "'maybe' is not true or false"),
+        (["race", "w5", "--set", "shape=round"], "shape is round; it must be sensitivity or uniform."),
+        (["race", "w5", "--method", "random", "--set", "rest=8bit"], "rest is 8bit; it must be skip or 4bit."),
+        (["race", "w5", "--method", "prior", "--set", "rest="], "rest is ; it must be skip or 4bit."),
+        (["race", "w5", "--set", "prior=inf"], "prior is inf; it must be a number 0 or more"),
+        (["race", "w5", "--set", "first=1.5"], "'1.5' is not a whole number"),
+        (["race", "w5", "--method", "random", "--set", "prior=2"], "'random' has no setting 'prior'"),
         (["race", "w5", "--method", "magic"], "There is no method 'magic'"),
         (["calibrate", "--text", "nowhere.txt"], "Cannot read nowhere.txt"),
         (["race", "w5", "--threads", "0"], "0 threads: this process may use 1 to"),
@@ -177,6 +221,8 @@ def test_a_model_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         (["race", "w5", "--kl", "0.1", "--mlp-bytes", "0.5"], "--mlp-bytes: not allowed with argument --kl"),
         (["race", "w5", "--cett\n0.2"], "unrecognized arguments: --cett 0.2"),
         (["bench", "--device", "tpu"], "invalid choice: 'tpu'"),
+        (["calibrate", "--on", "songs"], "invalid choice: 'songs'"),
+        (["allocate", "--texts", "few"], "invalid int value: 'few'"),
         (["train", "tda"], "invalid choice: 'tda'"),
         (["theory", "inertia", "--seed", "x"], "invalid int value: 'x'"),
     ],

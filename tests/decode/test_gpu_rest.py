@@ -12,6 +12,7 @@ from families import CONFIGS
 from gpu_device import DEVICE, ON_A_CARD
 from gpu_step import engine_of, on_device
 from parity import PROMPT_IDS, STEPS, of_config, random_sets
+from plain import plain_tda
 from tiny import tiny
 from transformers import DynamicCache
 
@@ -91,9 +92,9 @@ def test_logits_are_those_of_the_model_under_the_plan(family: str, counts: tuple
     ("method", "way"),
     [
         (GRIFFIN(keep=0.5, rest="4bit"), "vendor"),
-        (TDA(cett=0.4, online=True, shape="uniform", rest="4bit", first=2), "kernels"),
-        (TDA(cett=0.4, online=True, shape="uniform", rest="4bit", refresh=3), "kernels"),
-        (TDA(cett=0.4, online=True, shape="uniform", first=1, refresh=2), "vendor"),
+        (plain_tda(cett=0.4, online=True, shape="uniform", rest="4bit", first=2), "kernels"),
+        (plain_tda(cett=0.4, online=True, shape="uniform", rest="4bit", refresh=3), "kernels"),
+        (plain_tda(cett=0.4, online=True, shape="uniform", first=1, refresh=2), "vendor"),
     ],
     ids=str,
 )
@@ -141,7 +142,7 @@ def test_bytes_are_exact_weights_codes_scales_and_lists() -> None:
 
 def test_a_new_set_costs_no_copies_and_a_dense_token_is_counted_as_one() -> None:
     lm = wide()
-    engine, policy = engine_of(lm), bound(lm, TDA(cett=0.4, online=True, shape="uniform", rest="4bit", first=2))
+    engine, policy = engine_of(lm), bound(lm, plain_tda(cett=0.4, online=True, shape="uniform", rest="4bit", first=2))
     arm = engine.sparse_arm(engine.prefill(PROMPT_IDS, policy), 3)
     everything, listed = bytes_per_step(lm.model), 3 * 70 * 2 * 4
     read = []
@@ -166,7 +167,7 @@ def test_a_policy_is_warmed_up_once_with_the_step_it_takes() -> None:
 def test_which_policies_and_models_it_is_for() -> None:
     lm, narrow = wide(), tiny()
     assert has_nf4_copy(lm) and not has_nf4_copy(narrow)
-    assert CudaGraphEngine.runs(TDA(cett=0.4, online=True, shape="uniform", refresh=3).bind(lm))
+    assert CudaGraphEngine.runs(plain_tda(cett=0.4, online=True, shape="uniform", refresh=3).bind(lm))
     assert not CudaGraphEngine.runs(CATS(0).bind(lm))
     on_a_card = dataclasses.replace(lm, device=torch.device("cuda"))
     assert isinstance(low_bit_rest(on_a_card), Nf4Rest)

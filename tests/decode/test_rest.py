@@ -67,7 +67,7 @@ def _add_rest(lm: LoadedModel, block: FeedForward, mask: torch.Tensor, copy: Any
     added = []
 
     def change(x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-        approximate = copy.activations(block, activation_function(lm.model), x)
+        approximate = copy.activations(activation_function(lm.model), x)
         added.append(multiply_columns(copy.down, torch.where(mask, 0.0, approximate)))
         return activations * mask
 

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from little_text import TEXTS
 from parity import stored
 from tiny import PROMPT, tiny
 
-from tda_demo.calibration.documents import Document, Passages
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.compiled_step import TokenArm
 from tda_demo.decode.eager import EagerEngine
@@ -102,11 +100,7 @@ def test_the_bound_of_evaluation_is_the_arms(name: str, precision: str, family: 
         assert found.mlp_share == pytest.approx(share)
 
 
-def test_a_budget_of_bytes_is_refused_where_nothing_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    documents = tuple(Document(text, 1) for text in TEXTS)
-    monkeypatch.setattr(budget, "calibration_passages", lambda: Passages("little text", documents))
-    monkeypatch.setattr(budget, "PROMPT_TOKENS", 16)
-    monkeypatch.setattr(budget, "SCORE_TOKENS", 8)
+def test_a_budget_of_bytes_is_refused_where_nothing_is_skipped() -> None:
     skipping, zeroing = (stored(tiny(family), "int8") for family in ("llama", "opt"))
     assert isinstance(budget.within(skipping, CATS(), mlp_share=0.8), CATS)
     with pytest.raises(UserError, match="cats saves no weight bytes on this model"):

@@ -16,12 +16,15 @@ import torch
 from families import FAMILIES
 from model_files import write_model
 from parity import random_sets, stored
+from plain import plain_tda
 from scipy import stats
 from tiny import tiny
 from transformers import DynamicCache
 
 import tda_demo.model.loading
 from tda_demo.__main__ import main
+from tda_demo.calibration.sources import PASSAGES
+from tda_demo.calibration.thresholds import threshold_table
 from tda_demo.decode.arm import Prefill
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.evaluate import EvaluationSettings, evaluate, evaluation, scoring
@@ -37,7 +40,7 @@ from tda_demo.support.errors import UserError
 
 PROMPT, SCORED = 20, 9
 SETTINGS = EvaluationSettings(PROMPT, SCORED)
-METHOD = TDA(cett=0.4, online=True)
+METHOD = plain_tda(cett=0.4, online=True)
 
 
 class Fixed(SequencePolicy):
@@ -173,6 +176,22 @@ def test_the_zero_setting_is_the_dense_model_exactly(lm: LoadedModel, texts: Pat
     found = evaluate(lm, TDA(cett=0), texts, SETTINGS).to_json()
     assert found["kl"] == 0 and found["agreement"] == 1 and found["sparsity"] == 0 and found["byte_bound"] == 1
     assert found["perplexity"]["dense"] == found["perplexity"]["sparse"]
+
+
+def test_text_is_scored_with_thresholds_of_passages(lm: LoadedModel, texts: Path, little_text: None) -> None:
+    method = plain_tda(cett=0.4, shape="uniform")
+    found = evaluate(lm, method, texts, SETTINGS).to_json()
+    policy = method.bind(lm, source=PASSAGES)
+    assert policy.limits.tolist() == threshold_table(lm, weighted=False, source=PASSAGES).at(0.4).tolist()
+    kl, kept = [], []
+    for text in texts.read_text(encoding="utf-8").split("\n###\n"):
+        ids = lm.tokenizer(text)["input_ids"][: PROMPT + SCORED]
+        if len(ids) == PROMPT + SCORED:
+            ((score,),) = scoring.score_texts(lm, [policy], torch.tensor([ids]), PROMPT)
+            kl.append(score.kl / SCORED)
+            kept.append(np.mean(score.kept) / 70)
+    assert found["kl"] == pytest.approx(np.mean(kl), rel=1e-4)
+    assert found["sparsity"] == pytest.approx(1 - np.mean(kept))
 
 
 def test_a_run_that_was_killed_is_taken_up_and_ends_the_same(

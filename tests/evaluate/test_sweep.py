@@ -16,15 +16,19 @@ import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from little_text import DOCUMENTS
 from model_files import write_model
 from parity import stored
+from plain import PLAIN_GRID, plain_tda
 from tiny import tiny
 
 import tda_demo.model.loading
 from tda_demo.__main__ import main
-from tda_demo.calibration.documents import Document, project_passages, read_documents
-from tda_demo.evaluate import EvaluationSettings, allocate, budget, evaluate
-from tda_demo.evaluate.allocate import Sensitivity
+from tda_demo.calibration import answers
+from tda_demo.calibration.documents import read_documents
+from tda_demo.calibration.sources import ANSWERS, PASSAGES
+from tda_demo.evaluate import EvaluationSettings, budget, evaluate
+from tda_demo.evaluate import texts as scored_texts
 from tda_demo.evaluate.bookkeeping import ALONE, Ledger, Shard
 from tda_demo.evaluate.budget import QualityCurve
 from tda_demo.evaluate.speed import SpeedSettings
@@ -38,7 +42,7 @@ from tda_demo.support.errors import UserError
 from tda_demo.support.files import DATA
 
 SETTINGS = EvaluationSettings(20, 9)
-METHODS = [TDA(cett=0.2, online=True), TDA(cett=0.5, online=True)]
+METHODS = [plain_tda(cett=0.2, online=True), plain_tda(cett=0.5, online=True)]
 
 
 @pytest.fixture
@@ -140,7 +144,17 @@ def test_a_row_is_told_as_soon_as_it_is_measured(texts: Path) -> None:
 def test_two_processes_give_what_one_gives(texts: Path, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     command = ["-m", "tda_demo", "sweep", "--text", str(texts), "--model", str(model), "--threads", "1"]
-    command += ["--grid", "cett=0.2,0.5", "--grid", "online=1", "--precision", "float32", "--precision", "int8"]
+    command += [
+        "--grid",
+        "cett=0.2,0.5",
+        "--grid",
+        "online=1",
+        *PLAIN_GRID,
+        "--precision",
+        "float32",
+        "--precision",
+        "int8",
+    ]
     command += ["--prompt-tokens", "20", "--score-tokens", "9", "--device", "cpu"]
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
     written = []
@@ -168,7 +182,17 @@ def test_the_command_writes_a_tidy_table(
         pytest.importorskip("pyarrow")
     monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, precision, **_kwargs: load(precision))
     out = tmp_path / "out" / f"sweep.{ending}"
-    options = ["--grid", "tda.cett=0.2,0.5", "--grid", "tda.online=true", "--precision", "int8", "--text", str(texts)]
+    options = [
+        "--grid",
+        "tda.cett=0.2,0.5",
+        "--grid",
+        "tda.online=true",
+        *PLAIN_GRID,
+        "--precision",
+        "int8",
+        "--text",
+        str(texts),
+    ]
     assert main(["sweep", *options, "--prompt-tokens", "20", "--score-tokens", "9", "--out", str(out)]) == 0
     assert [each.name for each in out.parent.iterdir()] == [out.name]
     table = getattr(pandas, f"read_{ending}")(out)
@@ -197,13 +221,15 @@ def test_a_table_of_unknown_kind_is_refused_before_any_work(tmp_path: Path, caps
 def test_a_budget_is_spent_and_not_exceeded(rises: list[float], most: float) -> None:
     kl = tuple(np.concatenate([[0], np.cumsum(rises)]).tolist())
     values = tuple(0.1 * step for step in range(len(kl)))
-    curve = QualityCurve("tda", "cett", values, kl, tuple(1 + each for each in kl), (1.0,) * len(kl), "float32", 1, 1)
+    curve = QualityCurve(
+        "tda", "cett", values, kl, tuple(1 + each for each in kl), (1.0,) * len(kl), "float32", "answers", 1, 1
+    )
     found = curve.value_for_kl(most)
     assert np.interp(found, values, kl) == pytest.approx(min(most, kl[-1]), abs=1e-9)
 
 
 def test_a_budget_below_nothing_is_refused() -> None:
-    curve = QualityCurve("tda", "cett", (0.0, 0.1), (0.0, 1.0), (1.0, 2.0), (1.0, 0.5), "float32", 1, 1)
+    curve = QualityCurve("tda", "cett", (0.0, 0.1), (0.0, 1.0), (1.0, 2.0), (1.0, 0.5), "float32", "answers", 1, 1)
     for wrong in (-0.1, float("nan")):
         with pytest.raises(UserError, match="cannot be met"):
             curve.value_for_kl(wrong)
@@ -214,7 +240,7 @@ def test_a_budget_of_bytes_is_met_where_the_method_can(falls: list[float], most:
     share = (1 - np.concatenate([[0], np.cumsum(falls)]) / (2 * sum(falls))).tolist()  # from 1 to one half
     values = [0.1 * step for step in range(len(share))][:: -1 if falling_dial else 1]
     curve = QualityCurve(
-        "m", "dial", tuple(values), (0.0,) * len(share), (1.0,) * len(share), tuple(share), "float32", 1, 1
+        "m", "dial", tuple(values), (0.0,) * len(share), (1.0,) * len(share), tuple(share), "float32", "answers", 1, 1
     )
     if most < 0.49:
         with pytest.raises(UserError, match="m reads 50 % of the MLP weight bytes at its sparsest"):
@@ -235,26 +261,28 @@ def test_a_dial_of_whole_numbers_is_turned_towards_dense() -> None:
     assert budget.with_dial_at(Every(), 3.2).settings()["n"] == 4
 
 
-def planted(*, held_out: bool) -> list[Document]:
-    assert not held_out  # what is scored later is never measured on
-    random = np.random.default_rng(1)
-    return [Document(" ".join(f"w{word}" for word in random.integers(5, 90, 40)), at) for at in range(4)]
-
-
 def test_a_curve_is_measured_on_calibration_text_once(
-    lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch, little_text: None
 ) -> None:
-    monkeypatch.setattr("tda_demo.calibration.documents.project_passages", planted)
-    monkeypatch.setattr(budget, "PROMPT_TOKENS", 20)
-    monkeypatch.setattr(budget, "SCORE_TOKENS", 9)
-    found = budget.within(lm, TDA(online=True), kl=0.05)
-    assert isinstance(found, TDA) and found.online and 0 < found.cett < 0.6
+    monkeypatch.setenv("TDA_DEMO_CACHE", str(own_cache))
+    monkeypatch.setattr(answers, "project_passages", lambda held_out: [] if held_out else list(DOCUMENTS))
+    found = budget.within(lm, plain_tda(online=True), kl=0.05)
+    assert isinstance(found, TDA) and found.online and 0 < found.cett < 0.7
+    measure = budget.measure_curve
     monkeypatch.setattr(budget, "measure_curve", None)
-    curve = budget.quality_curve(lm, TDA(cett=0.1, online=True))  # the dial's own value does not matter
+    curve = budget.quality_curve(lm, plain_tda(cett=0.1, online=True))  # the dial's own value does not matter
     assert curve.kl[0] == 0 and curve.documents == 4 and curve.mlp_share[0] == 1 > curve.mlp_share[-1]
-    found = budget.within(lm, TDA(online=True), mlp_share=0.8)
+    assert curve.source == "answers" and curve.scored_tokens == 4 * 12
+    found = budget.within(lm, plain_tda(online=True), mlp_share=0.8)
     assert curve.mlp_share_at(found.settings()["cett"]) == pytest.approx(0.8)
     assert len(list((own_cache / "budgets").iterdir())) == 1
+
+    monkeypatch.setattr(budget, "measure_curve", measure)
+    monkeypatch.setattr(scored_texts, "PROMPT_TOKENS", 20)
+    monkeypatch.setattr(scored_texts, "SCORE_TOKENS", 9)
+    other = budget.quality_curve(lm, plain_tda(online=True), PASSAGES)  # kept beside the answers'
+    assert (other.source, other.documents, other.scored_tokens) == ("passages", 4, 4 * 9) and other.kl != curve.kl
+    assert len(list((own_cache / "budgets").iterdir())) == 2
 
 
 SHIPPED = DATA / "budgets"
@@ -265,7 +293,7 @@ SHIPPED_CURVES = (TDA, GRIFFIN, CoreInfer, CATS, TEAL, TT, Sketch)  # all that n
 def test_a_shipped_curve_is_read(path: Path) -> None:
     told = json.loads(path.read_text(encoding="utf-8"))
     curve = QualityCurve(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
-    assert curve.kl[0] == 0 and curve.documents == len(project_passages(held_out=False))
+    assert curve.kl[0] == 0 and curve.documents == 48 and curve.source == ANSWERS.name
     assert curve.mlp_share[0] >= 1 and len(curve.mlp_share) == len(curve.kl) == len(curve.values)
 
 
@@ -273,36 +301,3 @@ def test_shipped_curves_are_those_that_are_looked_for(lm: LoadedModel) -> None:
     embedded = dataclasses.replace(lm, fingerprint=WHEEL_SHA256, precision="int8")
     wanted = {budget.kept_curve(embedded, method()).path.name for method in SHIPPED_CURVES}
     assert {path.name for path in SHIPPED.iterdir()} == wanted
-
-
-def test_allocation_keeps_the_share_and_spares_the_layer_that_costs_most() -> None:
-    targets = np.array(allocate.TARGETS)
-    kept = np.tile(1 - targets, (3, 1))
-    found = Sensitivity(np.array([9.0, 1.0, 1.0]), kept)
-    cett = allocate.allocate(found, 0.7)
-    assert (1 - cett).mean() == pytest.approx(0.7, abs=0.02)
-    # At the optimum of sum k c^2 under a fixed sum of c, k c is the same everywhere.
-    assert cett[1] == cett[2] == pytest.approx(9 * cett[0], rel=0.2)
-    even = dataclasses.replace(found, kl=np.ones(3))
-    assert allocate.uniform(even, 0.7) == pytest.approx(0.3) and np.ptp(allocate.allocate(even, 0.7)) <= 0.02
-    with pytest.raises(UserError, match=r"share of 0\.1 .* from 0\.40 to 1"):
-        allocate.allocate(found, 0.1)
-
-
-def test_sensitivity_is_that_of_a_layer_alone(
-    lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("tda_demo.calibration.documents.project_passages", planted)
-    monkeypatch.setattr(allocate, "PROMPT_TOKENS", 20)
-    monkeypatch.setattr(allocate, "SCORE_TOKENS", 9)
-    found = allocate.sensitivity(lm)
-    path = tmp_path / "planted.txt"
-    path.write_text("\n###\n".join(each.text for each in planted(held_out=False)), encoding="utf-8")
-    for layer in range(3):
-        alone = TDA(cett=allocate.PROBE_CETT, exempt=tuple(other for other in range(3) if other != layer))
-        told = evaluate(lm, alone, path, SETTINGS).to_json()
-        assert found.kl[layer] == pytest.approx(told["kl"], rel=1e-4)
-        at = allocate.TARGETS.index(allocate.PROBE_CETT)
-        assert found.kept[layer, at] == pytest.approx(1 - told["layers"]["sparsity"][layer])
-    method = allocate.as_method(lm, np.array([0.1, 0.25, 0.0]))
-    assert method.scale[1] == pytest.approx(1) and method.scale[2] == 0

@@ -113,7 +113,9 @@ def test_blocks_with_a_rest_get_tiles_of_their_own(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ways, "rest_stages", lambda *_: wide)
     exact = [random_matrices(64, 12, torch.float32, SILU, glu=True, bias=False)]
     copies = [
-        Nf4Matrices(*(quantise(part) for part in (each.gate, each.up, each.down) if part is not None), *[None] * 3, SILU)
+        Nf4Matrices(
+            *(quantise(part) for part in (each.gate, each.up, each.down) if part is not None), *[None] * 3, SILU
+        )
         for each in exact
     ]
     weights = [MatricesWithRest(*pair) for pair in zip(exact, copies, strict=True)]

@@ -83,7 +83,9 @@ def test_without_a_list_all_neurons_are_exact() -> None:
 def copied(exact: Matrices) -> MatricesWithRest:
     gate = None if exact.gate is None else quantise(exact.gate)
     biases = (exact.gate_bias, exact.up_bias, exact.down_bias)
-    return MatricesWithRest(exact, Nf4Matrices(gate, quantise(exact.up), quantise(exact.down), *biases, exact.activation))
+    return MatricesWithRest(
+        exact, Nf4Matrices(gate, quantise(exact.up), quantise(exact.down), *biases, exact.activation)
+    )
 
 
 def check(

@@ -10,8 +10,8 @@ from tda_demo.methods import METHODS
 from tda_demo.methods.controls import against, beats, is_control, not_beating, unbeaten
 
 
-def test_two_methods_are_controls() -> None:
-    assert [name for name in METHODS if is_control(name)] == ["random", "magnitude"]
+def test_three_methods_are_controls() -> None:
+    assert [name for name in METHODS if is_control(name)] == ["random", "magnitude", "prior"]
     assert not is_control("no-such")
 
 

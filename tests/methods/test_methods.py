@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,13 @@ import torch
 from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain import plain_tda
 from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
 import tda_demo
-from tda_demo.calibration.documents import Document, Passages
-from tda_demo.calibration.thresholds import ThresholdTable, calibrate, kept_thresholds, threshold_table
+from tda_demo.calibration.sources import ANSWERS, PASSAGES, Source
+from tda_demo.calibration.thresholds import ThresholdTable, calibrate, threshold_table
 from tda_demo.decode.choose import engine_for
 from tda_demo.evaluate.scoring import judge
 from tda_demo.methods import (
@@ -30,6 +30,7 @@ from tda_demo.methods import (
     CoreInfer,
     Magnitude,
     Method,
+    Prior,
     Random,
     Sketch,
     make_method,
@@ -47,19 +48,22 @@ ZERO: dict[str, Method] = {
     "coreinfer": CoreInfer(keep=1, exempt_first=0, exempt_last=0),
     "random": Random(keep=1),
     "magnitude": Magnitude(keep=1),
+    "prior": Prior(keep=1),
     "sketch": Sketch(keep=1),
     "cats": CATS(keep=1),
     "tt": TT(cett=0),
     "teal": TEAL(sparsity=0),
 }
 HARD: dict[str, Method] = {
-    "tda": TDA(cett=0.4),
-    "tda online": TDA(cett=0.4, online=True),
-    "tda weighted": TDA(cett=0.4, online=True, weighted=True),
+    "tda": plain_tda(cett=0.4),
+    "tda uniform": plain_tda(cett=0.4, shape="uniform"),
+    "tda online": plain_tda(cett=0.4, online=True),
+    "tda weighted": plain_tda(cett=0.4, weighted=True),
     "griffin": GRIFFIN(keep=0.3),
     "coreinfer": CoreInfer(keep=0.3, exempt_first=1, exempt_last=1),
     "random": Random(keep=0.3),
     "magnitude": Magnitude(keep=0.3),
+    "prior": Prior(keep=0.3),
     "sketch": Sketch(keep=0.3),
     "cats": CATS(keep=0.3),
     "tt": TT(cett=0.3),
@@ -68,24 +72,8 @@ HARD: dict[str, Method] = {
 TOKEN_LEVEL = ("sketch", "cats", "tt", "teal")
 SEQUENCE_LEVEL = [name for name, method in HARD.items() if method.name not in TOKEN_LEVEL]
 TRAINED = ("dejavu", "moefication")  # have a matrix of their own, in test_trained_methods
-TEXTS = Passages("test", tuple(Document(" ".join(f"w{3 + (i * k) % 90}" for i in range(40)), k) for k in (3, 7, 11)))
 
-
-@pytest.fixture(autouse=True)
-def tables(own_cache: Path) -> Path:
-    """Tiny models are calibrated on tiny texts."""
-    return own_cache
-
-
-@functools.cache
-def table(family: str) -> ThresholdTable:
-    return calibrate(tiny(family), TEXTS)
-
-
-def prepared(family: str) -> LoadedModel:
-    lm = tiny(family)
-    kept_thresholds(lm, weighted=False).save(table(family))
-    return lm
+pytestmark = pytest.mark.usefixtures("little_text")
 
 
 def test_every_method_has_a_public_name() -> None:
@@ -95,21 +83,28 @@ def test_every_method_has_a_public_name() -> None:
 
 
 def test_every_precision_has_a_table_of_its_own_and_the_embedded_model_has_one_at_each(
-    lm: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    lm: LoadedModel, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(lm: LoadedModel, passages: Passages, *, weighted: bool, report: object) -> ThresholdTable:
-        return dataclasses.replace(table("llama"), precision=lm.precision)
+    found = calibrate(lm, PASSAGES)
+
+    def measured(lm: LoadedModel, source: Source, *, weighted: bool, report: object) -> ThresholdTable:
+        return dataclasses.replace(found, precision=lm.precision, weighted=weighted, data=source.name)
 
     monkeypatch.setattr("tda_demo.calibration.thresholds.calibrate", measured)
     for precision in PRECISIONS:
         other = dataclasses.replace(lm, precision=precision)
-        assert threshold_table(other, weighted=False).precision == precision
+        for source in (ANSWERS, PASSAGES):
+            told = threshold_table(other, weighted=False, source=source)
+            assert (told.precision, told.data) == (precision, source.name)
     monkeypatch.setattr("tda_demo.calibration.thresholds.calibrate", None)
-    assert threshold_table(lm, weighted=False).precision == "float32"  # what int8 left there does not serve it
-    for precision in PRECISIONS:
-        embedded = dataclasses.replace(lm, name=NAME, fingerprint=WHEEL_SHA256, precision=precision)
-        for weighted in (False, True):
-            assert threshold_table(embedded, weighted=weighted).fingerprint == WHEEL_SHA256
+    for source in (ANSWERS, PASSAGES):  # what int8 left there does not serve float32, nor one source the other
+        told = threshold_table(lm, weighted=False, source=source)
+        assert (told.precision, told.data) == ("float32", source.name)
+        for precision in PRECISIONS:
+            embedded = dataclasses.replace(lm, name=NAME, fingerprint=WHEEL_SHA256, precision=precision)
+            for weighted in (False, True):
+                told = threshold_table(embedded, weighted=weighted, source=source)
+                assert (told.fingerprint, told.weighted, told.data) == (WHEEL_SHA256, weighted, source.name)
 
 
 def logits_after_prompt(lm: LoadedModel) -> torch.Tensor:
@@ -148,7 +143,7 @@ def test_zero_setting_gives_bit_equal_logits(family: str, name: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", HARD)
 def test_prompt_is_dense_steps_are_sparse_and_the_model_is_restored(family: str, name: str) -> None:
-    lm = prepared(family)
+    lm = tiny(family)
     before = copy.deepcopy(lm.model.state_dict())
     dense = logits_after_prompt(lm)
     with HARD[name](lm):
@@ -163,9 +158,9 @@ def test_prompt_is_dense_steps_are_sparse_and_the_model_is_restored(family: str,
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sparse_logits_are_those_of_a_model_with_the_dropped_neurons_zeroed(family: str) -> None:
     """The arm's packed copies against transformers itself, the dropped neurons' output columns set to zero."""
-    lm = prepared(family)
+    lm = tiny(family)
     engine = engine_for(lm)
-    prefill = engine.prefill(lm.prompt_ids(PROMPT), TDA(cett=0.4).bind(lm))
+    prefill = engine.prefill(lm.prompt_ids(PROMPT), plain_tda(cett=0.4).bind(lm))
     step = engine.sparse_arm(prefill, 1).step(40)
 
     masked = tiny(family)
@@ -182,7 +177,7 @@ def test_sparse_logits_are_those_of_a_model_with_the_dropped_neurons_zeroed(fami
 @pytest.mark.parametrize("family", FAMILIES)
 def test_active_set_is_the_brute_force_one(family: str) -> None:
     lm = tiny(family)
-    prefill = engine_for(lm).prefill(lm.prompt_ids(PROMPT), TDA(cett=0.3, online=True).bind(lm))
+    prefill = engine_for(lm).prefill(lm.prompt_ids(PROMPT), plain_tda(cett=0.3, online=True).bind(lm))
     for layer, active in enumerate(prefill.active.indices):
         assert active.tolist() == brute_force_set(lm, layer, 0.3)
 
@@ -191,7 +186,7 @@ def test_active_set_is_the_brute_force_one(family: str) -> None:
 @pytest.mark.parametrize("name", SEQUENCE_LEVEL)
 def test_what_is_chosen_is_what_the_engine_computes_and_reads(family: str, name: str) -> None:
     """Sorted sets within the width, the same again from a new selector; as many activations; the bytes, by hand."""
-    lm = prepared(family)
+    lm = tiny(family)
     engine = engine_for(lm)
     prefill, again = (engine.prefill(lm.prompt_ids(PROMPT), HARD[name].bind(lm)) for _ in range(2))
     counts = prefill.active.counts()
@@ -211,7 +206,7 @@ def test_what_is_chosen_is_what_the_engine_computes_and_reads(family: str, name:
 
 @pytest.mark.parametrize("name", HARD)
 def test_restored_after_an_exception_inside(name: str) -> None:
-    lm = prepared("llama")
+    lm = tiny()
     dense = logits_after_prompt(lm)
 
     def fail_while_patched() -> None:
@@ -226,7 +221,7 @@ def test_restored_after_an_exception_inside(name: str) -> None:
 
 def test_restored_after_an_exception_inside_the_model(lm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = logits_after_prompt(lm)
-    with TDA(cett=0.4, online=True)(lm):
+    with plain_tda(cett=0.4, online=True)(lm):
         with pytest.raises(IndexError):
             lm.model(input_ids=torch.tensor([[10_000]]))
         logits_after_prompt(lm)
@@ -235,14 +230,14 @@ def test_restored_after_an_exception_inside_the_model(lm: LoadedModel, monkeypat
 
 def test_a_new_prompt_inside_the_context_runs_dense_again(lm: LoadedModel) -> None:
     dense = logits_after_prompt(lm)
-    with TDA(cett=0.4, online=True)(lm):
+    with plain_tda(cett=0.4, online=True)(lm):
         first, second = logits_after_prompt(lm), logits_after_prompt(lm)
     assert torch.equal(first, second) and torch.equal(second[0], dense[0])
 
 
 def test_library_use_generates_with_the_patched_model(lm: LoadedModel) -> None:
     dense = lm.generate(PROMPT, max_new_tokens=12)
-    with TDA(cett=0.6, online=True)(lm):
+    with plain_tda(cett=0.6, online=True)(lm):
         sparse = lm.generate(PROMPT, max_new_tokens=12)
     with TDA(cett=0)(lm):
         assert lm.generate(PROMPT, max_new_tokens=12) == dense
@@ -255,7 +250,7 @@ def test_batches_are_refused(lm: LoadedModel) -> None:
 
 
 def test_exempt_layers_and_scale_zero_stay_dense(lm: LoadedModel) -> None:
-    method = TDA(cett=0.5, online=True, exempt=(0,), scale=(1, 0, 1))
+    method = plain_tda(cett=0.5, online=True, exempt=(0,), scale=(1, 0, 1))
     active = engine_for(lm).prefill(lm.prompt_ids(PROMPT), method.bind(lm)).active
     sparsity = active.sparsity()
     assert sparsity[:2] == [0, 0] and sparsity[2] > 0
@@ -267,14 +262,14 @@ def test_a_larger_threshold_keeps_a_subset(factor: float, cett: float) -> None:
     lm = tiny()
     ids = lm.prompt_ids(PROMPT)
     mild, hard = (
-        engine_for(lm).prefill(ids, TDA(cett=cett, online=True, scale=(each,) * 3).bind(lm)).active
+        engine_for(lm).prefill(ids, plain_tda(cett=cett, online=True, scale=(each,) * 3).bind(lm)).active
         for each in (factor, factor + 0.5)
     )
     assert all(set(b.tolist()) <= set(a.tolist()) for a, b in zip(mild.indices, hard.indices, strict=True))
 
 
 def test_no_neuron_kept_still_decodes(lm: LoadedModel) -> None:
-    method = TDA(cett=0.5, online=True, scale=(1e9,) * 3)
+    method = plain_tda(cett=0.5, online=True, scale=(1e9,) * 3)
     engine = engine_for(lm)
     prefill = engine.prefill(lm.prompt_ids(PROMPT), method.bind(lm))
     assert prefill.active.counts() == [0, 0, 0]
@@ -287,7 +282,7 @@ def test_all_zero_activations_give_no_nan() -> None:
         block.up.weight.zero_()
         block.up.bias.fill_(-1)
     engine = engine_for(lm)
-    prefill = engine.prefill(lm.prompt_ids(PROMPT), TDA(cett=0.2, online=True).bind(lm))
+    prefill = engine.prefill(lm.prompt_ids(PROMPT), plain_tda(cett=0.2, online=True).bind(lm))
     assert engine.sparse_arm(prefill, 1).step(40).isfinite().all()
     assert judge(engine, prefill, [40, 41]).cett == [0.0, 0.0, 0.0]
 
@@ -295,8 +290,8 @@ def test_all_zero_activations_give_no_nan() -> None:
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"cett": float("nan")}, "cett is nan; it must be a number from 0 to 0.6"),
-        ({"cett": 0.7}, "cett is 0.7"),
+        ({"cett": float("nan")}, "cett is nan; it must be a number from 0 to 0.7"),
+        ({"cett": 0.75}, "cett is 0.75"),
         ({"cett": -0.1}, "cett is -0.1"),
         ({"scale": (1, float("nan"), 1)}, "scale is 1,nan,1"),
         ({"scale": (-1.0,)}, "scale is -1"),
@@ -311,9 +306,9 @@ def test_settings_out_of_range_are_refused_by_name(settings_: dict, message: str
 
 def test_settings_that_do_not_fit_the_model_are_refused(lm: LoadedModel) -> None:
     with pytest.raises(UserError, match="scale has 2 factors; this model has 3 layers"):
-        TDA(scale=(1, 1)).bind(lm)
+        plain_tda(scale=(1, 1)).bind(lm)
     with pytest.raises(UserError, match="exempt names layer 7; this model has layers 0 to 2"):
-        TDA(exempt=(7,)).bind(lm)
+        plain_tda(exempt=(7,)).bind(lm)
 
 
 def test_every_method_explains_its_settings() -> None:
@@ -334,8 +329,8 @@ def test_every_method_is_in_the_matrix_and_its_dial_is_a_setting(name: str) -> N
 
 def test_a_method_is_made_by_name() -> None:
     assert all(method_named(name) is method for name, method in METHODS.items())
-    assert make_method("tda", ["cett=0.3", "exempt=0,2"]) == TDA(cett=0.3, exempt=(0, 2))
-    with pytest.raises(UserError, match=r"There is no method 'magic'; there are: tda, sketch, .*, magnitude\."):
+    assert make_method("tda", ["cett=0.3", "exempt=0,2"]) == plain_tda(cett=0.3, exempt=(0, 2))
+    with pytest.raises(UserError, match=r"There is no method 'magic'; there are: tda, sketch, (.*, )prior\."):
         make_method("magic", ["cett=0.3"])
     with pytest.raises(UserError, match="'tda' has no setting 'keep'"):
         make_method("tda", ["keep=0.3"])

@@ -13,6 +13,7 @@ from tiny import PROMPT, tiny
 
 import tda_demo.model.loading
 from tda_demo.__main__ import main
+from tda_demo.calibration.sources import ANSWERS, Source
 from tda_demo.methods import METHODS
 from tda_demo.methods.base import Dial, Method
 from tda_demo.methods.sequence import SequencePolicy
@@ -31,7 +32,7 @@ class EveryNth(Method):
 
     n: int = setting(2, "the distance between two neurons that are kept", Range(1, 100))
 
-    def bind(self, lm: LoadedModel, report: Report = silent) -> SequencePolicy:
+    def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> SequencePolicy:
         return _Counted(self.n)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,7 @@ from token_methods import LIKE_LLAMA, inputs, rule_of
 from tda_demo.kernels.q4 import decode, decode_columns
 from tda_demo.model.configuration import activation_function
 
-
-@pytest.fixture(autouse=True)
-def thresholds(own_cache: Path) -> Path:
-    return own_cache
+pytestmark = pytest.mark.usefixtures("little_text")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -37,7 +33,7 @@ def test_the_sketch_is_the_block_in_four_bits_and_knows_where_it_errs(family: st
         expected = act(first) * (whole @ rows[1].T) if copy.gate is not None else act(first)
         predicted, error = rule._predicted(block, x)
         torch.testing.assert_close(predicted.double(), expected, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(copy.activations(block, act, x), predicted)
+        torch.testing.assert_close(copy.activations(act, x), predicted)
 
         down = decode_columns(copy.down).double().T
         found = rule.rest(block, x, torch.zeros_like(a, dtype=torch.bool))

@@ -24,7 +24,7 @@ from tda_demo.methods import TEAL
 from tda_demo.methods.teal import ChannelPolicy
 from tda_demo.model.loading import LoadedModel
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = pytest.mark.usefixtures("little_text")
 
 
 def steps(lm: LoadedModel) -> torch.Tensor:

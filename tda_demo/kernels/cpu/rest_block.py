@@ -20,7 +20,7 @@ from .rows import FAST, f32
 
 
 class RestBlock(NamedTuple):
-    """Copies of the neurons that a block leaves out, side by side; ``gate`` and ``gate_bias`` are empty in plain blocks.
+    """Copies of the neurons that a block leaves out, side by side; ``gate`` is empty in plain blocks.
 
     ``activation`` is one of ``kernels.activations``.
     """
@@ -28,7 +28,7 @@ class RestBlock(NamedTuple):
     gate: np.ndarray  # uint8 [neurons or 0, records, 40]
     up: np.ndarray  # uint8 [neurons, records, 40]
     down: np.ndarray  # uint8 [neurons / 16, chunks, 320]
-    gate_bias: np.ndarray  # float32 [neurons or 0]
+    gate_bias: np.ndarray  # float32 [neurons]
     up_bias: np.ndarray  # float32 [neurons]
     output_scales: np.ndarray  # float32 [outputs]
     activation: int
