@@ -81,7 +81,7 @@ class CudaGraphEngine(Engine):
 
     @classmethod
     def runs(cls, policy: Policy) -> bool:
-        return policy.settles
+        return policy.settles and not policy.rest_bytes
 
     def _count_bytes(self) -> StepBytes:
         return self.shared.step_bytes
