@@ -38,7 +38,7 @@ def setting(default: Any, explanation: str, within: Range | None = None) -> Any:
 
 def ordered_fields(kind: type[Named] | Named) -> tuple[dataclasses.Field[Any], ...]:
     """The settings, a method's own before those it has in common with others."""
-    return tuple(sorted(dataclasses.fields(kind), key=lambda field: field.kw_only))
+    return tuple(sorted(dataclasses.fields(kind), key=lambda field: field.kw_only is True))
 
 
 def check(instance: Named) -> None:
