@@ -14,6 +14,7 @@ from ..model.hooks import observe
 from ..support.files import kept_name
 from ..support.lazy import inference_mode, torch
 from ..support.progress import Progress, Report, silent
+from .cett import squared_strengths
 from .sources import Source, inputs
 from .tables import KeptTable, json_rows
 
@@ -35,6 +36,22 @@ def prior_of(
     """
     rows = kept_prior(lm, kind, source).get(lambda: measure_prior(lm, evidence, source, report))
     return tuple(torch.from_numpy(row.astype(np.float32)).to(lm.device) for row in rows)
+
+
+def strength_prior(
+    lm: LoadedModel, source: Source, *, weighted: bool = False, report: Report = silent
+) -> tuple[torch.Tensor, ...]:
+    """The prior of squared relative activations, TDA's and GRIFFIN's; ``weighted``: times the squared output norm."""
+
+    def evidence(block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
+        return squared_strengths(activations, block.output_norms if weighted else None)
+
+    return prior_of(lm, strength_kind(weighted), evidence, source, report)
+
+
+def strength_kind(weighted: bool) -> str:
+    """What that evidence is called."""
+    return "strength-weighted" if weighted else "strength"
 
 
 def kept_prior(lm: LoadedModel, kind: str, source: Source) -> KeptTable[list[np.ndarray]]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..model.precision import PRECISIONS, default_precision, in_words
 from ..support.files import write_text
+
+if TYPE_CHECKING:
+    from ..methods import Method
 
 TEXT = "documents separated by lines holding only ###, or .jsonl with a text (and a reference) a line"
 Commands = Any  # argparse names the type of what add_subparsers returns only privately
@@ -46,6 +51,29 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="K=V", help="a setting, e.g. cett=0.2; repeatable"
     )
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """A preset of the method; ``chosen_method`` reads it."""
+    parser.add_argument(
+        "--preset", metavar="NAME", help="exact, default, aggressive or paper, under the settings given with --set"
+    )
+
+
+def chosen_method(name: str, preset: str | None, assignments: Sequence[str]) -> Method:
+    """The method ``name`` at its ``preset``, if any, with settings like ``["cett=0.2"]``.
+
+    Raises:
+        UserError: there is no such method, preset or setting, or a value is out of its range.
+    """
+    from ..methods import make_method, method_named
+    from ..methods.presets import preset_named
+    from ..methods.settings import parse
+
+    if preset is None:
+        return make_method(name, assignments)
+    kind = method_named(name)
+    return dataclasses.replace(preset_named(kind, preset).of(kind), **parse(kind, assignments))
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

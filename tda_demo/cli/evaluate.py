@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 
 from ..support.progress import silent, terminal_bar
-from .arguments import TEXT, Commands, add_json, add_method, add_model, write_json
+from .arguments import (
+    TEXT,
+    Commands,
+    add_json,
+    add_method,
+    add_model,
+    add_preset,
+    chosen_method,
+    write_json,
+)
 
 
 def add(commands: Commands) -> None:
@@ -20,6 +29,7 @@ def add(commands: Commands) -> None:
     )
     add_model(evaluate)
     add_method(evaluate)
+    add_preset(evaluate)
     add_json(evaluate)
     evaluate.set_defaults(run=run)
 
@@ -30,11 +40,10 @@ def run(options: argparse.Namespace) -> None:
     from ..evaluate.bookkeeping import shard
     from ..evaluate.evaluation import open_ledger
     from ..evaluate.result import summary
-    from ..methods import make_method
     from ..model.loading import load_model
     from ..support.environment import use_threads
 
-    method = make_method(options.method, options.set)
+    method = chosen_method(options.method, options.preset, options.set)
     settings = EvaluationSettings(
         options.prompt_tokens, options.score_tokens, options.documents, options.max_new_tokens
     )

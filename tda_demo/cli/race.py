@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..support.errors import UserError
 from ..support.files import write_text
 from ..support.progress import Progress, terminal_bar
-from .arguments import Commands, add_json, add_method, add_model, write_json
+from .arguments import Commands, add_json, add_method, add_model, add_preset, chosen_method, write_json
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -24,6 +24,7 @@ def add(commands: Commands) -> None:
     race.add_argument("prompt", metavar="PROMPT", help="what both sides answer, in quotes")
     add_model(race)
     add_method(race)
+    add_preset(race)
     race.add_argument("--rival", metavar="NAME", help="a second method, raced against the first at the same time")
     race.add_argument("--rival-set", action="append", default=[], metavar="K=V", help="a setting of it; repeatable")
     budget = race.add_mutually_exclusive_group()
@@ -56,7 +57,6 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     from ..decode.choose import step_bytes
     from ..evaluate.budget import within
-    from ..methods import make_method
     from ..model.loading import load_model
     from ..race import Finished, PromptRead, RaceSettings, Stepped, race
     from ..race.result import summary
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     from ..stats.metrics import mlp_share_read
     from ..support.environment import use_threads
 
-    method = make_method(options.method, options.set)
+    method = chosen_method(options.method, options.preset, options.set)
     rival = _rival(options.rival, options.rival_set)
     _check_budget(options)
     settings = RaceSettings(options.max_new_tokens, options.temperature, options.top_p, options.seed)

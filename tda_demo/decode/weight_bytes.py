@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..kernels.gpu.blocks import BlockMatrices
     from ..model.loading import LoadedModel
 
-_INDEX_BYTES = 2 * 4  # an active neuron's number on a GPU, read by each of the two launches
+_INDEX_BYTES = 2 * 4  # a neuron's number on a GPU, read by each of the two launches
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class StepBytes:
     """Bytes a ``dense`` step reads; each of the ``widths[l]`` neurons of layer l takes ``neurons[l]``.
 
     ``packable`` says of every layer whether neurons outside an active set are left unread, ``runs_kernels`` whether the
-    kernels of token-level methods run; else those are zeroed, which saves nothing. An active neuron takes
-    ``index_bytes`` for its place in a list.
+    kernels of token-level methods run; else those are zeroed, which saves nothing. A neuron that contributes takes
+    ``index_bytes`` for its place in a list. ``copies`` says whether a new active set is copied, not read where it lies.
     """
 
     dense: int
@@ -67,6 +67,7 @@ class StepBytes:
     packable: tuple[bool, ...]
     runs_kernels: bool = False
     index_bytes: int = 0
+    copies: bool = True
 
     @property
     def mlp(self) -> float:
@@ -77,9 +78,9 @@ class StepBytes:
         """Bytes read to make copies: of each layer so many neurons, and of so many low-bit ones of ``rest_bytes``; []
         where none are made, and none of layers only zeroed.
         """
-        layers = (
-            zip(self.neurons, copied, rest_bytes or [0] * len(copied), self.packable, strict=True) if copied else ()
-        )
+        if not (copied and self.copies):
+            return 0
+        layers = zip(self.neurons, copied, rest_bytes or [0] * len(copied), self.packable, strict=True)
         return sum(neuron.whole * own + rest * low for neuron, (own, low), rest, is_copied in layers if is_copied)
 
     def sparse(self, counts: Sequence[int], plan: StepTraits) -> int:
@@ -110,7 +111,7 @@ class StepBytes:
             if skips:
                 skipped = sum(size for matrix, size in asdict(neuron).items() if matrix not in plan.full)
                 saved += (width - count) * (skipped - rest)
-        listed = 0 if plan.token_level else self.index_bytes * sum(kept)
+        listed = 0 if plan.token_level else self.index_bytes * sum(self.widths if plan.rest_bytes else kept)
         return StepTraffic(self.dense - saved + extra + listed, 1 - (saved - extra - listed) / self.mlp)
 
 
@@ -179,6 +180,7 @@ def kernel_bytes(model: PreTrainedModel, blocks: Sequence[FeedForward], weights:
         widths=tuple(layer.d_ff for layer in weights),
         packable=(True,) * len(weights),
         index_bytes=_INDEX_BYTES,
+        copies=False,
     )
 
 

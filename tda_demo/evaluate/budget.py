@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..model.loading import LoadedModel
 
 _FORMAT = 3  # of the count of bytes; part of a curve's name
-_MOST_TEXTS = 48
+_MOST_TEXTS = 16
 # Where on the dial the curve is measured, 0 dense and 1 sparsest; closest where some method turns from good to bad, and
 # at the dense end, where KL rises faster than in proportion and a straight line would promise too much of it.
 PLACES = (0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)

@@ -26,22 +26,27 @@ if TYPE_CHECKING:
 
 FINALISTS = 4  # of the candidates within the KL, those reading fewest bytes, whose speed is measured
 _UNPUBLISHED = ("sketch",)
+_CETTS = {"skip": (0.1, 0.15, 0.2, 0.25, 0.3, 0.4), "4bit": (0.4, 0.5, 0.6, 0.7)}  # of TDA, by rest
+_EVIDENCE = ((0.0, 0), (64.0, 0), (64.0, 16))  # prior and first
 
 
-def find_presets(lm: LoadedModel, names: Iterable[str] = METHODS, report: Report = silent) -> PresetTable:
-    """The presets of the methods called ``names`` on ``lm``."""
-    found: dict[str, list[Preset]] = {}
+def find_presets(
+    lm: LoadedModel, names: Iterable[str] = METHODS, report: Report = silent
+) -> tuple[PresetTable, dict[str, list[Preset]]]:
+    """The presets of the methods called ``names`` on ``lm``, and by method all candidates, whose name is empty."""
+    rows: dict[str, list[Preset]] = {}
     totals: list[QualityTotals] = []
     for name in names:
         methods = candidates(METHODS[name])
         totals = score_all(lm, methods, f"Looking for presets of {name}", report)
-        rows = [_row(method, total) for method, total in zip(methods, totals, strict=True)]
+        rows[name] = [_row(method, total) for method, total in zip(methods, totals, strict=True)]
         if name == TDA.name:
-            rows = _timed(lm, rows)
-        found[name] = choose(METHODS[name], rows)
+            rows[name] = _timed(lm, rows[name])
+    found = {name: choose(METHODS[name], rows[name]) for name in rows}
     environment = describe(lm.device, lm.precision)
     machine = f"{environment.get('gpu') or environment['cpu']}, {environment['threads']} threads"
-    return PresetTable(lm.name, lm.precision, machine, totals[0].documents, totals[0].scored_tokens, found)
+    table = PresetTable(lm.name, lm.precision, machine, totals[0].documents, totals[0].scored_tokens, found)
+    return table, rows
 
 
 def candidates(kind: type[Method]) -> list[Method]:
@@ -52,12 +57,12 @@ def candidates(kind: type[Method]) -> list[Method]:
     dial = kind.dial
     values = [round(dial.dense + share * (dial.sparsest - dial.dense), 6) for share in PLACES]
     if kind is TDA:
-        others = [
-            {"rest": rest, "prior": prior, "first": first}
-            for rest, (prior, first) in product(("skip", "4bit"), ((0.0, 0), (64.0, 0), (64.0, 16)))
+        grid: list[Method] = [
+            TDA(cett=cett, rest=rest, prior=prior, first=first)
+            for rest, cetts in _CETTS.items()
+            for (prior, first), cett in product(_EVIDENCE, cetts)
         ]
-        grid: list[Method] = [TDA(cett=value, **other) for other in others for value in values[1:]]
-        return [TDA(cett=0, rest="skip", prior=0.0, first=0), *grid, paper(TDA)]
+        return [TDA(cett=0), *grid, paper(TDA)]
     return [*(with_dial_at(kind(), value) for value in values), *([paper(kind)] if has_paper(kind) else [])]
 
 

@@ -1,7 +1,7 @@
 """NF4, the 4-bit format of QLoRA (arXiv 2305.14314) and bitsandbytes: 16 levels, a float32 scale every 64 columns.
 
-The levels are those of bitsandbytes rounded to 14 bits, which moves a weight by at most 3e-5 of its block's largest: so
-that products can be taken in 16-bit integers, as the compiled loops do.
+The levels are those of bitsandbytes (``VALUES``) rounded to 14 bits, which moves a weight by at most 3e-5 of its
+block's largest: so that products can be taken in 16-bit integers, as the compiled loops do.
 
 A block is 32 bytes. The low nibbles hold its columns 0 to 31, the high ones 32 to 63, in the order ``_PLACES``: the one
 in which a processor's byte shuffles, which work within 16 bytes, give them back in sequence.
@@ -15,13 +15,13 @@ from ..support.lazy import torch
 
 BLOCK = 64
 ONE = 2**14
-_BITSANDBYTES = (
+VALUES = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
     *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
     *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
     *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
 )
-LEVELS = np.round(np.array(_BITSANDBYTES) * ONE).astype(np.int16)  # a code's value is LEVELS[code] / ONE
+LEVELS = np.round(np.array(VALUES) * ONE).astype(np.int16)  # a code's value is LEVELS[code] / ONE
 _PLACES = np.arange(32).reshape(2, 2, 8).swapaxes(0, 1).reshape(32)  # byte p holds the columns _PLACES[p] and + 32
 COLUMN_OF = np.concatenate([_PLACES, _PLACES + 32])  # of the block's nibbles, the low ones first
 

@@ -86,7 +86,7 @@ class SequenceMethod(Method):
         policy = self.policy(lm, report, source)
         policy.first = self.first
         if self.rest == "4bit" and self.leaves_something_out:
-            policy.rest = low_bit_rest(lm)
+            policy.rest = low_bit_rest(lm, report)
         return policy
 
     @property

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..calibration.cett import squared_strengths
+from ..calibration.priors import strength_kind
 from ..calibration.sources import Source
 from ..support.progress import Report
 from .base import Dial, EvidenceMethod
@@ -30,7 +31,7 @@ class GRIFFIN(EvidenceMethod):
 
     name: ClassVar[str] = "griffin"
     dial: ClassVar[Dial] = Dial("keep", dense=1.0, sparsest=0.1)
-    evidence_kind: ClassVar[str] = "strength"  # type: ignore[misc]
+    evidence_kind: ClassVar[str] = strength_kind(weighted=False)  # type: ignore[misc]
 
     keep: float = setting(0.5, "share of every layer's neurons that is kept; 1 is exact", Range(0, 1))
 

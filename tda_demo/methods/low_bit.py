@@ -1,24 +1,33 @@
-"""Low-bit copies of a model's feed-forward blocks (``kernels.q4``), made once for all methods that use them."""
+"""Low-bit copies of a model's feed-forward blocks, made once for all methods that use them.
+
+In the format of the CPU's kernels (``kernels.q4``), and for the rest of active sets on a GPU in that of its kernels.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..kernels.activations import activation_of
 from ..kernels.formats import encode_by_neuron
+from ..kernels.nf4 import BLOCK
 from ..kernels.q4 import Q4Columns, Q4Rows, encode, encode_columns, multiply, multiply_columns
 from ..model.configuration import Activation, activation_function
 from ..model.feedforward import FeedForward
 from ..support.errors import UserError
 from ..support.lazy import torch
+from ..support.progress import Progress, Report, silent
+from .plan import Rest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ..kernels.gpu.nf4 import Nf4Matrices
     from ..model.loading import LoadedModel
 
 
@@ -75,6 +84,27 @@ class LowBitRest:
 
 
 @dataclass(frozen=True, eq=False)
+class Nf4Rest:
+    """The same from ``copies`` on a GPU, in the format that its kernels read (``kernels.gpu.nf4``)."""
+
+    copies: tuple[Nf4Matrices, ...]
+    function: Activation
+
+    @property
+    def neuron_bytes(self) -> tuple[float, ...]:
+        return tuple(float(copy.neuron_bytes) for copy in self.copies)
+
+    def output(self, block: FeedForward, x: torch.Tensor, left_out: torch.Tensor) -> torch.Tensor:
+        values, x = self.copies[block.layer].decode(), x.float()
+        activations = _product(values.up, values.up_bias, x)
+        if values.gate is None:
+            activations = self.function(activations)
+        else:
+            activations = self.function(_product(values.gate, values.gate_bias, x)) * activations
+        return (activations * left_out[:, None]) @ values.down
+
+
+@dataclass(frozen=True, eq=False)
 class ModelCopy:
     """Copies of all ``blocks``, parts of arrays in which one layer follows the other.
 
@@ -90,32 +120,64 @@ class ModelCopy:
 
 
 _kept: WeakKeyDictionary[PreTrainedModel, ModelCopy] = WeakKeyDictionary()
+_kept_on_gpu: WeakKeyDictionary[PreTrainedModel, tuple[Nf4Matrices, ...]] = WeakKeyDictionary()
 
 
-def copy_of(lm: LoadedModel) -> tuple[BlockCopy, ...]:
+def copy_of(lm: LoadedModel, report: Report = silent) -> tuple[BlockCopy, ...]:
     """A copy of every block; raises as ``model_copy_of``."""
-    return model_copy_of(lm).blocks
+    return model_copy_of(lm, report).blocks
 
 
-def low_bit_rest(lm: LoadedModel) -> LowBitRest:
-    """The ``rest`` of active sets of ``lm``; raises as ``model_copy_of``."""
-    return LowBitRest(copy_of(lm), activation_function(lm.model))
+def low_bit_rest(lm: LoadedModel, report: Report = silent) -> Rest:
+    """The ``rest`` of active sets of ``lm``, in the format that the kernels there read; raises as ``model_copy_of``."""
+    if lm.device.type == "cuda" and has_nf4_copy(lm):
+        return nf4_rest(lm, report)
+    return LowBitRest(copy_of(lm, report), activation_function(lm.model))
 
 
-def model_copy_of(lm: LoadedModel) -> ModelCopy:
-    """Copies of all blocks, made when first asked for.
+def has_nf4_copy(lm: LoadedModel) -> bool:
+    """Whether the kernels of a GPU can read a copy of ``lm``: its rows are whole blocks, its function is theirs."""
+    config = lm.model.config.get_text_config()
+    return config.hidden_size % BLOCK == 0 and activation_of(config) is not None
+
+
+def nf4_rest(lm: LoadedModel, report: Report = silent) -> Nf4Rest:
+    """The ``rest`` for the kernels of a GPU, its copies made when first asked for; raises as ``model_copy_of``."""
+    from ..kernels.gpu.nf4 import Nf4Matrices
+
+    _need_values(lm)
+    if lm.model not in _kept_on_gpu:
+        activation = activation_of(lm.model.config.get_text_config())
+        assert activation is not None  # see has_nf4_copy
+        _kept_on_gpu[lm.model] = tuple(Nf4Matrices.copied_from(block, activation) for block in _telling(lm, report))
+    return Nf4Rest(_kept_on_gpu[lm.model], activation_function(lm.model))
+
+
+def model_copy_of(lm: LoadedModel, report: Report = silent) -> ModelCopy:
+    """Copies of all blocks, made when first asked for, telling ``report``.
 
     Raises:
         UserError: the values of the weights are not at hand.
     """
+    _need_values(lm)
+    if lm.model not in _kept:
+        _kept[lm.model] = _joined([_encoded(block, lm) for block in _telling(lm, report)])
+    return _kept[lm.model]
+
+
+def _need_values(lm: LoadedModel) -> None:
     if any(block.is_quantised or block.is_offloaded for block in lm.blocks):
         raise UserError(
             "A 4-bit copy is made from the weights' values, which bitsandbytes models no longer have and models too "
-            "large for the GPU keep elsewhere: choose what does without one."
+            "large for the GPU keep elsewhere: set rest to skip, or choose another method or precision."
         )
-    if lm.model not in _kept:
-        _kept[lm.model] = _joined([_encoded(block, lm) for block in lm.blocks])
-    return _kept[lm.model]
+
+
+def _telling(lm: LoadedModel, report: Report) -> Iterator[FeedForward]:
+    """The blocks, each announced."""
+    for block in lm.blocks:
+        report(Progress("Making a 4-bit copy", block.layer, len(lm.blocks), "layers"))
+        yield block
 
 
 def _encoded(block: FeedForward, lm: LoadedModel) -> BlockCopy:
@@ -152,4 +214,10 @@ def _joined(blocks: list[BlockCopy]) -> ModelCopy:
 
 
 def _plus(outputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return outputs if bias is None else outputs + bias
+
+
+def _product(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    """float32 [..., rows] of ``weight`` [rows, d] and ``x`` [..., d]."""
+    outputs = x @ weight.T
     return outputs if bias is None else outputs + bias

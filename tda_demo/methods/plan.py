@@ -68,6 +68,11 @@ class Rest(Protocol):
         ...
 
 
+def rest_note(rest: Rest | None) -> str:
+    """A plan's note on its ``rest``."""
+    return "" if rest is None else "the neurons left out contribute what a 4-bit copy of them says"
+
+
 class Plan(StepTraits, ABC):
     """What a sparse arm decodes under; never changed in place, so arms may start from the same.
 
@@ -89,6 +94,11 @@ class Plan(StepTraits, ABC):
     def settled(self) -> ActiveSets | None:
         """The active sets where they are the same for every step; None where what is computed is known step by step."""
         return self.sets if self.steps is None else None
+
+    @property
+    def any_rest(self) -> Rest | None:
+        """What neurons left out contribute, under it or under a plan after it; None where that is nothing."""
+        return None
 
     @property
     def is_dense(self) -> bool:
@@ -161,7 +171,7 @@ class ActiveSets(Plan):
 
     @property
     def note(self) -> str:  # type: ignore[override]
-        return "" if self.rest is None else "the neurons left out contribute what a 4-bit copy of them says"
+        return rest_note(self.rest)
 
     @cached_property
     def indices(self) -> tuple[torch.Tensor, ...]:
@@ -184,6 +194,10 @@ class ActiveSets(Plan):
     @property
     def sets(self) -> ActiveSets:
         return self
+
+    @property
+    def any_rest(self) -> Rest | None:
+        return self.rest
 
     @property
     def is_dense(self) -> bool:

@@ -26,9 +26,7 @@ class PromptReader(Protocol):
 
 
 class Policy(StepTraits, ABC):
-    """A method bound to one model. ``settles``: whether its plan has one active set a layer for all that follows."""
-
-    settles: bool = False
+    """A method bound to one model."""
 
     @abstractmethod
     def reader(self) -> PromptReader:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
+from ..support.errors import UserError
 from ..support.files import DATA
 from .base import Method
 
@@ -21,8 +22,10 @@ FILE = DATA / "presets.json"
 
 @dataclass(frozen=True)
 class Preset:
-    """``kl`` in nats per token and ``agreement`` over the held-out answers; ``mlp_share`` of the dense model's MLP bytes
-    is what a step reads, ``byte_bound`` is of the whole step; ``speedup`` is None where it was not measured.
+    """``kl`` in nats per token and ``agreement`` over the held-out answers.
+
+    ``mlp_share`` of the dense model's MLP bytes is what a step reads; ``byte_bound`` is of the whole step; ``speedup``
+    is None where it was not measured.
     """
 
     name: str
@@ -69,3 +72,16 @@ def shipped() -> PresetTable:
 def presets_of(kind: type[Method]) -> list[Preset]:
     """Of one method, exact first; empty for one that no rule has looked at."""
     return shipped().methods.get(kind.name, [])
+
+
+def preset_named(kind: type[Method], name: str) -> Preset:
+    """The preset of ``kind`` called ``name``.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = {preset.name: preset for preset in presets_of(kind)}
+    if name not in known:
+        offered = f"it has: {', '.join(known)}" if known else "it has none"
+        raise UserError(f"{kind.name} has no preset '{name}'; {offered}.")
+    return known[name]

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ..calibration.cett import squared_strengths
-from ..calibration.priors import prior_of
+from ..calibration.priors import strength_prior
 from ..calibration.sources import Source
 from ..support.progress import Report
 from .base import Dial, SequenceMethod
@@ -33,5 +32,4 @@ class Prior(SequenceMethod):
     keep: float = setting(0.5, "share of every layer's neurons that is kept; 1 is exact", Range(0, 1))
 
     def policy(self, lm: LoadedModel, report: Report, source: Source) -> SequencePolicy:
-        known = prior_of(lm, "strength", lambda _block, activations: squared_strengths(activations), source, report)
-        return FixedPolicy(known, [self.keep] * len(lm.blocks))
+        return FixedPolicy(strength_prior(lm, source, report=report), [self.keep] * len(lm.blocks))

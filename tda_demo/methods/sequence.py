@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from ..calibration.cett import strengths
 from ..model.feedforward import FeedForward
 from ..support.lazy import torch
-from .plan import ActiveSets, Plan, Rest, UseObserver
+from .plan import ActiveSets, Plan, Rest, UseObserver, rest_note
 from .policy import Policy, PromptReader
 
 FIRST_COUNTS = 4
@@ -42,10 +42,6 @@ class SequencePolicy(Policy):
     prior_tokens: float = 0.0
     priors: tuple[torch.Tensor, ...] = ()
     rest: Rest | None = None
-
-    @property
-    def settles(self) -> bool:  # type: ignore[override]
-        return not (self.first or self.refresh)
 
     @property
     def rest_bytes(self) -> tuple[float, ...]:  # type: ignore[override]
@@ -214,6 +210,14 @@ class _DenseTokens(Plan):
     @property
     def steps(self) -> int:  # type: ignore[override]
         return self.tokens
+
+    @property
+    def any_rest(self) -> Rest | None:
+        return self.known.policy.rest
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        return rest_note(self.known.policy.rest)
 
     def on(self, blocks: Iterable[FeedForward], see: UseObserver | None = None) -> ExitStack:
         return ActiveSets(self._everything()).on(blocks, see)

@@ -36,6 +36,12 @@ def setting(default: Any, explanation: str, within: Range | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"explanation": explanation, "within": within})
 
 
+def with_default(inherited: type[Named], name: str, default: Any) -> Any:
+    """The keyword-only setting ``name`` of ``inherited`` with another default."""
+    metadata = inherited.__dataclass_fields__[name].metadata
+    return dataclasses.field(default=default, metadata=metadata, kw_only=True)
+
+
 def ordered_fields(kind: type[Named] | Named) -> tuple[dataclasses.Field[Any], ...]:
     """The settings, a method's own before those it has in common with others."""
     return tuple(sorted(dataclasses.fields(kind), key=lambda field: field.kw_only is True))

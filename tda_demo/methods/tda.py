@@ -10,7 +10,8 @@ for a CETT target, 0.2 in the paper's preset, the value its authors use in arXiv
 
 Ours: ``shape`` by ``sensitivity``, which spreads over the layers the neurons that one CETT would keep, by what each
 layer costs (``calibration.sensitivity``); ``prior``, ``first``, ``refresh`` and ``rest``, as all sequence-level methods
-have them. ``shape=uniform`` with these at 0 and ``skip`` is the paper's method.
+have them. ``shape=uniform`` with these at 0 and ``skip`` is the paper's method; the defaults are those of the preset
+that a rule has found (``methods.presets``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from ..calibration.cett import squared_strengths, strengths, tail_curve, thresholds
+from ..calibration.priors import strength_kind
 from ..calibration.sensitivity import allocate, sensitivity, share_at
 from ..calibration.sources import ANSWERS, Source
 from ..calibration.thresholds import threshold_table
@@ -31,7 +33,7 @@ from ..support.lazy import torch
 from ..support.progress import Report, silent
 from .base import Dial, EvidenceMethod
 from .sequence import Choice, EvidencePolicy
-from .settings import Range, setting
+from .settings import Range, setting, with_default
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -46,7 +48,7 @@ class TDA(EvidenceMethod):
     name: ClassVar[str] = "tda"
     dial: ClassVar[Dial] = Dial("cett", dense=0.0, sparsest=0.7)
 
-    cett: float = setting(0.2, "relative output error the thresholds are calibrated to; 0 is exact", Range(0, 0.7))
+    cett: float = setting(0.7, "relative output error the thresholds are calibrated to; 0 is exact", Range(0, 0.7))
     shape: Literal["sensitivity", "uniform"] = setting(
         "sensitivity", "one CETT for all layers, or as many neurons spread by what each layer costs"
     )
@@ -56,10 +58,12 @@ class TDA(EvidenceMethod):
     )
     exempt: tuple[int, ...] = setting((), "layers kept dense", Range(0, inf))
     weighted: bool = setting(False, "multiply the score by the norm of the neuron's output column")
+    prior: float = with_default(EvidenceMethod, "prior", 64.0)
+    rest: Literal["skip", "4bit"] = with_default(EvidenceMethod, "rest", "4bit")
 
     @property
     def evidence_kind(self) -> str:
-        return "strength-weighted" if self.weighted else "strength"
+        return strength_kind(self.weighted)
 
     def policy(self, lm: LoadedModel, report: Report, source: Source) -> EvidencePolicy:
         factors = self._factors(len(lm.blocks))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from ..kernels.q4 import RECORD, RECORD_BYTES
+from ..methods import METHODS
 from ..model.precision import PRECISIONS, Device, default_precision, precisions_on
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
@@ -216,7 +217,11 @@ class Models:
             self.state = ModelState(failure="The model could not be loaded; the server's log has the details.")
 
     def _default(self, report: Report) -> None:
-        self.get(None, None, report)
+        from ..decode.choose import engine_for
+
+        lm = self.get(None, None, report)
+        policy = next(iter(METHODS.values()))().bind(lm, report)  # what the first race needs is there before it
+        engine_for(lm, policy).warm_up(report, policy)
 
     def get(self, name: str | None, precision: str | None, report: Report = silent) -> LoadedModel:
         """The model, from memory or freshly loaded.

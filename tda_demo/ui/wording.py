@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from ..methods.base import Method, SequenceMethod
 from ..stats.metrics import WARM_UP_STEPS, Speedup
 from ..support.progress import Progress
 
@@ -107,6 +108,15 @@ def machine(environment: Mapping[str, Any]) -> list[list[str]]:
     }
     units = {"ram_gb": " GB"}
     return [[labels[key], f"{environment[key]}{units.get(key, '')}"] for key in labels if key in environment]
+
+
+def chosen(method: Method | None) -> str:
+    """When ``method`` chooses what it computes."""
+    if not isinstance(method, SequenceMethod):
+        return "a new set at every token"
+    when = f"after {count(method.first, 'dense token')}" if method.first else "from the prompt"
+    every = getattr(method, "refresh", 0)
+    return f"one set, {when}" if not every else f"a set {when}, a new one every {count(every, 'token')}"
 
 
 def verdict(

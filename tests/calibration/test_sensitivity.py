@@ -13,6 +13,7 @@ import torch
 from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain import plain_tda
 from tiny import tiny
 from transformers import DynamicCache
 
@@ -30,7 +31,7 @@ from tda_demo.calibration.sensitivity import (
 from tda_demo.calibration.sources import ANSWERS, PASSAGES, Source
 from tda_demo.calibration.thresholds import TARGETS, threshold_table
 from tda_demo.evaluate.scoring import score_texts
-from tda_demo.methods import TDA, CoreInfer
+from tda_demo.methods import CoreInfer
 from tda_demo.methods.tda import with_cett_by_layer
 from tda_demo.model.hooks import observe
 from tda_demo.model.loading import LoadedModel
@@ -96,7 +97,7 @@ def test_it_is_what_the_judge_finds_of_tda_in_that_layer_alone(lm: LoadedModel) 
     found = sensitivity(lm, ANSWERS)
     for layer in range(3):
         others = tuple(other for other in range(3) if other != layer)
-        policy = TDA(PROBE_CETT, "uniform", exempt=others).bind(lm)
+        policy = plain_tda(PROBE_CETT, "uniform", exempt=others).bind(lm)
         kl, tokens = 0.0, 0
         for text in ANSWERS.texts(lm).texts:
             ((score,),) = score_texts(lm, [policy], torch.tensor([text.ids[: text.begin + 9]]), text.begin)
@@ -176,7 +177,7 @@ def test_no_other_choice_that_keeps_as_few_is_cheaper(layers: list[tuple[float, 
 def test_tda_keeps_as_much_by_sensitivity_as_by_one_cett_and_can_be_written_as_factors(family: str) -> None:
     lm = tiny(family)
     measured, table = sensitivity(lm, ANSWERS), threshold_table(lm, weighted=False, source=ANSWERS)
-    shaped: Any = TDA(cett=0.3).bind(lm)
+    shaped: Any = plain_tda(cett=0.3).bind(lm)
     cett = allocate(measured, share_at(measured, 0.3))
     expected = [np.interp(each, TARGETS, row) for each, row in zip(cett, table.thresholds, strict=True)]
     assert shaped.limits == pytest.approx(expected)
@@ -186,7 +187,7 @@ def test_tda_keeps_as_much_by_sensitivity_as_by_one_cett_and_can_be_written_as_f
     assert written.limits == pytest.approx(expected)
     method = with_cett_by_layer(lm, np.array([0.1, 0.25, 0.0]))
     assert method.scale[1] == pytest.approx(1) and method.scale[2] == 0
-    flat: Any = TDA(cett=0.3, shape="uniform", scale=(1, 0.5, 2), exempt=(0,)).bind(lm)
+    flat: Any = plain_tda(cett=0.3, shape="uniform", scale=(1, 0.5, 2), exempt=(0,)).bind(lm)
     assert flat.limits == pytest.approx(table.at(0.3) * [0, 0.5, 2])
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from plain import PLAIN_SETTINGS
 from tiny import PROMPT, tiny
 
 import tda_demo.model.loading
@@ -31,7 +32,7 @@ def texts(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("tiny_loads")
 def test_race_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--set", "cett=0.4", "--set", "online=true", "--max-new-tokens", "10", "--json", "-"]
+    options = [*PLAIN_SETTINGS, "--set", "cett=0.4", "--set", "online=true", "--max-new-tokens", "10", "--json", "-"]
     assert main(["race", PROMPT, *options]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["settings"]["cett"] == 0.4 and told["method"] == "tda"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from families import CONFIGS
 from parity import PROMPT_IDS, TOLERANCE, mean_kl, of_config, random_sets, stored, worst_error, zeroed_logits
+from plain import plain_tda
 from tiny import tiny
 from transformers import LlamaConfig, Phi3Config, Qwen3Config
 
@@ -159,7 +160,7 @@ def test_memory_is_flat_over_many_races() -> None:
 
     def races(n: int) -> int:
         for _ in range(n):
-            list(race(lm, TDA(cett=0.4, online=True), "w5 w9 w17 w30", RaceSettings(max_new_tokens=8)))
+            list(race(lm, plain_tda(cett=0.4, online=True), "w5 w9 w17 w30", RaceSettings(max_new_tokens=8)))
         gc.collect()
         return process.memory_info().rss
 

@@ -15,6 +15,7 @@ from families import CONFIGS, FAMILIES
 from gpu_device import CUDA, DEVICE, ON_A_CARD
 from gpu_step import dense_errors, engine_of, on_device
 from parity import PROMPT_IDS, STEPS, of_config, random_sets, zeroed_logits
+from plain import plain_tda
 from tiny import tiny
 from transformers import LlamaConfig
 
@@ -132,7 +133,7 @@ def test_a_decoder_that_nothing_uses_is_freed_at_once(way: Way) -> None:
     try:
         cache = weakref.ref(arm.decoder.cache.layers[0].keys)
         del arm
-        engine.shared.spare[True].clear()
+        engine.shared.spare["sparse"].clear()
         assert cache() is None
     finally:
         gc.enable()
@@ -173,7 +174,7 @@ def test_bytes_are_all_weights_and_the_lists() -> None:
 def test_a_race_runs_on_it_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = on_device(tiny())
     monkeypatch.setattr("tda_demo.race.run.engine_for", lambda lm, _chooser: engine_of(lm))
-    *_, last = race(lm, TDA(cett=0.3, online=True), "w5 w9 w17 w30", RaceSettings(max_new_tokens=3))
+    *_, last = race(lm, plain_tda(cett=0.3, online=True), "w5 w9 w17 w30", RaceSettings(max_new_tokens=3))
     assert isinstance(last, Finished)
     way = "CUDA graph" if CUDA else "called eagerly"
     assert last.result.engine == f"{way} (dense kernels; sparse skipping in place)"

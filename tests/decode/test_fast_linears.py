@@ -16,6 +16,7 @@ import pytest
 import torch
 from families import CONFIGS
 from parity import PROMPT_IDS, TOLERANCE, of_config, random_sets, stored, worst_error, zeroed_logits
+from plain import plain_tda
 from tiny import tiny
 from torch import nn
 from transformers import Gemma3Config, GPTNeoXConfig, OPTConfig, Phi3Config
@@ -256,7 +257,7 @@ def test_memory_is_flat_over_many_races() -> None:
 
     def races(n: int) -> int:
         for _ in range(n):
-            list(race(lm, TDA(cett=0.4, online=True), "w5 w9 w17 w30", RaceSettings(max_new_tokens=4)))
+            list(race(lm, plain_tda(cett=0.4, online=True), "w5 w9 w17 w30", RaceSettings(max_new_tokens=4)))
         gc.collect()
         return process.memory_info().rss
 

@@ -11,16 +11,17 @@ from gpu_blocks import random_matrices, reference
 from gpu_device import CUDA, DEVICE, TOLERANCE, relative_error
 from gpu_step import on_device
 from parity import PROMPT_IDS
+from plain import plain_tda
 from tiny import tiny
 
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.gpu.graph import CudaGraphEngine
 from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, feed_forward
-from tda_demo.kernels.gpu.choice import choose_float, float_stages, multiprocessors, nf4_stages
+from tda_demo.kernels.gpu.choice import choose_float, multiprocessors
 from tda_demo.kernels.gpu.device import graph_ms, graph_runner
 from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantise
-from tda_demo.methods import TDA
+from tda_demo.kernels.gpu.stages import float_stages, nf4_stages
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="needs a CUDA device")]
 
@@ -71,7 +72,7 @@ def test_the_step_is_captured_and_waits_for_nothing_inside(family: str) -> None:
     engine = engine_for(lm)
     assert isinstance(engine, CudaGraphEngine)
     engine.warm_up()
-    arm = engine.sparse_arm(engine.prefill(PROMPT_IDS, TDA(cett=0.3, online=True).bind(lm)), 4)
+    arm = engine.sparse_arm(engine.prefill(PROMPT_IDS, plain_tda(cett=0.3, online=True).bind(lm)), 4)
     assert arm.decoder.runner.name == "CUDA graph" and engine.name.startswith("CUDA graph (")
     arm.step(40)
     torch.cuda.set_sync_debug_mode("error")

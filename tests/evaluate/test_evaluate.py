@@ -16,6 +16,7 @@ import torch
 from families import FAMILIES
 from model_files import write_model
 from parity import random_sets, stored
+from plain import plain_tda
 from scipy import stats
 from tiny import tiny
 from transformers import DynamicCache
@@ -39,7 +40,7 @@ from tda_demo.support.errors import UserError
 
 PROMPT, SCORED = 20, 9
 SETTINGS = EvaluationSettings(PROMPT, SCORED)
-METHOD = TDA(cett=0.4, online=True)
+METHOD = plain_tda(cett=0.4, online=True)
 
 
 class Fixed(SequencePolicy):
@@ -178,7 +179,7 @@ def test_the_zero_setting_is_the_dense_model_exactly(lm: LoadedModel, texts: Pat
 
 
 def test_text_is_scored_with_thresholds_of_passages(lm: LoadedModel, texts: Path, little_text: None) -> None:
-    method = TDA(cett=0.4, shape="uniform")
+    method = plain_tda(cett=0.4, shape="uniform")
     found = evaluate(lm, method, texts, SETTINGS).to_json()
     policy = method.bind(lm, source=PASSAGES)
     assert policy.limits.tolist() == threshold_table(lm, weighted=False, source=PASSAGES).at(0.4).tolist()

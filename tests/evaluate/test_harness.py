@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from plain import PLAIN
 from tiny import tiny
 from transformers import DynamicCache
 
@@ -26,7 +27,7 @@ CONTEXT = "w5 w9 w17 w30 w31 w44 w58 w60"
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> harness.MethodLM:
     monkeypatch.setattr(harness, "load_model", lambda *_args, **_kwargs: tiny())
-    return harness.MethodLM(cett=0.4, online=True)
+    return harness.MethodLM(cett=0.4, online=True, **PLAIN)
 
 
 def expected(context: list[int], continuation: list[int], model: harness.MethodLM) -> float:
@@ -110,7 +111,7 @@ def test_the_command_runs_a_task_defined_locally(tmp_path: Path, monkeypatch: py
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
     }
     (tmp_path / "own.yaml").write_text(json.dumps(task), encoding="utf-8")  # JSON is YAML
-    options = ["--model", "tda", "--model_args", "method=tda,cett=0.4,online=true", "--tasks", "own"]
+    options = ["--model", "tda", "--model_args", "method=tda,cett=0.4,online=true,prior=0,rest=skip", "--tasks", "own"]
     out = tmp_path / "out"
     assert main(["lm-eval", *options, "--include_path", str(tmp_path), "--output_path", str(out)]) == 0
     (told,) = out.rglob("results_*.json")

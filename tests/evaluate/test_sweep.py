@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from little_text import DOCUMENTS
 from model_files import write_model
 from parity import stored
+from plain import PLAIN_GRID, plain_tda
 from tiny import tiny
 
 import tda_demo.model.loading
@@ -41,7 +42,7 @@ from tda_demo.support.errors import UserError
 from tda_demo.support.files import DATA
 
 SETTINGS = EvaluationSettings(20, 9)
-METHODS = [TDA(cett=0.2, online=True), TDA(cett=0.5, online=True)]
+METHODS = [plain_tda(cett=0.2, online=True), plain_tda(cett=0.5, online=True)]
 
 
 @pytest.fixture
@@ -143,7 +144,17 @@ def test_a_row_is_told_as_soon_as_it_is_measured(texts: Path) -> None:
 def test_two_processes_give_what_one_gives(texts: Path, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     command = ["-m", "tda_demo", "sweep", "--text", str(texts), "--model", str(model), "--threads", "1"]
-    command += ["--grid", "cett=0.2,0.5", "--grid", "online=1", "--precision", "float32", "--precision", "int8"]
+    command += [
+        "--grid",
+        "cett=0.2,0.5",
+        "--grid",
+        "online=1",
+        *PLAIN_GRID,
+        "--precision",
+        "float32",
+        "--precision",
+        "int8",
+    ]
     command += ["--prompt-tokens", "20", "--score-tokens", "9", "--device", "cpu"]
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
     written = []
@@ -171,7 +182,17 @@ def test_the_command_writes_a_tidy_table(
         pytest.importorskip("pyarrow")
     monkeypatch.setattr(tda_demo.model.loading, "load_model", lambda *_args, precision, **_kwargs: load(precision))
     out = tmp_path / "out" / f"sweep.{ending}"
-    options = ["--grid", "tda.cett=0.2,0.5", "--grid", "tda.online=true", "--precision", "int8", "--text", str(texts)]
+    options = [
+        "--grid",
+        "tda.cett=0.2,0.5",
+        "--grid",
+        "tda.online=true",
+        *PLAIN_GRID,
+        "--precision",
+        "int8",
+        "--text",
+        str(texts),
+    ]
     assert main(["sweep", *options, "--prompt-tokens", "20", "--score-tokens", "9", "--out", str(out)]) == 0
     assert [each.name for each in out.parent.iterdir()] == [out.name]
     table = getattr(pandas, f"read_{ending}")(out)
@@ -245,21 +266,21 @@ def test_a_curve_is_measured_on_calibration_text_once(
 ) -> None:
     monkeypatch.setenv("TDA_DEMO_CACHE", str(own_cache))
     monkeypatch.setattr(answers, "project_passages", lambda held_out: [] if held_out else list(DOCUMENTS))
-    found = budget.within(lm, TDA(online=True), kl=0.05)
+    found = budget.within(lm, plain_tda(online=True), kl=0.05)
     assert isinstance(found, TDA) and found.online and 0 < found.cett < 0.7
     measure = budget.measure_curve
     monkeypatch.setattr(budget, "measure_curve", None)
-    curve = budget.quality_curve(lm, TDA(cett=0.1, online=True))  # the dial's own value does not matter
+    curve = budget.quality_curve(lm, plain_tda(cett=0.1, online=True))  # the dial's own value does not matter
     assert curve.kl[0] == 0 and curve.documents == 4 and curve.mlp_share[0] == 1 > curve.mlp_share[-1]
     assert curve.source == "answers" and curve.scored_tokens == 4 * 12
-    found = budget.within(lm, TDA(online=True), mlp_share=0.8)
+    found = budget.within(lm, plain_tda(online=True), mlp_share=0.8)
     assert curve.mlp_share_at(found.settings()["cett"]) == pytest.approx(0.8)
     assert len(list((own_cache / "budgets").iterdir())) == 1
 
     monkeypatch.setattr(budget, "measure_curve", measure)
     monkeypatch.setattr(scored_texts, "PROMPT_TOKENS", 20)
     monkeypatch.setattr(scored_texts, "SCORE_TOKENS", 9)
-    other = budget.quality_curve(lm, TDA(online=True), PASSAGES)  # kept beside the answers'
+    other = budget.quality_curve(lm, plain_tda(online=True), PASSAGES)  # kept beside the answers'
     assert (other.source, other.documents, other.scored_tokens) == ("passages", 4, 4 * 9) and other.kl != curve.kl
     assert len(list((own_cache / "budgets").iterdir())) == 2
 

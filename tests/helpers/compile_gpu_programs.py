@@ -20,7 +20,8 @@ from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu import attention_programs as gpu_attention_programs
 from tda_demo.kernels.gpu import nf4_programs as gpu_nf4_programs
 from tda_demo.kernels.gpu import programs as gpu_programs
-from tda_demo.kernels.gpu.choice import float_stages, nf4_stages
+from tda_demo.kernels.gpu import rest_programs as gpu_rest_programs
+from tda_demo.kernels.gpu.stages import float_stages, nf4_stages, rest_stages
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 D, FF, BATCH = 4096, 14336, 1
@@ -71,6 +72,9 @@ def main() -> None:
         warps=4,
     )
     for kernel in nf4_programs(lists={"chosen": "*i32", "count": "*i32"}):
+        assert weight_loads(kernel) == {"v4.b32"}, weight_loads(kernel)
+        assert stack_bytes(kernel) == 0
+    for kernel in rest_programs(lists={"chosen": "*i32", "count": "*i32"}):
         assert weight_loads(kernel) == {"v4.b32"}, weight_loads(kernel)
         assert stack_bytes(kernel) == 0
     for kernel in int8_programs(lists={"chosen": "*i32", "count": "*i32"}):
@@ -141,6 +145,30 @@ def _nf4_programs(lists: dict[str, str], shape: dict[str, object]):
             gpu_nf4_programs.nf4_down_program,
             {"activations": "*fp32", "down": "*u8", "absmax": "*fp32", "table": "*fp32", "partial": "*fp32", **lists},
             {**shape, "ROWS": rows, "BLOCKS": wide // 64, "STAGES": 1},
+            warps=warps,
+        )
+
+
+def rest_programs(lists: dict[str, str]):
+    first, second = rest_stages(D, 132)
+    shape = {"D": D, "FF": FF}
+    for rows, columns, warps, held in {(each["rows"], each["columns"], each["warps"], each["held"]) for each in first}:
+        yield compiled(
+            gpu_rest_programs.neurons_and_rest_program,
+            {"x": "*bf16", "gate": "*bf16", "up": "*bf16", "gate_codes": "*u8", "up_codes": "*u8"}
+            | {"gate_absmax": "*fp32", "up_absmax": "*fp32", "table": "*fp32", "activations": "*fp32", **lists},
+            {**shape, "gate_bias": None, "up_bias": None, "GATE_BIAS": False, "UP_BIAS": False, "GLU": True}
+            | {"KIND": SILU, "ROWS": rows, "COLUMNS": columns, "BLOCKS": 64, "HELD": held},
+            warps=warps,
+        )
+    for rows, columns, warps, held in {
+        (each["down_rows"], each["down_columns"], each["down_warps"], held) for each in second for held in (False, True)
+    }:
+        yield compiled(
+            gpu_rest_programs.down_and_rest_program,
+            {"activations": "*fp32", "down": "*bf16", "codes": "*u8", "absmax": "*fp32", "table": "*fp32"}
+            | {"partial": "*fp32", **lists},
+            {**shape, "ROWS": rows, "BLOCKS": columns // 64, "HELD": held, "STAGES": 1},
             warps=warps,
         )
 

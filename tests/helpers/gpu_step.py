@@ -20,6 +20,7 @@ from tda_demo.model.loading import LoadedModel
 
 PROMPT = [*PROMPT_IDS, 21, 22]  # 14 tokens, so that two steps later windows of 16 begin to move
 SMALL = Tiles(rows=32, columns=32, down_rows=32, down_columns=32, splits=2)
+REST = dataclasses.replace(SMALL, columns=64, down_columns=64)  # two launches of which one half reads blocks of 64
 
 
 def on_device(lm: LoadedModel) -> LoadedModel:
@@ -30,7 +31,7 @@ def on_device(lm: LoadedModel) -> LoadedModel:
 def engine_of(lm: LoadedModel, dense: Way = "kernels", sparse: Way = "kernels") -> CudaGraphEngine:
     assert supported(lm)
     make: Callable[..., Runner] = graph_runner if CUDA else eager_runner
-    return CudaGraphEngine(lm, make, lambda _: KernelChoice(SMALL, SMALL, dense, sparse, {}))
+    return CudaGraphEngine(lm, make, lambda _: KernelChoice(SMALL, SMALL, dense, sparse, {}), lambda _: REST)
 
 
 def dense_errors(lm: LoadedModel, dense: Way = "kernels", steps: list[int] = STEPS[:3]) -> float:

@@ -18,9 +18,11 @@ from tda_demo.decode.gpu import graph
 from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu import choice as ways
 from tda_demo.kernels.gpu import device
-from tda_demo.kernels.gpu.choice import float_stages, nf4_stages
 from tda_demo.kernels.gpu.device import triton_runs
 from tda_demo.kernels.gpu.matrices import Matrices
+from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantise
+from tda_demo.kernels.gpu.rest import MatricesWithRest
+from tda_demo.kernels.gpu.stages import Stages, float_stages, nf4_stages, rest_stages
 from tda_demo.support.errors import UserError
 
 pytestmark = ON_A_CARD
@@ -105,6 +107,24 @@ def test_an_arm_without_a_way_that_runs_is_refused() -> None:
         ways.choose_int8(blocks_of(), torch.float32, told([RuntimeError("no")] * 8))
 
 
+def test_blocks_with_a_rest_get_tiles_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = STAGES
+    wide = ([{**tile, "columns": 64} for tile in first], [{**tile, "down_columns": 64} for tile in second])
+    monkeypatch.setattr(ways, "rest_stages", lambda *_: wide)
+    exact = [random_matrices(64, 12, torch.float32, SILU, glu=True, bias=False)]
+    copies = [
+        Nf4Matrices(
+            *(quantise(part) for part in (each.gate, each.up, each.down) if part is not None), *[None] * 3, SILU
+        )
+        for each in exact
+    ]
+    weights = [MatricesWithRest(*pair) for pair in zip(exact, copies, strict=True)]
+    tiles = ways.choose_rest(weights, told(SPARSE))
+    assert (tiles.rows, tiles.splits, tiles.columns) == (2, 2, 64)
+    with pytest.raises(UserError, match="cpu"):
+        ways.choose_rest(weights, told([RuntimeError("no")] * 4))
+
+
 def test_enough_blocks_are_measured_to_be_larger_than_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = blocks_of(7)
     assert len(ways.Trial.of(blocks, torch.float32).blocks) == 7  # all of them are still small
@@ -114,9 +134,9 @@ def test_enough_blocks_are_measured_to_be_larger_than_a_cache(monkeypatch: pytes
     assert len(ways.Trial.of(blocks, torch.float32).blocks) == 4
 
 
-@pytest.mark.parametrize("stages_of", [float_stages, nf4_stages])
+@pytest.mark.parametrize("stages_of", [float_stages, nf4_stages, rest_stages])
 @pytest.mark.parametrize("width", [4096, 2560, 576, 64])
-def test_tiles_are_cut_for_the_card_and_the_width(stages_of: Callable[[int, int], ways.Stages], width: int) -> None:
+def test_tiles_are_cut_for_the_card_and_the_width(stages_of: Callable[[int, int], Stages], width: int) -> None:
     first, second = stages_of(width, 132)
     sizes = [tile[name] for tile in (*first, *second) for name in tile if name not in ("programs", "held")]
     assert all(size > 0 and size & (size - 1) == 0 for size in sizes if size != 3)  # 3 stages of a pipeline

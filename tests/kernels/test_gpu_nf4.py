@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.functional import dequantize_4bit, get_4bit_type, quantize_4bit
 from bitsandbytes.nn import Linear4bit
 from gpu_blocks import check, random_matrices
 from gpu_device import DEVICE, DTYPES, ON_A_CARD
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Tiles
-from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantise, requantise, rows_of
+from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantise, requantise, rows_of, table
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.projection import Projection
 from tda_demo.support.errors import UserError
@@ -44,6 +44,16 @@ def test_rows_unpack_to_what_bitsandbytes_gives(nested: bool) -> None:
     torch.manual_seed(0)
     layer = linear(6, 128, compress_statistics=nested)
     torch.testing.assert_close(rows_of(layer).decode(), values(layer), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_codes_and_scales_are_those_of_bitsandbytes(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    assert torch.equal(table(DEVICE), get_4bit_type("nf4", device=DEVICE))
+    matrix = torch.randn(5000, 128).to(DEVICE, dtype)
+    rows, (codes, state) = quantise(matrix), quantize_4bit(matrix.float(), blocksize=64, quant_type="nf4")
+    assert torch.equal(rows.codes, codes.view(5000, 64)) and torch.equal(rows.absmax, state.absmax.view(5000, 2))
+    assert (quantise(torch.zeros(2, 64, device=DEVICE)).decode() == 0).all()
 
 
 def test_requantising_tells_its_error() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from evidence import TOKENS, WIDTH, Served, bound, by_hand, neuron_bytes, plant_priors
 from families import FAMILIES
+from plain import plain_tda
 from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
@@ -17,7 +18,7 @@ from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import judge, score_texts
-from tda_demo.methods import GRIFFIN, METHODS, TDA, CoreInfer, Magnitude, Method, Prior, Random
+from tda_demo.methods import GRIFFIN, METHODS, CoreInfer, Magnitude, Method, Prior, Random
 from tda_demo.methods.base import EvidenceMethod, SequenceMethod
 from tda_demo.model.hooks import observe
 from tda_demo.model.loading import LoadedModel
@@ -25,10 +26,10 @@ from tda_demo.model.loading import LoadedModel
 pytestmark = pytest.mark.usefixtures("little_text")
 
 BLENDS: dict[str, Any] = {
-    "tda": TDA(cett=0.4, shape="uniform", prior=5, first=2, refresh=3),
-    "tda shaped": TDA(cett=0.4, prior=3, first=2),
-    "tda weighted": TDA(cett=0.4, shape="uniform", weighted=True, prior=4.5, refresh=2),
-    "tda online": TDA(cett=0.4, online=True, prior=7, first=1, refresh=3),
+    "tda": plain_tda(cett=0.4, shape="uniform", prior=5, first=2, refresh=3),
+    "tda shaped": plain_tda(cett=0.4, prior=3, first=2),
+    "tda weighted": plain_tda(cett=0.4, shape="uniform", weighted=True, prior=4.5, refresh=2),
+    "tda online": plain_tda(cett=0.4, online=True, prior=7, first=1, refresh=3),
     "griffin": GRIFFIN(keep=0.4, prior=6, first=3, refresh=2),
     "griffin at every step": GRIFFIN(keep=0.4, prior=6, refresh=1),
     "coreinfer": CoreInfer(0.4, 0.2, 1, 0, prior=3.7, first=2, refresh=4),
@@ -121,7 +122,7 @@ def test_evaluation_scores_texts_at_once_as_an_arm_decodes_each(name: str, famil
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt_neox"])
 def test_limits_found_in_the_prompt_go_by_the_blended_score(family: str, weight: float) -> None:
     """Neurons are dropped from the lowest blend on while the prompt's mean error stays within the target."""
-    lm, method = tiny(family), TDA(cett=0.3, online=True, prior=weight)
+    lm, method = tiny(family), plain_tda(cett=0.3, online=True, prior=weight)
     prior = plant_priors(lm, method)
     active = engine_for(lm).prefill(lm.prompt_ids(PROMPT), method.bind(lm)).active
     seen: list[np.ndarray] = []
@@ -159,7 +160,7 @@ def test_without_what_is_ours_the_sets_are_the_papers_bit_for_bit(family: str, w
 def check_papers_sets(lm: LoadedModel, weighted: bool) -> None:
     """The formula as it stood, in torch: a mean of squares over the prompt, its root against the limit."""
     for cett in (0.05, 0.2, 0.45, 0.7):
-        policy: Any = TDA(cett, "uniform", weighted=weighted, prior=0, first=0, refresh=0, rest="skip").bind(lm)
+        policy: Any = plain_tda(cett, "uniform", weighted=weighted, prior=0, first=0, refresh=0, rest="skip").bind(lm)
         found = engine_for(lm, policy).prefill(lm.prompt_ids(PROMPT), policy).active
         seen: list[torch.Tensor] = []
         with observe(lm.blocks, lambda _block, a, seen=seen: seen.append(a)), torch.inference_mode():

@@ -11,6 +11,7 @@ import torch
 from evidence import TOKENS
 from families import FAMILIES
 from parity import PROMPT_IDS, stored
+from plain import plain_tda
 from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
@@ -30,7 +31,7 @@ PLAIN = ("opt", "gpt_neox")
 WIDTH = 70
 CLOSE = 2e-2  # of the logits' norm: kernels round activations times scales to int8
 SPARSE: dict[str, Any] = {
-    "tda": TDA(cett=0.4, online=True),
+    "tda": plain_tda(cett=0.4, online=True),
     "griffin": GRIFFIN(keep=0.3),
     "coreinfer": CoreInfer(0.3, 0.2, 1, 0),
     "random": Random(keep=0.3),
@@ -198,7 +199,7 @@ def test_a_model_without_its_weights_values_is_told_so_in_one_sentence(
     lm = tiny()
     blocks: Any = [SimpleNamespace(**{"is_quantised": False, "is_offloaded": False, lacking: True}, d_ff=WIDTH)] * 3
     lost = dataclasses.replace(lm, blocks=blocks)
-    for method in (GRIFFIN(rest="4bit"), Random(rest="4bit"), TDA(online=True, rest="4bit")):
+    for method in (GRIFFIN(rest="4bit"), Random(rest="4bit"), plain_tda(online=True, rest="4bit")):
         with pytest.raises(UserError, match="A 4-bit copy is made from the weights' values") as raised:
             method.bind(lost)
         assert "\n" not in str(raised.value)

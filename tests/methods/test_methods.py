@@ -11,6 +11,7 @@ import torch
 from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain import plain_tda
 from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
@@ -54,10 +55,10 @@ ZERO: dict[str, Method] = {
     "teal": TEAL(sparsity=0),
 }
 HARD: dict[str, Method] = {
-    "tda": TDA(cett=0.4),
-    "tda uniform": TDA(cett=0.4, shape="uniform"),
-    "tda online": TDA(cett=0.4, online=True),
-    "tda weighted": TDA(cett=0.4, weighted=True),
+    "tda": plain_tda(cett=0.4),
+    "tda uniform": plain_tda(cett=0.4, shape="uniform"),
+    "tda online": plain_tda(cett=0.4, online=True),
+    "tda weighted": plain_tda(cett=0.4, weighted=True),
     "griffin": GRIFFIN(keep=0.3),
     "coreinfer": CoreInfer(keep=0.3, exempt_first=1, exempt_last=1),
     "random": Random(keep=0.3),
@@ -159,7 +160,7 @@ def test_sparse_logits_are_those_of_a_model_with_the_dropped_neurons_zeroed(fami
     """The arm's packed copies against transformers itself, the dropped neurons' output columns set to zero."""
     lm = tiny(family)
     engine = engine_for(lm)
-    prefill = engine.prefill(lm.prompt_ids(PROMPT), TDA(cett=0.4).bind(lm))
+    prefill = engine.prefill(lm.prompt_ids(PROMPT), plain_tda(cett=0.4).bind(lm))
     step = engine.sparse_arm(prefill, 1).step(40)
 
     masked = tiny(family)
@@ -176,7 +177,7 @@ def test_sparse_logits_are_those_of_a_model_with_the_dropped_neurons_zeroed(fami
 @pytest.mark.parametrize("family", FAMILIES)
 def test_active_set_is_the_brute_force_one(family: str) -> None:
     lm = tiny(family)
-    prefill = engine_for(lm).prefill(lm.prompt_ids(PROMPT), TDA(cett=0.3, online=True).bind(lm))
+    prefill = engine_for(lm).prefill(lm.prompt_ids(PROMPT), plain_tda(cett=0.3, online=True).bind(lm))
     for layer, active in enumerate(prefill.active.indices):
         assert active.tolist() == brute_force_set(lm, layer, 0.3)
 
@@ -220,7 +221,7 @@ def test_restored_after_an_exception_inside(name: str) -> None:
 
 def test_restored_after_an_exception_inside_the_model(lm: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = logits_after_prompt(lm)
-    with TDA(cett=0.4, online=True)(lm):
+    with plain_tda(cett=0.4, online=True)(lm):
         with pytest.raises(IndexError):
             lm.model(input_ids=torch.tensor([[10_000]]))
         logits_after_prompt(lm)
@@ -229,14 +230,14 @@ def test_restored_after_an_exception_inside_the_model(lm: LoadedModel, monkeypat
 
 def test_a_new_prompt_inside_the_context_runs_dense_again(lm: LoadedModel) -> None:
     dense = logits_after_prompt(lm)
-    with TDA(cett=0.4, online=True)(lm):
+    with plain_tda(cett=0.4, online=True)(lm):
         first, second = logits_after_prompt(lm), logits_after_prompt(lm)
     assert torch.equal(first, second) and torch.equal(second[0], dense[0])
 
 
 def test_library_use_generates_with_the_patched_model(lm: LoadedModel) -> None:
     dense = lm.generate(PROMPT, max_new_tokens=12)
-    with TDA(cett=0.6, online=True)(lm):
+    with plain_tda(cett=0.6, online=True)(lm):
         sparse = lm.generate(PROMPT, max_new_tokens=12)
     with TDA(cett=0)(lm):
         assert lm.generate(PROMPT, max_new_tokens=12) == dense
@@ -249,7 +250,7 @@ def test_batches_are_refused(lm: LoadedModel) -> None:
 
 
 def test_exempt_layers_and_scale_zero_stay_dense(lm: LoadedModel) -> None:
-    method = TDA(cett=0.5, online=True, exempt=(0,), scale=(1, 0, 1))
+    method = plain_tda(cett=0.5, online=True, exempt=(0,), scale=(1, 0, 1))
     active = engine_for(lm).prefill(lm.prompt_ids(PROMPT), method.bind(lm)).active
     sparsity = active.sparsity()
     assert sparsity[:2] == [0, 0] and sparsity[2] > 0
@@ -261,14 +262,14 @@ def test_a_larger_threshold_keeps_a_subset(factor: float, cett: float) -> None:
     lm = tiny()
     ids = lm.prompt_ids(PROMPT)
     mild, hard = (
-        engine_for(lm).prefill(ids, TDA(cett=cett, online=True, scale=(each,) * 3).bind(lm)).active
+        engine_for(lm).prefill(ids, plain_tda(cett=cett, online=True, scale=(each,) * 3).bind(lm)).active
         for each in (factor, factor + 0.5)
     )
     assert all(set(b.tolist()) <= set(a.tolist()) for a, b in zip(mild.indices, hard.indices, strict=True))
 
 
 def test_no_neuron_kept_still_decodes(lm: LoadedModel) -> None:
-    method = TDA(cett=0.5, online=True, scale=(1e9,) * 3)
+    method = plain_tda(cett=0.5, online=True, scale=(1e9,) * 3)
     engine = engine_for(lm)
     prefill = engine.prefill(lm.prompt_ids(PROMPT), method.bind(lm))
     assert prefill.active.counts() == [0, 0, 0]
@@ -281,7 +282,7 @@ def test_all_zero_activations_give_no_nan() -> None:
         block.up.weight.zero_()
         block.up.bias.fill_(-1)
     engine = engine_for(lm)
-    prefill = engine.prefill(lm.prompt_ids(PROMPT), TDA(cett=0.2, online=True).bind(lm))
+    prefill = engine.prefill(lm.prompt_ids(PROMPT), plain_tda(cett=0.2, online=True).bind(lm))
     assert engine.sparse_arm(prefill, 1).step(40).isfinite().all()
     assert judge(engine, prefill, [40, 41]).cett == [0.0, 0.0, 0.0]
 
@@ -305,9 +306,9 @@ def test_settings_out_of_range_are_refused_by_name(settings_: dict, message: str
 
 def test_settings_that_do_not_fit_the_model_are_refused(lm: LoadedModel) -> None:
     with pytest.raises(UserError, match="scale has 2 factors; this model has 3 layers"):
-        TDA(scale=(1, 1)).bind(lm)
+        plain_tda(scale=(1, 1)).bind(lm)
     with pytest.raises(UserError, match="exempt names layer 7; this model has layers 0 to 2"):
-        TDA(exempt=(7,)).bind(lm)
+        plain_tda(exempt=(7,)).bind(lm)
 
 
 def test_every_method_explains_its_settings() -> None:
@@ -328,7 +329,7 @@ def test_every_method_is_in_the_matrix_and_its_dial_is_a_setting(name: str) -> N
 
 def test_a_method_is_made_by_name() -> None:
     assert all(method_named(name) is method for name, method in METHODS.items())
-    assert make_method("tda", ["cett=0.3", "exempt=0,2"]) == TDA(cett=0.3, exempt=(0, 2))
+    assert make_method("tda", ["cett=0.3", "exempt=0,2"]) == plain_tda(cett=0.3, exempt=(0, 2))
     with pytest.raises(UserError, match=r"There is no method 'magic'; there are: tda, sketch, (.*, )prior\."):
         make_method("magic", ["cett=0.3"])
     with pytest.raises(UserError, match="'tda' has no setting 'keep'"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from evidence import TOKENS, by_hand, neuron_bytes
+from plain import plain_tda
 from tiny import PROMPT, tiny
 from transformers import DynamicCache
 
@@ -23,10 +24,10 @@ from tda_demo.race import Finished, PromptRead, RaceSettings, race
 pytestmark = pytest.mark.usefixtures("little_text")
 
 EVERY = 3
-METHOD = TDA(cett=0.4, online=True, refresh=EVERY)
+METHOD = plain_tda(cett=0.4, online=True, refresh=EVERY)
 FIRST: dict[str, Any] = {
-    "tda": TDA(cett=0.4, online=True),
-    "tda refreshed": TDA(cett=0.4, online=True, refresh=2),
+    "tda": plain_tda(cett=0.4, online=True),
+    "tda refreshed": plain_tda(cett=0.4, online=True, refresh=2),
     "griffin": GRIFFIN(keep=0.4),
     "random": Random(keep=0.4),
     "magnitude": Magnitude(keep=0.4),
@@ -59,7 +60,11 @@ def test_a_patched_model_takes_embeddings_and_several_tokens_at_once(lm: LoadedM
 
 def test_never_refreshing_and_refreshing_nothing(lm: LoadedModel) -> None:
     text = torch.tensor([[*lm.prompt_ids(PROMPT), *TOKENS]])
-    choosers = [TDA(0.4, online=True).bind(lm), TDA(0.4, online=True, refresh=99).bind(lm), TDA(0, refresh=2).bind(lm)]
+    choosers = [
+        plain_tda(0.4, online=True).bind(lm),
+        plain_tda(0.4, online=True, refresh=99).bind(lm),
+        TDA(0, refresh=2).bind(lm),
+    ]
     ((never,), (late,), (exact,)) = score_texts(lm, choosers, text, 12)
     assert (never.kl, never.kept, never.sparse_loss) == (late.kl, late.kept, late.sparse_loss)  # nothing was due yet
     assert never.cett == pytest.approx(late.cett) and never.recall == pytest.approx(late.recall)

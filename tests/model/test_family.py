@@ -13,6 +13,7 @@ from families import CONFIGS, tiny_model
 from gpu_device import CUDA
 from gpu_step import dense_errors
 from parity import STEPS, of_config, worst_error
+from plain import plain_tda
 from transformers import (
     DynamicCache,
     GemmaConfig,
@@ -26,7 +27,6 @@ from transformers import (
 )
 
 import tda_demo
-from tda_demo import TDA
 from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.decode.cpu.fast_linears import FastLinearsEngine
 from tda_demo.decode.engine import Engine
@@ -105,13 +105,13 @@ def test_a_record_is_enough_for_methods_and_races(newcomer: tuple[LoadedModel, t
     lm, _ = newcomer
     ids = torch.arange(5, 25)[None]
     dense = lm.model(input_ids=ids).logits
-    with TDA(cett=0.2)(lm):
+    with plain_tda(cett=0.2)(lm):
         cache = DynamicCache()
         lm.model(input_ids=ids[:, :12], past_key_values=cache)
         restricted = lm.model(input_ids=ids[:, 12:13], past_key_values=cache).logits[0, -1]
         assert not torch.equal(restricted, dense[0, 12])
     assert torch.equal(lm.model(input_ids=ids).logits, dense)
-    *_, last = race(lm, TDA(cett=0.2), "w5 w9 w17 w30", RaceSettings(max_new_tokens=4))
+    *_, last = race(lm, plain_tda(cett=0.2), "w5 w9 w17 w30", RaceSettings(max_new_tokens=4))
     assert isinstance(last, Finished)
     assert all(0 < sparsity < 1 for sparsity in last.result.sparsity)
 

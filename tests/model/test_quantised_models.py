@@ -11,6 +11,7 @@ import pytest
 import torch
 from families import CONFIGS
 from parity import PROMPT_IDS, mean_kl, of_config, random_sets
+from plain import plain_tda
 from tiny import tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -104,7 +105,7 @@ def test_with_a_method_a_quantised_model_is_patched_and_restored(tmp_path: Path)
     _, lm = quantised(tmp_path, "nf4")
     ids = {"input_ids": torch.tensor([PROMPT_IDS])}
     before = lm.model(**ids).logits
-    with TDA(cett=0.5, online=True)(lm):
+    with plain_tda(cett=0.5, online=True)(lm):
         past = lm.model(**ids, use_cache=True).past_key_values
         step = {"input_ids": torch.tensor([[40]])}
         limited = lm.model(**step, past_key_values=past).logits

@@ -14,6 +14,7 @@ import torch
 from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain import plain_tda
 from tiny import PROMPT, tiny, tiny_tokenizer
 
 from tda_demo.decode.choose import engine_for
@@ -26,7 +27,7 @@ from tda_demo.race.result import FirstEnd, RaceResult, summary
 from tda_demo.stats import metrics
 from tda_demo.support.errors import UserError
 
-ONLINE = TDA(cett=0.4, online=True)
+ONLINE = plain_tda(cett=0.4, online=True)
 
 
 class Clock:
@@ -271,11 +272,11 @@ def test_stopped_race_still_tells_what_it_measured(lm: LoadedModel) -> None:
 
 def test_two_races_at_once_do_not_disturb_each_other() -> None:
     lm = tiny()
-    alone = {cett: run(lm, TDA(cett=cett, online=True), max_new_tokens=20)[1] for cett in (0.0, 0.5)}
+    alone = {cett: run(lm, plain_tda(cett=cett, online=True), max_new_tokens=20)[1] for cett in (0.0, 0.5)}
     together: dict[float, RaceResult] = {}
 
     def worker(cett: float) -> None:
-        together[cett] = run(lm, TDA(cett=cett, online=True), max_new_tokens=20)[1]
+        together[cett] = run(lm, plain_tda(cett=cett, online=True), max_new_tokens=20)[1]
 
     threads = [threading.Thread(target=worker, args=(cett,)) for cett in alone]
     for thread in threads:

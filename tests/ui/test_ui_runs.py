@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from plain import plain_tda
 
 from tda_demo.evaluate.budget import QualityCurve
-from tda_demo.methods import GRIFFIN, TDA, Random
+from tda_demo.methods import GRIFFIN, Random
 from tda_demo.model import loading as models
 from tda_demo.model.loading import LoadedModel
 from tda_demo.race import Finished, PromptRead
@@ -53,12 +54,12 @@ def curve_of(method: str, keep: tuple[float, float], kl: tuple[float, float]) ->
 
 class TestARun:
     def test_loads_races_and_finishes(self) -> None:
-        events = run(RunRequest("hello", TDA(online=True), max_new_tokens=4))
+        events = run(RunRequest("hello", plain_tda(online=True), max_new_tokens=4))
         assert isinstance(events[0], Loading)
         assert any(isinstance(event, PromptRead) for event in events) and isinstance(events[-1], Finished)
 
     def test_settings_reach_the_race(self) -> None:
-        method = TDA(cett=0.3, online=True, exempt=(0,), weighted=True)
+        method = plain_tda(cett=0.3, online=True, exempt=(0,), weighted=True)
         finished = run(RunRequest("hello", method, max_new_tokens=2))[-1]
         told = finished.result.settings
         assert (told["cett"], told["online"], told["weighted"], tuple(told["exempt"])) == (0.3, True, True, (0,))
@@ -107,7 +108,7 @@ class TestARun:
 
     def test_what_does_not_fit_the_model_is_said(self) -> None:
         with pytest.raises(UserError, match="layer"):
-            run(RunRequest("hello", TDA(online=True, exempt=(99,))))
+            run(RunRequest("hello", plain_tda(online=True, exempt=(99,))))
         with pytest.raises(UserError, match="broken"):
             run(RunRequest("hello", model="broken"))
 

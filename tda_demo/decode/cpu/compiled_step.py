@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ import torch
 from ...kernels.cpu import cores
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.layer import Neurons
-from ...methods.plan import Plan, StepTraits
+from ...methods.plan import ActiveSets, Plan, StepTraits
 from ...methods.policy import Policy
+from ...methods.sequence import SequencePolicy
 from ...methods.token import StepUse, TokenPolicy
 from ...support.progress import Progress, Report, silent
 from ..arm import Arm, Prefill, RefreshingArm
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 
 _packers: weakref.WeakKeyDictionary[PreTrainedModel, Packer] = weakref.WeakKeyDictionary()
-# What has run once on a model: the step of these kinds of policy, and without one (None).
-_ready: weakref.WeakKeyDictionary[PreTrainedModel, set[type[Policy] | None]] = weakref.WeakKeyDictionary()
+# What has run once on a model: the step of these kinds of policy or rest, and without one (None).
+_ready: weakref.WeakKeyDictionary[PreTrainedModel, set[type | None]] = weakref.WeakKeyDictionary()
 
 
 class CpuStepEngine(Engine):
@@ -57,10 +58,11 @@ class CpuStepEngine(Engine):
     def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
         super().warm_up(report, policy)
         ready = _ready.setdefault(self.lm.model, set())
-        if isinstance(policy, TokenPolicy) and type(policy) not in ready:
+        kind = _step_of(policy)
+        if kind is not None and kind not in ready:
             report(Progress("Preparing the method's compiled step", 0, 0, "steps"))
-            TokenArm(self, policy, 1).step(0)
-            ready.add(type(policy))
+            (TokenArm(self, policy, 1) if isinstance(policy, TokenPolicy) else self._resting_arm(policy)).step(0)
+            ready.add(kind)
         if None in ready:
             return
         ready.add(None)
@@ -68,6 +70,11 @@ class CpuStepEngine(Engine):
         CpuStepArm(self, self.layout.neurons, self.layout.everything, 1).step(0)
         first_neuron = torch.zeros(1, dtype=torch.int64)
         self.packer.arrange([first_neuron] * len(self.lm.blocks))
+
+    def _resting_arm(self, policy: Policy | None) -> PackedArm:
+        """One neuron active in every layer, and the rest of ``policy``: its copies, too, have touched their memory."""
+        masks = [torch.arange(block.d_ff) == 0 for block in self.lm.blocks]
+        return PackedArm(self, ActiveSets.of(masks, cast(SequencePolicy, policy).rest), 1)
 
     def dense_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
         return CpuStepArm(self, self.layout.neurons, self.layout.everything, prefill.tokens + room, prefill.cache)
@@ -83,6 +90,13 @@ class CpuStepEngine(Engine):
         """An arm that reads its active neurons wherever they lie among all, each in one piece; nothing is copied."""
         active = in_place(self.layout, prefill.active)
         return CpuStepArm(self, self.packer.records(), active, prefill.tokens + room, prefill.cache)
+
+
+def _step_of(policy: Policy | None) -> type | None:
+    """What a compiled step of ``policy`` is told apart by; None of the one that all have."""
+    if isinstance(policy, TokenPolicy):
+        return type(policy)
+    return type(policy.rest) if isinstance(policy, SequencePolicy) and policy.rest is not None else None
 
 
 class CpuStepArm:
@@ -170,7 +184,7 @@ class CpuStepArm:
 class PackedArm(CpuStepArm):
     """An arm that reads copies of its active neurons, which lie side by side, and low-bit ones of a plan's rest."""
 
-    def __init__(self, engine: CpuStepEngine, plan: Plan, positions: int, prompt_cache: Cache) -> None:
+    def __init__(self, engine: CpuStepEngine, plan: Plan, positions: int, prompt_cache: Cache | None = None) -> None:
         layout = engine.layout
         super().__init__(engine, layout.neurons, layout.everything, positions, prompt_cache)
         self.packer = engine.packer

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...kernels.gpu.device import Runner, Step, current_device
-from ...methods.plan import ActiveSets
+from ...methods.plan import ActiveSets, Plan, StepTraits
 from ...model.feedforward import find_blocks
 from ..arm import Prefill
+from ..shared_model import now_ms
+from ..weight_bytes import StepBytes
 from .kernel_blocks import KernelBlock
 from .kernel_layers import install_layers
 from .static_cache import StaticPromptCache, attention_masks
@@ -76,11 +78,19 @@ class GraphDecoder:
         with torch.no_grad(), current_device(model.device):
             self.runner = make_runner(step)
 
-    def set_active(self, active: ActiveSets) -> None:
-        """Rewrites the lists of neurons in place; the prepared step computes these from now on."""
-        for kernel_block, indices in zip(self.kernels, active.indices, strict=True):
-            if kernel_block.active is not None:
-                kernel_block.active.set(indices)
+    @torch.no_grad()
+    def list_neurons(self, sets: ActiveSets | None) -> None:
+        """Rewrites the lists in place: the prepared step computes the neurons of ``sets`` from now on, or all (None).
+
+        Those left out are listed too, where they contribute.
+        """
+        for layer, kernel_block in enumerate(self.kernels):
+            assert kernel_block.active is not None  # a sparse decoder's
+            if sets is None:
+                kernel_block.active.set(torch.arange(kernel_block.weights.d_ff, device=kernel_block.weights.device))
+                continue
+            left_out = None if sets.rest is None else (~sets.masks[layer][0]).nonzero().squeeze(1)
+            kernel_block.active.set(sets.indices[layer], left_out)
 
     @torch.no_grad()
     def step(self, token: int) -> torch.Tensor:
@@ -107,7 +117,6 @@ class CudaGraphArm:
         self.decoder = decoder
         self.weight_bytes = weight_bytes
         self.packing_ms = packing_ms
-        self.counts = prefill.active.counts() if any(kernel.active for kernel in decoder.kernels) else None
         self.left = decoder.cache.positions - decoder.cache.fill(prefill.cache)
 
     def step(self, token: int) -> torch.Tensor:
@@ -117,10 +126,29 @@ class CudaGraphArm:
         return self.decoder.step(token)
 
     def activations(self) -> list[torch.Tensor]:
-        activations = self.decoder.activations()
-        if self.counts is None:
-            return activations
-        return [layer[:, :count] for layer, count in zip(activations, self.counts, strict=True)]
+        return self.decoder.activations()
 
     def computed(self) -> list[int]:
         return [layer.shape[1] for layer in self.activations()]
+
+
+class ListedArm(CudaGraphArm):
+    """One whose neurons are listed on the device, so that it may be given others between two steps."""
+
+    def __init__(self, decoder: GraphDecoder, prefill: Prefill, step_bytes: StepBytes) -> None:
+        super().__init__(decoder, prefill, step_bytes.dense)
+        self._step_bytes = step_bytes
+        begin = now_ms(decoder.token.device)
+        self.use(prefill.plan)
+        self.packing_ms = now_ms(decoder.token.device) - begin
+
+    def use(self, plan: Plan | None) -> None:
+        """From the next step on it computes the sets of ``plan``, or all neurons; nothing is copied."""
+        sets = None if plan is None else plan.sets
+        self.decoder.list_neurons(sets)
+        self.counts = list(self._step_bytes.widths) if sets is None else sets.counts()
+        self.weight_bytes = self._step_bytes.sparse(self.counts, sets or StepTraits())
+
+    def activations(self) -> list[torch.Tensor]:
+        """Of the neurons computed exactly."""
+        return [layer[:, :count] for layer, count in zip(super().activations(), self.counts, strict=True)]

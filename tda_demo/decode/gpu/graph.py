@@ -7,7 +7,8 @@ transformers as it is.
 
 Both arms get the fastest way of running a block on this card (``kernels.gpu.choice``); where that is the vendor's GEMV
 on packed copies, whose shapes change with the active set, the sparse arm is captured anew for each race, outside every
-timing.
+timing. Plans that renew their sets and those whose neurons left out contribute always run on the kernels, which do both
+in place.
 
 A step waits for the device once, at its end: ``Arm.step`` promises logits that are ready, and the race times it on the
 host's clock, launch and wait included, for both arms alike.
@@ -15,27 +16,33 @@ host's clock, launch and wait included, for both arms alike.
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 
 from ...kernels.activations import activation_of
-from ...kernels.gpu.choice import KernelChoice
+from ...kernels.gpu.blocks import Tiles
+from ...kernels.gpu.choice import KernelChoice, choose_rest
 from ...kernels.gpu.device import current_device, eager_runner, graph_runner, triton_runs
+from ...kernels.gpu.rest import MatricesWithRest
+from ...methods.low_bit import Nf4Rest
+from ...methods.plan import Rest
 from ...methods.policy import Policy
+from ...methods.sequence import SequencePolicy
 from ...model.configuration import has_length_dependent_rope
 from ...model.family import family_of
 from ...model.feedforward import find_blocks
 from ...support.progress import Progress, Report, silent
-from ..arm import Prefill
+from ..arm import Arm, Prefill, RefreshingArm
 from ..engine import Engine
 from ..shared_model import now_ms, share_weights
 from ..weight_bytes import StepBytes, bytes_per_step, kernel_bytes
-from .decoder import CudaGraphArm, GraphDecoder, MakeRunner
-from .kernel_blocks import BlockWeights, install_kernels, read_blocks, readable, use_usual_layout
+from .decoder import CudaGraphArm, GraphDecoder, ListedArm, MakeRunner
+from .kernel_blocks import BlockWeights, install_kernels, read_blocks, readable, use_usual_layout, with_rest
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -43,6 +50,11 @@ if TYPE_CHECKING:
     from ...model.loading import LoadedModel
 
 _ROOM = 256  # caches grow in steps of this many positions
+
+Kind = Literal["dense", "sparse", "rest"]
+"""Decoders: of all neurons; of those listed; of those listed, while the others contribute what their copy says."""
+
+SomeArm = TypeVar("SomeArm", bound=CudaGraphArm)
 
 
 def can_decode(lm: LoadedModel) -> bool:
@@ -65,7 +77,7 @@ def supported(lm: LoadedModel) -> bool:
 class CudaGraphEngine(Engine):
     """The captured step. Weights by neuron, the measured choice and spare decoders are kept for all races on a model.
 
-    ``make_runner`` and ``choose`` are replaced in tests, which run the same decoders on a CPU.
+    ``make_runner`` and the choices are replaced in tests, which run the same decoders on a CPU.
     """
 
     def __init__(
@@ -73,15 +85,19 @@ class CudaGraphEngine(Engine):
         lm: LoadedModel,
         make_runner: MakeRunner = graph_runner,
         choose: Callable[[BlockWeights], KernelChoice] = BlockWeights.choose,
+        choose_rest: Callable[[Sequence[MatricesWithRest]], Tiles] = choose_rest,
     ) -> None:
         super().__init__(lm)
         self.make_runner = make_runner
         self.choose = choose
+        self.choose_rest = choose_rest
+        self._in_place = False  # whether the sparse arm runs on the kernels whatever the choice
         self.name = "CUDA graph"  # how its steps really run and which way blocks go, once that is known
 
     @classmethod
     def runs(cls, policy: Policy) -> bool:
-        return policy.settles and not policy.rest_bytes
+        rest = policy.rest if isinstance(policy, SequencePolicy) else None
+        return not policy.token_level and (rest is None or isinstance(rest, Nf4Rest))
 
     def _count_bytes(self) -> StepBytes:
         return self.shared.step_bytes
@@ -99,27 +115,31 @@ class CudaGraphEngine(Engine):
         from transformers import DynamicCache
 
         super().warm_up(report, policy)
-        if self.lm.model in _models:
+        rest = policy.rest if isinstance(policy, SequencePolicy) else None
+        kinds: set[Kind] = {"dense", "sparse" if rest is None else "rest"}
+        if self.lm.model in _models and kinds <= self.shared.made:
             return
         report(Progress("Measuring the card and capturing the step", 0, 0, "steps"))
         cache = DynamicCache()
         with torch.no_grad():
             self.lm.model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=self.lm.device), past_key_values=cache)
-        for sparse in (False, True):
-            self._give_back(sparse, self._decoder(sparse, cache, _ROOM))
+        for kind in sorted(kinds - self.shared.made):
+            self._give_back(kind, self._decoder(kind, cache, _ROOM, rest))
 
     def dense_arm(self, prefill: Prefill, room: int) -> CudaGraphArm:
-        return self._arm(self._decoder(False, prefill.cache, prefill.tokens + room), prefill, sparse=False)
+        decoder = self._decoder("dense", prefill.cache, prefill.tokens + room)
+        return self._returning("dense", CudaGraphArm(decoder, prefill, self.step_bytes.dense))
 
-    def sparse_arm(self, prefill: Prefill, room: int) -> CudaGraphArm:
-        positions = prefill.tokens + room
+    def sparse_arm(self, prefill: Prefill, room: int) -> Arm:
+        positions, plan = prefill.tokens + room, prefill.plan
+        kind: Kind = "sparse" if plan.any_rest is None else "rest"
+        if self.shared.choice.sparse == "kernels" or kind == "rest" or plan.steps is not None:
+            self._in_place = True
+            decoder = self._decoder(kind, prefill.cache, positions, plan.any_rest)
+            arm = self._returning(kind, ListedArm(decoder, prefill, self.step_bytes))
+            return arm if plan.steps is None else RefreshingArm(arm, plan, self.step_bytes)
+        self._in_place = False
         begin = now_ms(self.lm.device)
-        if self.shared.choice.sparse == "kernels":
-            decoder = self._decoder(True, prefill.cache, positions)
-            begin = now_ms(self.lm.device)  # a capture, if there was one, is not packing
-            decoder.set_active(prefill.active)
-            packing_ms = now_ms(self.lm.device) - begin
-            return self._arm(decoder, prefill, sparse=True, packing_ms=packing_ms)
         model = share_weights(self.lm.model)
         prefill.active.packed(find_blocks(model))
         packing_ms = now_ms(self.lm.device) - begin
@@ -135,38 +155,54 @@ class CudaGraphEngine(Engine):
         arm = self.sparse_arm(prefill, len(tokens))
         return torch.stack([arm.step(token).clone() for token in tokens])
 
-    def _arm(self, decoder: GraphDecoder, prefill: Prefill, *, sparse: bool, packing_ms: float = 0.0) -> CudaGraphArm:
-        read = self.step_bytes.sparse(prefill.active.counts(), prefill.plan) if sparse else self.step_bytes.dense
-        arm = CudaGraphArm(decoder, prefill, read, packing_ms)
-        weakref.finalize(arm, self._give_back, sparse, decoder).atexit = False
+    def _returning(self, kind: Kind, arm: SomeArm) -> SomeArm:
+        """``arm``, whose decoder comes back when it is gone."""
+        weakref.finalize(arm, self._give_back, kind, arm.decoder).atexit = False
         return arm
 
-    def _decoder(self, sparse: bool, prompt_cache: Cache, positions: int) -> GraphDecoder:
-        """A spare one with room for ``positions`` tokens, or a new one."""
-        spare = self.shared.spare[sparse]
+    def _decoder(self, kind: Kind, prompt_cache: Cache, positions: int, rest: Rest | None = None) -> GraphDecoder:
+        """A spare one with room for ``positions`` tokens, or a new one; ``rest`` is what one of that kind reads."""
+        spare = self.shared.spare[kind]
         if spare:
             decoder = spare.pop()  # if it is too short, nothing will ask for it again
             if decoder.cache.positions >= positions:
                 return self._name_after(decoder)
         model = share_weights(self.lm.model)
-        shared = self.shared
+        shared, dtype = self.shared, self.lm.model.dtype
         kernels = []
-        if sparse or shared.choice.dense == "kernels":
-            tiles = shared.choice.tiles(sparse=sparse)
-            kernels = install_kernels(model, shared.blocks.weights, tiles, self.lm.model.dtype, sparse=sparse)
+        if kind == "rest":
+            weights, tiles = self._with_rest(rest)
+            kernels = install_kernels(model, weights, tiles, dtype, sparse=True)
+        elif kind == "sparse" or shared.choice.dense == "kernels":
+            sparse = kind == "sparse"
+            kernels = install_kernels(
+                model, shared.blocks.weights, shared.choice.tiles(sparse=sparse), dtype, sparse=sparse
+            )
         elif shared.choice.dense == "vendor, usual layout":
             use_usual_layout(model, shared.usual_downs)
         # bitsandbytes' int8 product, which attention uses, waits for the device: no graph can hold it.
         make_runner = eager_runner if shared.blocks.int8 else self.make_runner
+        shared.made.add(kind)
         return self._name_after(GraphDecoder(model, kernels, prompt_cache, _round_up(positions), make_runner))
 
+    def _with_rest(self, rest: Rest | None) -> tuple[Sequence[MatricesWithRest], Tiles]:
+        """The blocks with the copies of ``rest``, the same for all policies of a model, and tiles measured on them."""
+        assert isinstance(rest, Nf4Rest)  # see ``runs``
+        if self.shared.with_rest is None:
+            weights = with_rest(self.shared.blocks, rest.copies)
+            with current_device(self.lm.device):
+                self.shared.with_rest = weights, self.choose_rest(weights)
+        return self.shared.with_rest
+
     def _name_after(self, decoder: GraphDecoder) -> GraphDecoder:
-        self.name = f"{decoder.runner.name} ({self.shared.choice})"
+        choice = self.shared.choice
+        way = dataclasses.replace(choice, sparse="kernels") if self._in_place else choice
+        self.name = f"{decoder.runner.name} ({way})"
         return decoder
 
-    def _give_back(self, sparse: bool, decoder: GraphDecoder) -> None:
+    def _give_back(self, kind: Kind, decoder: GraphDecoder) -> None:
         """For when no arm uses ``decoder`` any more; one spare of each kind is kept."""
-        self.shared.spare[sparse] = [decoder]
+        self.shared.spare[kind] = [decoder]
 
 
 class _Shared:
@@ -176,7 +212,9 @@ class _Shared:
         self.blocks = blocks
         self.choice = choice
         self.step_bytes = step_bytes
-        self.spare: dict[bool, list[GraphDecoder]] = {False: [], True: []}
+        self.spare: dict[Kind, list[GraphDecoder]] = {"dense": [], "sparse": [], "rest": []}
+        self.made: set[Kind] = set()  # of which kinds there has been a decoder
+        self.with_rest: tuple[Sequence[MatricesWithRest], Tiles] | None = None
 
     @cached_property
     def usual_downs(self) -> list[torch.Tensor]:

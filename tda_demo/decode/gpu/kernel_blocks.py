@@ -18,6 +18,7 @@ from ...kernels.gpu.choice import KernelChoice, choose_float, choose_int8, choos
 from ...kernels.gpu.int8 import Int8Matrices, is_int8
 from ...kernels.gpu.matrices import Matrices
 from ...kernels.gpu.nf4 import BLOCK, Nf4Matrices, Requantisation
+from ...kernels.gpu.rest import MatricesWithRest
 from ...model.family import BlockLayout, family_of
 from ...model.feedforward import FeedForward, find_blocks, find_layers
 
@@ -80,6 +81,12 @@ def read_blocks(lm: LoadedModel) -> BlockWeights:
     else:
         weights = [Matrices.of(block, activation) for block in lm.blocks]
     return BlockWeights(weights, changes, lm.model.dtype, lm.blocks)
+
+
+def with_rest(blocks: BlockWeights, copies: Sequence[Nf4Matrices]) -> list[MatricesWithRest]:
+    """``blocks``, whose weights have a float dtype, each with the copy of it."""
+    pairs = zip(blocks.weights, copies, strict=True)
+    return [MatricesWithRest(exact, copy) for exact, copy in pairs if isinstance(exact, Matrices)]
 
 
 def _is_nf4(linear: nn.Linear) -> bool:

@@ -43,9 +43,10 @@ class Tiles:
 
 @dataclass(frozen=True, eq=False)
 class ActiveBuffer:
-    """An active set on the device, rewritten in place: int32 ``chosen`` [d_ff], of which the first ``count`` [1] count.
+    """An active set on the device, rewritten in place: int32 ``chosen`` [d_ff], of which the first ``count[0]`` count.
 
-    What lies behind them is ignored.
+    Those from there to ``count[1]`` are left out, for weights that have a cheaper copy of them (``rest``). What lies
+    behind them is ignored. ``count`` is int32 [2].
     """
 
     chosen: torch.Tensor
@@ -55,12 +56,17 @@ class ActiveBuffer:
     def full(cls, d_ff: int, device: torch.device) -> ActiveBuffer:
         """All neurons."""
         chosen = torch.arange(d_ff, dtype=torch.int32, device=device)
-        return cls(chosen, torch.full((1,), d_ff, dtype=torch.int32, device=device))
+        return cls(chosen, torch.full((2,), d_ff, dtype=torch.int32, device=device))
 
-    def set(self, indices: torch.Tensor) -> None:
-        """``indices`` int64 [k], the active neurons."""
-        self.chosen[: len(indices)].copy_(indices)
-        self.count.fill_(len(indices))
+    def set(self, indices: torch.Tensor, left_out: torch.Tensor | None = None) -> None:
+        """``indices`` int64 [k], the active neurons; ``left_out`` int64 [d_ff - k] where those contribute."""
+        active = listed = len(indices)
+        self.chosen[:active].copy_(indices)
+        if left_out is not None:
+            listed += len(left_out)
+            self.chosen[active:listed].copy_(left_out)
+        self.count[0].fill_(active)
+        self.count[1].fill_(listed)
 
 
 @dataclass(frozen=True, eq=False)

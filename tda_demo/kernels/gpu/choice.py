@@ -24,16 +24,17 @@ from ..activations import GELU_ERF, GELU_TANH, RELU, SILU
 from .blocks import ActiveBuffer, BlockMatrices, Tiles, feed_forward, scratches
 from .device import graph_ms
 from .matrices import Matrices
+from .rest import MatricesWithRest
+from .stages import Stages, float_stages, nf4_stages, rest_stages
 
 Way = Literal["kernels", "vendor", "vendor, usual layout"]
 Timer = Callable[[Callable[[], object]], float]
-Stages = tuple[list[dict[str, int]], list[dict[str, int]]]
-"""Tiles worth trying, as fields of ``Tiles``: for the launch of gate and up, then for that of down."""
 
 logger = logging.getLogger(__name__)
 
 _BLOCKS, _BYTES = 4, 256 * 2**20  # to measure on, at least: caches hold some 50 MB
 _USUAL = "dense, vendor, usual layout"
+_NOTHING_RUNS = "None of the kernels runs on this GPU, as the log explains: use the device cpu."
 _WAY_NAMES: dict[Way, str] = {
     "kernels": "kernels",
     "vendor": "vendor GEMV",
@@ -102,7 +103,8 @@ class Trial:
         for block, indices, scratch in zip(self.blocks, self.kept, memory, strict=True):
             active = ActiveBuffer.full(block.d_ff, block.device) if sparse else None
             if active is not None:
-                active.set(indices)
+                others = torch.ones(block.d_ff, dtype=torch.bool, device=block.device).index_fill(0, indices, False)
+                active.set(indices, others.nonzero().squeeze(1))
             runs.append((block, active, scratch))
         return lambda: [feed_forward(block, self.x, active, scratch, tiles) for block, active, scratch in runs]
 
@@ -175,6 +177,20 @@ def choose_nf4(
     return choose(trial, nf4_stages(weights[0].width, multiprocessors(weights[0].device)), rival, timer)
 
 
+def choose_rest(weights: Sequence[MatricesWithRest], timer: Timer | None = None) -> Tiles:
+    """The fastest tiles for blocks whose neurons left out contribute; the kernels alone can run them.
+
+    Raises:
+        UserError: no tiles run.
+    """
+    trial = Trial.of(weights, weights[0].exact.up.dtype)
+    stages = rest_stages(weights[0].width, multiprocessors(weights[0].device))
+    tiles, ms = _best_tiles(trial, stages, _or_never(timer or graph_ms), sparse=True)
+    if ms == inf:
+        raise UserError(_NOTHING_RUNS)
+    return tiles
+
+
 def through_modules(block: FeedForward, activation: int, x: torch.Tensor) -> torch.Tensor:
     """The block [batch, d] through its linears as they are, whatever their storage."""
     function = _FUNCTIONS[activation]
@@ -216,7 +232,7 @@ def _fastest(arm: str, measured: Mapping[str, float]) -> Way:
     ways = {name.removeprefix(f"{arm}, "): ms for name, ms in measured.items() if name.startswith(arm)}
     best = min(ways, key=ways.__getitem__)
     if ways[best] == inf:
-        raise UserError("None of the kernels runs on this GPU, as the log explains: use the device cpu.")
+        raise UserError(_NOTHING_RUNS)
     return cast(Way, best)
 
 
@@ -236,55 +252,3 @@ def _free_bytes(device: torch.device) -> float:
 def multiprocessors(device: torch.device) -> int:
     """How many of them the card has."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
-def float_stages(width: int, processors: int) -> Stages:
-    """Fields of ``Tiles`` at hidden size ``width`` on a card of so many multiprocessors.
-
-    For gate and up, 8 to 64 KiB of bfloat16 reads are under way a program. With a program for every tile those beyond
-    the active set start for nothing; else there are as many as the registers of a multiprocessor hold at once. For down
-    the columns of a warp are 256, so that no sum crosses warps.
-    """
-    columns = _columns(width)
-    first = [(4, 8, 0), (2, 4, 0), (1, 4, 0), (2, 4, 4), (1, 4, 9), (2, 8, 3), (4, 8, 2)]
-    second = [(8, 1, 128), (16, 1, 64), (4, 1, 256), (8, 3, 128), (8, 1, 256)]
-    return (
-        [
-            {"rows": rows, "columns": columns, "warps": warps, "programs": per_processor * processors}
-            for rows, warps, per_processor in first
-        ],
-        [
-            {
-                "down_rows": rows,
-                "down_columns": columns,
-                "down_warps": max(1, columns // 256),
-                "down_stages": stages,
-                "splits": splits,
-            }
-            for rows, stages, splits in second
-        ],
-    )
-
-
-def nf4_stages(width: int, processors: int) -> Stages:
-    """The same for NF4; at 4096 columns a row of codes is 2 KiB and a program has 4 to 8 KiB under way."""
-    columns = min(4096, max(256, width & -width))
-    first = [(*cut, held) for cut in [(4, 8, 0), (2, 4, 0), (1, 4, 0), (2, 4, 8)] for held in (False, True)]
-    second = [(4, 1024, 4, 128), (8, 512, 4, 64), (4, 512, 2, 128), (8, 1024, 4, 64)]
-    second += [(16, 1024, 8, 128), (8, 1024, 4, 256), (4, 1024, 4, 512), (8, 512, 4, 256)]
-    return (
-        [
-            {"rows": rows, "columns": columns, "warps": warps, "programs": per_processor * processors, "held": held}
-            for rows, warps, per_processor, held in first
-        ],
-        [
-            {"down_rows": rows, "down_columns": min(wide, columns), "down_warps": warps, "splits": splits}
-            for rows, wide, warps, splits in second
-        ],
-    )
-
-
-def _columns(width: int) -> int:
-    """The largest power of two up to 1024 that divides ``width``, so that no lane idles; 512 where it is small."""
-    divisor = width & -width
-    return min(1024, divisor) if divisor >= 256 else 512

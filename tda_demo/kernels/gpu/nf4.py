@@ -18,10 +18,11 @@ from torch import nn
 
 from ...model.feedforward import FeedForward
 from ...support.errors import UserError
+from ..nf4 import BLOCK, VALUES
 from .blocks import ActiveBuffer, Scratch, Tiles, grid, triton_programs
 from .matrices import Matrices
 
-BLOCK = 64
+_ROWS_AT_ONCE = 4096  # to quantise: intermediate values take several times a matrix in bfloat16
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,13 @@ class Nf4Matrices:
         gate_bias = None if block.gate is None else block.gate.bias
         up = rows_of(block.up.linear, block.up.rows)
         return cls(gate, up, down, gate_bias, block.up.bias, block.down.bias, activation), change
+
+    @classmethod
+    def copied_from(cls, block: FeedForward, activation: int) -> Nf4Matrices:
+        """A copy of ``block``, whose weights have a float dtype and a hidden size that 64 divides."""
+        gate, gate_bias = (None, None) if block.gate is None else (quantise(block.gate.weight), block.gate.bias)
+        up, down = quantise(block.up.weight), quantise(block.down.weight.detach().t())
+        return cls(gate, up, down, gate_bias, block.up.bias, block.down.bias, activation)
 
     @property
     def down_scale(self) -> None:
@@ -198,16 +206,31 @@ def requantise(linear: nn.Linear) -> tuple[Nf4Rows, Requantisation]:
 
 
 def quantise(matrix: torch.Tensor) -> Nf4Rows:
-    """``matrix`` [rows, d], d a multiple of 64, in bitsandbytes' NF4."""
-    from bitsandbytes.functional import quantize_4bit
+    """``matrix`` [rows, d], d a multiple of 64, in NF4 as bitsandbytes has it, which need not be there.
 
-    codes, state = quantize_4bit(matrix, blocksize=BLOCK, quant_type="nf4")
-    return Nf4Rows(codes.view(len(matrix), -1), state.absmax.view(len(matrix), -1))
+    A weight takes the level nearest to it over its block's largest magnitude.
+    """
+    parts = [_quantised(part) for part in matrix.split(_ROWS_AT_ONCE)]
+    codes, absmax = (torch.cat([part[k] for part in parts]) for k in range(2))
+    return Nf4Rows(codes, absmax)
+
+
+def _quantised(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes and absmax of some rows."""
+    blocks = matrix.float().contiguous().unflatten(1, (-1, BLOCK))
+    absmax = blocks.abs().amax(dim=2)
+    levels = table(matrix.device)
+    relative = blocks / torch.where(absmax > 0, absmax, 1)[:, :, None]
+    nearest = torch.bucketize(relative, (levels[1:] + levels[:-1]) / 2, out_int32=True).to(torch.uint8).flatten(1)
+    return nearest[:, ::2] << 4 | nearest[:, 1::2], absmax
+
+
+def columns_at_once(width: int) -> int:
+    """How many weights of a row a program of the first launch takes at once, at hidden size ``width``."""
+    return min(4096, max(256, width & -width))
 
 
 @cache
 def table(device: torch.device) -> torch.Tensor:
     """The sixteen NF4 values, float32."""
-    from bitsandbytes.functional import get_4bit_type
-
-    return get_4bit_type("nf4", device=device).contiguous()
+    return torch.tensor(VALUES, device=device)

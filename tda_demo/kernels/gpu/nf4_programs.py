@@ -63,6 +63,42 @@ def _products(x, codes, absmax, table, rows, valid, D: tl.constexpr, BLOCKS: tl.
 
 
 @triton.jit
+def nf4_fired(
+    x,
+    gate,
+    up,
+    gate_absmax,
+    up_absmax,
+    table,
+    gate_bias,
+    up_bias,
+    rows,
+    valid,
+    D: tl.constexpr,
+    GLU: tl.constexpr,
+    GATE_BIAS: tl.constexpr,
+    UP_BIAS: tl.constexpr,
+    KIND: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    HELD: tl.constexpr,
+):
+    """The activations float32 [rows] of the given neurons for x [D]."""
+    products = _products(x, up, up_absmax, table, rows, valid, D, BLOCKS, HELD)
+    if GLU:
+        opened = tl.sum(_products(x, gate, gate_absmax, table, rows, valid, D, BLOCKS, HELD), axis=1)
+    value = tl.sum(products, axis=1)
+    if UP_BIAS:
+        value += tl.load(up_bias + rows, mask=valid, other=0.0).to(tl.float32)
+    if GLU:
+        if GATE_BIAS:
+            opened += tl.load(gate_bias + rows, mask=valid, other=0.0).to(tl.float32)
+        value = activate(opened, KIND) * value
+    else:
+        value = activate(value, KIND)
+    return value
+
+
+@triton.jit
 def nf4_neurons_program(
     x,
     gate,
@@ -93,19 +129,53 @@ def nf4_neurons_program(
         places = tile * ROWS + tl.arange(0, ROWS)
         valid = places < active
         rows = active_rows(chosen, places, valid, ALL)
-        products = _products(x + row * D, up, up_absmax, table, rows, valid, D, BLOCKS, HELD)
-        if GLU:
-            opened = tl.sum(_products(x + row * D, gate, gate_absmax, table, rows, valid, D, BLOCKS, HELD), axis=1)
-        value = tl.sum(products, axis=1)
-        if UP_BIAS:
-            value += tl.load(up_bias + rows, mask=valid, other=0.0).to(tl.float32)
-        if GLU:
-            if GATE_BIAS:
-                opened += tl.load(gate_bias + rows, mask=valid, other=0.0).to(tl.float32)
-            value = activate(opened, KIND) * value
-        else:
-            value = activate(value, KIND)
+        value = nf4_fired(
+            *(x + row * D, gate, up, gate_absmax, up_absmax, table, gate_bias, up_bias, rows, valid, D),
+            *(GLU, GATE_BIAS, UP_BIAS, KIND, BLOCKS, HELD),
+        )
         tl.store(activations + row * FF + places, value, mask=valid)
+
+
+@triton.jit
+def nf4_weighted_rows(
+    activations,
+    down,
+    absmax,
+    table,
+    chosen,
+    begin,
+    end,
+    blocks,
+    D: tl.constexpr,
+    ALL: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    HELD: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """float32 [BLOCKS, 32, 2], outputs in their order: as ``weighted_rows``, of one row of activations."""
+    inside = blocks < D // 64
+    byte = tl.arange(0, 32)
+    high_total = tl.zeros([ROWS, BLOCKS, 32], tl.float32)  # summed over rows at the end: warps lie along them
+    low_total = tl.zeros([ROWS, BLOCKS, 32], tl.float32)
+    for first in tl.range(begin, end, ROWS, num_stages=STAGES):
+        places = first + tl.arange(0, ROWS)
+        valid = places < end
+        rows = active_rows(chosen, places, valid, ALL)
+        some = valid[:, None] & inside[None, :]
+        packed = tl.load(
+            down + rows[:, None, None] * (D // 2) + blocks[None, :, None] * 32 + byte[None, None, :],
+            mask=some[:, :, None],
+            other=0,
+            eviction_policy="evict_first",
+        )
+        scale = tl.load(absmax + rows[:, None] * (D // 64) + blocks[None, :], mask=some, other=0.0)
+        weights = tl.load(activations + places, mask=valid, other=0.0, eviction_policy="evict_last")
+        high, low = _unpacked(packed, table, HELD)
+        factor = (scale * weights[:, None])[:, :, None]
+        high_total += high * factor
+        low_total += low * factor
+    return tl.join(tl.sum(high_total, axis=0), tl.sum(low_total, axis=0))
 
 
 @triton.jit
@@ -131,28 +201,10 @@ def nf4_down_program(
     row, batch = tl.program_id(2), tl.num_programs(2)
     begin, end = split * active // splits, (split + 1) * active // splits
     blocks = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
-    inside = blocks < D // 64
+    pairs = nf4_weighted_rows(
+        *(activations + row * FF, down, absmax, table, chosen, begin, end, blocks, D, ALL, ROWS, BLOCKS, HELD, STAGES)
+    )
     byte = tl.arange(0, 32)
-    high_total = tl.zeros([ROWS, BLOCKS, 32], tl.float32)  # summed over rows at the end: warps lie along them
-    low_total = tl.zeros([ROWS, BLOCKS, 32], tl.float32)
-    for first in tl.range(begin, end, ROWS, num_stages=STAGES):
-        places = first + tl.arange(0, ROWS)
-        valid = places < end
-        rows = active_rows(chosen, places, valid, ALL)
-        some = valid[:, None] & inside[None, :]
-        packed = tl.load(
-            down + rows[:, None, None] * (D // 2) + blocks[None, :, None] * 32 + byte[None, None, :],
-            mask=some[:, :, None],
-            other=0,
-            eviction_policy="evict_first",
-        )
-        scale = tl.load(absmax + rows[:, None] * (D // 64) + blocks[None, :], mask=some, other=0.0)
-        weights = tl.load(activations + row * FF + places, mask=valid, other=0.0, eviction_policy="evict_last")
-        high, low = _unpacked(packed, table, HELD)
-        factor = (scale * weights[:, None])[:, :, None]
-        high_total += high * factor
-        low_total += low * factor
-    pairs = tl.join(tl.sum(high_total, axis=0), tl.sum(low_total, axis=0))
     half = tl.arange(0, 2)
     tl.store(
         partial
@@ -161,5 +213,5 @@ def nf4_down_program(
         + byte[None, :, None] * 2
         + half[None, None, :],
         pairs,
-        mask=inside[:, None, None],
+        mask=(blocks < D // 64)[:, None, None],
     )

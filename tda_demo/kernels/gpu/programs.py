@@ -101,6 +101,47 @@ def _summed(products, BATCH: tl.constexpr):
 
 
 @triton.jit
+def fired(
+    x,
+    gate,
+    up,
+    gate_scale,
+    up_scale,
+    gate_bias,
+    up_bias,
+    rows,
+    valid,
+    D: tl.constexpr,
+    BATCH: tl.constexpr,
+    PADDED: tl.constexpr,
+    GLU: tl.constexpr,
+    SCALED: tl.constexpr,
+    GATE_BIAS: tl.constexpr,
+    UP_BIAS: tl.constexpr,
+    KIND: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The activations float32 [PADDED, rows] of the given neurons for x [BATCH, D]; see ``neurons_program``."""
+    products = _products(x, up, rows, valid, D, BATCH, PADDED, COLUMNS)
+    if GLU:
+        opened = _summed(_products(x, gate, rows, valid, D, BATCH, PADDED, COLUMNS), BATCH)
+    value = _summed(products, BATCH)
+    if SCALED:
+        value *= tl.load(up_scale + rows, mask=valid, other=0.0)[None, :]
+        if GLU:
+            opened *= tl.load(gate_scale + rows, mask=valid, other=0.0)[None, :]
+    if UP_BIAS:
+        value += tl.load(up_bias + rows, mask=valid, other=0.0).to(tl.float32)[None, :]
+    if GLU:
+        if GATE_BIAS:
+            opened += tl.load(gate_bias + rows, mask=valid, other=0.0).to(tl.float32)[None, :]
+        value = activate(opened, KIND) * value
+    else:
+        value = activate(value, KIND)
+    return value
+
+
+@triton.jit
 def neurons_program(
     x,
     gate,
@@ -135,34 +176,23 @@ def neurons_program(
         places = tile * ROWS + tl.arange(0, ROWS)
         valid = places < active
         rows = active_rows(chosen, places, valid, ALL)
-        products = _products(x, up, rows, valid, D, BATCH, PADDED, COLUMNS)
-        if GLU:
-            opened = _summed(_products(x, gate, rows, valid, D, BATCH, PADDED, COLUMNS), BATCH)
-        value = _summed(products, BATCH)
-        if SCALED:
-            value *= tl.load(up_scale + rows, mask=valid, other=0.0)[None, :]
-            if GLU:
-                opened *= tl.load(gate_scale + rows, mask=valid, other=0.0)[None, :]
-        if UP_BIAS:
-            value += tl.load(up_bias + rows, mask=valid, other=0.0).to(tl.float32)[None, :]
-        if GLU:
-            if GATE_BIAS:
-                opened += tl.load(gate_bias + rows, mask=valid, other=0.0).to(tl.float32)[None, :]
-            value = activate(opened, KIND) * value
-        else:
-            value = activate(value, KIND)
+        value = fired(
+            *(x, gate, up, gate_scale, up_scale, gate_bias, up_bias, rows, valid, D, BATCH, PADDED),
+            *(GLU, SCALED, GATE_BIAS, UP_BIAS, KIND, COLUMNS),
+        )
         tl.store(
             activations + batch[:, None] * FF + places[None, :], value, mask=(batch < BATCH)[:, None] & valid[None, :]
         )
 
 
 @triton.jit
-def down_program(
+def weighted_rows(
     activations,
     down,
     chosen,
-    count,
-    partial,
+    begin,
+    end,
+    columns,
     D: tl.constexpr,
     FF: tl.constexpr,
     BATCH: tl.constexpr,
@@ -172,11 +202,7 @@ def down_program(
     COLUMNS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """partial float32 [splits, BATCH, D]: each split sums its stretch of the active set, columns of one program."""
-    active = FF if ALL else tl.load(count)
-    split, splits = tl.program_id(0), tl.num_programs(0)
-    begin, end = split * active // splits, (split + 1) * active // splits
-    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    """float32 [PADDED, COLUMNS]: the rows of down at places ``begin`` to ``end`` times their activations, added up."""
     inside = columns < D
     batch = tl.arange(0, PADDED)
     total = tl.zeros([PADDED, COLUMNS], tl.float32)
@@ -201,10 +227,38 @@ def down_program(
                 eviction_policy="evict_last",
             )
             total += tl.sum(tile[None, :, :] * weights[:, :, None], axis=1)
+    return total
+
+
+@triton.jit
+def down_program(
+    activations,
+    down,
+    chosen,
+    count,
+    partial,
+    D: tl.constexpr,
+    FF: tl.constexpr,
+    BATCH: tl.constexpr,
+    PADDED: tl.constexpr,
+    ALL: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """partial float32 [splits, BATCH, D]: each split sums its stretch of the active set, columns of one program."""
+    active = FF if ALL else tl.load(count)
+    split, splits = tl.program_id(0), tl.num_programs(0)
+    begin, end = split * active // splits, (split + 1) * active // splits
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    batch = tl.arange(0, PADDED)
+    total = weighted_rows(
+        *(activations, down, chosen, begin, end, columns, D, FF, BATCH, PADDED, ALL, ROWS, COLUMNS, STAGES)
+    )
     tl.store(
         partial + split * (BATCH * D) + batch[:, None] * D + columns[None, :],
         total,
-        mask=(batch < BATCH)[:, None] & inside[None, :],
+        mask=(batch < BATCH)[:, None] & (columns < D)[None, :],
     )
 
 

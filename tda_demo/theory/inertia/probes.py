@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ...calibration.cett import score, strengths
+from ...calibration.priors import strength_prior
+from ...calibration.sources import ANSWERS
 from ...methods.sequence import SequencePolicy
 from ...model.feedforward import FeedForward
 from ...support.lazy import nn, torch
@@ -189,12 +191,16 @@ def echo(
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """Share of a generated token's active set that is in its prompt's set, ``own``, and in another prompt's, ``other``:
-    float64 [prompts, places, layers]; ``places`` int [places], which tokens were looked at, from 0."""
+    """Share of a generated token's active set that is in its prompt's set, ``own``, in another prompt's, ``other``, and
+    in one chosen from answers to questions of which it is none, ``prior``: float64 [prompts, places, layers].
+
+    ``places`` int [places] are the tokens that were looked at, from 0.
+    """
 
     places: np.ndarray
     own: np.ndarray
     other: np.ndarray
+    prior: np.ndarray
 
 
 def ranges(tokens: int) -> list[range]:
@@ -231,6 +237,7 @@ def drift(
     selector = _TopShare(keep)
     prefills = [engine.prefill(row.tolist(), selector) for row in prompts]
     norms = torch.stack([block.output_norms for block in lm.blocks])
+    by_prior = active(torch.stack(strength_prior(lm, ANSWERS, weighted=True)), keep)
     masks = torch.zeros(len(prompts), *norms.shape, dtype=torch.bool, device=norms.device)
     for mask, prefill in zip(masks, prefills, strict=True):
         for layer, indices in enumerate(prefill.active.indices):
@@ -249,7 +256,8 @@ def drift(
             logits = arm.step(int((logits - waits.log()).argmax()))  # a draw from softmax(logits), without summing it
             if place in looked_at:
                 sets = active(torch.cat(arm.activations()).float().abs() * norms, keep)
-                both = torch.stack([(sets & masks[prompt]).sum(dim=-1) for prompt in (index, index - 1)])
+                covering = masks[index], masks[index - 1], by_prior
+                both = torch.stack([(sets & mask).sum(dim=-1) for mask in covering])
                 covered.append((both / sets.sum(dim=-1).clamp_min(1)).cpu().numpy())
             tick(1)
         shares.append(np.stack(covered, axis=1))

@@ -49,7 +49,7 @@ def conclude(measured: Measurements, model: str, experiment: Experiment, *, comp
         tables.append(_echo_table(measured.echo, bins))
     if measured.drift is not None and len(measured.drift.own) >= LEAST_CLUSTERS:
         bins = ranges(int(measured.drift.places[-1]) + 1)
-        checks.append(_drift_check(measured.drift, bins))
+        checks += _drift_checks(measured.drift, bins)
         notes.append(_drift_note(measured.drift, bins))
         tables += _drift_tables(measured.drift, bins)
     return experiment.finding(model, checks, notes, tables, complete=complete)
@@ -120,20 +120,28 @@ def _echo_note(changed: np.ndarray, bins: list[range]) -> str:
     )
 
 
-def _drift_check(drift: Drift, bins: list[range]) -> Check:
-    lead = _bin_means((drift.own - drift.other).mean(axis=2), bins, drift.places)
-    name = "A prompt's set covers what follows it better than another prompt's set does"
-    return check_above_zero(name, "ranges of tokens", "prompts", lead)
+def _drift_checks(drift: Drift, bins: list[range]) -> list[Check]:
+    rivals = {"another prompt's set": drift.other, "one chosen from answers to other prompts": drift.prior}
+    return [
+        check_above_zero(
+            f"A prompt's set covers what follows it better than {rival} does",
+            "ranges of tokens",
+            "prompts",
+            _bin_means((drift.own - values).mean(axis=2), bins, drift.places),
+        )
+        for rival, values in rivals.items()
+    ]
 
 
 def _drift_note(drift: Drift, bins: list[range]) -> str:
-    own, other = (
-        _bin_means(values.mean(axis=2), bins, drift.places).mean(axis=0) for values in (drift.own, drift.other)
+    own, other, prior = (
+        _bin_means(values.mean(axis=2), bins, drift.places).mean(axis=0)
+        for values in (drift.own, drift.other, drift.prior)
     )
     return (
         f"Share of a generated token's set that the prompt's set covers: {own[0]:.3f} at token 1 and {own[-1]:.3f} at "
-        f"{_name(bins[-1])}; another prompt's set covers {other[0]:.3f} and {other[-1]:.3f}, n = {len(drift.own)} "
-        "prompts"
+        f"{_name(bins[-1])}; another prompt's set covers {other[0]:.3f} and {other[-1]:.3f}, "
+        f"one chosen from answers to other prompts {prior[0]:.3f} and {prior[-1]:.3f}, n = {len(drift.own)} prompts"
     )
 
 
@@ -197,7 +205,9 @@ def _echo_table(changed: np.ndarray, bins: list[range]) -> Table:
 
 
 def _drift_tables(drift: Drift, bins: list[range]) -> list[Table]:
-    own, other = (_bin_means(values.mean(axis=2), bins, drift.places) for values in (drift.own, drift.other))
+    own, other, prior = (
+        _bin_means(values.mean(axis=2), bins, drift.places) for values in (drift.own, drift.other, drift.prior)
+    )
     by_layer = _bin_means(drift.own.mean(axis=0).T, bins, drift.places).T  # [ranges, layers]
     title = "Share of a generated token's active set that a prompt's set covers"
     per_layer = {
@@ -205,7 +215,11 @@ def _drift_tables(drift: Drift, bins: list[range]) -> list[Table]:
         **{_name(s): v.tolist() for s, v in zip(bins, by_layer, strict=True)},
     }
     values = {"tokens": [_name(s) for s in bins], "up to token": [span.stop for span in bins]}
-    values |= {**columns("own prompt", means(own)), **columns("another prompt", means(other))}
+    values |= {
+        **columns("own prompt", means(own)),
+        **columns("another prompt", means(other)),
+        **columns("prior", means(prior)),
+    }
     return [Table("drift", title, values), Table("drift by layer", title + ", own prompt", per_layer)]
 
 

@@ -15,7 +15,6 @@ from .view import ARMS, MethodView, RaceView
 if TYPE_CHECKING:
     from ...race.result import RaceQuality, RaceResult
 
-_CHOSEN = {True: "one set, from the prompt", False: "a new set at every token"}
 _PROMISE = "Type a prompt and press Enter: the faster text pulls ahead here."
 
 
@@ -46,7 +45,7 @@ def _method(arm: MethodView) -> dict[str, str]:
     return {
         "name": arm.name,
         "lane": arm.name[0].upper() + arm.name[1:],
-        "chosen": "" if arm.prompt is None else _CHOSEN[arm.prompt.active is not None],
+        "chosen": "" if arm.prompt is None else wording.chosen(arm.method),
         "speedup": wording.times(speedup.median if speedup else None),
         "interval": wording.interval(speedup) if arm.prompt else "",
         "bound": wording.times(bound),

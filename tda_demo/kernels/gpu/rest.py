@@ -1,0 +1,104 @@
+"""Feed-forward blocks whose active neurons are exact and whose others contribute what an NF4 copy of them says.
+
+Three launches a block as ever (``blocks``): each of the first two does both halves (``rest_programs``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .blocks import ActiveBuffer, Scratch, Tiles, grid, triton_programs
+from .matrices import Matrices
+from .nf4 import BLOCK, Nf4Matrices, columns_at_once, table
+
+
+@dataclass(frozen=True, eq=False)
+class MatricesWithRest:
+    """``exact`` weights in a float dtype and a ``copy`` of them; see ``blocks.BlockMatrices``."""
+
+    exact: Matrices
+    copy: Nf4Matrices
+
+    @property
+    def activation(self) -> int:
+        return self.exact.activation
+
+    @property
+    def down_bias(self) -> torch.Tensor | None:
+        return self.exact.down_bias
+
+    @property
+    def down_scale(self) -> None:
+        return None
+
+    @property
+    def d_ff(self) -> int:
+        return self.exact.d_ff
+
+    @property
+    def width(self) -> int:
+        return self.exact.width
+
+    @property
+    def device(self) -> torch.device:
+        return self.exact.device
+
+    @property
+    def neuron_bytes(self) -> int:
+        return self.exact.neuron_bytes
+
+    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
+        """Both halves have the rows of ``tiles``, whose columns are those of the exact one, in down of both."""
+        if active is None:
+            self.exact.launch(x, None, scratch, tiles)
+            return
+        programs = triton_programs("rest_programs")
+        exact, copy = self.exact, self.copy
+        batch, width = x.shape
+        code = table(x.device)
+        columns = max(tiles.down_columns, BLOCK)
+        programs.neurons_and_rest_program[(grid(self.d_ff + tiles.rows, tiles), batch)](
+            x,
+            exact.gate,
+            exact.up,
+            None if copy.gate is None else copy.gate.codes,
+            copy.up.codes,
+            None if copy.gate is None else copy.gate.absmax,
+            copy.up.absmax,
+            code,
+            exact.gate_bias,
+            exact.up_bias,
+            active.chosen,
+            active.count,
+            scratch.activations,
+            D=width,
+            FF=self.d_ff,
+            GLU=exact.gate is not None,
+            GATE_BIAS=exact.gate_bias is not None,
+            UP_BIAS=exact.up_bias is not None,
+            KIND=exact.activation,
+            ROWS=tiles.rows,
+            COLUMNS=tiles.columns,
+            BLOCKS=columns_at_once(width) // BLOCK,
+            HELD=tiles.held,
+            num_warps=tiles.warps,
+        )
+        programs.down_and_rest_program[(tiles.splits, -(-width // columns), batch)](
+            scratch.activations,
+            exact.down,
+            copy.down.codes,
+            copy.down.absmax,
+            code,
+            active.chosen,
+            active.count,
+            scratch.partial,
+            D=width,
+            FF=self.d_ff,
+            ROWS=tiles.down_rows,
+            BLOCKS=columns // BLOCK,
+            HELD=tiles.held,
+            STAGES=tiles.down_stages,
+            num_warps=tiles.down_warps,
+        )
