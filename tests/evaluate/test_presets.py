@@ -56,8 +56,9 @@ def test_what_the_rule_promises(kind: type[Method], drawn: list[Preset]) -> None
         equal = [row for row in allowed if (row.speedup or 0) == (default.speedup or 0)]
         assert all(row.byte_bound <= default.byte_bound for row in equal)
         assert all(row.kl >= default.kl for row in equal if row.byte_bound == default.byte_bound)
+        assert default.speedup or default.byte_bound >= 1
     else:
-        assert not [row for row in allowed if row.byte_bound > 1]  # exact alone is as fast
+        assert not [row for row in allowed if row.speedup or row.byte_bound > 1]  # none reads less than exact
     faster = [
         row for row in own if row.kl >= 2 * default.kl and row.kl >= MOST_KL and row.byte_bound > default.byte_bound
     ]
