@@ -108,7 +108,11 @@ def test_presets_are_found_on_held_out_answers(lm: LoadedModel, monkeypatch: pyt
     timed: list[Any] = []
     times = type("Times", (), {"dense": [2.0, 2.0], "sparse": [1.0, 1.0]})()
     monkeypatch.setattr(rule, "time_arms", lambda *arguments: (timed.append(arguments), times)[1])
-    table = find_presets(lm, ["magnitude", "griffin", "tda"])
+    table, rows = find_presets(lm, ["magnitude", "griffin", "tda"])
+    assert {name: len(found) for name, found in rows.items()} == {
+        name: len(candidates(METHODS[name])) for name in table.methods
+    }
+    assert all(choose(METHODS[name], rows[name]) == found for name, found in table.methods.items())
     assert (table.model, table.precision, table.texts) == ("tiny-llama", "float32", 3)
     assert list(table.methods) == ["magnitude", "griffin", "tda"] and table.scored_tokens <= 3 * 12
     for name, found in table.methods.items():
