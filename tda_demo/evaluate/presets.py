@@ -129,7 +129,7 @@ def choose(kind: type[Method], rows: Sequence[Preset]) -> list[Preset]:
         return row.speedup or 0.0, row.byte_bound
 
     within = [row for row in own if row.kl <= MOST_KL]
-    default = max(within, key=lambda row: (*fast(row), -row.kl), default=exact)
+    default = max((exact, *within), key=lambda row: (*fast(row), -row.kl))
     named.append(dataclasses.replace(default, name="default"))
     faster = [row for row in own if row.kl >= max(2 * default.kl, MOST_KL) and row.byte_bound > default.byte_bound]
     if faster:

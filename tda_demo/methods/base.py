@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,7 +21,7 @@ from .low_bit import low_bit_rest
 from .patching import patch_model
 from .policy import Policy
 from .sequence import EvidencePolicy, SequencePolicy
-from .settings import Range, check, setting
+from .settings import Range, check, ordered_fields, setting
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -58,7 +58,7 @@ class Method(ABC):
         """
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self)
+        return {field.name: getattr(self, field.name) for field in ordered_fields(self)}
 
     @contextmanager
     def __call__(self, lm: LoadedModel) -> Iterator[LoadedModel]:

@@ -44,7 +44,7 @@ def with_default(inherited: type[Named], name: str, default: Any) -> Any:
 
 def ordered_fields(kind: type[Named] | Named) -> tuple[dataclasses.Field[Any], ...]:
     """The settings, a method's own before those it has in common with others."""
-    return tuple(sorted(dataclasses.fields(kind), key=lambda field: field.kw_only))
+    return tuple(sorted(dataclasses.fields(kind), key=lambda field: field.kw_only is True))
 
 
 def check(instance: Named) -> None:

@@ -56,8 +56,9 @@ def test_what_the_rule_promises(kind: type[Method], drawn: list[Preset]) -> None
         equal = [row for row in allowed if (row.speedup or 0) == (default.speedup or 0)]
         assert all(row.byte_bound <= default.byte_bound for row in equal)
         assert all(row.kl >= default.kl for row in equal if row.byte_bound == default.byte_bound)
+        assert default.speedup or default.byte_bound >= 1
     else:
-        assert not [row for row in allowed if row.byte_bound > 1]  # exact alone is as fast
+        assert not [row for row in allowed if row.speedup or row.byte_bound > 1]  # none reads less than exact
     faster = [
         row for row in own if row.kl >= 2 * default.kl and row.kl >= MOST_KL and row.byte_bound > default.byte_bound
     ]
@@ -107,7 +108,11 @@ def test_presets_are_found_on_held_out_answers(lm: LoadedModel, monkeypatch: pyt
     timed: list[Any] = []
     times = type("Times", (), {"dense": [2.0, 2.0], "sparse": [1.0, 1.0]})()
     monkeypatch.setattr(rule, "time_arms", lambda *arguments: (timed.append(arguments), times)[1])
-    table = find_presets(lm, ["magnitude", "griffin", "tda"])
+    table, rows = find_presets(lm, ["magnitude", "griffin", "tda"])
+    assert {name: len(found) for name, found in rows.items()} == {
+        name: len(candidates(METHODS[name])) for name in table.methods
+    }
+    assert all(choose(METHODS[name], rows[name]) == found for name, found in table.methods.items())
     assert (table.model, table.precision, table.texts) == ("tiny-llama", "float32", 3)
     assert list(table.methods) == ["magnitude", "griffin", "tda"] and table.scored_tokens <= 3 * 12
     for name, found in table.methods.items():

@@ -336,11 +336,14 @@ def test_the_json_of_a_duel_has_two_keys_more(lm: LoadedModel) -> None:
     assert told["rival"].keys() == {
         "method", "settings", "arm", "speedup", "byte_bound", "efficiency", "sparsity", "quality", "note"
     }  # fmt: skip
-    assert (told["rival"]["method"], told["rival"]["settings"]) == ("griffin", {"keep": 0.5})
+    assert (told["rival"]["method"], told["rival"]["settings"]) == ("griffin", GRIFFIN(keep=0.5).settings())
     assert told["rival"]["arm"].keys() == told["arms"]["sparse"].keys()
     assert told["rival"]["sparsity"]["mean"] == 0.5 and told["speedup_over_rival"]["n"] > 0
     said = summary(last.result)
-    assert "griffin (keep=0.5), against dense:" in said and "tda over griffin: speedup" in said
+    assert (
+        "griffin (keep=0.5, first=0, rest=skip, prior=0.0, refresh=0), against dense:" in said
+        and "tda over griffin: speedup" in said
+    )
 
 
 def test_the_summary_counts_tokens_from_one_and_says_what_was_left_out(lm: LoadedModel) -> None:

@@ -39,7 +39,7 @@ def test_the_default_precision_of_a_cpu_is_the_loader_s() -> None:
 
 def test_eight_billion_weights_in_bfloat16_are_at_least_sixteen_gigabytes() -> None:
     llama = entry("meta-llama/Llama-3.1-8B-Instruct")
-    assert 16.06e9 < llama.bytes_needed("cuda", "bfloat16") < 34e9
+    assert 16.06e9 < llama.bytes_needed("cuda", "bfloat16") < 36e9
     assert llama.bytes_needed("cpu", "float32") > 3 * llama.bytes_needed("cuda", "nf4")
     for device in ("cpu", "cuda"):
         sizes = [llama.bytes_needed(device, kind) for kind in ("float32", "bfloat16", "int8", "nf4")]

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plain import plain_tda
 
-from tda_demo.methods import GRIFFIN, METHODS
+from tda_demo.methods import GRIFFIN, METHODS, TDA
 from tda_demo.model import loading as models
 from tda_demo.support.errors import UserError
 from tda_demo.ui.models import EMBEDDED
@@ -36,12 +35,12 @@ def test_everything_arrives() -> None:
     own = {"cett": "0.3", "scale": [1, 0.5], "exempt": "0, 2-4", "online": True}
     request = ask(method="tda", settings=own, max_new_tokens=7.0, model=HUB_MODELS[0], precision="float32")
     assert (request.max_new_tokens, request.model, request.precision) == (7, HUB_MODELS[0], "float32")
-    assert request.method == plain_tda(cett=0.3, scale=(1.0, 0.5), exempt=(0, 2, 3, 4), online=True)
+    assert request.method == TDA(cett=0.3, scale=(1.0, 0.5), exempt=(0, 2, 3, 4), online=True)
 
 
 @pytest.mark.parametrize("given", [0.3, "0.3"])
 def test_a_setting_arrives_as_a_number_or_as_text(given: Any) -> None:
-    assert ask(settings={"cett": given}).method == plain_tda(cett=0.3)
+    assert ask(settings={"cett": given}).method == TDA(cett=0.3)
 
 
 def test_a_request_can_travel() -> None:
@@ -50,7 +49,7 @@ def test_a_request_can_travel() -> None:
 
 
 def test_factors_of_one_fit_every_model() -> None:
-    assert ask(method="tda", settings={"scale": [1, 1.0, 1]}).method == plain_tda()
+    assert ask(method="tda", settings={"scale": [1, 1.0, 1]}).method == TDA()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -80,7 +79,7 @@ def test_a_budget_is_one_of_two() -> None:
 
 def test_a_rival_has_settings_of_its_own() -> None:
     asked = ask(rival="griffin", rival_settings={"keep": "0.4"}, settings={"cett": 0.3})
-    assert (asked.method, asked.rival) == (plain_tda(cett=0.3), GRIFFIN(keep=0.4))
+    assert (asked.method, asked.rival) == (TDA(cett=0.3), GRIFFIN(keep=0.4))
     assert ask(rival="dense", rival_settings={}) == ask(rival=None) == ask()
 
 
@@ -110,8 +109,14 @@ def test_half_a_surrogate_pair_is_replaced() -> None:
         ({"rival_settings": {"keep": 0.5}}, "no rival: name the method"),
         ({"rival": "griffin", "rival_settings": {"keep": 2}}, "from 0 to 1"),
         ({"rival": "griffin", "rival_settings": {"cett": 0.2}}, "'griffin' has no setting 'cett'"),
-        ({"settings": {"cett": math.nan}}, "from 0 to 0.6"),
-        ({"settings": {"cett": 0.61}}, "from 0 to 0.6"),
+        ({"settings": {"cett": math.nan}}, "from 0 to 0.7"),
+        ({"settings": {"cett": 0.71}}, "from 0 to 0.7"),
+        ({"settings": {"shape": "round"}}, "it must be sensitivity or uniform"),
+        ({"settings": {"shape": None}}, "it must be sensitivity or uniform"),
+        ({"settings": {"rest": {"a": 1}}}, "it must be skip or 4bit"),
+        ({"settings": {"first": 1e9}}, "from 0 to 4096"),
+        ({"settings": {"prior": -1}}, "0 or more"),
+        ({"method": "random", "settings": {"prior": 1}}, "'random' has no setting 'prior'"),
         ({"settings": {"cett": "much"}}, "'much' is not a number"),
         ({"settings": {"cett": None}}, "'' is not a number"),
         ({"settings": {"cett": {"a": 1}}}, "is not a number"),

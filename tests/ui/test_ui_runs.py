@@ -47,6 +47,11 @@ def run(request: RunRequest, limits: Limits = LIMITS, stopped: bool = False) -> 
 
 
 @pytest.mark.usefixtures("loads")
+def curve_of(method: str, keep: tuple[float, float], kl: tuple[float, float]) -> QualityCurve:
+    """Of two places, where it keeps and reads as much."""
+    return QualityCurve(method, "keep", keep, kl, (1.0, 2.0), keep, "float32", "answers", 1, 1)
+
+
 class TestARun:
     def test_loads_races_and_finishes(self) -> None:
         events = run(RunRequest("hello", plain_tda(online=True), max_new_tokens=4))
@@ -71,8 +76,8 @@ class TestARun:
 
     @pytest.mark.parametrize("budget", [Budget("kl", 0.3), Budget("mlp_share", 0.75)])
     def test_a_budget_turns_the_dial(self, budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
-        curve = QualityCurve("griffin", "keep", (1.0, 0.5), (0.0, 0.6), (1.0, 2.0), (1.0, 0.5), "float32", 1, 1)
-        monkeypatch.setattr("tda_demo.evaluate.budget.quality_curve", lambda *_: curve)
+        curve = curve_of("griffin", (1.0, 0.5), (0.0, 0.6))
+        monkeypatch.setattr("tda_demo.evaluate.budget.quality_curve", lambda *_, **__: curve)
         events = run(RunRequest("hello", GRIFFIN(keep=0.9), budget, max_new_tokens=2))
         found = next(event for event in events if isinstance(event, SettingFound))
         assert (found.method.name, found.budget, found.setting) == ("griffin", budget, "keep")
@@ -81,17 +86,18 @@ class TestARun:
 
     def test_a_budget_turns_both_dials_of_a_duel(self, monkeypatch: pytest.MonkeyPatch) -> None:
         curves = {
-            "griffin": QualityCurve("griffin", "keep", (1.0, 0.5), (0.0, 0.6), (1.0, 2.0), (1.0, 0.5), "float32", 1, 1),
-            "random": QualityCurve("random", "keep", (1.0, 0.0), (0.0, 3.0), (1.0, 9.0), (1.0, 0.0), "float32", 1, 1),
+            "griffin": curve_of("griffin", (1.0, 0.5), (0.0, 0.6)),
+            "random": curve_of("random", (1.0, 0.0), (0.0, 3.0)),
         }
-        monkeypatch.setattr("tda_demo.evaluate.budget.quality_curve", lambda _lm, method, _report: curves[method.name])
+        monkeypatch.setattr("tda_demo.evaluate.budget.quality_curve", lambda _lm, method, **_: curves[method.name])
         budget = Budget("mlp_share", 0.75)
         request = RunRequest("hello", GRIFFIN(), budget, max_new_tokens=2, rival=Random(seed=3))
         events = run(request)
         found = [event for event in events if isinstance(event, SettingFound)]
         assert [(each.method.name, each.value) for each in found] == [("griffin", 0.75), ("random", 0.75)]
         result = events[-1].result
-        assert result.rival.settings == {"keep": 0.75, "seed": 3} and result.byte_bound == result.rival.byte_bound
+        assert result.rival.settings == Random(0.75, 3).settings()
+        assert result.byte_bound == result.rival.byte_bound
 
     def test_over_time_it_is_stopped_and_says_so(self) -> None:
         events = run(RunRequest("hello", GRIFFIN(), max_new_tokens=50), Limits(seconds_per_run=0))
