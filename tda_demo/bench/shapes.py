@@ -196,6 +196,7 @@ def _contestants(lm: LoadedModel, engine: CudaGraphEngine, ids: list[int]) -> It
         prefill = engine.prefill(ids, RandomShare(keep))
         make = partial(engine.dense_arm if keep == 1 else engine.sparse_arm, prefill, _ROOM)
         weight_bytes = make().weight_bytes
+        assert weight_bytes is not None  # the sets are the same for every token
         name, method = ("dense", "dense") if keep == 1 else ("sparse", "random")
         yield Contestant(name, lm.precision, method, keep, weight_bytes, ArmDecoder(make, 5, _ROOM))
 

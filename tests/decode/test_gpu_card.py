@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+from typing import Any
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_the_step_is_captured_and_waits_for_nothing_inside(family: str) -> None:
     engine = engine_for(lm)
     assert isinstance(engine, CudaGraphEngine)
     engine.warm_up()
-    arm = engine.sparse_arm(engine.prefill(PROMPT_IDS, plain_tda(cett=0.3, online=True).bind(lm)), 4)
+    arm: Any = engine.sparse_arm(engine.prefill(PROMPT_IDS, plain_tda(cett=0.3, online=True).bind(lm)), 4)
     assert arm.decoder.runner.name == "CUDA graph" and engine.name.startswith("CUDA graph (")
     arm.step(40)
     torch.cuda.set_sync_debug_mode("error")

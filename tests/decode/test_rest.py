@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +20,7 @@ from tda_demo.decode.cpu.compiled_step import CpuStepEngine, PackedArm
 from tda_demo.kernels.formats import FORMATS
 from tda_demo.kernels.q4 import decode, decode_columns, multiply_columns
 from tda_demo.methods import TDA, ActiveSets
-from tda_demo.methods.low_bit import copy_of, model_copy_of
+from tda_demo.methods.low_bit import copy_of, low_bit_rest, model_copy_of
 from tda_demo.model.configuration import activation_function
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.hooks import intercept
@@ -44,7 +43,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def sets_of(lm: LoadedModel, counts: tuple[int, ...]) -> SetsWithRest:
-    return SetsWithRest(random_sets(lm, counts).masks, SimpleNamespace(copies=copy_of(lm)))
+    return SetsWithRest(random_sets(lm, counts).masks, low_bit_rest(lm))
 
 
 def arm_of(lm: LoadedModel, plan: ActiveSets, room: int = 1) -> PackedArm:
