@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -21,18 +19,13 @@ from tda_demo.decode.cpu.compiled_step import CpuStepEngine, PackedArm
 from tda_demo.kernels.formats import FORMATS
 from tda_demo.kernels.q4 import decode, decode_columns, multiply_columns
 from tda_demo.methods import TDA, ActiveSets
-from tda_demo.methods.low_bit import copy_of, model_copy_of
+from tda_demo.methods.low_bit import copy_of, low_bit_rest, model_copy_of
 from tda_demo.model.configuration import activation_function
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.hooks import intercept
 from tda_demo.model.loading import LoadedModel
 
 CLOSE = 2e-2  # of the logits' norm: kernels round activations times scales to int8, and these models are narrow
-
-
-@dataclass(frozen=True, eq=False)
-class SetsWithRest(ActiveSets):
-    rest: Any = None
 
 
 @pytest.fixture(params=[1, 3])
@@ -43,8 +36,8 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def sets_of(lm: LoadedModel, counts: tuple[int, ...]) -> SetsWithRest:
-    return SetsWithRest(random_sets(lm, counts).masks, SimpleNamespace(copies=copy_of(lm)))
+def sets_of(lm: LoadedModel, counts: tuple[int, ...]) -> ActiveSets:
+    return ActiveSets(random_sets(lm, counts).masks, low_bit_rest(lm))
 
 
 def arm_of(lm: LoadedModel, plan: ActiveSets, room: int = 1) -> PackedArm:
@@ -53,13 +46,13 @@ def arm_of(lm: LoadedModel, plan: ActiveSets, room: int = 1) -> PackedArm:
     return cast(PackedArm, engine.sparse_arm(prefill, room))
 
 
-def expected_logits(lm: LoadedModel, sets: SetsWithRest, token: int) -> torch.Tensor:
+def expected_logits(lm: LoadedModel, sets: ActiveSets, token: int) -> torch.Tensor:
     """Of ``token`` after the prompt, from transformers."""
     cache = DynamicCache(config=lm.model.config)
     lm.model(input_ids=torch.tensor([PROMPT_IDS]), past_key_values=cache)
     with ExitStack() as hooks:
         for block, mask in zip(lm.blocks, sets.masks, strict=True):
-            hooks.callback(_add_rest(lm, block, mask[0], sets.rest.copies[block.layer]))
+            hooks.callback(_add_rest(lm, block, mask[0], copy_of(lm)[block.layer]))
         return lm.model(input_ids=torch.tensor([[token]]), past_key_values=cache).logits[0, -1]
 
 
