@@ -24,7 +24,6 @@ from .texts import batches
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
 
-FINALISTS = 4  # of the candidates within the KL, those reading fewest bytes, whose speed is measured
 _UNPUBLISHED = ("sketch",)
 _CETTS = {"skip": (0.1, 0.15, 0.2, 0.25, 0.3, 0.4), "4bit": (0.4, 0.5, 0.6, 0.7)}  # of TDA, by rest
 _EVIDENCE = ((0.0, 0), (64.0, 0), (64.0, 16))  # prior and first
@@ -41,8 +40,10 @@ def find_presets(
         totals = score_all(lm, methods, f"Looking for presets of {name}", report)
         rows[name] = [_row(method, total) for method, total in zip(methods, totals, strict=True)]
         if name == TDA.name:
-            rows[name] = _timed(lm, rows[name])
+            rows[name] = timed(lm, rows[name])
     found = {name: choose(METHODS[name], rows[name]) for name in rows}
+    if TDA.name in found:
+        found[TDA.name] = [preset if preset.name == "exact" else _with_speed(lm, preset) for preset in found[TDA.name]]
     environment = describe(lm.device, lm.precision)
     machine = f"{environment.get('gpu') or environment['cpu']}, {environment['threads']} threads"
     table = PresetTable(lm.name, lm.precision, machine, totals[0].documents, totals[0].scored_tokens, found)
@@ -100,18 +101,25 @@ def _settings(method: Method) -> dict[str, Any]:
     return {name: value for name, value in method.settings().items() if value != ()}
 
 
-def _timed(lm: LoadedModel, rows: list[Preset]) -> list[Preset]:
-    """``rows`` with the speed of those that may be the fastest within the KL, and of the last."""
+def timed(lm: LoadedModel, rows: list[Preset]) -> list[Preset]:
+    """TDA's ``rows`` with the speed of the one that reads fewest bytes within the KL, of each ``rest``.
+
+    One kernel runs all of a kind, so among them bytes decide, by less than what a machine's noise leaves of a time.
+    """
     within = [row for row in rows[:-1] if row.kl <= MOST_KL]
-    fewest = sorted(within, key=lambda row: -row.byte_bound)[:FINALISTS]
-    beyond = sorted((row for row in rows[:-1] if row.kl > MOST_KL), key=lambda row: -row.byte_bound)
-    return [_with_speed(lm, row) if row in (*fewest, *beyond[:1], rows[-1]) else row for row in rows]
+    kinds = {row.settings["rest"] for row in within}
+    finalists = [
+        max((row for row in within if row.settings["rest"] == kind), key=lambda row: row.byte_bound) for kind in kinds
+    ]
+    return [_with_speed(lm, row) if row in finalists else row for row in rows]
 
 
 def _with_speed(lm: LoadedModel, row: Preset) -> Preset:
+    if row.speedup is not None:
+        return row
     policy = row.of(TDA).bind(lm)
     prompts = [batch.ids[0, : batch.prompt_tokens].tolist() for batch in batches(lm, ANSWERS, "", 3, held_out=True)]
-    times = [time_arms(lm, policy, ids, SpeedSettings()) for ids in prompts]
+    times = [time_arms(lm, policy, ids, SpeedSettings(pairs=12)) for ids in prompts]
     ratios = [dense / sparse for prompt in times for dense, sparse in zip(prompt.dense, prompt.sparse, strict=True)]
     return dataclasses.replace(row, speedup=float(np.median(ratios)))
 
