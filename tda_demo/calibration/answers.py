@@ -77,7 +77,7 @@ def _parse(rows: Any) -> list[Answer]:
 def _write_all(lm: LoadedModel, kept: KeptTable[list[Answer]], report: Report) -> list[Answer]:
     """Every answer; those there are of writing that was cut off are taken over."""
     questions = _questions(lm)
-    part = kept.unfinished()
+    part = kept.unfinished(questions_sha256())
     written = (part.find() or [])[: len(questions)]
     while len(written) < len(questions):
         report(Progress(f"Writing answers of {lm.name} to calibrate on", len(written), len(questions), "answers"))

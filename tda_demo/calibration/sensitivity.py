@@ -91,7 +91,7 @@ def measure_sensitivity(
     most: int = TEXTS,
     report: Report = silent,
 ) -> Sensitivity:
-    """Measured text by text; what ``kept.unfinished()`` holds of a run that was cut off is taken over.
+    """Measured text by text; what ``kept.unfinished`` holds of a run that was cut off is taken over.
 
     Raises:
         UserError: no text is long enough.
@@ -101,7 +101,7 @@ def measure_sensitivity(
     texts = [cut for text in read.texts if (cut := _cut(text)) is not None][:most]
     if not texts:
         raise UserError(f"{lm.name} cuts the calibration texts into fewer than {PROMPT_TOKENS} tokens.")
-    part = kept.unfinished()
+    part = kept.unfinished(source.version())
     so_far = part.find() or Sensitivity((0.0,) * len(lm.blocks), tuple((0.0,) * len(TARGETS) for _ in lm.blocks), 0, 0)
     for text in texts[so_far.texts :]:
         report(Progress("Measuring the layers", so_far.texts, len(texts), read.unit))

@@ -62,9 +62,11 @@ class KeptTable(Generic[Table]):
                 return table
         return None
 
-    def unfinished(self) -> KeptTable[Table]:
-        """Where a part of the table is kept while it is made, for whoever makes it to take up again."""
-        return replace(self, name=f"{self.name}.unfinished", shipped_name="")
+    def unfinished(self, version: str) -> KeptTable[Table]:
+        """Where a part of the table is kept while it is made of that ``version`` of what it is made of, for whoever
+        makes it to take up again.
+        """
+        return replace(self, name=f"{self.name}.{version[:8]}.unfinished", shipped_name="")
 
     def save(self, table: Table, path: Path | None = None) -> None:
         """Writes the table to ``path``, without one to the user's cache.

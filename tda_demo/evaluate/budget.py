@@ -164,6 +164,7 @@ def kept_curve(lm: LoadedModel, method: Method, source: Source = ANSWERS) -> Kep
         lm.is_spread,
         others,
         PLACES,
+        _MOST_TEXTS,
         source.version(),
     ]
     name = f"{lm.fingerprint[:12]}-{lm.precision}-{method.name}-{source.name}-{digest(made_of)[:8]}"

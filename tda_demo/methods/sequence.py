@@ -117,7 +117,7 @@ class Evidence:
             tokens += policy.prior_tokens
         return cls(sums, tokens, policy.choice(block, activations, sums / tokens))
 
-    def more(self, sums: torch.Tensor, tokens: int) -> Evidence:
+    def more(self, sums: torch.Tensor, tokens: float) -> Evidence:
         """With ``sums`` [d_ff] over so many ``tokens`` added."""
         return replace(self, sums=self.sums + sums, tokens=self.tokens + tokens)
 
@@ -161,7 +161,7 @@ class _Known:
             return RefreshedSets(tuple(masks), self.policy.rest, self)
         return ActiveSets(tuple(masks), self.policy.rest)
 
-    def after(self, activations: Sequence[torch.Tensor], counts: int) -> ActiveSets:
+    def after(self, activations: Sequence[torch.Tensor], counts: float) -> ActiveSets:
         """The plan after tokens with these ``activations`` [texts, tokens, d_ff] a layer, each counted so often."""
         layers = tuple(
             tuple(
@@ -230,7 +230,9 @@ class _DenseTokens(Plan):
         return torch.zeros(*activations.shape[:-1], block.down.out_features, device=activations.device)
 
     def next(self, activations: Sequence[torch.Tensor]) -> Plan:
-        return self.known.after(activations, self.counts)
+        # What was fed in one piece may be longer: it stands for as many tokens all the same.
+        read = activations[0].shape[1]
+        return self.known.after(activations, self.counts * min(1.0, self.tokens / read))
 
     def _everything(self) -> tuple[torch.Tensor, ...]:
         layers = self.known.layers

@@ -112,7 +112,9 @@ def test_presets_are_found_on_held_out_answers(lm: LoadedModel, monkeypatch: pyt
     assert {name: len(found) for name, found in rows.items()} == {
         name: len(candidates(METHODS[name])) for name in table.methods
     }
-    assert all(choose(METHODS[name], rows[name]) == found for name, found in table.methods.items())
+    for name, found in table.methods.items():  # the speed of those that are chosen is measured then
+        again = [dataclasses.replace(preset, speedup=None) for preset in choose(METHODS[name], rows[name])]
+        assert again == [dataclasses.replace(preset, speedup=None) for preset in found]
     assert (table.model, table.precision, table.texts) == ("tiny-llama", "float32", 3)
     assert list(table.methods) == ["magnitude", "griffin", "tda"] and table.scored_tokens <= 3 * 12
     for name, found in table.methods.items():

@@ -70,7 +70,11 @@ def test_it_is_recognised_and_runs_eagerly(parted: LoadedModel, whole: LoadedMod
 
 @pytest.mark.parametrize(
     ("method", "settings"),
-    [("tda", {"cett": 0.3, "online": True}), ("griffin", {"keep": 0.5}), ("cats", {"keep": 0.5})],
+    [
+        ("tda", {"cett": 0.3, "online": True, "prior": 0, "rest": "skip"}),
+        ("griffin", {"keep": 0.5}),
+        ("cats", {"keep": 0.5}),
+    ],
 )
 def test_a_race_gives_what_the_model_in_one_place_gives(
     parted: LoadedModel, whole: LoadedModel, method: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
