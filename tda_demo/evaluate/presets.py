@@ -59,7 +59,7 @@ def candidates(kind: type[Method]) -> list[Method]:
     values = [round(dial.dense + share * (dial.sparsest - dial.dense), 6) for share in PLACES]
     if kind is TDA:
         grid: list[Method] = [
-            TDA(cett=cett, rest=rest, prior=prior, first=first)
+            dataclasses.replace(TDA(), cett=cett, rest=rest, prior=prior, first=first)
             for rest, cetts in _CETTS.items()
             for (prior, first), cett in product(_EVIDENCE, cetts)
         ]

@@ -36,10 +36,9 @@ def setting(default: Any, explanation: str, within: Range | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"explanation": explanation, "within": within})
 
 
-def with_default(inherited: type[Named], name: str, default: Any) -> Any:
-    """The keyword-only setting ``name`` of ``inherited`` with another default."""
-    metadata = inherited.__dataclass_fields__[name].metadata
-    return dataclasses.field(default=default, metadata=metadata, kw_only=True)
+def told_in(kind: type[Named], name: str) -> Any:
+    """The metadata of the setting ``name`` of ``kind``, for a method that inherits it with another default."""
+    return kind.__dataclass_fields__[name].metadata
 
 
 def ordered_fields(kind: type[Named] | Named) -> tuple[dataclasses.Field[Any], ...]:

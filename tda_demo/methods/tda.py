@@ -16,7 +16,7 @@ that a rule has found (``methods.presets``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -33,7 +33,7 @@ from ..support.lazy import torch
 from ..support.progress import Report, silent
 from .base import Dial, EvidenceMethod
 from .sequence import Choice, EvidencePolicy
-from .settings import Range, setting, with_default
+from .settings import Range, setting, told_in
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -58,8 +58,8 @@ class TDA(EvidenceMethod):
     )
     exempt: tuple[int, ...] = setting((), "layers kept dense", Range(0, inf))
     weighted: bool = setting(False, "multiply the score by the norm of the neuron's output column")
-    prior: float = with_default(EvidenceMethod, "prior", 64.0)
-    rest: Literal["skip", "4bit"] = with_default(EvidenceMethod, "rest", "4bit")
+    prior: float = field(default=64.0, metadata=told_in(EvidenceMethod, "prior"), kw_only=True)
+    rest: Literal["skip", "4bit"] = field(default="4bit", metadata=told_in(EvidenceMethod, "rest"), kw_only=True)
 
     @property
     def evidence_kind(self) -> str:

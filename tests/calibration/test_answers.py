@@ -11,7 +11,7 @@ from little_text import DOCUMENTS
 from tiny import tiny
 
 from tda_demo.calibration import answers
-from tda_demo.calibration.answers import Answer, kept_answers, project_questions, write
+from tda_demo.calibration.answers import Answer, kept_answers, project_questions, questions_sha256, write
 from tda_demo.calibration.sources import ANSWERS, PASSAGES
 from tda_demo.model.loading import LoadedModel
 from tda_demo.support.progress import Progress
@@ -58,11 +58,11 @@ def test_writing_that_is_cut_off_goes_on_where_it_was(lm: LoadedModel, asked: li
     kept = kept_answers(lm)
     with pytest.raises(CutOffError):
         answers.answers(lm, held_out=False, report=cut_off_after(groups))
-    assert not kept.path.exists() and kept.unfinished().path.exists()
-    assert len(kept.unfinished().find() or []) == len(asked) == 3 * groups
+    assert not kept.path.exists() and kept.unfinished(questions_sha256()).path.exists()
+    assert len(kept.unfinished(questions_sha256()).find() or []) == len(asked) == 3 * groups
     found = all_of(lm)
     assert len(asked) == QUESTIONS and asked == [list(answer.question) for answer in found]
-    assert kept.path.exists() and not kept.unfinished().path.exists()
+    assert kept.path.exists() and not kept.unfinished(questions_sha256()).path.exists()
     assert all_of(lm) == found and len(asked) == QUESTIONS  # now they are read
     kept.path.unlink()
     assert all_of(lm) == found and len(asked) == 2 * QUESTIONS  # in one go it is the same
@@ -70,7 +70,7 @@ def test_writing_that_is_cut_off_goes_on_where_it_was(lm: LoadedModel, asked: li
 
 @pytest.mark.parametrize("content", ["", "[", "{}", '[{"question": [3]}]'])
 def test_a_damaged_part_is_written_anew(lm: LoadedModel, asked: list[list[int]], content: str) -> None:
-    part = kept_answers(lm).unfinished()
+    part = kept_answers(lm).unfinished(questions_sha256())
     part.path.parent.mkdir(parents=True)
     part.path.write_text(content, "utf-8")
     assert len(all_of(lm)) == len(asked) == QUESTIONS and not part.path.exists()
@@ -81,7 +81,7 @@ def test_another_model_has_answers_of_its_own(lm: LoadedModel, asked: list[list[
         answers.answers(lm, held_out=False, report=cut_off_after(1))
     other = tiny("opt")
     assert kept_answers(other).path != kept_answers(lm).path
-    assert len(all_of(other)) == QUESTIONS and kept_answers(lm).unfinished().path.exists()
+    assert len(all_of(other)) == QUESTIONS and kept_answers(lm).unfinished(questions_sha256()).path.exists()
 
 
 def test_with_a_chat_template_the_projects_questions_are_answered(

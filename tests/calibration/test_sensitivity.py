@@ -118,11 +118,11 @@ def test_measuring_that_is_cut_off_goes_on_where_it_was(lm: LoadedModel, own_cac
 
     with pytest.raises(CutOffError):
         sensitivity(lm, ANSWERS, report=lambda progress: report(progress, texts))
-    part = kept.unfinished().find()
+    part = kept.unfinished(ANSWERS.version()).find()
     assert part is not None and part.texts == texts and not kept.path.exists()
     found = sensitivity(lm, ANSWERS, report=report)
     assert begun == [0, 1, 2, 3] and found.texts == 4
-    assert kept.path.exists() and not kept.unfinished().path.exists()
+    assert kept.path.exists() and not kept.unfinished(ANSWERS.version()).path.exists()
     kept.path.unlink()
     again = sensitivity(lm, ANSWERS)
     assert again.kl == pytest.approx(found.kl, rel=1e-4)  # a part is held with five digits

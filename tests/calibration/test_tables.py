@@ -110,16 +110,16 @@ def test_a_table_that_cannot_be_written_is_an_error_that_names_the_file(shipped:
 
 def test_what_is_unfinished_is_no_table_and_a_table_is_found_but_not_made(shipped: Path, own_cache: Path) -> None:
     assert TABLE.find() is None
-    part = TABLE.unfinished()
+    part = TABLE.unfinished("0123456789")
     part.save((9, 9))
-    assert part.path == own_cache / "tables" / "model.unfinished.json"
-    assert TABLE.find() is None and TABLE.unfinished().find() == (9, 9)
+    assert part.path == own_cache / "tables" / "model.01234567.unfinished.json"
+    assert TABLE.find() is None and TABLE.unfinished("0123456789").find() == (9, 9)
     (shipped / "model.json").write_text('{"numbers": [3, 4]}', "utf-8")
-    assert TABLE.find() == (3, 4) and TABLE.unfinished().find() == (9, 9)
+    assert TABLE.find() == (3, 4) and TABLE.unfinished("0123456789").find() == (9, 9)
     TABLE.save((5, 6))
     assert TABLE.find() == (5, 6)
     other = dataclasses.replace(TABLE, name="other", shipped_name="model")  # a shipped table is not unfinished
-    assert other.find() == (3, 4) and other.unfinished().find() is None
+    assert other.find() == (3, 4) and other.unfinished("0123456789").find() is None
 
 
 def test_a_table_can_be_written_elsewhere(shipped: Path, tmp_path: Path) -> None:

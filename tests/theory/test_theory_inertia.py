@@ -25,6 +25,7 @@ from tda_demo.theory.reading import Reader, Stopped, active, importance, whole_w
 TEXTS = [" ".join(f"w{3 + (start * 5 + step * (start + 2)) % 90}" for step in range(24)) for start in range(12)]
 SMALL = Inertia(sequences=8, length=16, prompts=4, tokens=20)
 GO = threading.Event()
+pytestmark = pytest.mark.usefixtures("little_text")  # the prior is measured on it
 
 
 def rows(count: int, tokens: int, seed: int = 0) -> torch.Tensor:
@@ -171,10 +172,11 @@ def test_verdict_on_planted_neighbours_and_drift(lead: float, outcome: str) -> N
         changed=np.zeros((16, 2, 30)),
     )
     looked_at = drift_positions(512)
-    drifted = Drift(looked_at, around(0.4 + lead, 6, len(looked_at), 30), around(0.4, 6, len(looked_at), 30))
+    others = [around(0.4, 6, len(looked_at), 30) for _ in range(2)]
+    drifted = Drift(looked_at, around(0.4 + lead, 6, len(looked_at), 30), *others)
     checks = conclude(Measurements(4, neighbours=nearby, drift=drifted), "planted", Inertia()).checks
-    assert [check.outcome for check in checks] == [outcome] * 3
-    assert [len(check.estimates) for check in checks] == [30, 30, 10]
+    assert [check.outcome for check in checks] == [outcome] * 4
+    assert [len(check.estimates) for check in checks] == [30, 30, 10, 10]
 
 
 def test_ranges_double_and_places_fill_them() -> None:
@@ -188,7 +190,7 @@ def test_ranges_double_and_places_fill_them() -> None:
 def test_it_measures_a_model_and_repeats(lm: LoadedModel) -> None:
     told: list[Progress] = []
     finding = SMALL.run(lm, TEXTS, told.append)
-    assert finding.complete and len(finding.checks) == 5
+    assert finding.complete and len(finding.checks) == 6
     assert told[-1].done == told[-1].total and all(a.done <= b.done for a, b in pairwise(told))
     assert finding.tables[-2].columns["up to token"] == [1, 2, 4, 8, 16, 20]
     assert SMALL.run(lm, TEXTS) == finding

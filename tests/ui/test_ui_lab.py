@@ -44,6 +44,7 @@ SMALL: dict[str, Experiment] = {
     "inertia": Inertia(sequences=8, length=12, prompts=4, tokens=4),
     "training": Training(steps=1),
 }
+pytestmark = pytest.mark.usefixtures("little_text")  # inertia measures a prior on it
 
 
 class OneModel:
