@@ -217,11 +217,7 @@ class Models:
             self.state = ModelState(failure="The model could not be loaded; the server's log has the details.")
 
     def _default(self, report: Report) -> None:
-        from ..decode.choose import engine_for
-
-        lm = self.get(None, None, report)
-        policy = next(iter(METHODS.values()))().bind(lm, report)  # what the first race needs is there before it
-        engine_for(lm, policy).warm_up(report, policy)
+        self.get(None, None, report)
 
     def get(self, name: str | None, precision: str | None, report: Report = silent) -> LoadedModel:
         """The model, from memory or freshly loaded.
@@ -251,6 +247,9 @@ class Models:
             give_back_memory()
         lm = load_model(name, precision=precision, report=report)
         engine_for(lm).warm_up(report)  # what is slow once belongs to loading, not to somebody's first race
+        if lm.name == EMBEDDED:  # whose tables are shipped
+            policy = next(iter(METHODS.values()))().bind(lm, report)
+            engine_for(lm, policy).warm_up(report, policy)
         if name is None:
             self.state = ModelState(layers=len(lm.blocks), environment=describe(lm.device, lm.precision))
         return lm

@@ -101,7 +101,7 @@ def test_calibrate_keeps_a_table_that_races_use(texts: Path, own_cache: Path, tm
     told = json.loads(table.read_text(encoding="utf-8"))
     assert (told["model"], told["data"], told["texts"], told["tokens"]) == ("tiny-llama", "texts.txt", 2, 10)
     assert len(told["thresholds"]) == 3 and len(told["thresholds"][0]) == len(told["targets"])
-    options = ["--set", "shape=uniform", "--max-new-tokens", "4", "--json", str(tmp_path / "r.json")]
+    options = [*PLAIN_SETTINGS, "--set", "shape=uniform", "--max-new-tokens", "4", "--json", str(tmp_path / "r.json")]
     assert main(["race", PROMPT, *options]) == 0
     assert not (own_cache / "answers").exists()  # what is there need not be made
 

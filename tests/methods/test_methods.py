@@ -329,7 +329,7 @@ def test_every_method_is_in_the_matrix_and_its_dial_is_a_setting(name: str) -> N
 
 def test_a_method_is_made_by_name() -> None:
     assert all(method_named(name) is method for name, method in METHODS.items())
-    assert make_method("tda", ["cett=0.3", "exempt=0,2"]) == plain_tda(cett=0.3, exempt=(0, 2))
+    assert make_method("tda", ["cett=0.3", "exempt=0,2"]) == TDA(cett=0.3, exempt=(0, 2))
     with pytest.raises(UserError, match=r"There is no method 'magic'; there are: tda, sketch, (.*, )prior\."):
         make_method("magic", ["cett=0.3"])
     with pytest.raises(UserError, match="'tda' has no setting 'keep'"):

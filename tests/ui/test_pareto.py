@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plain import plain_tda
 
 from tda_demo.evaluate.sweep_table import SweepRow
-from tda_demo.methods import GRIFFIN, METHODS
+from tda_demo.methods import GRIFFIN, METHODS, TDA
 from tda_demo.race import Finished, PromptRead, RaceSettings, Stepped, race
 from tda_demo.race.result import MethodResult
 from tda_demo.report.race import RaceRecord, trace_of
@@ -156,7 +155,7 @@ def test_the_last_race_is_a_point(lm: Any) -> None:
 )
 def test_a_wish_out_of_bounds_is_refused_in_a_sentence(wish: dict[str, Any], says: str) -> None:
     standard = {"method": "tda", "values": "0.1, .2 0.2", "passages": 4, "model": None, "precision": None}
-    assert parse_sweep(Offers(), **standard).methods == (plain_tda(cett=0.1), plain_tda(cett=0.2))
+    assert parse_sweep(Offers(), **standard).methods == (TDA(cett=0.1), TDA(cett=0.2))
     with pytest.raises(UserError, match=says):
         parse_sweep(Offers(), **{**standard, **wish})
 

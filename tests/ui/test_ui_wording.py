@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tda_demo.methods import CATS, GRIFFIN
 from tda_demo.stats.metrics import Speedup
 from tda_demo.ui import wording
 
@@ -86,3 +87,10 @@ def test_durations(ms: float | None, said: str) -> None:
 def test_the_machine_in_a_fixed_order_without_what_is_not_known() -> None:
     known = {"torch": "2.13", "cpu": "A", "ram_gb": 16.0, "secret": 1}
     assert wording.machine(known) == [["CPU", "A"], ["memory", "16.0 GB"], ["torch", "2.13"]]
+
+
+def test_when_a_method_chooses() -> None:
+    assert wording.chosen(GRIFFIN()) == "one set, from the prompt"
+    assert wording.chosen(GRIFFIN(first=16)) == "one set, after 16 dense tokens"
+    assert wording.chosen(GRIFFIN(refresh=8)) == "a set from the prompt, a new one every 8 tokens"
+    assert wording.chosen(CATS()) == "a new set at every token"
