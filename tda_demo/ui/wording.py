@@ -119,6 +119,16 @@ def chosen(method: Method | None) -> str:
     return f"one set, {when}" if not every else f"a set {when}, a new one every {count(every, 'token')}"
 
 
+def has_rest(method: Method | None) -> bool:
+    """Whether the neurons that ``method`` leaves out contribute what a 4-bit copy says."""
+    return isinstance(method, SequenceMethod) and method.rest == "4bit"
+
+
+def left_out(method: Method | None) -> str:
+    """What happens to the neurons that ``method`` does not compute exactly."""
+    return "from a 4-bit copy" if has_rest(method) else "skipped"
+
+
 def verdict(
     speedup: Speedup | None,
     byte_bound: float | None,
@@ -127,6 +137,8 @@ def verdict(
     sparse_ms: Sequence[float],
     name: str,
     leaves_out: str,
+    *,
+    has_rest: bool = False,
 ) -> str:
     """What the race showed, and where the method ``name`` did not win, why not, from the race's own numbers.
 
@@ -135,6 +147,7 @@ def verdict(
     if speedup is None or byte_bound is None:
         return "Too few steps to compare the two speeds."
     skipped = f"{percent(sparsity, 1)} {leaves_out}"
+    skips, skipping = ("reads a 4-bit copy of", "reading a 4-bit copy of") if has_rest else ("skips", "skipping")
     if sparsity == 0:
         return (
             f"Nothing was left out, so both arms did the same work: {times(speedup.median)} "
@@ -143,17 +156,17 @@ def verdict(
     if speedup.low > 1:
         above = "; what is above that is chance, or weights that fit a cache" if speedup.median > byte_bound else ""
         return (
-            f"{times(speedup.median)}: {name} was faster, skipping {skipped}; "
+            f"{times(speedup.median)}: {name} was faster, {skipping} {skipped}; "
             f"the bytes it saves allow at most {times(byte_bound)}{above}."
         )
     if speedup.high >= 1:
         return (
             f"{times(speedup.median)}: the interval includes 1, so this race shows no difference from dense. {name} "
-            f"skips {skipped}; the bytes it saves allow at most {times(byte_bound)}."
+            f"{skips} {skipped}; the bytes it saves allow at most {times(byte_bound)}."
         )
     dense, sparse = (median(steps[WARM_UP_STEPS:]) for steps in (dense_ms, sparse_ms))
     return (
-        f"{times(speedup.median)}: slower than dense. Skipping {skipped} leaves "
+        f"{times(speedup.median)}: slower than dense. {skipping.capitalize()} {skipped} leaves "
         f"{percent(1 / byte_bound)} of the weight bytes to read, which at best takes a step from {dense:.1f} ms to "
         f"{dense / byte_bound:.1f} ms; it took {sparse:.1f} ms. The rest may be work that sparsity does not remove, "
         "such as attention, norms and launching each operation, or what the method adds: choosing what to read, and "

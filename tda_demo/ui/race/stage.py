@@ -50,7 +50,7 @@ def _method(arm: MethodView) -> dict[str, str]:
         "interval": wording.interval(speedup) if arm.prompt else "",
         "bound": wording.times(bound),
         "efficiency": wording.percent(metrics.decided_efficiency(speedup, bound)),
-        "sparsity_of": f"{(arm.method or Method).leaves_out} skipped, mean",
+        "sparsity_of": f"{(arm.method or Method).leaves_out} {wording.left_out(arm.method)}, mean",
         **_costs(arm),
         "agreement": wording.percent(quality.agreement if quality else None, 1),
         "kl": f"{quality.kl:.3f}" if quality else wording.NONE,
@@ -88,7 +88,9 @@ def _verdict(view: RaceView) -> str:
         return ""
     times, name = (result.dense.step_ms, result.sparse.step_ms), view.sparse.name
     sparsity, leaves_out = float(np.mean(result.sparsity)), method.leaves_out
-    verdict = wording.verdict(result.speedup, result.byte_bound, sparsity, *times, name, leaves_out)
+    verdict = wording.verdict(
+        result.speedup, result.byte_bound, sparsity, *times, name, leaves_out, has_rest=wording.has_rest(method)
+    )
     cost = (
         ""
         if result.quality is None or view.rival.method
