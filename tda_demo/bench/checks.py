@@ -40,7 +40,7 @@ def check_blocks(blocks: BlockWeights, choice: KernelChoice, keep: float = 0.5) 
         assert isinstance(stored, Matrices)
         for matrices, buffer in ((stored, None), (stored.take(indices), active)):
             tiles = choice.tiles(sparse=buffer is not None)
-            scratch = Scratch.for_(weights, 1, tiles, blocks.dtype)
+            scratch = Scratch.for_(weights, tiles, blocks.dtype)
             scratch.out.fill_(torch.nan)
             expected = vendor(matrices.to(torch.float64), x.double())
             out = feed_forward(weights, x, buffer, scratch, tiles).double()

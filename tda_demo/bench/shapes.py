@@ -212,7 +212,7 @@ def _stock(engine: CudaGraphEngine) -> PreTrainedModel:
 
 def _bitsandbytes(lm: LoadedModel, engine: CudaGraphEngine, prefill: Prefill, weight_bytes: int) -> CudaGraphArm:
     """bitsandbytes' own products in every linear, with norms and attention, memory and capture as in the other arms."""
-    decoder = GraphDecoder(share_weights(lm.model), [], prefill.cache, prefill.tokens + _ROOM, engine.make_runner)
+    decoder = GraphDecoder(share_weights(lm.model), [], None, prefill.cache, prefill.tokens + _ROOM, engine.make_runner)
     return CudaGraphArm(decoder, prefill, weight_bytes)
 
 

@@ -25,7 +25,7 @@ from tda_demo.model.loading import LoadedModel
 from tda_demo.support.errors import UserError
 
 pytestmark = ON_A_CARD
-SMALL = Tiles(rows=64, columns=64, down_rows=64, down_columns=64, splits=2)
+SMALL = Tiles(rows=64, down_rows=64, down_columns=64, splits=2)
 CHOICE = KernelChoice(SMALL, SMALL, "kernels", "kernels", {"dense, kernels": 1.0})
 CONFIG = LlamaConfig(
     vocab_size=97,
@@ -80,7 +80,7 @@ def test_rows_of_both_precisions_and_every_keep(monkeypatch: pytest.MonkeyPatch)
 def test_wrong_kernels_are_found_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     up = torch.randn(8, 16, device=DEVICE)
     blocks = BlockWeights([Matrices(up, up, up, None, None, None, 0)], (), torch.float32, ())
-    tiles = Tiles(rows=8, columns=16, down_rows=8, down_columns=16, splits=1)
+    tiles = Tiles(rows=8, down_rows=8, down_columns=16, splits=1)
     choice = KernelChoice(tiles, tiles, "kernels", "kernels", {})
     assert "relative error" in check_blocks(blocks, choice)
 

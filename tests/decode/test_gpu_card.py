@@ -39,22 +39,22 @@ def test_every_tiling_that_is_tried_is_right_at_real_shapes(d: int, d_ff: int) -
     _, expected = reference(matrices, x, indices)
     for option in (option for stage in float_stages(d, multiprocessors(DEVICE)) for option in stage):
         tiles = dataclasses.replace(Tiles(), **option)
-        out = feed_forward(matrices, x, active, Scratch.for_(matrices, 1, tiles, x.dtype), tiles)
+        out = feed_forward(matrices, x, active, Scratch.for_(matrices, tiles, x.dtype), tiles)
         assert relative_error(out, expected) < TOLERANCE[torch.bfloat16], tiles
     rows = [quantise(each.float()) for each in (matrices.up, matrices.down)]
     nf4 = Nf4Matrices(quantise(matrices.up.float()), rows[0], rows[1], None, None, None, SILU)
     _, expected = reference(nf4.decode(), x, indices)
     for option in (option for stage in nf4_stages(d, multiprocessors(DEVICE)) for option in stage):
-        tiles = dataclasses.replace(Tiles(columns=512, down_columns=512), **option)
-        out = feed_forward(nf4, x, active, Scratch.for_(nf4, 1, tiles, x.dtype), tiles)
+        tiles = dataclasses.replace(Tiles(down_columns=512), **option)
+        out = feed_forward(nf4, x, active, Scratch.for_(nf4, tiles, x.dtype), tiles)
         assert relative_error(out, expected) < TOLERANCE[torch.bfloat16], tiles
     with_rest = MatricesWithRest(matrices, nf4)
     left_out = torch.ones(d_ff, dtype=torch.bool, device=DEVICE).index_fill(0, indices, False).nonzero().squeeze(1)
     active.set(indices, left_out)
     expected = reference(matrices, x, indices)[1] + reference(nf4.decode(), x, left_out)[1]
     for option in (option for stage in rest_stages(d, multiprocessors(DEVICE)) for option in stage):
-        tiles = dataclasses.replace(Tiles(columns=512, down_columns=512), **option)
-        out = feed_forward(with_rest, x, active, Scratch.for_(with_rest, 1, tiles, x.dtype), tiles)
+        tiles = dataclasses.replace(Tiles(down_columns=512), **option)
+        out = feed_forward(with_rest, x, active, Scratch.for_(with_rest, tiles, x.dtype), tiles)
         assert relative_error(out, expected) < TOLERANCE[torch.bfloat16], tiles
 
 
@@ -62,7 +62,7 @@ def test_a_replayed_graph_sees_the_set_that_lies_in_its_buffer_now() -> None:
     torch.manual_seed(0)
     matrices = random_matrices(256, 1000, torch.bfloat16, SILU, glu=True, bias=True)
     x = torch.randn(1, 256, device=DEVICE).bfloat16()
-    active, scratch = ActiveBuffer.full(1000, DEVICE), Scratch.for_(matrices, 1, Tiles(), x.dtype)
+    active, scratch = ActiveBuffer.full(1000, DEVICE), Scratch.for_(matrices, Tiles(), x.dtype)
     feed_forward(matrices, x, active, scratch, Tiles())
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

@@ -6,13 +6,16 @@ blocks, get the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 from ...kernels.gpu.attention import Heads, add_rms_norm, attend, rms_norm
+from ...kernels.gpu.choice import Timer, choose_linear
+from ...kernels.gpu.linear import LinearTiles, linear
+from ...kernels.gpu.nf4 import is_nf4, rows_of
 from ...model.configuration import window_of
 from ...model.family import DecoderLayout, family_of
 from ...model.feedforward import find_layers
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from .static_cache import StaticPromptCache
+
+
+_MEASURED = 8  # layers; in NF4 one of a 1B model has 5 MB
 
 
 class PendingSum(NamedTuple):
@@ -51,16 +57,33 @@ class KernelNorm(nn.Module):
         return hidden_states, rms_norm(hidden_states.contiguous(), self.weight, self.epsilon, self.offset)
 
 
-class KernelAttention(nn.Module):
-    """Attention of one token over a StaticPromptCache; the output projection stays the model's own."""
+class KernelLinear(nn.Module):
+    """What ``module``, a plain linear layer or one in NF4, computes of one token, in one launch."""
 
-    def __init__(self, layout: DecoderLayout, attention: Any, config: Any) -> None:
+    def __init__(self, module: nn.Linear, tiles: LinearTiles) -> None:
+        super().__init__()
+        self.module, self.tiles = module, tiles
+        self.weight = rows_of(module) if is_nf4(module) else module.weight.detach()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x.contiguous(), self.weight, self.module.bias, self.tiles)
+
+
+def linear_of(module: nn.Linear, tiles: LinearTiles | None) -> nn.Module:
+    """The kernel in the place of ``module`` where it knows the storage; with ``tiles`` None the module."""
+    known = is_nf4(module) or (type(module) is nn.Linear and module.weight.is_floating_point())
+    return module if tiles is None or not known else KernelLinear(module, tiles)
+
+
+class KernelAttention(nn.Module):
+    """Attention of one token over a StaticPromptCache."""
+
+    def __init__(self, layout: DecoderLayout, attention: Any, config: Any, tiles: LinearTiles | None) -> None:
         super().__init__()
         self.layer_idx = attention.layer_idx
-        linears = linears_of(query_key_value(layout, attention, config))
-        whole = merge_linears(linears) if len(linears) > 1 else None
-        self.qkv = nn.ModuleList(linears if whole is None else [whole])
-        self.o_proj: nn.Module = attention.o_proj
+        *query_key_value, output = attention_linears(layout, attention, config)
+        self.qkv = nn.ModuleList([linear_of(module, tiles) for module in query_key_value])
+        self.o_proj = linear_of(output, tiles)
         self.head_norms = nn.ModuleList([attention.q_norm, attention.k_norm] if layout.head_norms else [])
         self.heads = Heads(
             heads=config.num_attention_heads,
@@ -115,8 +138,11 @@ class KernelLayer(nn.Module):
         return PendingSum(x, self.mlp(normed))
 
 
-def install_layers(model: PreTrainedModel) -> bool:
-    """Replaces norms and attention of ``model`` in place, where its family has the layout; whether it has."""
+def install_layers(model: PreTrainedModel, tiles: LinearTiles | None) -> bool:
+    """Replaces norms and attention of ``model`` in place, where its family has the layout; whether it has.
+
+    ``tiles`` are those of attention's linear layers; with None they stay the model's own.
+    """
     family = family_of(model)
     layout = family.decoder
     if layout is None:
@@ -126,10 +152,37 @@ def install_layers(model: PreTrainedModel) -> bool:
             model.set_submodule(name, KernelNorm(module, layout.norm_offset))
     layer: Any
     for index, layer in enumerate(find_layers(model)):
-        layer.self_attn = KernelAttention(layout, layer.self_attn, model.config)
+        layer.self_attn = KernelAttention(layout, layer.self_attn, model.config, tiles)
         if layout.is_pre_norm:
             model.set_submodule(f"{family.layers}.{index}", KernelLayer(layout, layer))
     return True
+
+
+def attention_linears(layout: DecoderLayout, attention: Any, config: Any) -> list[nn.Linear]:
+    """Query, key and value, as one layer where they can be, and the output projection."""
+    linears = linears_of(query_key_value(layout, attention, config))
+    whole = merge_linears(linears) if len(linears) > 1 else None
+    return [*(linears if whole is None else [whole]), attention.o_proj]
+
+
+def measure_linears(model: PreTrainedModel, timer: Timer | None = None) -> LinearTiles | None:
+    """The fastest way through attention's linear layers on this card: the kernel's tiles, or None for the modules.
+
+    Measured on layers that are larger together than a cache.
+    """
+    layout = family_of(model).decoder
+    if layout is None:
+        return None
+    some: Any = find_layers(model)[:_MEASURED]
+    modules = [module for layer in some for module in attention_linears(layout, layer.self_attn, model.config)]
+    inputs = [torch.randn(1, module.in_features, device=model.device).to(model.dtype) for module in modules]
+
+    def through(modules: Sequence[nn.Module]) -> Callable[[], object]:
+        return lambda: [module(x) for module, x in zip(modules, inputs, strict=True)]
+
+    return choose_linear(
+        through(modules), lambda tiles: through([linear_of(module, tiles) for module in modules]), timer
+    )
 
 
 def merge_linears(linears: Sequence[nn.Linear]) -> nn.Linear | None:

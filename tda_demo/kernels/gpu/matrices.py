@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ...model.feedforward import FeedForward
-from .blocks import ActiveBuffer, BlockMatrices, Scratch, Tiles, grid, next_power_of_two, triton_programs
+from .blocks import ActiveBuffer, BlockMatrices, Scratch, Tiles, grid, next_power_of_two, overlap, triton_programs
 
 
 class RowWeights(BlockMatrices, Protocol):
@@ -120,14 +120,8 @@ def launch(
 ) -> None:
     """``BlockMatrices.launch`` where an element is a number, in whatever dtype, times its row's scale if it has one."""
     programs = triton_programs("programs")
-    batch, width = x.shape
-    shape: Any = {
-        "D": width,
-        "FF": weights.d_ff,
-        "BATCH": batch,
-        "PADDED": next_power_of_two(batch),
-        "ALL": active is None,
-    }
+    width = x.shape[1]
+    shape: Any = {"D": width, "FF": weights.d_ff, "ALL": active is None, **overlap(x.device)}
     chosen, count = (None, None) if active is None else (active.chosen, active.count)
     programs.neurons_program[(grid(weights.d_ff, tiles),)](
         x,
@@ -141,13 +135,13 @@ def launch(
         count,
         scratch.activations,
         **shape,
+        PADDED=next_power_of_two(width),
         GLU=gate is not None,
         SCALED=up_scale is not None,
         GATE_BIAS=weights.gate_bias is not None,
         UP_BIAS=weights.up_bias is not None,
         KIND=weights.activation,
         ROWS=tiles.rows,
-        COLUMNS=tiles.columns,
         num_warps=tiles.warps,
     )
     programs.down_program[(tiles.splits, -(-width // tiles.down_columns))](
@@ -159,7 +153,6 @@ def launch(
         **shape,
         ROWS=tiles.down_rows,
         COLUMNS=tiles.down_columns,
-        STAGES=tiles.down_stages,
         num_warps=tiles.down_warps,
     )
 

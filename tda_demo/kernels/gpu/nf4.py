@@ -19,7 +19,7 @@ from torch import nn
 from ...model.feedforward import FeedForward
 from ...support.errors import UserError
 from ..nf4 import BLOCK, VALUES
-from .blocks import ActiveBuffer, Scratch, Tiles, grid, triton_programs
+from .blocks import ActiveBuffer, Scratch, Tiles, grid, next_power_of_two, overlap, triton_programs
 from .matrices import Matrices
 
 _ROWS_AT_ONCE = 4096  # to quantise: intermediate values take several times a matrix in bfloat16
@@ -35,6 +35,11 @@ class Nf4Rows:
     @property
     def width(self) -> int:
         return 2 * self.codes.shape[1]
+
+    @property
+    def words(self) -> torch.Tensor:
+        """The codes as int32 [rows, d / 8], eight weights each."""
+        return self.codes.view(torch.int32)
 
     @property
     def row_bytes(self) -> int:
@@ -119,19 +124,19 @@ class Nf4Matrices:
         return Matrices(gate, self.up.decode(), self.down.decode(), *biases, self.activation)
 
     def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
-        """See ``blocks.BlockMatrices``; ``tiles.columns`` and ``down_columns`` count weights, at least 64."""
+        """See ``blocks.BlockMatrices``; ``tiles.down_columns`` counts weights, at least 64."""
         programs = triton_programs("nf4_programs")
-        batch, width = x.shape
+        width = x.shape[1]
         shape: Any = {"D": width, "FF": self.d_ff, "ALL": active is None}
         chosen, count = (None, None) if active is None else (active.chosen, active.count)
-        code = table(x.device)
-        programs.nf4_neurons_program[(grid(self.d_ff, tiles), batch)](
+        levels = table(x.device)
+        programs.nf4_neurons_program[(grid(self.d_ff, tiles),)](
             x,
-            None if self.gate is None else self.gate.codes,
-            self.up.codes,
+            None if self.gate is None else self.gate.words,
+            self.up.words,
             None if self.gate is None else self.gate.absmax,
             self.up.absmax,
-            code,
+            levels,
             self.gate_bias,
             self.up_bias,
             chosen,
@@ -143,25 +148,30 @@ class Nf4Matrices:
             UP_BIAS=self.up_bias is not None,
             KIND=self.activation,
             ROWS=tiles.rows,
-            BLOCKS=tiles.columns // BLOCK,
-            HELD=tiles.held,
+            BLOCKS=blocks_of(width),
             num_warps=tiles.warps,
+            **decoding(x.device),
         )
-        programs.nf4_down_program[(tiles.splits, -(-width // tiles.down_columns), batch)](
+        programs.nf4_down_program[(tiles.splits, -(-width // tiles.down_columns))](
             scratch.activations,
-            self.down.codes,
+            self.down.words,
             self.down.absmax,
-            code,
+            levels,
             chosen,
             count,
             scratch.partial,
             **shape,
             ROWS=tiles.down_rows,
             BLOCKS=tiles.down_columns // BLOCK,
-            HELD=tiles.held,
-            STAGES=tiles.down_stages,
             num_warps=tiles.down_warps,
+            **decoding(x.device),
         )
+
+
+def is_nf4(linear: nn.Linear) -> bool:
+    """Whether bitsandbytes holds ``linear`` in NF4 in blocks of 64."""
+    state: Any = getattr(linear.weight, "quant_state", None)
+    return state is not None and state.quant_type == "nf4" and state.blocksize == BLOCK
 
 
 def rows_of(linear: nn.Linear, rows: slice = slice(None)) -> Nf4Rows:
@@ -225,9 +235,14 @@ def _quantised(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return nearest[:, ::2] << 4 | nearest[:, 1::2], absmax
 
 
-def columns_at_once(width: int) -> int:
-    """How many weights of a row a program of the first launch takes at once, at hidden size ``width``."""
-    return min(4096, max(256, width & -width))
+def blocks_of(width: int) -> int:
+    """How many blocks of 64 a program reads of a row, a power of two: all of them."""
+    return next_power_of_two(width // BLOCK)
+
+
+def decoding(device: torch.device) -> dict[str, Any]:
+    """How the NF4 programs are launched: on a card levels come from the other lanes of a warp."""
+    return {"SHUFFLED": device.type == "cuda", **overlap(device)}
 
 
 @cache
