@@ -67,7 +67,7 @@ def test_layers_read_what_the_models_read(family: str, tiles: LinearTiles | None
     lm = on_device(tiny(family))
     model: Any = share_weights(lm.model)
     before = bytes_per_step(model)
-    assert install_layers(model, tiles)
+    assert install_layers(model, tiles, 16)
     assert bytes_per_step(model) == before
     attention = model.model.layers[0].self_attn
     assert len(attention.qkv) == 1
@@ -75,4 +75,4 @@ def test_layers_read_what_the_models_read(family: str, tiles: LinearTiles | None
 
 
 def test_other_layouts_keep_their_layers() -> None:
-    assert not install_layers(tiny("opt").model, None)
+    assert not install_layers(tiny("opt").model, None, 16)

@@ -152,11 +152,20 @@ def nf4_programs(lists: dict[str, str]):
             warps=warps,
         )
     for tiles in LINEAR_TILES:
+        if tiles.rows * D // 8 < 4 * 32 * tiles.warps:  # fewer than four words a lane; the card will not choose it
+            continue
         yield compiled(
             gpu_nf4_programs.nf4_linear_program,
             {"x": "*bf16", "codes": "*i32", "absmax": "*fp32", "table": "*fp32", "out": "*bf16"},
             {**shape, "bias": None, "OUTPUTS": D, "BIAS": False, "ROWS": tiles.rows, "BLOCKS": D // 64},
             warps=tiles.warps,
+        )
+    for rows, warps in {(each["down_rows"], each["down_warps"]) for each in second if each["down_warps"] > 2}:
+        yield compiled(
+            gpu_nf4_programs.nf4_linear_program,
+            {"x": "*fp32", "codes": "*i32", "absmax": "*fp32", "table": "*fp32", "out": "*bf16"},
+            {**shape, "D": FF, "bias": None, "OUTPUTS": D, "BIAS": False, "ROWS": rows, "BLOCKS": 64},
+            warps=warps,
         )
 
 

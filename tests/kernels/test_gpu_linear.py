@@ -36,8 +36,8 @@ def test_plain_rows_of_any_shape(
 
 
 @given(
-    outputs=st.integers(1, 40),
-    blocks=st.integers(1, 5),
+    outputs=st.integers(1, 20),
+    blocks=st.sampled_from([1, 3, 5, 70]),  # more than 64 are taken in pieces
     rows=st.sampled_from([1, 4]),
     bias=st.booleans(),
     dtype=st.sampled_from(DTYPES),

@@ -47,7 +47,8 @@ class _TokenStep:
         self.seen: list[torch.Tensor] = []
         # Attention layers of ours see the positions there are without a mask. One that is there already, whatever it
         # holds, keeps transformers from building its own.
-        self.mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device) if install_layers(model, linear) else None
+        ours = install_layers(model, linear, positions)
+        self.mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device) if ours else None
         if not kernels:
             seen = self.seen
             for block in find_blocks(model):

@@ -7,6 +7,7 @@ blocks, get the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -35,6 +36,18 @@ class PendingSum(NamedTuple):
 
     x: torch.Tensor
     update: torch.Tensor
+
+
+class PlacedRotary(nn.Module):
+    """A rotary embedding whose tables are made once for ``positions``: a step takes a row and computes nothing."""
+
+    def __init__(self, rotary: nn.Module, positions: int, like: torch.Tensor) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.tables = rotary(like, torch.arange(positions, device=like.device)[None])
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(table.index_select(1, position_ids[0]) for table in self.tables)
 
 
 class KernelNorm(nn.Module):
@@ -138,10 +151,11 @@ class KernelLayer(nn.Module):
         return PendingSum(x, self.mlp(normed))
 
 
-def install_layers(model: PreTrainedModel, tiles: LinearTiles | None) -> bool:
+def install_layers(model: PreTrainedModel, tiles: LinearTiles | None, positions: int) -> bool:
     """Replaces norms and attention of ``model`` in place, where its family has the layout; whether it has.
 
-    ``tiles`` are those of attention's linear layers; with None they stay the model's own.
+    ``tiles`` are those of attention's linear layers; with None they stay the model's own. Steps are at the first
+    ``positions``.
     """
     family = family_of(model)
     layout = family.decoder
@@ -150,12 +164,20 @@ def install_layers(model: PreTrainedModel, tiles: LinearTiles | None) -> bool:
     for name, module in list(model.named_modules()):
         if type(module).__name__.endswith("RMSNorm"):
             model.set_submodule(name, KernelNorm(module, layout.norm_offset))
+        elif type(module).__name__.endswith("RotaryEmbedding") and _takes_positions_alone(module):
+            like = torch.zeros(1, dtype=model.dtype, device=model.device)
+            model.set_submodule(name, PlacedRotary(module, positions, like))
     layer: Any
     for index, layer in enumerate(find_layers(model)):
         layer.self_attn = KernelAttention(layout, layer.self_attn, model.config, tiles)
         if layout.is_pre_norm:
             model.set_submodule(f"{family.layers}.{index}", KernelLayer(layout, layer))
     return True
+
+
+def _takes_positions_alone(rotary: nn.Module) -> bool:
+    """Whether one table serves all layers; Gemma 3 asks for one by the kind of a layer."""
+    return list(signature(rotary.forward).parameters) == ["x", "position_ids"]
 
 
 def attention_linears(layout: DecoderLayout, attention: Any, config: Any) -> list[nn.Linear]:

@@ -92,19 +92,11 @@ class Scratch:
 
 
 class BlockMatrices(Protocol):
-    """A block's weights in some storage, and the first two launches over them. d_ff neurons, hidden size ``width``."""
+    """A block's weights in some storage, and the launches over them. d_ff neurons, hidden size ``width``."""
 
     @property
     def activation(self) -> int:
         """One of ``activations``."""
-        ...
-
-    @property
-    def down_bias(self) -> torch.Tensor | None: ...
-
-    @property
-    def down_scale(self) -> torch.Tensor | None:
-        """float32 [d], a factor of every output; None where the weights of down have theirs, or none."""
         ...
 
     @property
@@ -121,8 +113,13 @@ class BlockMatrices(Protocol):
         """What a step reads for each active neuron."""
         ...
 
-    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
-        """Writes ``activations`` and ``partial`` of ``scratch`` for ``x`` [1, d]; ``active`` None: all neurons."""
+    @property
+    def output_bytes(self) -> int:
+        """What a step reads whatever is active: what belongs to outputs, not to neurons."""
+        ...
+
+    def run(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> torch.Tensor:
+        """``feed_forward``."""
         ...
 
 
@@ -140,8 +137,7 @@ def feed_forward(
     ``x`` is contiguous float32, float16 or bfloat16; sums are float32. The dense kernel is this one with no list of
     neurons to read: equal grid, tiles and sums.
     """
-    weights.launch(x, active, scratch, tiles)
-    return add_partials(scratch, weights.down_bias, weights.down_scale)
+    return weights.run(x, active, scratch, tiles)
 
 
 def add_partials(scratch: Scratch, bias: torch.Tensor | None, scale: torch.Tensor | None = None) -> torch.Tensor:

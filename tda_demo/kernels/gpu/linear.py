@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .blocks import next_power_of_two, overlap, triton_programs
-from .nf4 import Nf4Rows, blocks_of, decoding, table
+from .nf4 import Nf4Rows, nf4_linear
 
 
 @dataclass(frozen=True)
@@ -25,33 +25,22 @@ def linear(
 
     Sums are float32.
     """
-    packed = isinstance(weight, Nf4Rows)
-    outputs, width = (len(weight.codes), weight.width) if packed else weight.shape
+    outputs = len(weight.codes) if isinstance(weight, Nf4Rows) else len(weight)
     out = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype, device=x.device)
-    grid = (-(-outputs // tiles.rows),)
-    shape = {"OUTPUTS": outputs, "D": width, "BIAS": bias is not None, "ROWS": tiles.rows}
-    if packed:
-        triton_programs("nf4_programs").nf4_linear_program[grid](
-            x,
-            weight.words,
-            weight.absmax,
-            table(x.device),
-            bias,
-            out,
-            **shape,
-            BLOCKS=blocks_of(width),
-            num_warps=tiles.warps,
-            **decoding(x.device),
-        )
-    else:
-        triton_programs("programs").linear_program[grid](
-            x,
-            weight,
-            bias,
-            out,
-            **shape,
-            PADDED=next_power_of_two(width),
-            num_warps=tiles.warps,
-            **overlap(x.device),
-        )
+    if isinstance(weight, Nf4Rows):
+        return nf4_linear(x, weight, bias, out, tiles.rows, tiles.warps)
+    width = weight.shape[1]
+    triton_programs("programs").linear_program[(-(-outputs // tiles.rows),)](
+        x,
+        weight,
+        bias,
+        out,
+        OUTPUTS=outputs,
+        D=width,
+        PADDED=next_power_of_two(width),
+        BIAS=bias is not None,
+        ROWS=tiles.rows,
+        num_warps=tiles.warps,
+        **overlap(x.device),
+    )
     return out

@@ -108,9 +108,12 @@ def read_scales(absmax, rows, valid, blocks, D: tl.constexpr):
 
 
 @triton.jit
-def read_eighths(x, D: tl.constexpr, BLOCKS: tl.constexpr):
-    """x [D] as eight float32 [BLOCKS, 8 words]: what a word's first weights meet, its second, ..."""
-    index = tl.arange(0, BLOCKS * 64)
+def read_eighths(x, first, D: tl.constexpr, BLOCKS: tl.constexpr):
+    """x [D] from block ``first`` on as eight float32 [BLOCKS, 8 words]: what a word's first weights meet, its second...
+
+    Zero beyond D.
+    """
+    index = first * 64 + tl.arange(0, BLOCKS * 64)
     flat = tl.load(x + index, mask=index < D, other=0.0, eviction_policy="evict_last").to(tl.float32)
     even, odd = tl.split(tl.reshape(flat, [BLOCKS, 8, 2, 2, 2]))
     x04, x26 = tl.split(even)
@@ -124,7 +127,7 @@ def read_eighths(x, D: tl.constexpr, BLOCKS: tl.constexpr):
 
 @triton.jit
 def nf4_times(words, scales, x, levels, SHUFFLED: tl.constexpr):
-    """float32 [rows]: NF4 rows, as ``read_words`` and ``read_scales`` give them, times ``x`` of ``read_eighths``."""
+    """float32 [rows, blocks], to be summed: NF4 rows of ``read_words`` and ``read_scales`` times ``read_eighths``."""
     w = eight_levels(words, levels, SHUFFLED)
     total = w[0] * x[0][None, :, :]
     total += w[1] * x[1][None, :, :]
@@ -134,7 +137,7 @@ def nf4_times(words, scales, x, levels, SHUFFLED: tl.constexpr):
     total += w[5] * x[5][None, :, :]
     total += w[6] * x[6][None, :, :]
     total += w[7] * x[7][None, :, :]
-    return tl.sum(tl.sum(total, axis=2) * scales, axis=1)
+    return tl.sum(total, axis=2) * scales
 
 
 @triton.jit
@@ -178,7 +181,7 @@ def nf4_neurons_program(
         gate_scales = read_scales(gate_absmax, rows, places < active, blocks, D)
     next_rows = neurons_at(chosen, places + step, active, ALL)
     wait_for_previous(OVERLAP)
-    inputs = read_eighths(x, D, BLOCKS)
+    inputs = read_eighths(x, 0, D, BLOCKS)
     for _ in range(tl.program_id(0) * ROWS, active, step):
         after = places + step
         next_up = read_words(up, next_rows, after < active, blocks, D)
@@ -189,10 +192,10 @@ def nf4_neurons_program(
             next_gate_scales = read_scales(gate_absmax, next_rows, after < active, blocks, D)
         rows_after = neurons_at(chosen, after + step, active, ALL)
         valid = places < active
-        value = nf4_times(up_words, up_scales, inputs, levels, SHUFFLED)
+        value = tl.sum(nf4_times(up_words, up_scales, inputs, levels, SHUFFLED), axis=1)
         opened = value
         if GLU:
-            opened = nf4_times(gate_words, gate_scales, inputs, levels, SHUFFLED)
+            opened = tl.sum(nf4_times(gate_words, gate_scales, inputs, levels, SHUFFLED), axis=1)
         value = fired(
             *(opened, value, None, None, gate_bias, up_bias, rows, valid), *(GLU, False, GATE_BIAS, UP_BIAS, KIND)
         )
@@ -301,7 +304,7 @@ def nf4_linear_program(
     SHUFFLED: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    """As ``linear_program``."""
+    """As ``linear_program``, ``BLOCKS`` of a row at a time."""
     let_next_begin(OVERLAP)
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     valid = rows < OUTPUTS
@@ -310,7 +313,14 @@ def nf4_linear_program(
     scales = read_scales(absmax, rows, valid, blocks, D)
     levels = lane_level(table, SHUFFLED)
     wait_for_previous(OVERLAP)
-    value = nf4_times(words, scales, read_eighths(x, D, BLOCKS), levels, SHUFFLED)
+    total = tl.zeros([ROWS, BLOCKS], tl.float32)
+    for first in range(0, D // 64, BLOCKS):
+        blocks += BLOCKS
+        next_words = read_words(codes, rows, valid, blocks, D)
+        next_scales = read_scales(absmax, rows, valid, blocks, D)
+        total += nf4_times(words, scales, read_eighths(x, first, D, BLOCKS), levels, SHUFFLED)
+        words, scales = next_words, next_scales
+    value = tl.sum(total, axis=1)
     if BIAS:
         value += tl.load(bias + rows, mask=valid, other=0.0).to(tl.float32)
     tl.store(out + rows, value.to(out.dtype.element_ty), mask=valid)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .blocks import ActiveBuffer, Scratch, Tiles, grid, next_power_of_two, triton_programs
+from .blocks import ActiveBuffer, Scratch, Tiles, add_partials, grid, next_power_of_two, triton_programs
 from .matrices import Matrices
 from .nf4 import BLOCK, Nf4Matrices, blocks_of, decoding, table
 
@@ -24,14 +24,6 @@ class MatricesWithRest:
     @property
     def activation(self) -> int:
         return self.exact.activation
-
-    @property
-    def down_bias(self) -> torch.Tensor | None:
-        return self.exact.down_bias
-
-    @property
-    def down_scale(self) -> None:
-        return None
 
     @property
     def d_ff(self) -> int:
@@ -49,11 +41,14 @@ class MatricesWithRest:
     def neuron_bytes(self) -> int:
         return self.exact.neuron_bytes
 
-    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
+    @property
+    def output_bytes(self) -> int:
+        return self.exact.output_bytes
+
+    def run(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> torch.Tensor:
         """Both halves have the rows and columns of ``tiles``."""
         if active is None:
-            self.exact.launch(x, None, scratch, tiles)
-            return
+            return self.exact.run(x, None, scratch, tiles)
         programs = triton_programs("rest_programs")
         exact, copy = self.exact, self.copy
         width = x.shape[1]
@@ -101,3 +96,4 @@ class MatricesWithRest:
             num_warps=tiles.down_warps,
             **decoding(x.device),
         )
+        return add_partials(scratch, exact.down_bias)

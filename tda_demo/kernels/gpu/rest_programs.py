@@ -89,11 +89,11 @@ def neurons_and_rest_program(
             if GLU:
                 gate_words = read_words(gate_codes, rows, valid, blocks, D)
                 gate_scales = read_scales(gate_absmax, rows, valid, blocks, D)
-            eighths = read_eighths(x, D, BLOCKS)
-            value = nf4_times(up_words, up_scales, eighths, levels, SHUFFLED)
+            eighths = read_eighths(x, 0, D, BLOCKS)
+            value = tl.sum(nf4_times(up_words, up_scales, eighths, levels, SHUFFLED), axis=1)
             opened = value
             if GLU:
-                opened = nf4_times(gate_words, gate_scales, eighths, levels, SHUFFLED)
+                opened = tl.sum(nf4_times(gate_words, gate_scales, eighths, levels, SHUFFLED), axis=1)
         value = fired(
             *(opened, value, None, None, gate_bias, up_bias, rows, valid), *(GLU, False, GATE_BIAS, UP_BIAS, KIND)
         )

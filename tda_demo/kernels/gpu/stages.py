@@ -8,7 +8,7 @@ from .nf4 import BLOCK
 Stages = tuple[list[dict[str, int]], list[dict[str, int]]]
 """Tiles worth trying, as fields of ``Tiles``: for the launch of gate and up, then for that of down."""
 
-LINEAR_TILES = tuple(LinearTiles(rows, warps) for rows, warps in ((1, 4), (2, 4), (2, 8), (4, 4), (4, 8), (1, 2)))
+LINEAR_TILES = tuple(LinearTiles(rows, warps) for rows, warps in ((4, 4), (4, 8), (1, 8), (1, 4), (8, 8)))
 
 
 def float_stages(width: int, processors: int) -> Stages:
@@ -19,28 +19,26 @@ def float_stages(width: int, processors: int) -> Stages:
     each with the reads of its next tile under way. For down the columns of a warp are 256, 16 bytes a lane, so that no
     sum crosses warps.
     """
-    first = [(2, 8, 0), (1, 4, 0), (2, 4, 0), (1, 4, 4), (2, 8, 2), (1, 8, 2), (1, 4, 8), (1, 2, 8)]
-    second = [(4, 4, 256), (4, 4, 128), (8, 4, 128), (16, 1, 64), (8, 1, 128), (8, 2, 128), (16, 1, 128), (8, 1, 64)]
-    return _first(first, processors), _second(
-        [(rows, 256 * warps, warps, splits) for rows, warps, splits in second], width
-    )
+    first = [(1, 8, 4), (1, 4, 8), (1, 4, 4), (2, 8, 2), (1, 4, 0), (2, 8, 0)]
+    second = [(4, 256, 1, 256), (4, 2048, 8, 256), (4, 1024, 4, 256), (8, 1024, 4, 128), (16, 256, 1, 128)]
+    return _first(first, processors), _second(second, width)
 
 
 def nf4_stages(width: int, processors: int) -> Stages:
     """The same for NF4, of which a neuron is a quarter of the bytes and its decoding the longer part.
 
-    In down 16 bytes a lane are 1024 columns a warp; further warps have other rows.
+    In down 16 bytes a lane are 1024 columns a warp; further warps have other rows. Where all neurons are computed, rows
+    are outputs and warps share them.
     """
-    first = [(1, 4, 0), (2, 4, 0), (4, 8, 0), (1, 2, 8), (1, 4, 4), (1, 4, 8), (2, 4, 4), (2, 8, 2), (4, 8, 2)]
-    second = [(4, 1024, 4, 128), (4, 1024, 4, 256), (2, 1024, 2, 256), (8, 1024, 4, 128), (1, 1024, 1, 256)]
-    second += [(2, 1024, 1, 128), (2, 2048, 4, 256), (2, 1024, 1, 256), (1, 1024, 1, 512), (4, 1024, 2, 128)]
+    first = [(2, 2, 4), (1, 2, 8), (2, 4, 4), (4, 8, 2), (2, 4, 0)]
+    second = [(1, 1024, 1, 1024), (1, 1024, 1, 512), (4, 1024, 2, 256), (4, 1024, 4, 256), (8, 1024, 8, 128)]
     return _first(first, processors), _second(second, width)
 
 
 def rest_stages(width: int, processors: int) -> Stages:
     """The same for blocks with a rest: what both halves can do, in as many registers as the larger one takes."""
     first = [(1, 4, 0), (2, 4, 0), (2, 8, 0), (1, 4, 4), (1, 4, 8), (2, 8, 2)]
-    second = [(4, 1024, 4, 128), (4, 1024, 4, 256), (2, 1024, 2, 256), (8, 1024, 4, 128), (4, 1024, 2, 128)]
+    second = [(4, 1024, 4, 128), (4, 1024, 4, 256), (2, 1024, 2, 256), (8, 1024, 4, 128)]
     return _first(first, processors), _second(second, width)
 
 
