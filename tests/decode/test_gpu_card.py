@@ -10,7 +10,7 @@ import pytest
 import torch
 from gpu_blocks import random_matrices, reference
 from gpu_device import CUDA, DEVICE, TOLERANCE, relative_error
-from gpu_step import on_device
+from gpu_step import engine_of, on_device
 from parity import PROMPT_IDS
 from plain import plain_tda
 from tiny import tiny
@@ -21,9 +21,10 @@ from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, feed_forward
 from tda_demo.kernels.gpu.choice import choose_float, multiprocessors
 from tda_demo.kernels.gpu.device import graph_ms, graph_runner
-from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantise
+from tda_demo.kernels.gpu.linear import LinearTiles, linear
+from tda_demo.kernels.gpu.nf4 import Nf4Matrices, Nf4Rows, quantise
 from tda_demo.kernels.gpu.rest import MatricesWithRest
-from tda_demo.kernels.gpu.stages import float_stages, nf4_stages, rest_stages
+from tda_demo.kernels.gpu.stages import LINEAR_TILES, float_stages, nf4_stages, rest_stages
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="needs a CUDA device")]
 
@@ -91,6 +92,29 @@ def test_the_step_is_captured_and_waits_for_nothing_inside(family: str) -> None:
         arm.decoder.runner.run()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3", "opt"])
+def test_a_hundred_replays_give_the_same_bits(family: str, sparse: bool) -> None:
+    """Launches overlap; one that read what the launch before it has not written yet would show here."""
+    engine = engine_of(on_device(tiny(family)))
+    prefill = engine.prefill(PROMPT_IDS, plain_tda(cett=0.3, online=True).bind(engine.lm))
+    arm: Any = (engine.sparse_arm if sparse else engine.dense_arm)(prefill, 4)
+    seen = []
+    for _ in range(100):
+        arm.decoder.cache.position.fill_(len(PROMPT_IDS))
+        seen.append(arm.decoder.step(40).clone())
+    assert all(torch.equal(seen[0], logits) for logits in seen)
+
+
+def test_levels_from_other_lanes_are_those_of_the_table() -> None:
+    """Decoding on a card, by shuffles, against float64 over every pair of codes a byte can hold."""
+    codes = torch.arange(256, dtype=torch.uint8, device=DEVICE).repeat(4)[None].repeat(8, 1)
+    rows = Nf4Rows(codes, torch.rand(8, codes.shape[1] // 32, device=DEVICE) + 0.5)
+    x = torch.randn(1, rows.width, device=DEVICE)
+    for tiles in (*LINEAR_TILES, LinearTiles(1, 1), LinearTiles(2, 2)):
+        assert relative_error(linear(x, rows, None, tiles), x.double() @ rows.decode().double().T) < 1e-5, tiles
 
 
 def test_a_graph_goes_on_when_another_one_is_gone() -> None:
