@@ -14,7 +14,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .nf4_programs import lane_level, nf4_times, nf4_weighted_rows, read_eighths, read_scales, read_words
+from .nf4_programs import nf4_weighted_rows
+from .nf4_reading import lane_level, nf4_times, read_eighths, read_scales, read_words
 from .programs import (
     add_weighted,
     fired,
