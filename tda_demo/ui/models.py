@@ -251,6 +251,7 @@ class Models:
         if lm.name == EMBEDDED:  # whose tables are shipped
             policy = next(iter(METHODS.values()))().bind(lm, report)
             engine_for(lm, policy).warm_up(report, policy)
+        give_back_memory()
         if name is None:
             self.state = ModelState(layers=len(lm.blocks), environment=describe(lm.device, lm.precision))
         return lm

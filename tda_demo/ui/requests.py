@@ -89,7 +89,7 @@ class Limits:
     """
 
     prompt_characters: int = 8_000
-    prompt_tokens: int = 2_048
+    prompt_tokens: int = 1_024
     max_new_tokens: int = 512
     seconds_per_run: float = 25.0
     seconds_to_prepare: float = 120.0

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.context import LocalContext
 
+from ..support.memory import trim_memory
 from . import wording
 from .models import EMBEDDED, Models
 from .presence import listener_of
@@ -31,7 +32,7 @@ class Service:
         self.limits = limits
         self._lent = lent_gpu()
         self.models = FetchedModels(limits.loaded_models) if self._lent else Models(limits.loaded_models)
-        self.worker = Worker(limits.waiting_runs)
+        self.worker = Worker(limits.waiting_runs, after=trim_memory)
         self.visits = Visits()
 
     def preload(self) -> None:

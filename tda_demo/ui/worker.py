@@ -142,8 +142,9 @@ class Worker:
     Another thread looks whether anybody still waits for them, and withdraws those that nobody does.
     """
 
-    def __init__(self, waiting: int) -> None:
+    def __init__(self, waiting: int, after: Callable[[], None] = lambda: None) -> None:
         self.waiting = waiting
+        self._after = after  # of every job
         self._changed = threading.Condition()
         self._line: list[Ticket] = []
         self._running: Ticket | None = None
@@ -237,3 +238,4 @@ class Worker:
                 self._changed.notify_all()
             ticket.context.run(carry_out, ticket)
             del ticket
+            self._after()

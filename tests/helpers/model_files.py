@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from tda_demo.model import weights
 from tda_demo.model.weights import embedded, gguf
-from tda_demo.model.weights.cache import is_complete
+from tda_demo.model.weights.cache import find_fault
 from tda_demo.support.progress import Report
 
 LAYERS, WIDTH, D_FF, HEADS, KV_HEADS = 2, 64, 96, 4, 2
@@ -90,7 +90,7 @@ def write_model(folder: Path, family: str = "llama") -> Path:
 
 def unfinished(cache: Path) -> list[str]:
     """What lies in the cache beside lock files and finished folders."""
-    return [path.name for path in cache.iterdir() if path.suffix != ".lock" and not is_complete(path)]
+    return [path.name for path in cache.iterdir() if path.suffix != ".lock" and find_fault(path)]
 
 
 def count_conversions(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -16,6 +16,7 @@ import numba
 
 from ...support.files import cache_root
 from ...support.lazy import torch
+from .kept_code import keep_code_in
 
 
 def _sources() -> str:
@@ -26,8 +27,9 @@ def _sources() -> str:
 
 
 # Compiled kernels are kept per state of all sources here: numba itself would not see that a function another one calls
-# has changed in another file.
-numba.config.CACHE_DIR = str(cache_root() / "compiled" / _sources())  # type: ignore[attr-defined]
+# has changed in another file. A folder that the user names for numba's cache is kept to.
+_NAMED: str = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+keep_code_in((Path(_NAMED) if _NAMED else cache_root() / "compiled") / _sources())
 
 _running = threading.Lock()
 

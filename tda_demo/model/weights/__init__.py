@@ -88,6 +88,6 @@ def _from_gguf(path: str, report: Report) -> WeightFolder:
     gguf = Path(path).absolute()
     identity = fingerprint([gguf])
     folder = cached_folder(
-        f"gguf-{identity[:16]}", lambda folder: convert(gguf, folder, gguf.name, report), gguf.stat().st_size
+        f"gguf-{identity[:16]}", lambda folder: convert(gguf, folder, gguf.name, report), gguf.stat().st_size, report
     )
     return WeightFolder(gguf.name, identity, folder)
