@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,13 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_gguf(path: Path, architecture: str = "llama") -> Path:
-    """Write a GGUF file like the embedded model's: random llama, 4-bit blocks, byte-level BPE, chat template."""
+def write_gguf(
+    path: Path, architecture: str = "llama", change: Callable[[GGUFWriter], object] = lambda _: None, eos: int = 2
+) -> Path:
+    """Write a GGUF file like the embedded model's: random llama, 4-bit blocks, byte-level BPE, chat template.
+
+    ``change`` may add to its metadata or tensors.
+    """
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "th", "the"]
     writer = GGUFWriter(path, architecture)
     writer.add_name("Tiny")
@@ -45,11 +51,12 @@ def write_gguf(path: Path, architecture: str = "llama") -> Path:
     writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))
     writer.add_token_merges(["t h", "th e"])
     writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    writer.add_eos_token_id(eos)
     writer.add_unk_token_id(0)
     writer.add_pad_token_id(2)
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
+    change(writer)
 
     random = np.random.default_rng(0)
 
