@@ -40,6 +40,10 @@ _SESSION_STREAM = re.compile(r"/gradio_api/queue/data/?$")
 _EVENT_STREAM = re.compile(r"/gradio_api/call/(?:v2/)?[^/]+/([^/]+)/?$")
 _CLOSED = re.compile(r"/gradio_api/upload/?$")  # the page takes no files
 
+_EMPTY_SESSION = re.compile(rb'"session_hash"\s*:\s*""')
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_DEEPEST = 64  # brackets within brackets; gradio and pydantic go down into them by recursion
+
 
 class Streams:
     """The open streams, by session or event. For the server's thread to write, for any to read."""
@@ -147,6 +151,10 @@ class Presence:
         body = await _read(scope, receive)
         if body is None:
             return await _refuse(send, 413, f"This page takes requests of at most {BODY_BYTES // 1024} KB.")
+        if _is_deep(body):
+            return await _refuse(send, 400, "The request is nested too deeply.")
+        if _EMPTY_SESSION.search(body):
+            return await _refuse(send, 400, "session_hash is empty: name a session, or leave it out.")
         if _DIRECT.search(path):
             return await self._direct(scope, receive, send, body)
         if _QUEUED.search(path):
@@ -208,6 +216,15 @@ async def _read(scope: MutableMapping[str, Any], receive: Receive) -> bytes | No
             return None
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+def _is_deep(body: bytes) -> bool:
+    depth = 0
+    for match in _BRACKETS.finditer(body):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(match[0], 0)
+        if depth > _DEEPEST:
+            return True
+    return False
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

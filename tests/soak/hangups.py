@@ -21,7 +21,9 @@ PHASES = {
 
 @dataclass(frozen=True)
 class Row:
-    """``seconds``: how much longer than alone a small race took which was asked for right after the hang-up."""
+    """``seconds`` from when nobody listened any more until the model was free: how much longer than alone a small race
+    took which was asked for then.
+    """
 
     route: str
     phase: str
@@ -33,41 +35,39 @@ def run(page: Page, rounds: int = 2) -> Iterator[Row]:
     for route, leave in ROUTES.items():
         for phase, (prompt, wait) in PHASES.items():
             for _ in range(rounds):
-                after = leave(page, prompt, wait)
-                seconds = page.race()[0]
-                after()
-                yield Row(route, phase, max(0.0, seconds - alone))
+                begin = time.monotonic()
+                silent = leave(page, prompt, wait)
+                begin = begin if silent else time.monotonic()
+                page.race()
+                yield Row(route, phase, max(0.0, time.monotonic() - begin - alone))
 
 
-Leave = Callable[[Page, str, float], Callable[[], Any]]
+Leave = Callable[[Page, str, float], bool]
+"""Asks for a long race and leaves after so many seconds; whether nobody has listened from the beginning."""
 
 
-def _nothing() -> None:
-    pass
-
-
-def _hang_up(page: Page, prompt: str, wait: float) -> Callable[[], Any]:
+def _hang_up(page: Page, prompt: str, wait: float) -> bool:
     """POST to run/race and close the connection."""
     connection = page.open("run/race", race_body(prompt, **LONG))
     time.sleep(wait)
     connection.close()
-    return _nothing
+    return False
 
 
-def _never_read(page: Page, prompt: str, wait: float) -> Callable[[], Any]:
+def _never_read(page: Page, prompt: str, wait: float) -> bool:
     """call/race, and nobody ever asks for its stream."""
     page.post("call/race", {"data": race_body(prompt, **LONG)["data"]})
     time.sleep(wait)
-    return _nothing
+    return True
 
 
-def _read_and_hang_up(page: Page, prompt: str, wait: float) -> Callable[[], Any]:
+def _read_and_hang_up(page: Page, prompt: str, wait: float) -> bool:
     """call/race whose stream is opened and closed."""
     _, answer = page.post("call/race", {"data": race_body(prompt, **LONG)["data"]})
     stream = page.listen(f"call/race/{json.loads(answer)['event_id']}")
     time.sleep(wait)
     stream.close()
-    return _nothing
+    return False
 
 
 def run_handler(page: Page) -> tuple[int, list[Any]]:
@@ -97,28 +97,28 @@ def _page_body(page: Page, prompt: str, session: str) -> dict[str, Any]:
     return {"data": values, "fn_index": handler, "session_hash": session}
 
 
-def _suspend(page: Page, prompt: str, wait: float) -> Callable[[], Any]:
+def _suspend(page: Page, prompt: str, wait: float) -> bool:
     """run/predict of a streaming handler: it answers with the first frame and leaves its generator suspended."""
     page.post("run/predict", _page_body(page, prompt, uuid.uuid4().hex))
     time.sleep(wait)
-    return _nothing
+    return True
 
 
-def _leave_queue(page: Page, prompt: str, wait: float) -> Callable[[], Any]:
+def _leave_queue(page: Page, prompt: str, wait: float) -> bool:
     """What a browser does: queue/join, its stream, and the tab closed."""
     session = uuid.uuid4().hex
     page.post("queue/join", _page_body(page, prompt, session))
     stream = page.listen(f"queue/data?session_hash={session}")
     time.sleep(wait)
     stream.close()
-    return _nothing
+    return False
 
 
-def _join_only(page: Page, prompt: str, wait: float) -> Callable[[], Any]:
+def _join_only(page: Page, prompt: str, wait: float) -> bool:
     """queue/join without ever a stream."""
     page.post("queue/join", _page_body(page, prompt, uuid.uuid4().hex))
     time.sleep(wait)
-    return _nothing
+    return True
 
 
 ROUTES: dict[str, Leave] = {

@@ -173,3 +173,13 @@ def test_a_body_of_what_is_allowed_arrives_whole(server: Server) -> None:
 @pytest.mark.parametrize("path", ["upload", "upload/", "upload?upload_id=1"])
 def test_there_is_no_upload(server: Server, path: str) -> None:
     assert server.answer(path, {"name": "a"})[0] == 404 and server.listeners == {}
+
+
+@pytest.mark.parametrize("path", ["run/race", "queue/join", "call/race"])
+def test_what_gradio_would_fall_over_is_refused(server: Server, path: str) -> None:
+    deep = b'{"name": "a", "data": ' + b"[" * 3000 + b"]" * 3000 + b"}"
+    assert server.answer(path, deep)[0] == 400
+    assert server.answer(path, {"name": "a", "session_hash": ""})[0] == 400
+    assert server.listeners == {}
+    server.finish.set()
+    assert server.answer(path, {"name": "a", "data": "[" * 3000, "session_hash": None})[0] == 200
