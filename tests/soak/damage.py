@@ -27,11 +27,11 @@ class Row:
 def flips(cache: Path, count: int, seed: int = 0) -> list[Row]:
     """Flips one bit at a time in files of ``cache``, a copy that may be spoilt, and puts it back; a row a folder.
 
-    What has no sum, made by an older version, is left out.
+    What an older version has kept without a sum is written again first, as it would be made now.
     """
     sys.path[:0] = [str(ROOT)]
     from tda_demo.model.weights.cache import MANIFEST, find_fault
-    from tda_demo.support.kept import Damaged, read_kept
+    from tda_demo.support.kept import Damaged, read_kept, write_kept
 
     def noticed(path: Path) -> bool:
         if (path.parent / MANIFEST).exists():
@@ -44,9 +44,10 @@ def flips(cache: Path, count: int, seed: int = 0) -> list[Row]:
 
     draw, rows = random.Random(seed), []
     for folder in sorted(path for path in cache.iterdir() if path.is_dir()):
-        whole = (folder / MANIFEST).exists()
+        whole = (folder / MANIFEST).exists() and not find_fault(folder)  # a look that writes sums where there are none
         files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-        files = [path for path in files if whole or path.with_name(f".{path.name}.sha256").exists()]
+        for path in [] if whole else files:
+            write_kept(path, path.read_bytes())
         good = 0
         for at in range(count if files else 0):
             path = files[at % len(files)]
