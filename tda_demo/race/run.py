@@ -220,7 +220,7 @@ def race(
             engine=engine.name,
             prompt_tokens=shared.tokens,
             dense=arm_result(dense, shared.prefill_ms),
-            environment=describe(lm.device, lm.precision),
+            environment=describe(lm.device, lm.precision) | ({"ignored": lm.ignored} if lm.ignored else {}),
             **vars(result),
             first_end=first_end,
             rival=rival_results[0] if rival_results else None,
