@@ -150,23 +150,23 @@ def verdict(
     skips, skipping = ("reads a 4-bit copy of", "reading a 4-bit copy of") if has_rest else ("skips", "skipping")
     if sparsity == 0:
         return (
-            f"Nothing was left out, so both arms did the same work: {times(speedup.median)} "
+            f"Nothing was left out, so both arms did the same work: {times(speedup.ratio)} "
             "is how far two equal arms differ on this machine."
         )
     if speedup.low > 1:
-        above = "; what is above that is chance, or weights that fit a cache" if speedup.median > byte_bound else ""
+        above = "; what is above that is chance, or weights that fit a cache" if speedup.ratio > byte_bound else ""
         return (
-            f"{times(speedup.median)}: {name} was faster, {skipping} {skipped}; "
+            f"{times(speedup.ratio)}: {name} was faster, {skipping} {skipped}; "
             f"the bytes it saves allow at most {times(byte_bound)}{above}."
         )
     if speedup.high >= 1:
         return (
-            f"{times(speedup.median)}: the interval includes 1, so this race shows no difference from dense. {name} "
+            f"{times(speedup.ratio)}: the interval includes 1, so this race shows no difference from dense. {name} "
             f"{skips} {skipped}; the bytes it saves allow at most {times(byte_bound)}."
         )
     dense, sparse = (median(steps[WARM_UP_STEPS:]) for steps in (dense_ms, sparse_ms))
     return (
-        f"{times(speedup.median)}: slower than dense. {skipping.capitalize()} {skipped} leaves "
+        f"{times(speedup.ratio)}: slower than dense. {skipping.capitalize()} {skipped} leaves "
         f"{percent(1 / byte_bound)} of the weight bytes to read, which at best takes a step from {dense:.1f} ms to "
         f"{dense / byte_bound:.1f} ms; it took {sparse:.1f} ms. The rest may be work that sparsity does not remove, "
         "such as attention, norms and launching each operation, or what the method adds: choosing what to read, and "
@@ -181,7 +181,7 @@ def totals(speedup: Speedup | None, dense_ms: Sequence[float], sparse_ms: Sequen
     """
     shared = min(len(dense_ms), len(sparse_ms))
     dense, sparse = sum(dense_ms[:shared]), sum(sparse_ms[:shared])
-    if speedup is None or (speedup.median - 1) * (dense - sparse) >= 0:
+    if speedup is None or (speedup.ratio - 1) * (dense - sparse) >= 0:
         return ""
     return (
         f"All {count(shared, 'step')} together took dense {duration(dense)} and {name} {duration(sparse)}: "
@@ -207,7 +207,7 @@ def method_summary(name: str, byte_bound: float | None, speedup: Speedup | None,
     """A method at the bytes it read, in one sentence."""
     read = "" if byte_bound is None else f" read {percent(1 / byte_bound, 1)} of a dense step's weight bytes,"
     slower = ", slower" if speedup is not None and speedup.high < 1 else ""
-    speed = "" if speedup is None else f" ran at {times(speedup.median)} its speed{slower},"
+    speed = "" if speedup is None else f" ran at {times(speedup.ratio)} its speed{slower},"
     return f"{name}{read}{speed} KL {NONE if kl is None else f'{kl:.3f} nats/token'}."
 
 
@@ -215,7 +215,7 @@ def duel(name: str, rival: str, over_rival: Speedup | None) -> str:
     """Which of two methods was faster, by how much of the other's speed the first one ran at."""
     if over_rival is None:
         return f"Too few steps to compare the speeds of {name} and {rival}."
-    ratio = f"{times(over_rival.median)} the speed of {rival} ({interval(over_rival)})"
+    ratio = f"{times(over_rival.ratio)} the speed of {rival} ({interval(over_rival)})"
     if over_rival.low > 1:
         return f"{name} was the faster of the two: {ratio}."
     if over_rival.high < 1:

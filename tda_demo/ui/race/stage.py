@@ -46,7 +46,7 @@ def _method(arm: MethodView) -> dict[str, str]:
         "name": arm.name,
         "lane": arm.name[0].upper() + arm.name[1:],
         "chosen": "" if arm.prompt is None else wording.chosen(arm.method),
-        "speedup": wording.times(speedup.median if speedup else None),
+        "speedup": wording.times(speedup.ratio if speedup else None),
         "interval": wording.interval(speedup) if arm.prompt else "",
         "bound": wording.times(bound),
         "efficiency": wording.percent(metrics.decided_efficiency(speedup, bound)),
