@@ -45,7 +45,9 @@
 
     const draw = () => {
       figure.dataset.empty = !value;
-      if (!value) return window.Plotly.purge(canvas);
+      if (!value) return window.Plotly?.purge(canvas);
+      if (!area.offsetWidth) return; // drawn once its tab is seen
+      if (!window.Plotly) return tda.plotly().then(draw);
       const { data, layout, beyond } = current();
       const dragmode = matchMedia("(pointer: fine)").matches ? "zoom" : false;
       window.Plotly.react(canvas, data, { ...layout, dragmode, autosize: true, uirevision: `${chosen("quality")}/${chosen("cost")}/${whole}` }, { displayModeBar: false, responsive: true, doubleClick: "reset" });
@@ -152,6 +154,6 @@
       draw();
     });
     new MutationObserver(draw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
-    new ResizeObserver(() => area.offsetWidth && canvas.listening && window.Plotly.Plots.resize(canvas)).observe(area);
+    new ResizeObserver(() => area.offsetWidth && (canvas.listening ? window.Plotly.Plots.resize(canvas) : draw())).observe(area);
   };
 })();

@@ -20,8 +20,9 @@ EndReason = Literal["eos", "length", "context", "stopped"]
 class PromptRead:
     """The prompt has been read and the active sets chosen. ``fired`` int64 [prompt tokens, layers].
 
-    ``active``, ``kept`` (neurons of each layer that are in it) and ``byte_bound`` are None where what is computed is known step by step: under token-level methods and
-    active sets that are chosen anew. ``rival`` is the same of the rival, None in a race without one.
+    ``active``, ``kept`` (how many neurons of each layer are in it) and ``byte_bound`` are None where what is computed
+    is known step by step: under token-level methods and active sets that are chosen anew. ``rival`` is the same of the
+    rival, None in a race without one.
     """
 
     tokens: tuple[str, ...]

@@ -40,7 +40,7 @@ class Pricing:
     """Judges ``prefills``, one of every method, by name, on a text that is still being written."""
 
     def __init__(self, engine: Engine, prefills: dict[ArmName, Prefill]) -> None:
-        self.prices = {name: Price() for name in prefills}
+        self.prices: dict[ArmName, Price] = {name: Price() for name in prefills}
         self._judge = Judge(engine, list(prefills.values()))
         self._done = 0  # positions
 
