@@ -25,6 +25,12 @@
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
     return new Uint16Array(bytes.buffer);
   };
+  // The prompt's own quantiles of every layer's scores.
+  const unpackScores = ({ scores: { of, largest, levels }, d_ff }) => {
+    const all = unpack(levels);
+    const each = all.length / d_ff.length;
+    return { evidence: of, scores: largest.map((top, layer) => Array.from(all.subarray(layer * each, (layer + 1) * each), (level) => (level / 65535) * top)) };
+  };
   const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
   const number = (value) => Math.round(value).toLocaleString("en");
 
@@ -109,6 +115,7 @@
     };
     let marked = "";
     const draw = (next) => {
+      if (next?.scores && next.scores.levels !== value?.scores?.levels) tda.preview?.read(unpackScores(next));
       const same = next && counts && next.prompt === counts.prompt && next.room === value.room && next.d_ff.length === counts.layers && next.columns.length >= counts.columns.length - counts.promptColumns;
       value = next;
       ghost.hidden = Boolean(value);

@@ -64,6 +64,7 @@
       const now = current();
       if (!now?.curve) return null;
       const { curve, value } = now;
+      if (!curve.kept) return null; // chosen anew at every token
       const shares = Array.from({ length: data.layers }, (_, layer) => {
         if (!curve.limits) return interpolate(curve.values, curve.kept.map((layers) => layers[layer]), value);
         if (value === now.method.dense) return 1;

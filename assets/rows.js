@@ -16,7 +16,7 @@
     const build = (layers) => {
       rows = Array.from({ length: layers }, (_, layer) => {
         const row = document.createElement("div");
-        row.className = "row";
+        row.className = "layer-row";
         row.tabIndex = layer ? -1 : 0;
         row.dataset.layer = layer;
         row.setAttribute("role", "slider");
@@ -33,7 +33,7 @@
 
     const tell = (layer) => {
       const kept = tda.preview?.kept();
-      if (!kept) return;
+      if (!kept) return (tip.textContent = `layer ${layer}: what is kept is not known before a race`);
       const factor = tda.factors?.get()[layer] ?? 1;
       const own = factor === 1 ? "" : `, threshold × ${factor.toFixed(2)}`;
       tip.textContent = `layer ${layer}: ${kept.words} ${(100 * kept.shares[layer]).toFixed(1)} % kept${own}${tda.preview.adjustable() ? "" : " (only TDA has thresholds to drag)"}`;
@@ -42,6 +42,7 @@
     // What the settings keep: a bar a layer.
     const draw = () => {
       const kept = tda.preview?.kept();
+      group.dataset.known = Boolean(kept);
       if (!kept) return;
       if (rows.length !== kept.shares.length) build(kept.shares.length);
       const factors = tda.factors?.get() ?? [];
@@ -89,7 +90,7 @@
       tda.factors.set(factors);
       tell(layer);
     };
-    const layerOf = (event) => Number(event.target.closest(".row")?.dataset.layer ?? -1);
+    const layerOf = (event) => Number(event.target.closest(".layer-row")?.dataset.layer ?? -1);
     const shareAt = (event) => (event.clientX - group.getBoundingClientRect().left) / group.clientWidth;
 
     group.addEventListener("pointerdown", (event) => {

@@ -1,6 +1,7 @@
 """What settings are expected to come to, for the page: curves over each method's dial, with what they keep of layers.
 
-All of it is measured on calibration texts, the model's own answers, never on held-out ones.
+All of it is measured on calibration texts, the model's own answers, never on held-out ones: quality and bytes as every
+budget is (``budget.quality_curve``), what is kept on the prompts of those answers.
 """
 
 from __future__ import annotations
@@ -14,42 +15,36 @@ from ..calibration.sources import ANSWERS
 from ..decode.choose import step_bytes
 from ..methods import METHODS, TDA, Method
 from ..methods.presets import presets_of
-from ..methods.sequence import Evidence, EvidencePolicy
+from ..methods.sequence import Evidence, SequencePolicy
 from ..methods.tda import limits_of
 from ..model.hooks import observe
 from ..support.lazy import torch
 from ..support.progress import Report, silent
-from .budget import PLACES, with_dial_at
-from .result import quality
-from .scoring import Score, score_texts
+from .budget import quality_curve, with_dial_at
 from .texts import batches
 
 if TYPE_CHECKING:
+    from ..model.feedforward import FeedForward
     from ..model.loading import LoadedModel
 
-_TEXTS = 16
-_QUANTILES = 65
-TRAINED = ("dejavu", "moefication")  # what needs minutes of training first
+_PROMPTS = 16
 
 
-def variants(kind: type[Method]) -> list[Method]:
-    """The settings beside the dial that a curve is made for: the method's own, and those of its presets."""
-    methods = [kind(), *(preset.of(kind) for preset in presets_of(kind))]
-    found: dict[str, Method] = {}
-    for method in methods:
-        at_end = with_dial_at(method, method.dial.sparsest)
-        found.setdefault(repr(at_end.settings()), at_end)
-    return list(found.values())
+def variants(kind: type[Method], presets: bool) -> list[Method]:
+    """The settings beside the dial that a curve is made for: the method's own, and if asked those of its presets."""
+    methods = [kind(), *(preset.of(kind) for preset in presets_of(kind) if presets)]
+    at_end = [with_dial_at(method, method.dial.sparsest) for method in methods]
+    return list({repr(method.settings()): method for method in at_end}.values())
 
 
-def measure(lm: LoadedModel, names: Iterable[str], report: Report = silent) -> dict[str, Any]:
+def measure(lm: LoadedModel, names: Iterable[str], *, presets: bool, report: Report = silent) -> dict[str, Any]:
     """What ``data/expected.json`` holds: plain types, shares 0..1, KL in nats per token."""
     neurons = step_bytes(lm)
     methods = {}
     for name in names:
         kind = METHODS[name]
+        curves = [_curve(lm, method, report) for method in variants(kind, presets)]
         dial = kind.dial
-        curves = [_curve(lm, method, report) for method in variants(kind)]
         methods[name] = {"setting": dial.setting, "dense": dial.dense, "sparsest": dial.sparsest, "curves": curves}
     return {
         "model": lm.name,
@@ -62,62 +57,48 @@ def measure(lm: LoadedModel, names: Iterable[str], report: Report = silent) -> d
 
 
 def _curve(lm: LoadedModel, method: Method, report: Report) -> dict[str, Any]:
-    dial = method.dial
-    places = [with_dial_at(method, round(dial.dense + share * (dial.sparsest - dial.dense), 6)) for share in PLACES]
-    policies = [place.bind(lm, report, ANSWERS) for place in places]
-    scores: list[list[Score]] = [[] for _ in places]
-    for batch in batches(lm, ANSWERS, f"Measuring what {method.name} keeps", _TEXTS, report=report):
-        new = score_texts(lm, policies, batch.ids, batch.prompt_tokens, with_fidelity=False)
-        for collected, of_batch in zip(scores, new, strict=True):
-            collected += of_batch
-    totals = [
-        quality(of_policy, step_bytes(lm, policy), policy) for of_policy, policy in zip(scores, policies, strict=True)
-    ]
-    widths = [block.d_ff for block in lm.blocks]
-    kept = [np.mean([score.kept for score in of_place], axis=0) / widths for of_place in scores]
-    curve = {
-        "others": {name: value for name, value in method.settings().items() if name != dial.setting},
-        "values": [getattr(place, dial.setting) for place in places],
-        "kl": [_short(total.kl) for total in totals],
-        "share": [_short(total.mlp_share) for total in totals],
-        "kept": [[_short(share) for share in layers] for layers in kept],
-        "texts": totals[0].documents,
+    """``kept`` [values][layers] of sequence-level methods; of TDA the ``limits`` that scores must reach, as many, and
+    quantiles of the ``scores`` themselves, [layers][quantiles], from which a page can tell what any limit keeps.
+    """
+    quality = quality_curve(lm, method, ANSWERS, report)
+    told = {
+        "others": {name: value for name, value in method.settings().items() if name != quality.setting},
+        "values": list(quality.values),
+        "kl": _short(quality.kl),
+        "share": _short(quality.mlp_share),
+        "texts": quality.documents,
     }
-    if isinstance(method, TDA) and isinstance(policies[-1], EvidencePolicy):
-        curve |= {
-            "evidence": evidence_name(method),
-            "limits": [[_short(limit) for limit in limits] for limits in map(limits_of, policies)],
-            "scores": [[_short(score) for score in layer] for layer in _prompt_scores(lm, policies[-1], report)],
-        }
-    return curve
+    policies = [with_dial_at(method, value).bind(lm, report, ANSWERS) for value in quality.values]
+    sequence_level = [policy for policy in policies if isinstance(policy, SequencePolicy)]
+    if not sequence_level:
+        return told
+    kept, scores = _on_prompts(lm, sequence_level, report)
+    told["kept"] = [_short(layers) for layers in kept]
+    if isinstance(method, TDA):
+        limits = [_short(limits_of(policy)) for policy in policies]
+        told |= {"evidence": method.score_name, "limits": limits, "scores": [_short(layer) for layer in scores]}
+    return told
 
 
-def evidence_name(method: TDA) -> str:
-    """Which of TDA's settings its scores depend on."""
-    return f"{'weighted' if method.weighted else 'plain'}-{method.prior:g}"
+def _on_prompts(lm: LoadedModel, policies: list[SequencePolicy], report: Report) -> tuple[np.ndarray, np.ndarray]:
+    """Means over prompts: the share that each policy keeps, float64 [policies, layers], and quantiles of the last
+    one's scores, float64 [layers, quantiles].
+    """
+    kept: list[list[list[float]]] = [[[] for _ in lm.blocks] for _ in policies]
+    scores: list[list[np.ndarray]] = [[] for _ in lm.blocks]
 
+    def see(block: FeedForward, a: torch.Tensor) -> None:
+        found = [Evidence.of(policy, block, a) for policy in policies]
+        for evidence, layers in zip(found, kept, strict=True):
+            layers[block.layer].append(float(evidence.active().float().mean()))
+        scores[block.layer].append(found[-1].quantiles())
 
-def _prompt_scores(lm: LoadedModel, policy: EvidencePolicy, report: Report) -> np.ndarray:
-    """Quantiles of every layer's scores after a prompt, their mean over prompts: float64 [layers, quantiles]."""
-    seen: list[list[np.ndarray]] = [[] for _ in lm.blocks]
-    for batch in batches(lm, ANSWERS, "Measuring scores", _TEXTS, report=report):
+    for batch in batches(lm, ANSWERS, "Measuring what is kept", _PROMPTS, report=report):
         for text in batch.ids[:, : batch.prompt_tokens]:
-            with (
-                torch.inference_mode(),
-                observe(
-                    lm.blocks,
-                    lambda block, a: seen[block.layer].append(quantiles(Evidence.of(policy, block, a))),
-                ),
-            ):
+            with torch.inference_mode(), observe(lm.blocks, see):
                 lm.model(input_ids=text[None])
-    return np.mean(seen, axis=1)
+    return np.mean(kept, axis=2), np.mean(scores, axis=1)
 
 
-def quantiles(evidence: Evidence) -> np.ndarray:
-    """Evenly spaced quantiles of a layer's scores, from the least to the largest: float64 [quantiles]."""
-    scores = (evidence.sums / evidence.tokens).sqrt().float().cpu().numpy()
-    return np.quantile(scores, np.linspace(0, 1, _QUANTILES))
-
-
-def _short(value: float) -> float:
-    return float(f"{float(value):.4g}")
+def _short(values: Iterable[float]) -> list[float]:
+    return [float(f"{float(value):.4g}") for value in values]

@@ -66,6 +66,11 @@ class TDA(EvidenceMethod):
     def evidence_kind(self) -> str:
         return strength_kind(self.weighted)
 
+    @property
+    def score_name(self) -> str:
+        """Tells scores from others: those of a prompt depend on these settings alone."""
+        return f"{self.evidence_kind}-{self.prior:g}"
+
     def policy(self, lm: LoadedModel, report: Report, source: Source) -> EvidencePolicy:
         factors = self._factors(len(lm.blocks))
         if self.cett == 0:

@@ -21,8 +21,8 @@ class PromptRead:
     """The prompt has been read and the active sets chosen. ``fired`` int64 [prompt tokens, layers].
 
     ``active``, ``kept`` (how many neurons of each layer are in it) and ``byte_bound`` are None where what is computed
-    is known step by step: under token-level methods and active sets that are chosen anew. ``rival`` is the same of the
-    rival, None in a race without one.
+    is known step by step: under token-level methods and active sets that are chosen anew. ``scores`` float64 [layers,
+    quantiles] of TDA's neurons, None elsewhere. ``rival`` is the same of the rival, None in a race without one.
     """
 
     tokens: tuple[str, ...]
@@ -33,6 +33,7 @@ class PromptRead:
     fired: np.ndarray
     byte_bound: float | None
     kept: tuple[int, ...] | None = None
+    scores: np.ndarray | None = None
     rival: PromptRead | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,14 @@ from ..evaluate.scoring import Judge, Judgement
 from .events import ArmName, Priced
 
 _FIRST, _SLICE = 8, 16  # positions: a first word soon, then slices that are cheap to read at once
+_SETTLE_SECONDS = 0.02
+
+
+def settle() -> None:
+    """Waits until torch's threads sleep: for a while after its last operation they spin on the cores of the next step,
+    which would be charged for it.
+    """
+    time.sleep(_SETTLE_SECONDS)
 
 
 @dataclass
@@ -49,6 +58,7 @@ class Pricing:
         wanted = _SLICE if self._done else _FIRST
         if len(tokens) - 1 - self._done >= wanted:
             yield from self._read(tokens, wanted)
+            settle()
 
     def finish(self, tokens: Sequence[int]) -> Iterator[Priced]:
         """Whatever is left of it."""

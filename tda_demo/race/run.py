@@ -22,6 +22,7 @@ from ..decode.choose import engine_for
 from ..decode.engine import Engine
 from ..decode.text import TextStream, decode, sampler
 from ..evaluate.scoring import Judge
+from ..methods import TDA
 from ..methods.base import Method
 from ..methods.plan import ActiveSets
 from ..methods.policy import Policy
@@ -33,7 +34,7 @@ from ..support.errors import UserError
 from ..support.progress import Report, silent
 from .events import ArmName, EndReason, Event, Finished, Judging, Priced, PromptRead
 from .lanes import Count, Lane, run_lanes
-from .price import Price, Pricing
+from .price import Price, Pricing, settle
 from .result import ArmResult, MethodResult, RaceQuality, RaceResult
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Contender:
             fired=self.prefill.fired.cpu().numpy(),
             byte_bound=self._bound(dense),
             kept=None if settled is None else tuple(settled.counts()),
+            scores=_scores(self.method, settled),
             rival=rival,
         )
 
@@ -146,6 +148,13 @@ def count_fired(lm: LoadedModel, policy: Policy, prefill: Prefill, arm: Arm) -> 
         for block, activations, computed in zip(lm.blocks, arm.activations(), settled.indices, strict=True)
     ]
     return torch.cat(counts).cpu().numpy()
+
+
+def _scores(method: Method, active: ActiveSets | None) -> np.ndarray | None:
+    """Quantiles of every layer's scores, float64 [layers, quantiles], where thresholds are set on them."""
+    if active is None or not active.evidence or not isinstance(method, TDA):
+        return None
+    return np.stack([layer[0].quantiles() for layer in active.evidence])
 
 
 def _on_host(active: ActiveSets | None) -> ActiveSets | None:
@@ -220,6 +229,7 @@ def race(
     def between() -> Iterator[Priced]:
         return iter(()) if stop.is_set() else pricing.go_on(dense.tokens)
 
+    settle()
     first_end = yield from run_lanes(lanes, stop, between)
     qualities = [None for _ in contenders]
     if not stop.is_set():

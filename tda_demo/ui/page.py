@@ -103,7 +103,7 @@ def build_page(service: Service) -> gr.Blocks:
     """The whole page over ``service``."""
     serve_scripts()
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gr.HTML(_HEADER, apply_default_css=False, js_on_load=None)
+        gr.HTML(_HEADER, apply_default_css=False, js_on_load=None, elem_id="masthead")
         with gr.Tabs(elem_id="tabs"):
             for tab in (race, pareto, lab):
                 with gr.Tab(tab.TITLE, id=tab.ID, elem_id=f"tab-{tab.ID}"):

@@ -91,7 +91,7 @@ def claim(speedup: Speedup | None, over: bool) -> tuple[str, str]:
             return "", f"measuring, n = {n}"
         return "", f"too few steps to tell, n = {n}" if n < LEAST_SHOWN else f"too noisy to tell, n = {n}"
     if speedup.undecided:
-        return times(speedup.ratio), "no difference shown"
+        return times(speedup.ratio), "no difference"
     return times(speedup.ratio), "faster" if speedup.ratio > 1 else "slower than dense"
 
 
@@ -105,9 +105,9 @@ def interval(speedup: Speedup) -> str:
 
 def sureness(speedup: Speedup | None, bound: float | None) -> str:
     """What stands under the headline: how sure it is, and what the bytes allow."""
-    limit = "" if bound is None else f"limit {times(bound)}"
-    sure = f"{interval(speedup)}" if speedup is not None and speedup.settled else ""
-    return " · ".join(filter(None, [limit, sure]))
+    sure = "" if speedup is None or not speedup.settled else interval(speedup).replace("95 % interval", "95 %:")
+    limit = "" if bound is None else f"speed limit {times(bound)}"
+    return " · ".join(filter(None, [sure, limit]))
 
 
 def machine(environment: Mapping[str, Any]) -> list[list[str]]:
@@ -196,7 +196,7 @@ def verdict(
 def price_label(damaged: bool, so_far: bool) -> str:
     """After the number of next tokens that are dense's, or where the text is damaged, of those that are not."""
     judged = " so far" if so_far else ""
-    return f"next tokens differ{judged}: the text is damaged" if damaged else f"next tokens unchanged{judged}"
+    return f"differ{judged}: damaged" if damaged else f"unchanged{judged}"
 
 
 def price_note(kl: float, parting: str) -> str:

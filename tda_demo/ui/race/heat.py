@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...methods import TDA
+
 if TYPE_CHECKING:
     from .view import MethodView
 
 _PROMPT_COLUMNS = 192  # a longer prompt shows its end
 _ENDS = (2, 98)  # percentiles of the prompt's shares that the colour scale spans
+_FULL = 2**16 - 1
 _LEAST_SPAN = 0.02  # of the scale: all cells alike are no difference
 
 
@@ -43,8 +46,20 @@ def heat(arm: MethodView, d_ff: Sequence[int], most: int) -> dict[str, Any] | No
         "room": most,
         "kept": None if read.kept is None else list(read.kept),
         "columns": [_packed(step) for step in arm.fired],
+        "scores": _scores(arm),
         "marks": "".join("1" if same else "0" for same in arm.agrees),
     }
+
+
+def _scores(arm: MethodView) -> dict[str, Any] | None:
+    """Quantiles of the prompt's own scores, ``uint16`` shares of each layer's ``largest``, and what they depend on:
+    what any threshold keeps follows from them.
+    """
+    if arm.prompt is None or arm.prompt.scores is None or not isinstance(arm.method, TDA):
+        return None
+    largest = np.maximum(arm.prompt.scores.max(axis=1), 1e-12)
+    levels = np.rint(arm.prompt.scores / largest[:, None] * _FULL)
+    return {"of": arm.method.score_name, "largest": [float(f"{top:.5g}") for top in largest], "levels": _packed(levels)}
 
 
 def scale(prompt: np.ndarray, d_ff: Sequence[int]) -> tuple[float, float]:

@@ -96,12 +96,13 @@ def _is_damaged(price: Price | None) -> bool:
 
 def _price(view: RaceView, price: Price | None, quality: RaceQuality | None) -> dict[str, str]:
     if price is None:
-        waits = "the price is judged as the race goes" if view.phase in ("running", "reading") else ""
-        return {"agreement": "", "price_label": waits, "price_note": ""}
+        waits = "judging the text as it comes" if view.phase in ("running", "reading") else ""
+        return {"agreement": "", "price_what": "", "price_label": waits, "price_note": ""}
     damaged = _is_damaged(price)
     told = price.positions - price.same if damaged else price.same
     return {
         "agreement": f"{told:,} of {price.positions:,}",
+        "price_what": "next tokens",
         "price_label": wording.price_label(damaged, so_far=quality is None),
         "price_note": wording.price_note(price.kl, _parting(quality)),
     }
