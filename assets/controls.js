@@ -94,7 +94,8 @@
   const mark = () => {
     for (const [name, selector] of Object.entries(TEST_IDS)) document.querySelector(selector)?.setAttribute("data-testid", name);
     for (const old of document.querySelectorAll("#dials [data-testid=setting]")) old.removeAttribute("data-testid");
-    document.querySelector("#dials .of-method input[type=range]")?.setAttribute("data-testid", "setting");
+    const dials = [...document.querySelectorAll("#dials input[type=range]")];
+    dials.find((own) => !own.closest(".of-rival"))?.setAttribute("data-testid", "setting");
   };
   const dial = (target) => target.closest?.("#dials [id]")?.id;
 

@@ -153,5 +153,6 @@
       },
     };
     tda.whenControls((controls) => controls.onChange(draw));
+    tda.heard(Object.keys(data.controls), Object.values(data.controls));
   };
 })();

@@ -105,9 +105,12 @@ def interval(speedup: Speedup) -> str:
 
 def sureness(speedup: Speedup | None, bound: float | None) -> str:
     """What stands under the headline: how sure it is, and what the bytes allow."""
-    sure = "" if speedup is None or not speedup.settled else interval(speedup).replace("95 % interval", "95 %:")
-    limit = "" if bound is None else f"speed limit {times(bound)}"
-    return " · ".join(filter(None, [sure, limit]))
+    limit = "" if bound is None else f"limit {times(bound)}"
+    if speedup is None or not speedup.settled:
+        return limit
+    capped = f", {speedup.capped} capped" if speedup.capped else ""
+    parts = [f"{speedup.low:.2f}–{speedup.high:.2f} (95 %)", limit, f"n = {speedup.n}{capped}"]
+    return " · ".join(filter(None, parts))
 
 
 def machine(environment: Mapping[str, Any]) -> list[list[str]]:

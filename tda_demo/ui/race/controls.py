@@ -58,7 +58,10 @@ def controls(offers: Offers, limits: Limits, expected: dict[str, Any], prompt: s
         gr.Button("Settings", size="sm", elem_id="open-sheet", scale=0, min_width=0)
     with gr.Row(elem_id="dial-row"):
         method.choose()
-        parts["preview"] = preview(expected, elem_id="preview")
+        # With what the controls are set to at first: later changes are told as they come.
+        parts["preview"] = preview(
+            {**expected, "controls": {**values, **{name: [] for name in layered()}}}, elem_id="preview"
+        )
     with gr.Column(elem_id="sheet"):
         parts |= _model(offers, values)
         with gr.Column(elem_id="method-settings", min_width=0):
@@ -161,13 +164,6 @@ def _wire_buttons(parts: Components, values: dict[str, Any]) -> None:
     gr.on([part.change for part in every[1:]], None, every[1:], None, js=told, **AT_ONCE)
     wished = f"(...values) => window.tda.controls.applied({names}, values)"
     in_browser(parts["applier"].change, wished, every[1:], every[1:])
-
-
-def tell_scripts(page: gr.Blocks, parts: Components) -> None:
-    """Has the browser's scripts know what the controls are set to as the page opens."""
-    names = [*defaults(), *layered()]
-    told = f"(...values) => window.tda.heard({json.dumps(names)}, values)"
-    page.load(None, [parts[name] for name in names], None, js=told, **AT_ONCE)
 
 
 def parse_link(offers: Offers, limits: Limits, parameters: Mapping[str, str]) -> Outputs:

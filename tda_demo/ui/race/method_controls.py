@@ -119,7 +119,7 @@ class MethodControls:
             scale=0,
         )
         self.parts["rival"] = gr.Dropdown(
-            [("dense only", NO_RIVAL), *((kind.__name__, name) for name, kind in METHODS.items())],
+            [("dense", NO_RIVAL), *((kind.__name__, name) for name, kind in METHODS.items())],
             value=self.defaults["rival"],
             label="Against",
             elem_id="rival",

@@ -14,7 +14,7 @@ from ..requests import AUTOMATIC, RunRequest, parse_request
 from ..service import Service
 from ..visits import ReportContent, Visit, owner, report_buttons
 from ..widgets import EVENT, facts, in_order, live_plot, race_stage, sentence
-from .controls import controls, defaults, layered, parse_link, tell_scripts
+from .controls import controls, defaults, layered, parse_link
 from .expected import expectations
 from .frame import RaceFrame, race_json
 from .method_controls import Components, settings
@@ -37,7 +37,6 @@ def build(page: gr.Blocks, service: Service) -> None:
         parts |= _plots()
         report_buttons(service.visits, "race", _report)
     _wire(page, service, parts)
-    tell_scripts(page, parts)
     gr.api(_endpoint(service), api_name="race", concurrency_limit=None)
 
 
