@@ -97,7 +97,7 @@
     const dials = [...document.querySelectorAll("#dials input[type=range]")];
     dials.find((own) => !own.closest(".of-rival"))?.setAttribute("data-testid", "setting");
   };
-  const dial = (target) => target.closest?.("#dials [id]")?.id;
+  const dial = (target) => target.closest?.("#dials .block[id]")?.id;
 
   const begin = () => {
     document.documentElement.removeAttribute("data-sheet");

@@ -137,9 +137,15 @@
       json: () => tda.save("quality-and-cost.json", "application/json", JSON.stringify(value.rows, null, 1)),
     };
 
+    let opened = false;
     const update = () => {
       pointed = null; // its entry is about to be made anew
       value = props.value?.views ? structuredClone(props.value) : null;
+      if (value && !opened) {
+        opened = true; // on one precision: the others are a click away
+        value.legend.precision.filter(({ key }) => key !== value.opens).forEach(({ key }) => off.add(`precision ${key}`));
+      }
+      figure.querySelector("[data-verdict]").textContent = value?.verdict ?? "";
       figure.querySelectorAll("[data-save]").forEach((button) => (button.disabled = !value));
       legend();
       tabulate();

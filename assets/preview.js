@@ -81,14 +81,15 @@
       if (!now?.curve) return null;
       const { curve, value } = now;
       let share = interpolate(curve.values, curve.share, value);
-      let kl = interpolate(curve.values, curve.kl, value);
+      const at = curve.values.findIndex((each) => Math.abs(each - value) < 1e-6);
+      let kl = curve.kl.includes(null) ? (curve.kl[at] ?? null) : interpolate(curve.values, curve.kl, value);
       if (curve.limits) {
         // What a neuron left out still costs follows from the curve's sparsest end.
         const [k, s] = [mean(curve.kept.at(-1)), curve.share.at(-1)];
         const rest = k < 1 ? (s - k) / (1 - k) : 0;
         const own = mean(kept().shares);
         share = own + (1 - own) * rest;
-        if (tda.factors?.get().some((factor) => factor !== 1)) kl = interpolate(curve.share, curve.kl, share);
+        if (tda.factors?.get().some((factor) => factor !== 1)) kl = curve.kl.includes(null) ? null : interpolate(curve.share, curve.kl, share);
       }
       return { share, kl, bound: data.dense_bytes / (data.dense_bytes - data.mlp_bytes * (1 - share)) };
     };
@@ -107,12 +108,14 @@
       bytes.min = Math.ceil(100 * floor);
       bytes.max = 100;
       if (document.activeElement !== bytes) bytes.value = Math.round(100 * known.share);
-      if (document.activeElement !== quality) quality.value = 100 * Math.min(1, known.kl / MOST_KL) ** (1 / FINE);
+      quality.disabled = curve.kl.includes(null);
+      if (document.activeElement !== quality) quality.value = 100 * Math.min(1, (known.kl ?? 0) / MOST_KL) ** (1 / FINE);
       bytes.setAttribute("aria-valuetext", `${percent(known.share)} of the MLP bytes`);
-      quality.setAttribute("aria-valuetext", `KL ${known.kl.toPrecision(2)} nats per token`);
+      const kl = known.kl === null ? "?" : known.kl < 0.001 ? "0" : known.kl.toPrecision(2);
+      quality.setAttribute("aria-valuetext", `KL ${kl} nats per token`);
       slots({
         share: percent(known.share),
-        kl: known.kl < 0.001 ? "0" : known.kl.toPrecision(2),
+        kl,
         bound: `limit ${known.bound.toFixed(2)}×`,
         source: exact(curve) ? "layers exact for your prompt, the rest expected" : "expected, calibration texts",
       });

@@ -232,7 +232,8 @@ def test_hostile_output_is_shown_as_text(visitor: Visitor) -> None:
     shown = visitor.page.evaluate(
         """hostile => {
             const value = {phase: "finished", label: hostile, duel: true, standing: {}, damaged: [],
-                remedy: {label: hostile}, slots: {verdict: hostile, lane: hostile, agreement: hostile}, track: {}, texts: {}, heat: null};
+                remedy: {label: hostile}, track: {}, texts: {}, heat: null,
+                slots: {verdict: hostile, lane: hostile, agreement: hostile}};
             for (const arm of ["dense", "sparse", "rival"]) {
                 value.track[arm] = {share: 1, mark: null};
                 value.texts[arm] = {pieces: [hostile], part: 10};

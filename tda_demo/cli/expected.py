@@ -19,7 +19,6 @@ def add(commands: Commands) -> None:
     expected.add_argument(
         "--method", action="append", default=[], metavar="NAME", help="measure it anew, keep the others; repeatable"
     )
-    expected.add_argument("--presets", action="store_true", help="of every preset's settings too, which takes minutes")
     expected.add_argument(
         "--out", type=Path, default=FILE, metavar="FILE", help="default: the file that the page reads"
     )
@@ -37,12 +36,11 @@ def run(options: argparse.Namespace) -> None:
     use_threads(options.threads)
     with terminal_bar() as report:
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
-        told = measure(lm, chosen, presets=options.presets, report=report)
+        told = measure(lm, chosen, report)
     if options.method and options.out.is_file():
         before = json.loads(options.out.read_text(encoding="utf-8"))
         told["methods"] = before["methods"] | told["methods"]
     write_text(options.out, json.dumps(told, separators=(",", ":")) + "\n")
     for name, method in told["methods"].items():
         for curve in method["curves"]:
-            told_of = f"{len(curve['values'])} values of {method['setting']}, {curve['texts']} texts"
-            print(f"{name}: {told_of}, {curve['others']}")
+            print(f"{name}: {len(curve['values'])} values of {method['setting']}, {curve['others']}")

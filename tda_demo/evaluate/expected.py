@@ -14,13 +14,13 @@ import numpy as np
 from ..calibration.sources import ANSWERS
 from ..decode.choose import step_bytes
 from ..methods import METHODS, TDA, Method
-from ..methods.presets import presets_of
+from ..methods.presets import Preset, presets_of
 from ..methods.sequence import Evidence, SequencePolicy
 from ..methods.tda import limits_of
 from ..model.hooks import observe
 from ..support.lazy import torch
 from ..support.progress import Report, silent
-from .budget import quality_curve, with_dial_at
+from .budget import PLACES, kept_curve, with_dial_at
 from .texts import batches
 
 if TYPE_CHECKING:
@@ -30,20 +30,24 @@ if TYPE_CHECKING:
 _PROMPTS = 16
 
 
-def variants(kind: type[Method], presets: bool) -> list[Method]:
-    """The settings beside the dial that a curve is made for: the method's own, and if asked those of its presets."""
-    methods = [kind(), *(preset.of(kind) for preset in presets_of(kind) if presets)]
-    at_end = [with_dial_at(method, method.dial.sparsest) for method in methods]
-    return list({repr(method.settings()): method for method in at_end}.values())
+def variants(kind: type[Method]) -> list[tuple[Method, list[Preset]]]:
+    """The settings beside the dial that a curve is made for, each with its presets: the method's own and theirs."""
+    found: dict[str, tuple[Method, list[Preset]]] = {}
+    for method, preset in [(kind(), None), *((preset.of(kind), preset) for preset in presets_of(kind))]:
+        at_end = with_dial_at(method, method.dial.sparsest)
+        _, presets = found.setdefault(repr(at_end.settings()), (at_end, []))
+        presets += [preset] if preset else []
+    return list(found.values())
 
 
-def measure(lm: LoadedModel, names: Iterable[str], *, presets: bool, report: Report = silent) -> dict[str, Any]:
+def measure(lm: LoadedModel, names: Iterable[str], report: Report = silent) -> dict[str, Any]:
     """What ``data/expected.json`` holds: plain types, shares 0..1, KL in nats per token."""
     neurons = step_bytes(lm)
     methods = {}
     for name in names:
         kind = METHODS[name]
-        curves = [_curve(lm, method, report) for method in variants(kind, presets)]
+        made = [_curve(lm, method, presets, report) for method, presets in variants(kind)]
+        curves = [curve for curve in made if curve]
         dial = kind.dial
         methods[name] = {"setting": dial.setting, "dense": dial.dense, "sparsest": dial.sparsest, "curves": curves}
     return {
@@ -56,24 +60,38 @@ def measure(lm: LoadedModel, names: Iterable[str], *, presets: bool, report: Rep
     }
 
 
-def _curve(lm: LoadedModel, method: Method, report: Report) -> dict[str, Any]:
-    """``kept`` [values][layers] of sequence-level methods; of TDA the ``limits`` that scores must reach, as many, and
-    quantiles of the ``scores`` themselves, [layers][quantiles], from which a page can tell what any limit keeps.
+def _curve(lm: LoadedModel, method: Method, presets: list[Preset], report: Report) -> dict[str, Any] | None:
+    """Where a curve of the method's quality is known, that one; else, of a sequence-level method, the bytes that what
+    it keeps comes to, and quality only at its ``presets``, as null elsewhere. None of others.
+
+    ``kept`` [values][layers] is of sequence-level methods; of TDA there are the ``limits`` that scores must reach, as
+    many, and quantiles of the ``scores`` themselves, [layers][quantiles], which tell what any limit keeps.
     """
-    quality = quality_curve(lm, method, ANSWERS, report)
-    told = {
-        "others": {name: value for name, value in method.settings().items() if name != quality.setting},
-        "values": list(quality.values),
-        "kl": _short(quality.kl),
-        "share": _short(quality.mlp_share),
-        "texts": quality.documents,
-    }
-    policies = [with_dial_at(method, value).bind(lm, report, ANSWERS) for value in quality.values]
+    dial = method.dial
+    known = kept_curve(lm, method, ANSWERS).find()
+    at_presets = {preset.settings[dial.setting]: preset.kl for preset in presets}
+    grid = {round(dial.dense + place * (dial.sparsest - dial.dense), 6) for place in PLACES}
+    values = list(known.values) if known else sorted({*grid, *at_presets}, key=lambda value: abs(value - dial.dense))
+    policies = [with_dial_at(method, value).bind(lm, report, ANSWERS) for value in values]
     sequence_level = [policy for policy in policies if isinstance(policy, SequencePolicy)]
+    if known is None and not sequence_level:
+        return None
+    told: dict[str, Any] = {
+        "others": {name: value for name, value in method.settings().items() if name != dial.setting},
+        "values": values,
+        "kl": _short(known.kl) if known else [0 if value == dial.dense else at_presets.get(value) for value in values],
+        "share": _short(known.mlp_share) if known else [],
+    }
     if not sequence_level:
         return told
     kept, scores = _on_prompts(lm, sequence_level, report)
     told["kept"] = [_short(layers) for layers in kept]
+    if known is None:
+        widths = np.array([block.d_ff for block in lm.blocks])
+        pairs = zip(sequence_level, kept, strict=True)
+        told["share"] = _short(
+            step_bytes(lm, policy).read(policy, layers * widths).mlp_share for policy, layers in pairs
+        )
     if isinstance(method, TDA):
         limits = [_short(limits_of(policy)) for policy in policies]
         told |= {"evidence": method.score_name, "limits": limits, "scores": [_short(layer) for layer in scores]}
