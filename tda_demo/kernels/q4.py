@@ -9,10 +9,10 @@ product reads memory front to back.
 bytes: 16 of codes for each of its two groups, whose low halves hold the group's first 16 columns, the high halves the
 others; two scales; two minima. A vector unit of 32 bytes thus has the sums of both groups in its two halves.
 
-``Q4Columns`` has a neuron a column, for down, whose groups run along the outputs. Of 16 neurons and 32 outputs, both
-filled up with zeros, there is a tile of 320 bytes: 8 times 32 bytes of codes, each for two neurons by turns, whose low
-halves hold the first 16 outputs, the high ones the others; 16 scales; 16 minima. So products of neighbouring bytes
-belong to one output, and 16 of them fit into 16 bits.
+``Q4Columns`` has a neuron a column, for down, whose groups run along the outputs. Of 32 neurons and 32 outputs, both
+filled up with zeros, there is a tile of 640 bytes: 16 times 32 bytes of codes, each for two neurons by turns, whose low
+halves hold the first 16 outputs, the high ones the others; 32 scales; 32 minima. So products of neighbouring bytes
+belong to one output, and a tile's fit into 16 bits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GROUP = 32  # weights with one scale and one minimum
 LEVELS = 15  # a group's steps
 RECORD = 64  # columns
 RECORD_BYTES = RECORD // 2 + 8
-TILE = 16  # neurons
+TILE = 32  # neurons
 TILE_BYTES = TILE * GROUP // 2 + 4 * TILE
 X_ONE = 127  # of a rounded vector's largest
 
@@ -60,7 +60,7 @@ class Q4Rows:
 
 @dataclass(frozen=True, eq=False)
 class Q4Columns:
-    """``tiles`` uint8 [groups of 16 neurons, groups of 32 outputs, 320] of a matrix [outputs, ``neurons``].
+    """``tiles`` uint8 [groups of 32 neurons, groups of 32 outputs, 640] of a matrix [outputs, ``neurons``].
 
     They hold the matrix over ``output_scales`` float32 [outputs], by which compiled steps multiply outputs at the end.
     """
@@ -230,7 +230,7 @@ def multiply(rows: Q4Rows, x: torch.Tensor) -> torch.Tensor:
 def multiply_columns(columns: Q4Columns, activations: torch.Tensor) -> torch.Tensor:
     """The matrix times ``activations`` [T, neurons], float32 [T, outputs].
 
-    The kernels round the products of activations and scales to 8 bits, of 16 neurons that lie together: a tenth of what
+    The kernels round the products of activations and scales to 8 bits, of 32 neurons that lie together: a tenth of what
     four bits cost, and depending on which these are, so it is left out here.
     """
     return activations.float() @ decode_columns(columns).to(activations.device).T
