@@ -4,6 +4,7 @@ Products of activations and scales are rounded to int8, one unit for 32 neurons 
 of them, or more where so many are so large that their sums with codes would not fit 16 bits. What rounding takes from
 them is put back for a code in the middle, so it counts for half the spread of the codes only. The loops are written in
 LLVM's own language, or plain ones, as those over rows are (``q4_rows``).
+"""
 
 from __future__ import annotations
 
