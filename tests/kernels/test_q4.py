@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from tda_demo.kernels import q4
-from tda_demo.kernels.cpu import q4_columns, q4_rows
+from tda_demo.kernels.cpu import q4_columns, q4_fit, q4_rows
 
 SHAPES = {"rows": st.integers(1, 37), "columns": st.integers(1, 200), "seed": st.integers(0, 2**31)}
 
@@ -45,6 +45,7 @@ def representable(rows: int, columns: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(values.reshape(rows, -1)[:, :columns].astype(np.float32))
 
 
+@settings(deadline=None)  # the first example compiles
 @given(**SHAPES)
 def test_what_four_bits_can_hold_comes_back(rows: int, columns: int, seed: int) -> None:
     whole = representable(rows, columns // 32 * 32 + 32, seed)
@@ -53,6 +54,7 @@ def test_what_four_bits_can_hold_comes_back(rows: int, columns: int, seed: int) 
     assert torch.equal(q4.decode_columns(q4.encode_columns(down, np.ones(len(down), np.float32))), down)
 
 
+@settings(deadline=None)  # the first example compiles
 @given(**SHAPES)
 def test_a_copy_is_close_and_each_code_in_its_place(rows: int, columns: int, seed: int) -> None:
     weight = some(rows, columns, seed)
@@ -86,6 +88,12 @@ def test_groups_of_one_value_and_of_values_beyond_half_precision(value: float) -
     part = q4.encode(torch.full((2, 70), value))
     expected = min(value, 65504.0)
     torch.testing.assert_close(q4.decode(part), torch.full((2, 70), expected), rtol=1e-3, atol=6e-8)
+
+
+@given(st.floats(-7e4, 7e4, width=32))
+def test_half_precision_is_rounded_to_as_numpy_does(number: float) -> None:
+    expected = np.float32(np.float16(np.clip(number, -65504, 65504)))
+    assert q4_fit.half(np.float32(number)) == expected
 
 
 @njit
