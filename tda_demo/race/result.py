@@ -16,8 +16,9 @@ from ..stats.metrics import Speedup, decided_efficiency
 class ArmResult:
     """One arm. ``tokens`` counts the first one, which no step made; ``step_ms`` has one entry fewer.
 
-    ``weight_bytes`` of a step, the mean where steps differ; None where they do and there was none.
-    ``prefill_ms`` of a method's arm includes choosing and packing its active sets.
+    ``tokens_per_second`` is over the positions that all arms have written. ``weight_bytes`` of a step, the mean where
+    steps differ; None where they do and there was none. ``prefill_ms`` of a method's arm includes choosing and packing
+    its active sets.
     """
 
     text: str
@@ -82,8 +83,8 @@ class MethodResult:
 class RaceResult:
     """Everything a race measured, and what it was measured on: of the method as a ``MethodResult`` has it.
 
-    ``first_end`` is None where a race was stopped, or an arm ended without a step. ``speedup_over_rival`` is the median
-    of the rival's step time / the method's, as ``speedup`` is of the dense arm's.
+    Speeds are of the positions that all arms have written. ``first_end`` is None where a race was stopped, or an arm
+    ended without a step. ``speedup_over_rival`` is the rival's time / the method's, as ``speedup`` is the dense arm's.
     """
 
     model: str
@@ -190,7 +191,10 @@ def _figures(result: RaceResult | MethodResult) -> list[str]:
 
 
 def _speedup(speed: Speedup, other: str) -> str:
+    capped = f", {speed.capped} steps capped" if speed.capped else ""
     verdict = " (undecided: no difference was measured)" if speed.undecided else ""
     if speed.high < 1:
         verdict = f" (slower than {other})"
-    return f"speedup {speed.median:.3f}x, 95 % interval {speed.low:.3f} to {speed.high:.3f}, n = {speed.n}{verdict}"
+    return (
+        f"speedup {speed.ratio:.3f}x, 95 % interval {speed.low:.3f} to {speed.high:.3f}, n = {speed.n}{capped}{verdict}"
+    )

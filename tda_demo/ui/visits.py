@@ -22,10 +22,14 @@ _MOST = 64  # visits: of more, the one heard of longest ago is forgotten
 
 @dataclass
 class Visit:
-    """``race`` is the last one that finished or was stopped; ``rows`` are tidy fields of ``SweepRow``."""
+    """``race`` is the last one that finished or was stopped; ``rows`` are tidy fields of ``SweepRow``.
+
+    ``lab_opened`` once the lab has been shown what ships; after that what stands there is the visitor's own.
+    """
 
     race: RaceRecord | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
+    lab_opened: bool = False
 
 
 class Visits:
