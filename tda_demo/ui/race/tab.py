@@ -130,7 +130,7 @@ def _endpoint(service: Service) -> Callable[..., dict]:
         ``settings`` are the method's own, by name; ``cett`` and ``online`` are two of them. ``rival`` is a second
         method that races at the same time, ``rival_settings`` its own.
         """
-        shorthands = {"cett": cett, "online": online}
+        shorthands = {name: value for name, value in (("cett", cett), ("online", online)) if value is not None}
         wishes = {
             "prompt": prompt,
             "max_new_tokens": max_new_tokens,
@@ -140,7 +140,8 @@ def _endpoint(service: Service) -> Callable[..., dict]:
             "top_p": top_p,
             "seed": seed,
             "method": method,
-            "settings": {name: value for name, value in shorthands.items() if value is not None} | (settings or {}),
+            # What is no mapping is refused with the rest of what is wrong, whatever a client sent.
+            "settings": shorthands | settings if isinstance(settings, dict) else settings or shorthands,
             "rival": rival,
             "rival_settings": rival_settings,
         }
