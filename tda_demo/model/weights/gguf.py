@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...support.errors import UserError
 from ...support.progress import Progress, Report
 from ..feedforward import find_blocks
-from .folder import quiet_transformers
+from .folder import check_config, quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,6 +61,7 @@ def write_text(gguf: Path, folder: Path, name: str, report: Report) -> None:
             raise _unreadable(name, error) from error
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    check_config(folder, name)
 
 
 def _unreadable(name: str, error: Exception) -> UserError:
