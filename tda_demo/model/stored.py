@@ -16,6 +16,8 @@ from torch import nn
 from ..kernels.formats import ByNeuron, Rows, encode, encode_by_neuron, format_of
 from .projection import Projection
 
+_AT_ONCE = 2**24  # weights decoded at a time: 64 MiB in float32
+
 
 class StoredLinear(nn.Linear):
     """A linear whose ``stored`` codes are all there is of its weight [out, in]."""
@@ -32,7 +34,21 @@ class StoredLinear(nn.Linear):
         return form.decode_rows(self.stored.codes, self.stored.scales, self.in_features)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(input, self.weight, self.bias)
+        if isinstance(self.stored, ByNeuron) or self.weight_count <= _AT_ONCE:
+            return nn.functional.linear(input, self.weight, self.bias)
+        outputs = torch.cat([nn.functional.linear(input, weight) for weight in self._stretches()], dim=-1)
+        return outputs if self.bias is None else outputs + self.bias
+
+    @property
+    def weight_count(self) -> int:
+        return self.in_features * self.out_features
+
+    def _stretches(self) -> Iterator[torch.Tensor]:
+        """The weight's rows, some at a time."""
+        form, step = format_of(self.precision), max(1, _AT_ONCE // self.in_features)
+        for start in range(0, self.out_features, step):
+            codes, scales = (part[start : start + step] for part in (self.stored.codes, cast(Rows, self.stored).scales))
+            yield form.decode_rows(codes, scales, self.in_features)
 
 
 class StoredEmbedding(nn.Embedding):
