@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 EVEN = (0.9, 1.02)
 """The efficiencies of two arms that weight bytes bound alike, run on kernels of the same quality."""
 _MARK = "!"
@@ -77,8 +76,8 @@ def markdown(
 
 
 _UNEVEN = (
-    f"\n{_MARK} efficiency outside {EVEN[0]:.2f} to {EVEN[1]:.2f}: below, weight bytes are not what bounds the sparse arm; "
-    "above, the dense arm's kernels are slower than the sparse arm's"
+    f"\n{_MARK} efficiency outside {EVEN[0]:.2f} to {EVEN[1]:.2f}: below, weight bytes are not what bounds the sparse "
+    "arm; above, the dense arm's kernels are slower than the sparse arm's"
 )
 
 
