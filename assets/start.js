@@ -1,3 +1,13 @@
+// Another page may show the race in a frame: ?embed=race&theme=dark. Gradio's own word for the theme is __theme.
+(() => {
+  const address = new URL(location.href);
+  const [embed, theme] = ["embed", "theme"].map((name) => address.searchParams.get(name));
+  if (embed) document.documentElement.dataset.embed = embed;
+  if (!["dark", "light"].includes(theme) || address.searchParams.has("__theme")) return;
+  address.searchParams.set("__theme", theme);
+  history.replaceState(history.state, "", address);
+})();
+
 // Gradio's start screen counts the seconds at every frame of the browser, and goes on, unseen, for as long as the page is
 // open: a twentieth of a core that the race has better use for. Whoever took hold of this function while the start screen
 // was there waits between frames once the page is; everybody else gets the browser's own.

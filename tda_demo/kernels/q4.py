@@ -152,8 +152,11 @@ def _fit(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with cores(threads):
         fit(groups, threads, codes, scales, minima)
     shape = len(matrix), matrix.shape[1] // GROUP
-    halves = (each.astype(np.float16).reshape(shape) for each in (scales, minima))
-    return codes.reshape(*shape, GROUP), *halves
+    return (
+        codes.reshape(*shape, GROUP),
+        scales.astype(np.float16).reshape(shape),
+        minima.astype(np.float16).reshape(shape),
+    )
 
 
 def decode(rows: Q4Rows) -> torch.Tensor:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..kernels.formats import round_by_neuron, round_by_row
 from ..support.errors import UserError
 from ..support.lazy import nn, no_grad, torch
+from ..support.memory import trim_memory
 from .feedforward import find_blocks
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ def give_back_memory() -> None:
     bitsandbytes' 4-bit weights and their modules hold each other, so they do not go with the last use.
     """
     gc.collect()
+    trim_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -223,3 +225,7 @@ def round_weights(model: PreTrainedModel, precision: str) -> None:
             store = round_by_neuron if module in downs else round_by_row
             kind = head_format(precision) if module is head else precision
             module.weight.data = store(module.weight, kind)  # of the parameter, which an embedding may share
+    for module in model.modules():  # what else there is, little, would keep the whole mapped file of weights in memory
+        if not isinstance(module, nn.Linear | nn.Embedding):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.clone()

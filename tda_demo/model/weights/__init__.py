@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os.path
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,13 @@ from . import embedded
 from .cache import cached_folder
 from .folder import check_config, check_weights, fingerprint
 from .gguf import convert, write_text
+from .gguf_facts import add_endings, check_facts, read_facts
 from .hub import hub_description, hub_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+_TEXT_BYTES = 50_000_000  # of the largest vocabularies
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,7 @@ def gguf_file(name: str | None) -> Path | None:
 def gguf_text(gguf: Path, report: Report) -> WeightFolder:
     """A folder with the configuration and the tokenizer of ``gguf``, kept in the cache: reading them takes seconds."""
     identity = fingerprint([gguf])
-    folder = cached_folder(
-        f"gguf-{identity[:16]}-text", lambda folder: write_text(gguf, folder, gguf.name, report), 50_000_000
-    )
+    folder = cached_folder(f"gguf2-{identity[:16]}-text", _filling(gguf, write_text, report), _TEXT_BYTES, report)
     return WeightFolder(gguf.name, identity, folder)
 
 
@@ -107,7 +109,17 @@ def _from_folder(folder: Path) -> WeightFolder:
 def _from_gguf(gguf: Path, report: Report) -> WeightFolder:
     """Converted once and kept in the cache, as float32: about seven times the size of a 4-bit file."""
     identity = fingerprint([gguf])
-    folder = cached_folder(
-        f"gguf-{identity[:16]}", lambda folder: convert(gguf, folder, gguf.name, report), gguf.stat().st_size
-    )
+    folder = cached_folder(f"gguf2-{identity[:16]}", _filling(gguf, convert, report), gguf.stat().st_size, report)
     return WeightFolder(gguf.name, identity, folder)
+
+
+def _filling(gguf: Path, write: Callable[[Path, Path, str, Report], None], report: Report) -> Callable[[Path], None]:
+    """What ``write`` writes of the file, if it can be raced, and the facts that transformers passes over."""
+
+    def fill(folder: Path) -> None:
+        facts = read_facts(gguf, gguf.name)
+        check_facts(facts, gguf.name)
+        write(gguf, folder, gguf.name, report)
+        add_endings(folder, facts)
+
+    return fill

@@ -50,7 +50,7 @@ def read_codes(gguf: Path, folder: Path, precision: str, report: Report) -> PreT
     """
     from accelerate import init_empty_weights
     from gguf import GGUFReader
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     name = gguf.name
@@ -71,10 +71,14 @@ def read_codes(gguf: Path, folder: Path, precision: str, report: Report) -> PreT
         for done, tensor in enumerate(tensors):
             report(Progress(f"Reading {name}", done, len(tensors), "tensors"))
             places.put(names[tensor.name], tensor, lambda rows, name=tensor.name: processor.process(rows, name).weights)
+    except UserError:
+        raise
     except Exception as error:  # a damaged file fails anywhere in the reader, with any exception
         raise UserError(
             f"'{name}' cannot be read as a GGUF model; it may be damaged or cut short: download it again."
         ) from error
+    if (folder / "generation_config.json").is_file():  # with every token that ends a text
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     missing = [path for path, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
         raise UserError(f"'{name}' lacks {len(missing)} of the model's tensors: download all of it.")
@@ -152,7 +156,16 @@ def _parts(tensor: Any) -> Iterator[slice]:
 
 
 def _values(tensor: Any, rows: slice) -> np.ndarray:
-    """Float32 values of some rows."""
+    """Float32 values of some rows.
+
+    Raises:
+        UserError: one is no number, or infinite: everything computed from it would be so too.
+    """
     from gguf import dequantize
 
-    return np.ascontiguousarray(dequantize(tensor.data[rows], tensor.tensor_type), dtype=np.float32)
+    values = np.ascontiguousarray(dequantize(tensor.data[rows], tensor.tensor_type), dtype=np.float32)
+    if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        raise UserError(
+            f"The weights are damaged: {tensor.name} holds what is no number (NaN or infinite). Fetch the file again."
+        )
+    return values
