@@ -36,11 +36,12 @@ def check_blocks(blocks: BlockWeights, choice: KernelChoice, keep: float = 0.5) 
         indices = torch.randperm(weights.d_ff, device=x.device)[: round(keep * weights.d_ff)].sort().values
         active = ActiveBuffer.full(weights.d_ff, x.device)
         active.set(indices)
-        stored = weights.decode() if isinstance(weights, Nf4Matrices) else weights
-        assert isinstance(stored, Matrices)
-        for matrices, buffer in ((stored, None), (stored.take(indices), active)):
+        every = weights.decode(stored=True) if isinstance(weights, Nf4Matrices) else weights
+        listed = weights.decode() if isinstance(weights, Nf4Matrices) else weights
+        assert isinstance(every, Matrices) and isinstance(listed, Matrices)
+        for matrices, buffer in ((every, None), (listed.take(indices), active)):
             tiles = choice.tiles(sparse=buffer is not None)
-            scratch = Scratch.for_(weights, 1, tiles, blocks.dtype)
+            scratch = Scratch.for_(weights, tiles, blocks.dtype)
             scratch.out.fill_(torch.nan)
             expected = vendor(matrices.to(torch.float64), x.double())
             out = feed_forward(weights, x, buffer, scratch, tiles).double()

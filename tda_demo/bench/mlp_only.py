@@ -55,7 +55,7 @@ def mlp_contestants(
     for keep in (1.0, *keeps):
         tiles = choice.tiles(sparse=keep < 1)
         runs = []
-        for block, scratch in zip(weights, scratches(weights, 1, tiles, blocks.dtype), strict=True):
+        for block, scratch in zip(weights, scratches(weights, tiles, blocks.dtype), strict=True):
             active = None if keep == 1 else ActiveBuffer.full(block.d_ff, device)
             if active is not None:
                 active.set(torch.randperm(block.d_ff, device=device)[: round(keep * block.d_ff)].sort().values)

@@ -32,7 +32,12 @@ from .table import BenchRow
 
 KEEPS = (0.75, 0.5, 0.3)
 _IN_PLACE_KEEP = 0.5
-_RIVAL = {"sparse": "dense", "in place": "dense", "MLP sparse": "MLP dense"}  # the engine that a speedup is over
+_RIVAL = {  # the engine that a speedup is over
+    "sparse": "dense",
+    "sparse, NF4 rest": "dense",
+    "in place": "dense",
+    "MLP sparse": "MLP dense",
+}
 _PROMPT = "Explain in a few paragraphs why the sky is blue in the daytime and red in the evening."
 _STOCK = "bfloat16"  # of transformers' row that the others are compared with, which is always there
 _ROOM = 128  # tokens an arm decodes before it starts over from the prompt

@@ -24,6 +24,8 @@ from ..decode.gpu.graph import CudaGraphEngine, supported
 from ..decode.gpu.kernel_blocks import use_usual_layout
 from ..decode.shared_model import share_weights
 from ..kernels.gpu.device import has_triton, triton_runs
+from ..methods.low_bit import has_nf4_copy, nf4_rest
+from ..methods.rest import Rest
 from ..methods.sequence import SequencePolicy
 from ..model.feedforward import FeedForward
 from ..model.precision import give_back_memory
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from ..model.loading import LoadedModel
 
 KEEPS = (0.75, 0.5, 0.3)
+_KEEPS_WITH_REST = (0.5, 0.3)  # of blocks whose other neurons an NF4 copy computes
 _CONTEXT, _ROOM = 512, 128  # tokens read, and decoded before an arm starts over
 MakeEngine = Callable[..., CudaGraphEngine]
 
@@ -68,6 +71,7 @@ class RandomShare(SequencePolicy):
     """The share ``keep`` of each block's neurons, drawn at random."""
 
     keep: float
+    rest: Rest | None = None
 
     def select(self, block: FeedForward, activations: torch.Tensor) -> torch.Tensor:
         chosen = torch.randperm(block.d_ff, device=activations.device)[: round(self.keep * block.d_ff)]
@@ -199,6 +203,13 @@ def _contestants(lm: LoadedModel, engine: CudaGraphEngine, ids: list[int]) -> It
         assert weight_bytes is not None  # the sets are the same for every token
         name, method = ("dense", "dense") if keep == 1 else ("sparse", "random")
         yield Contestant(name, lm.precision, method, keep, weight_bytes, ArmDecoder(make, 5, _ROOM))
+    if lm.precision not in QUANTISED and has_nf4_copy(lm):
+        for keep in _KEEPS_WITH_REST:
+            prefill = engine.prefill(ids, RandomShare(keep, rest=nf4_rest(lm)))
+            make = partial(engine.sparse_arm, prefill, _ROOM)
+            weight_bytes = make().weight_bytes
+            assert weight_bytes is not None
+            yield Contestant("sparse, NF4 rest", lm.precision, "random", keep, weight_bytes, ArmDecoder(make, 5, _ROOM))
 
 
 def _stock(engine: CudaGraphEngine) -> PreTrainedModel:
@@ -212,7 +223,7 @@ def _stock(engine: CudaGraphEngine) -> PreTrainedModel:
 
 def _bitsandbytes(lm: LoadedModel, engine: CudaGraphEngine, prefill: Prefill, weight_bytes: int) -> CudaGraphArm:
     """bitsandbytes' own products in every linear, with norms and attention, memory and capture as in the other arms."""
-    decoder = GraphDecoder(share_weights(lm.model), [], prefill.cache, prefill.tokens + _ROOM, engine.make_runner)
+    decoder = GraphDecoder(share_weights(lm.model), [], None, prefill.cache, prefill.tokens + _ROOM, engine.make_runner)
     return CudaGraphArm(decoder, prefill, weight_bytes)
 
 

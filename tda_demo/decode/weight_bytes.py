@@ -172,8 +172,7 @@ def kernel_bytes(model: PreTrainedModel, blocks: Sequence[FeedForward], weights:
     """Where the GPU kernels read ``weights``, the feed-forward ``blocks`` of ``model``, in the storage they have."""
     inside = {linear for block in blocks for linear in block.linears}
     shared = bytes_per_step(model) - sum(parameter.nbytes for linear in inside for parameter in linear.parameters())
-    outputs = [vector for layer in weights for vector in (layer.down_bias, layer.down_scale)]
-    shared += sum(vector.nbytes for vector in outputs if vector is not None) + _scale_bytes(model, inside)
+    shared += sum(layer.output_bytes for layer in weights) + _scale_bytes(model, inside)
     return StepBytes(
         dense=shared + sum(layer.d_ff * layer.neuron_bytes for layer in weights),
         neurons=tuple(NeuronBytes(0, 0, layer.neuron_bytes) for layer in weights),

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..methods import METHODS, Method
 from ..methods.controls import against, is_control
-from ..stats.metrics import Speedup
+from ..stats.metrics import Speedup, decided_efficiency
 
 
 @dataclass(frozen=True)
@@ -174,11 +174,11 @@ def against_control(result: RaceResult, named: Callable[[str], str] = str) -> st
 def _figures(result: RaceResult | MethodResult) -> list[str]:
     """What was measured of a method, in lines."""
     lines = [f"{result.method}: {result.note}"] if result.note else []
-    if result.speedup and result.byte_bound and result.efficiency:
-        lines.append(
-            f"{_speedup(result.speedup, 'dense')}; "
-            f"byte bound {result.byte_bound:.3f}x, efficiency {result.efficiency:.0%}"
-        )
+    if result.speedup and result.byte_bound:
+        told = f"{_speedup(result.speedup, 'dense')}; byte bound {result.byte_bound:.3f}x"
+        if (share := decided_efficiency(result.speedup, result.byte_bound)) is not None:
+            told += f", efficiency {share:.0%}"
+        lines.append(told)
     leaves_out = METHODS.get(result.method, Method).leaves_out
     lines.append(f"sparsity {fmean(result.sparsity):.1%} {leaves_out} (mean over layers)")
     if quality := result.quality:
@@ -192,7 +192,9 @@ def _figures(result: RaceResult | MethodResult) -> list[str]:
 
 def _speedup(speed: Speedup, other: str) -> str:
     capped = f", {speed.capped} steps capped" if speed.capped else ""
-    verdict = f" (slower than {other})" if speed.ratio < 1 else ""
+    verdict = " (undecided: no difference was measured)" if speed.undecided else ""
+    if speed.high < 1:
+        verdict = f" (slower than {other})"
     return (
         f"speedup {speed.ratio:.3f}x, 95 % interval {speed.low:.3f} to {speed.high:.3f}, n = {speed.n}{capped}{verdict}"
     )

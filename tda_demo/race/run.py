@@ -248,7 +248,7 @@ def race(
             engine=engine.name,
             prompt_tokens=prefilled.tokens,
             dense=arm_result(dense, prefilled.prefill_ms, shared),
-            environment=describe(lm.device, lm.precision),
+            environment=describe(lm.device, lm.precision) | ({"ignored": lm.ignored} if lm.ignored else {}),
             **vars(result),
             first_end=first_end,
             rival=rival_results[0] if rival_results else None,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from ..support.errors import UserError
 from ..support.files import ASSETS
 from . import lab, pareto, race
+from .presence import Presence
 from .requests import Offers
 from .service import Service
 from .widgets import PLOTLY, serve_scripts
@@ -137,7 +139,7 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None) ->
             run_history=False,
             ssr_mode=False,
             share=False,
-            max_file_size=1,  # byte: gradio's upload route cannot be closed, and the page takes no files
+            app_kwargs={"middleware": [Middleware(Presence)]},
         )
     except OSError as error:
         raise UserError("There is no free port to serve the page at: name one with --port.") from error

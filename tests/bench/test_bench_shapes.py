@@ -20,12 +20,13 @@ from tda_demo.decode.gpu.kernel_blocks import BlockWeights
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import KernelChoice
 from tda_demo.kernels.gpu.device import eager_runner, graph_runner
+from tda_demo.kernels.gpu.linear import LinearTiles
 from tda_demo.kernels.gpu.matrices import Matrices
 from tda_demo.model.loading import LoadedModel
 from tda_demo.support.errors import UserError
 
 pytestmark = ON_A_CARD
-SMALL = Tiles(rows=64, columns=64, down_rows=64, down_columns=64, splits=2)
+SMALL = Tiles(rows=64, down_rows=64, down_columns=64, splits=2)
 CHOICE = KernelChoice(SMALL, SMALL, "kernels", "kernels", {"dense, kernels": 1.0})
 CONFIG = LlamaConfig(
     vocab_size=97,
@@ -43,7 +44,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> ShapesTable:
     monkeypatch.setattr("tda_demo.bench.shapes._ROOM", 8)
 
     def engine(lm: LoadedModel) -> CudaGraphEngine:
-        return CudaGraphEngine(lm, graph_runner if CUDA else eager_runner, lambda _: CHOICE)
+        make = graph_runner if CUDA else eager_runner
+        return CudaGraphEngine(lm, make, lambda _: CHOICE, lambda _: SMALL, lambda _: LinearTiles())
 
     return measure_shapes(
         CONFIG,
@@ -64,6 +66,7 @@ def test_rows_of_both_precisions_and_every_keep(monkeypatch: pytest.MonkeyPatch)
     for precision in ("float32", "nf4"):
         assert {(engine, precision, 1.0) for engine in ("transformers", "dense", "MLP dense")} <= found
         assert {(engine, precision, keep) for engine in ("sparse", "MLP sparse") for keep in keeps} <= found
+    assert {("sparse, NF4 rest", "float32", keep) for keep in (0.5, 0.3)} <= found
     assert ("bitsandbytes", "nf4", 1.0) in found
     assert ("MLP vendor", "float32", 1.0) in found
     rates = {"read bandwidth": table.read_gb_per_second, "copy bandwidth": table.copy_gb_per_second}
@@ -80,7 +83,7 @@ def test_rows_of_both_precisions_and_every_keep(monkeypatch: pytest.MonkeyPatch)
 def test_wrong_kernels_are_found_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     up = torch.randn(8, 16, device=DEVICE)
     blocks = BlockWeights([Matrices(up, up, up, None, None, None, 0)], (), torch.float32, ())
-    tiles = Tiles(rows=8, columns=16, down_rows=8, down_columns=16, splits=1)
+    tiles = Tiles(rows=8, down_rows=8, down_columns=16, splits=1)
     choice = KernelChoice(tiles, tiles, "kernels", "kernels", {})
     assert "relative error" in check_blocks(blocks, choice)
 

@@ -15,6 +15,7 @@ from tda_demo.decode.gpu.kernel_layers import KernelLayer, install_layers, merge
 from tda_demo.decode.shared_model import share_weights
 from tda_demo.decode.weight_bytes import bytes_per_step
 from tda_demo.kernels.gpu.attention import add_rms_norm, rms_norm
+from tda_demo.kernels.gpu.linear import LinearTiles
 
 pytestmark = ON_A_CARD
 
@@ -60,12 +61,13 @@ def test_parts_that_cannot_be_one_stay_as_they_are() -> None:
     assert merge_linears([*three()[:2], nn.Linear(8, 4)]) is None
 
 
+@pytest.mark.parametrize("tiles", [None, LinearTiles()])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "phi3"])
-def test_layers_read_what_the_models_read(family: str) -> None:
+def test_layers_read_what_the_models_read(family: str, tiles: LinearTiles | None) -> None:
     lm = on_device(tiny(family))
     model: Any = share_weights(lm.model)
     before = bytes_per_step(model)
-    assert install_layers(model)
+    assert install_layers(model, tiles, 16)
     assert bytes_per_step(model) == before
     attention = model.model.layers[0].self_attn
     assert len(attention.qkv) == 1
@@ -73,4 +75,4 @@ def test_layers_read_what_the_models_read(family: str) -> None:
 
 
 def test_other_layouts_keep_their_layers() -> None:
-    assert not install_layers(tiny("opt").model)
+    assert not install_layers(tiny("opt").model, None, 16)

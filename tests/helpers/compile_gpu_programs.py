@@ -21,10 +21,10 @@ from tda_demo.kernels.gpu import attention_programs as gpu_attention_programs
 from tda_demo.kernels.gpu import nf4_programs as gpu_nf4_programs
 from tda_demo.kernels.gpu import programs as gpu_programs
 from tda_demo.kernels.gpu import rest_programs as gpu_rest_programs
-from tda_demo.kernels.gpu.stages import float_stages, nf4_stages, rest_stages
+from tda_demo.kernels.gpu.stages import LINEAR_TILES, float_stages, nf4_stages, rest_stages
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-D, FF, BATCH = 4096, 14336, 1
+D, FF = 4096, 14336
 
 
 def compiled(program, pointers: dict[str, str], constants: dict[str, object], warps: int):
@@ -63,11 +63,11 @@ def main() -> None:
             "bias": None,
             "scale": None,
             "D": D,
-            "BATCH": BATCH,
             "SPLITS": 128,
             "BIAS": False,
             "SCALED": False,
             "COLUMNS": 32,
+            "OVERLAP": True,
         },
         warps=4,
     )
@@ -88,120 +88,133 @@ def float_programs():
     lists = {"chosen": "*i32", "count": "*i32"}
     for every in (False, True):
         listed, absent = ({}, dict.fromkeys(lists)) if every else (lists, {})
-        shape = {"D": D, "FF": FF, "BATCH": BATCH, "PADDED": BATCH, "ALL": every, **absent}
-        for rows, columns, warps in {(each["rows"], each["columns"], each["warps"]) for each in first}:
+        shape = {"D": D, "FF": FF, "ALL": every, "OVERLAP": True, **absent}
+        for rows, warps in {(each["rows"], each["warps"]) for each in first}:
             yield compiled(
                 gpu_programs.neurons_program,
                 {"x": "*bf16", "gate": "*bf16", "up": "*bf16", "activations": "*fp32", **listed},
                 {**shape, "gate_bias": None, "up_bias": None, "GATE_BIAS": False, "UP_BIAS": False}
-                | {"gate_scale": None, "up_scale": None, "SCALED": False}
-                | {"GLU": True, "KIND": SILU, "ROWS": rows, "COLUMNS": columns},
+                | {"gate_scale": None, "up_scale": None, "SCALED": False, "PADDED": D}
+                | {"GLU": True, "KIND": SILU, "ROWS": rows},
                 warps=warps,
             )
         for each in second:
             yield compiled(
                 gpu_programs.down_program,
                 {"activations": "*fp32", "down": "*bf16", "partial": "*fp32", **listed},
-                {**shape, "ROWS": each["down_rows"], "COLUMNS": each["down_columns"], "STAGES": each["down_stages"]},
+                {**shape, "ROWS": each["down_rows"], "COLUMNS": each["down_columns"]},
                 warps=each["down_warps"],
             )
+    for tiles in LINEAR_TILES:
+        yield compiled(
+            gpu_programs.linear_program,
+            {"x": "*bf16", "weight": "*bf16", "out": "*bf16"},
+            {"bias": None, "OUTPUTS": D, "D": D, "PADDED": D, "BIAS": False, "ROWS": tiles.rows, "OVERLAP": True},
+            warps=tiles.warps,
+        )
 
 
 def int8_programs(lists: dict[str, str]):
-    shape = {"D": D, "FF": FF, "BATCH": BATCH, "PADDED": BATCH, "ALL": False}
+    shape = {"D": D, "FF": FF, "ALL": False, "OVERLAP": True}
     yield compiled(
         gpu_programs.neurons_program,
         {"x": "*bf16", "gate": "*i8", "up": "*i8", "gate_scale": "*fp32", "up_scale": "*fp32"}
         | {"activations": "*fp32", **lists},
         {**shape, "gate_bias": None, "up_bias": None, "GATE_BIAS": False, "UP_BIAS": False, "GLU": True, "KIND": SILU}
-        | {"SCALED": True, "ROWS": 4, "COLUMNS": 1024},
-        warps=8,
+        | {"SCALED": True, "PADDED": D, "ROWS": 2},
+        warps=4,
     )
     yield compiled(
         gpu_programs.down_program,
         {"activations": "*fp32", "down": "*i8", "partial": "*fp32", **lists},
-        {**shape, "ROWS": 8, "COLUMNS": 1024, "STAGES": 1},
+        {**shape, "ROWS": 8, "COLUMNS": 1024},
         warps=4,
     )
 
 
 def nf4_programs(lists: dict[str, str]):
-    for held in (False, True):
-        yield from _nf4_programs(lists, {"D": D, "FF": FF, "ALL": False, "HELD": held})
-
-
-def _nf4_programs(lists: dict[str, str], shape: dict[str, object]):
-    yield compiled(
-        gpu_nf4_programs.nf4_neurons_program,
-        {"x": "*bf16", "gate": "*u8", "up": "*u8", "gate_absmax": "*fp32", "up_absmax": "*fp32", "table": "*fp32"}
-        | {"activations": "*fp32", **lists},
-        {**shape, "gate_bias": None, "up_bias": None, "GATE_BIAS": False, "UP_BIAS": False, "GLU": True, "KIND": SILU}
-        | {"ROWS": 2, "BLOCKS": 64},
-        warps=4,
-    )
-    _, second = nf4_stages(D, 132)
+    shape = {"D": D, "SHUFFLED": True, "OVERLAP": True}
+    first, second = nf4_stages(D, 132)
+    for rows, warps in {(each["rows"], each["warps"]) for each in first}:
+        yield compiled(
+            gpu_nf4_programs.nf4_neurons_program,
+            {"x": "*bf16", "gate": "*i32", "up": "*i32", "gate_absmax": "*fp32", "up_absmax": "*fp32"}
+            | {"table": "*fp32", "activations": "*fp32", **lists},
+            {**shape, "gate_bias": None, "up_bias": None, "GATE_BIAS": False, "UP_BIAS": False, "GLU": True}
+            | {"FF": FF, "ALL": False, "KIND": SILU, "ROWS": rows, "BLOCKS": D // 64},
+            warps=warps,
+        )
     for rows, wide, warps in {(each["down_rows"], each["down_columns"], each["down_warps"]) for each in second}:
         yield compiled(
             gpu_nf4_programs.nf4_down_program,
-            {"activations": "*fp32", "down": "*u8", "absmax": "*fp32", "table": "*fp32", "partial": "*fp32", **lists},
-            {**shape, "ROWS": rows, "BLOCKS": wide // 64, "STAGES": 1},
+            {"activations": "*fp32", "down": "*i32", "absmax": "*fp32", "table": "*fp32", "partial": "*fp32", **lists},
+            {**shape, "FF": FF, "ALL": False, "ROWS": rows, "BLOCKS": wide // 64},
+            warps=warps,
+        )
+    for tiles in LINEAR_TILES:
+        if tiles.rows * D // 8 < 4 * 32 * tiles.warps:  # fewer than four words a lane; the card will not choose it
+            continue
+        yield compiled(
+            gpu_nf4_programs.nf4_linear_program,
+            {"x": "*bf16", "codes": "*i32", "absmax": "*fp32", "table": "*fp32", "out": "*bf16"},
+            {**shape, "bias": None, "OUTPUTS": D, "BIAS": False, "ROWS": tiles.rows, "BLOCKS": D // 64},
+            warps=tiles.warps,
+        )
+    for rows, warps in {(each["down_rows"], each["down_warps"]) for each in second if each["down_warps"] > 2}:
+        yield compiled(
+            gpu_nf4_programs.nf4_linear_program,
+            {"x": "*fp32", "codes": "*i32", "absmax": "*fp32", "table": "*fp32", "out": "*bf16"},
+            {**shape, "D": FF, "bias": None, "OUTPUTS": D, "BIAS": False, "ROWS": rows, "BLOCKS": 64},
             warps=warps,
         )
 
 
 def rest_programs(lists: dict[str, str]):
     first, second = rest_stages(D, 132)
-    shape = {"D": D, "FF": FF}
-    for rows, columns, warps, held in {(each["rows"], each["columns"], each["warps"], each["held"]) for each in first}:
+    shape = {"D": D, "FF": FF, "SHUFFLED": True, "OVERLAP": True}
+    for rows, warps in {(each["rows"], each["warps"]) for each in first}:
         yield compiled(
             gpu_rest_programs.neurons_and_rest_program,
-            {"x": "*bf16", "gate": "*bf16", "up": "*bf16", "gate_codes": "*u8", "up_codes": "*u8"}
+            {"x": "*bf16", "gate": "*bf16", "up": "*bf16", "gate_codes": "*i32", "up_codes": "*i32"}
             | {"gate_absmax": "*fp32", "up_absmax": "*fp32", "table": "*fp32", "activations": "*fp32", **lists},
             {**shape, "gate_bias": None, "up_bias": None, "GATE_BIAS": False, "UP_BIAS": False, "GLU": True}
-            | {"KIND": SILU, "ROWS": rows, "COLUMNS": columns, "BLOCKS": 64, "HELD": held},
+            | {"PADDED": D, "KIND": SILU, "ROWS": rows, "BLOCKS": D // 64},
             warps=warps,
         )
-    for rows, columns, warps, held in {
-        (each["down_rows"], each["down_columns"], each["down_warps"], held) for each in second for held in (False, True)
-    }:
+    for rows, columns, warps in {(each["down_rows"], each["down_columns"], each["down_warps"]) for each in second}:
         yield compiled(
             gpu_rest_programs.down_and_rest_program,
-            {"activations": "*fp32", "down": "*bf16", "codes": "*u8", "absmax": "*fp32", "table": "*fp32"}
+            {"activations": "*fp32", "down": "*bf16", "codes": "*i32", "absmax": "*fp32", "table": "*fp32"}
             | {"partial": "*fp32", **lists},
-            {**shape, "ROWS": rows, "BLOCKS": columns // 64, "HELD": held, "STAGES": 1},
+            {**shape, "ROWS": rows, "BLOCKS": columns // 64},
             warps=warps,
         )
 
 
 def attention_programs() -> None:
-    head = {"HEAD": 128, "PADDED": 128}
+    head = {"HEAD": 128, "PADDED": 128, "OVERLAP": True}
     cached = {"query": "*bf16", "keys": "*bf16", "values": "*bf16", "position": "*i64", "positions": "i32"}
     for updated in (False, True):
         more = {"update": "*bf16", "total": "*bf16"} if updated else {}
         compiled(
             gpu_attention_programs.norm_program,
             {"x": "*bf16", "weight": "*bf16", "out": "*bf16", **more},
-            {"epsilon": 1e-5, "WIDTH": D, "PADDED": D, "ADDED": 0.0, "UPDATED": updated}
+            {"epsilon": 1e-5, "WIDTH": D, "PADDED": D, "ADDED": 0.0, "UPDATED": updated, "OVERLAP": True}
             | ({} if updated else {"update": None, "total": None}),
             warps=8,
         )
-    compiled(
-        gpu_attention_programs.place_program,
-        {**cached, "key": "*bf16", "value": "*bf16", "cosine": "*bf16", "sine": "*bf16", "out": "*bf16"},
-        {**head, "HEADS": 32, "KV_HEADS": 8, "ROTARY": 128},
-        warps=1,
-    )
     attention = compiled(
         gpu_attention_programs.attend_program,
-        {**cached, "mixed": "*fp32", "highest": "*fp32", "total": "*fp32"},
-        {**head, "scale": 0.1, "cap": 0.0, "GROUP": 4, "WINDOW": 0, "CAPPED": False, "TILE": 32},
-        warps=4,
+        {**cached, "key": "*bf16", "value": "*bf16", "cosine": "*bf16", "sine": "*bf16"}
+        | {"mixed": "*fp32", "highest": "*fp32", "total": "*fp32"},
+        {**head, "scale": 0.1, "cap": 0.0, "GROUP": 4, "ROTARY": 128, "WINDOW": 0, "CAPPED": False, "TILE": 16},
+        warps=1,
     )
     assert stack_bytes(attention) == 0
     compiled(
         gpu_attention_programs.combine_program,
         {"mixed": "*fp32", "highest": "*fp32", "total": "*fp32", "out": "*bf16"},
-        {**head, "SPLITS": 8},
+        {**head, "SPLITS": 32},
         warps=1,
     )
 

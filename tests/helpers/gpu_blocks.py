@@ -10,7 +10,7 @@ from tda_demo.kernels.activations import GELU_ERF, GELU_TANH, RELU, SILU
 from tda_demo.kernels.gpu.blocks import ActiveBuffer, BlockMatrices, Scratch, Tiles, feed_forward
 from tda_demo.kernels.gpu.matrices import Matrices
 
-SMALL = Tiles(rows=4, columns=16, programs=3, down_rows=4, down_columns=16, splits=4)
+SMALL = Tiles(rows=4, programs=3, down_rows=4, down_columns=16, splits=4)
 FUNCTIONS = {
     SILU: F.silu,
     GELU_TANH: lambda x: F.gelu(x, approximate="tanh"),
@@ -35,7 +35,7 @@ def random_matrices(d: int, d_ff: int, dtype: torch.dtype, activation: int, glu:
 
 
 def reference(matrices: Matrices, x: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """float64 activations [batch, k] of the neurons ``indices`` and the block's output [batch, d] from them alone."""
+    """float64 activations [1, k] of the neurons ``indices`` and the block's output [batch, d] from them alone."""
 
     def product(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         added = 0 if bias is None else bias[indices].double()
@@ -58,12 +58,12 @@ def check(
 ) -> None:
     """The kernel over ``weights`` against float64 over ``stored``, which is what they hold, at neurons ``indices``."""
     dtype = x.dtype
-    scratch = Scratch.for_(weights, len(x), tiles, dtype)
+    scratch = Scratch.for_(weights, tiles, dtype)
     scratch.out.fill_(torch.nan)  # what is not written shows
     scratch.partial.fill_(torch.nan)
     activations, expected = reference(stored, x, indices)
     out = feed_forward(weights, x, active, scratch, tiles)
     assert relative_error(out, expected) < TOLERANCE[dtype]
     assert relative_error(scratch.activations[:, : len(indices)], activations) < 1e-5
-    again = feed_forward(weights, x, active, Scratch.for_(weights, len(x), tiles, dtype), tiles)
+    again = feed_forward(weights, x, active, Scratch.for_(weights, tiles, dtype), tiles)
     assert torch.equal(out, again)  # the order of sums is fixed

@@ -14,13 +14,16 @@ from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import KernelChoice, Way
 from tda_demo.kernels.gpu.device import Runner, eager_runner, graph_runner
+from tda_demo.kernels.gpu.linear import LinearTiles
 from tda_demo.methods import TDA
 from tda_demo.model.feedforward import find_blocks
 from tda_demo.model.loading import LoadedModel
 
 PROMPT = [*PROMPT_IDS, 21, 22]  # 14 tokens, so that two steps later windows of 16 begin to move
-SMALL = Tiles(rows=32, columns=32, down_rows=32, down_columns=32, splits=2)
-REST = dataclasses.replace(SMALL, columns=64, down_columns=64)  # two launches of which one half reads blocks of 64
+SMALL = Tiles(rows=32, down_rows=32, down_columns=32, splits=2)
+REST = dataclasses.replace(SMALL, down_columns=64)  # of which one half reads blocks of 64
+
+LINEAR = LinearTiles(rows=8, warps=1)
 
 
 def on_device(lm: LoadedModel) -> LoadedModel:
@@ -28,10 +31,14 @@ def on_device(lm: LoadedModel) -> LoadedModel:
     return dataclasses.replace(lm, device=DEVICE, blocks=find_blocks(lm.model))
 
 
-def engine_of(lm: LoadedModel, dense: Way = "kernels", sparse: Way = "kernels") -> CudaGraphEngine:
+def engine_of(
+    lm: LoadedModel, dense: Way = "kernels", sparse: Way = "kernels", linear: LinearTiles | None = LINEAR
+) -> CudaGraphEngine:
     assert supported(lm)
     make: Callable[..., Runner] = graph_runner if CUDA else eager_runner
-    return CudaGraphEngine(lm, make, lambda _: KernelChoice(SMALL, SMALL, dense, sparse, {}), lambda _: REST)
+    return CudaGraphEngine(
+        lm, make, lambda _: KernelChoice(SMALL, SMALL, dense, sparse, {}), lambda _: REST, lambda _: linear
+    )
 
 
 def dense_errors(lm: LoadedModel, dense: Way = "kernels", steps: list[int] = STEPS[:3]) -> float:

@@ -19,15 +19,16 @@ from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.gpu import choice as ways
 from tda_demo.kernels.gpu import device
 from tda_demo.kernels.gpu.device import triton_runs
+from tda_demo.kernels.gpu.linear import LinearTiles
 from tda_demo.kernels.gpu.matrices import Matrices
 from tda_demo.kernels.gpu.nf4 import Nf4Matrices, quantise
 from tda_demo.kernels.gpu.rest import MatricesWithRest
-from tda_demo.kernels.gpu.stages import Stages, float_stages, nf4_stages, rest_stages
+from tda_demo.kernels.gpu.stages import LINEAR_TILES, Stages, float_stages, nf4_stages, rest_stages
 from tda_demo.support.errors import UserError
 
 pytestmark = ON_A_CARD
 STAGES = (
-    [{"rows": 2, "columns": 16}, {"rows": 4, "columns": 16}],
+    [{"rows": 2}, {"rows": 4}],
     [{"splits": 2, "down_columns": 16}, {"splits": 4}],
 )
 DENSE = [5.0, 4.0, 3.5, 3.0]  # rows, rows, splits, splits
@@ -109,7 +110,7 @@ def test_an_arm_without_a_way_that_runs_is_refused() -> None:
 
 def test_blocks_with_a_rest_get_tiles_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = STAGES
-    wide = ([{**tile, "columns": 64} for tile in first], [{**tile, "down_columns": 64} for tile in second])
+    wide = (first, [{**tile, "down_columns": 64} for tile in second])
     monkeypatch.setattr(ways, "rest_stages", lambda *_: wide)
     exact = [random_matrices(64, 12, torch.float32, SILU, glu=True, bias=False)]
     copies = [
@@ -120,9 +121,22 @@ def test_blocks_with_a_rest_get_tiles_of_their_own(monkeypatch: pytest.MonkeyPat
     ]
     weights = [MatricesWithRest(*pair) for pair in zip(exact, copies, strict=True)]
     tiles = ways.choose_rest(weights, told(SPARSE))
-    assert (tiles.rows, tiles.splits, tiles.columns) == (2, 2, 64)
+    assert (tiles.rows, tiles.splits, tiles.down_columns) == (2, 2, 64)
     with pytest.raises(UserError, match="cpu"):
         ways.choose_rest(weights, told([RuntimeError("no")] * 4))
+
+
+def test_linear_layers_run_on_the_kernel_where_it_is_faster() -> None:
+    ran: list[LinearTiles | None] = []
+
+    def kernels(tiles: LinearTiles) -> Callable[[], object]:
+        return lambda: ran.append(tiles)
+
+    times: list[Time] = [3.0, 2.0, *[RuntimeError("no")] * (len(LINEAR_TILES) - 2)]
+    assert ways.choose_linear(lambda: ran.append(None), kernels, told([*times, 2.5])) == LINEAR_TILES[1]
+    assert ran == [*LINEAR_TILES, None]
+    assert ways.choose_linear(lambda: None, kernels, told([*times, 1.5])) is None
+    assert ways.choose_linear(lambda: None, kernels, told([RuntimeError("no")] * (len(LINEAR_TILES) + 1))) is None
 
 
 def test_enough_blocks_are_measured_to_be_larger_than_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +152,8 @@ def test_enough_blocks_are_measured_to_be_larger_than_a_cache(monkeypatch: pytes
 @pytest.mark.parametrize("width", [4096, 2560, 576, 64])
 def test_tiles_are_cut_for_the_card_and_the_width(stages_of: Callable[[int, int], Stages], width: int) -> None:
     first, second = stages_of(width, 132)
-    sizes = [tile[name] for tile in (*first, *second) for name in tile if name not in ("programs", "held")]
-    assert all(size > 0 and size & (size - 1) == 0 for size in sizes if size != 3)  # 3 stages of a pipeline
+    sizes = [tile[name] for tile in (*first, *second) for name in tile if name != "programs"]
+    assert all(size > 0 and size & (size - 1) == 0 for size in sizes)
     assert {tile["programs"] % 132 for tile in first} == {0}
     assert max(tile["splits"] for tile in second) <= 1024
 

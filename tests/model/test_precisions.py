@@ -107,8 +107,8 @@ def test_a_precision_of_a_cpu_has_a_format_of_its_name_and_bytes() -> None:
         record, head = precision_of(name, "cpu"), FORMATS[precision_of(name, "cpu").head_format]
         columns = 4096
         one_scale = 4 * (FORMATS[name].scales == "row")  # too little to count, and not of a neuron's column
-        assert FORMATS[name].row_bytes(columns) == record.bytes_per_weight * columns + one_scale
-        assert FORMATS[name].column_bytes(columns) == record.bytes_per_weight * columns
+        of_a_neuron = 2 * FORMATS[name].row_bytes(columns) + FORMATS[name].column_bytes(columns)
+        assert of_a_neuron == 3 * record.bytes_per_weight * columns + 2 * one_scale
         assert head.row_bytes(columns) >= FORMATS[name].row_bytes(columns)
 
 

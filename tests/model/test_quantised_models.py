@@ -26,7 +26,7 @@ from tda_demo.model.feedforward import find_blocks
 from tda_demo.model.loading import LoadedModel
 from tda_demo.model.precision import give_back_memory, loading_arguments, model_dtype
 
-TILES = Tiles(rows=128, columns=64, down_rows=128, down_columns=64, splits=2)
+TILES = Tiles(rows=128, down_rows=128, down_columns=64, splits=2)
 
 
 @pytest.fixture(autouse=True)

@@ -145,7 +145,8 @@ def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[Neurons, np.ndarray]:
     """
     count, width = first[-1], lm.model.config.hidden_size
     like, like_down = encode(torch.zeros(1, width), lm.precision), encode_by_neuron(torch.zeros(width, 1), lm.precision)
-    gate, up, down = (np.empty((count, *like.codes.shape[1:]), like.codes.dtype) for _ in range(3))
+    stored = (like.codes, like.codes, like_down.codes)
+    gate, up, down = (np.empty((count, *codes.shape[1:]), codes.dtype) for codes in stored)
     gate_scale, up_scale = (np.empty((count, *like.scales.shape[1:]), np.float32) for _ in range(2))
     down_scale = np.empty((count, *like_down.block_scales.shape[1:]), np.float32)
     gate_bias, up_bias = (np.zeros(count, np.float32) for _ in range(2))

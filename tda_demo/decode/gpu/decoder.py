@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...kernels.gpu.device import Runner, Step, current_device
+from ...kernels.gpu.linear import LinearTiles
 from ...methods.plan import ActiveSets, Plan, StepTraits
 from ...model.feedforward import find_blocks
 from ..arm import Prefill
@@ -29,7 +30,14 @@ class _TokenStep:
     Not a method of GraphDecoder: the runner keeps it, and a cycle would keep the memory until Python looks for such.
     """
 
-    def __init__(self, model: PreTrainedModel, kernels: list[KernelBlock], prompt_cache: Cache, positions: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        kernels: list[KernelBlock],
+        linear: LinearTiles | None,
+        prompt_cache: Cache,
+        positions: int,
+    ) -> None:
         device = model.device
         self.model = model
         self.token = torch.zeros(1, 1, dtype=torch.int64, device=device)
@@ -39,7 +47,8 @@ class _TokenStep:
         self.seen: list[torch.Tensor] = []
         # Attention layers of ours see the positions there are without a mask. One that is there already, whatever it
         # holds, keeps transformers from building its own.
-        self.mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device) if install_layers(model) else None
+        ours = install_layers(model, linear, positions)
+        self.mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device) if ours else None
         if not kernels:
             seen = self.seen
             for block in find_blocks(model):
@@ -68,11 +77,12 @@ class GraphDecoder:
         self,
         model: PreTrainedModel,
         kernels: list[KernelBlock],
+        linear: LinearTiles | None,
         prompt_cache: Cache,
         positions: int,
         make_runner: MakeRunner,
     ) -> None:
-        step = _TokenStep(model, kernels, prompt_cache, positions)
+        step = _TokenStep(model, kernels, linear, prompt_cache, positions)
         self.kernels = kernels
         self.token, self.cache, self.logits, self._seen = step.token, step.cache, step.logits, step.seen
         with torch.no_grad(), current_device(model.device):

@@ -28,6 +28,7 @@ from ...kernels.activations import activation_of
 from ...kernels.gpu.blocks import Tiles
 from ...kernels.gpu.choice import KernelChoice, choose_rest
 from ...kernels.gpu.device import current_device, eager_runner, graph_runner, triton_runs
+from ...kernels.gpu.linear import LinearTiles
 from ...kernels.gpu.rest import MatricesWithRest
 from ...methods.low_bit import Nf4Rest
 from ...methods.policy import Policy
@@ -43,6 +44,7 @@ from ..shared_model import now_ms, share_weights
 from ..weight_bytes import StepBytes, bytes_per_step, kernel_bytes
 from .decoder import CudaGraphArm, GraphDecoder, ListedArm, MakeRunner
 from .kernel_blocks import BlockWeights, install_kernels, read_blocks, readable, use_usual_layout, with_rest
+from .kernel_layers import measure_linears
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -86,11 +88,13 @@ class CudaGraphEngine(Engine):
         make_runner: MakeRunner = graph_runner,
         choose: Callable[[BlockWeights], KernelChoice] = BlockWeights.choose,
         choose_rest: Callable[[Sequence[MatricesWithRest]], Tiles] = choose_rest,
+        choose_linear: Callable[[PreTrainedModel], LinearTiles | None] = measure_linears,
     ) -> None:
         super().__init__(lm)
         self.make_runner = make_runner
         self.choose = choose
         self.choose_rest = choose_rest
+        self.choose_linear = choose_linear
         self._in_place = False  # whether the sparse arm runs on the kernels whatever the choice
         self.name = "CUDA graph"  # how its steps really run and which way blocks go, once that is known
 
@@ -108,7 +112,8 @@ class CudaGraphEngine(Engine):
             with current_device(self.lm.device):
                 blocks = read_blocks(self.lm)
                 counted = kernel_bytes(self.lm.model, blocks.blocks, blocks.weights)
-                _models[self.lm.model] = _Shared(blocks, self.choose(blocks), counted)
+                linear = self.choose_linear(self.lm.model)
+                _models[self.lm.model] = _Shared(blocks, self.choose(blocks), linear, counted)
         return _models[self.lm.model]
 
     def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
@@ -143,7 +148,7 @@ class CudaGraphEngine(Engine):
         model = share_weights(self.lm.model)
         prefill.active.packed(find_blocks(model))
         packing_ms = now_ms(self.lm.device) - begin
-        decoder = GraphDecoder(model, [], prefill.cache, _round_up(positions), self.make_runner)
+        decoder = GraphDecoder(model, [], self.shared.linear, prefill.cache, _round_up(positions), self.make_runner)
         return CudaGraphArm(self._name_after(decoder), prefill, bytes_per_step(model), packing_ms)
 
     def sparse_logits(self, prefill: Prefill, tokens: list[int]) -> torch.Tensor | None:
@@ -183,7 +188,9 @@ class CudaGraphEngine(Engine):
         # bitsandbytes' int8 product, which attention uses, waits for the device: no graph can hold it.
         make_runner = eager_runner if shared.blocks.int8 else self.make_runner
         shared.made.add(kind)
-        return self._name_after(GraphDecoder(model, kernels, prompt_cache, _round_up(positions), make_runner))
+        return self._name_after(
+            GraphDecoder(model, kernels, shared.linear, prompt_cache, _round_up(positions), make_runner)
+        )
 
     def _with_rest(self, rest: Rest | None) -> tuple[Sequence[MatricesWithRest], Tiles]:
         """The blocks with the copies of ``rest``, the same for all policies of a model, and tiles measured on them."""
@@ -208,9 +215,12 @@ class CudaGraphEngine(Engine):
 class _Shared:
     """What all engines of one model share."""
 
-    def __init__(self, blocks: BlockWeights, choice: KernelChoice, step_bytes: StepBytes) -> None:
+    def __init__(
+        self, blocks: BlockWeights, choice: KernelChoice, linear: LinearTiles | None, step_bytes: StepBytes
+    ) -> None:
         self.blocks = blocks
         self.choice = choice
+        self.linear = linear
         self.step_bytes = step_bytes
         self.spare: dict[Kind, list[GraphDecoder]] = {"dense": [], "sparse": [], "rest": []}
         self.made: set[Kind] = set()  # of which kinds there has been a decoder

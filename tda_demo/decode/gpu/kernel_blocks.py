@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from ...kernels.gpu.blocks import ActiveBuffer, BlockMatrices, Scratch, Tiles, f
 from ...kernels.gpu.choice import KernelChoice, choose_float, choose_int8, choose_nf4
 from ...kernels.gpu.int8 import Int8Matrices, is_int8
 from ...kernels.gpu.matrices import Matrices
-from ...kernels.gpu.nf4 import BLOCK, Nf4Matrices, Requantisation
+from ...kernels.gpu.nf4 import BLOCK, Nf4Matrices, Requantisation, is_nf4
 from ...kernels.gpu.rest import MatricesWithRest
 from ...model.family import BlockLayout, family_of
 from ...model.feedforward import FeedForward, find_blocks, find_layers
@@ -61,7 +61,7 @@ def readable(lm: LoadedModel) -> bool:
         return True
     if all(is_int8(linear) for linear in linears):
         return True
-    return all(_is_nf4(linear) for linear in linears) and lm.model.config.hidden_size % BLOCK == 0
+    return all(is_nf4(linear) for linear in linears) and lm.model.config.hidden_size % BLOCK == 0
 
 
 def read_blocks(lm: LoadedModel) -> BlockWeights:
@@ -75,7 +75,7 @@ def read_blocks(lm: LoadedModel) -> BlockWeights:
     changes: tuple[Requantisation, ...] = ()
     if is_int8(lm.blocks[0].down):
         weights = [Int8Matrices.of(block, activation) for block in lm.blocks]
-    elif _is_nf4(lm.blocks[0].down):
+    elif is_nf4(lm.blocks[0].down):
         requantised = [Nf4Matrices.of(block, activation) for block in lm.blocks]
         weights, changes = [matrices for matrices, _ in requantised], tuple(change for _, change in requantised)
     else:
@@ -87,11 +87,6 @@ def with_rest(blocks: BlockWeights, copies: Sequence[Nf4Matrices]) -> list[Matri
     """``blocks``, whose weights have a float dtype, each with the copy of it."""
     pairs = zip(blocks.weights, copies, strict=True)
     return [MatricesWithRest(exact, copy) for exact, copy in pairs if isinstance(exact, Matrices)]
-
-
-def _is_nf4(linear: nn.Linear) -> bool:
-    state: Any = getattr(linear.weight, "quant_state", None)
-    return state is not None and state.quant_type == "nf4" and state.blocksize == BLOCK
 
 
 class KernelBlock(nn.Module):
@@ -115,7 +110,7 @@ def install_kernels(
     """Replaces every block of ``model`` in place; sparse ones start with all their neurons active."""
     layout = family_of(model).block
     installed = []
-    memory = scratches(weights, 1, tiles, dtype)
+    memory = scratches(weights, tiles, dtype)
     for layer, matrices, scratch in zip(find_layers(model), weights, memory, strict=True):
         active = ActiveBuffer.full(matrices.d_ff, matrices.device) if sparse else None
         kernel_block = KernelBlock(matrices, active, scratch, tiles)

@@ -6,13 +6,17 @@ blocks, get the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 from ...kernels.gpu.attention import Heads, add_rms_norm, attend, rms_norm
+from ...kernels.gpu.choice import Timer, choose_linear
+from ...kernels.gpu.linear import LinearTiles, linear
+from ...kernels.gpu.nf4 import is_nf4, rows_of
 from ...model.configuration import window_of
 from ...model.family import DecoderLayout, family_of
 from ...model.feedforward import find_layers
@@ -24,11 +28,26 @@ if TYPE_CHECKING:
     from .static_cache import StaticPromptCache
 
 
+_MEASURED = 8  # layers; in NF4 one of a 1B model has 5 MB
+
+
 class PendingSum(NamedTuple):
     """The hidden states ``x`` + ``update``, both [1, 1, d]; the norm that reads them adds them up in its own launch."""
 
     x: torch.Tensor
     update: torch.Tensor
+
+
+class PlacedRotary(nn.Module):
+    """A rotary embedding whose tables are made once for ``positions``: a step takes a row and computes nothing."""
+
+    def __init__(self, rotary: nn.Module, positions: int, like: torch.Tensor) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.tables = rotary(like, torch.arange(positions, device=like.device)[None])
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(table.index_select(1, position_ids[0]) for table in self.tables)
 
 
 class KernelNorm(nn.Module):
@@ -51,16 +70,33 @@ class KernelNorm(nn.Module):
         return hidden_states, rms_norm(hidden_states.contiguous(), self.weight, self.epsilon, self.offset)
 
 
-class KernelAttention(nn.Module):
-    """Attention of one token over a StaticPromptCache; the output projection stays the model's own."""
+class KernelLinear(nn.Module):
+    """What ``module``, a plain linear layer or one in NF4, computes of one token, in one launch."""
 
-    def __init__(self, layout: DecoderLayout, attention: Any, config: Any) -> None:
+    def __init__(self, module: nn.Linear, tiles: LinearTiles) -> None:
+        super().__init__()
+        self.module, self.tiles = module, tiles
+        self.weight = rows_of(module) if is_nf4(module) else module.weight.detach()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x.contiguous(), self.weight, self.module.bias, self.tiles)
+
+
+def linear_of(module: nn.Linear, tiles: LinearTiles | None) -> nn.Module:
+    """The kernel in the place of ``module`` where it knows the storage; with ``tiles`` None the module."""
+    known = is_nf4(module) or (type(module) is nn.Linear and module.weight.is_floating_point())
+    return module if tiles is None or not known else KernelLinear(module, tiles)
+
+
+class KernelAttention(nn.Module):
+    """Attention of one token over a StaticPromptCache."""
+
+    def __init__(self, layout: DecoderLayout, attention: Any, config: Any, tiles: LinearTiles | None) -> None:
         super().__init__()
         self.layer_idx = attention.layer_idx
-        linears = linears_of(query_key_value(layout, attention, config))
-        whole = merge_linears(linears) if len(linears) > 1 else None
-        self.qkv = nn.ModuleList(linears if whole is None else [whole])
-        self.o_proj: nn.Module = attention.o_proj
+        *query_key_value, output = attention_linears(layout, attention, config)
+        self.qkv = nn.ModuleList([linear_of(module, tiles) for module in query_key_value])
+        self.o_proj = linear_of(output, tiles)
         self.head_norms = nn.ModuleList([attention.q_norm, attention.k_norm] if layout.head_norms else [])
         self.heads = Heads(
             heads=config.num_attention_heads,
@@ -115,8 +151,12 @@ class KernelLayer(nn.Module):
         return PendingSum(x, self.mlp(normed))
 
 
-def install_layers(model: PreTrainedModel) -> bool:
-    """Replaces norms and attention of ``model`` in place, where its family has the layout; whether it has."""
+def install_layers(model: PreTrainedModel, tiles: LinearTiles | None, positions: int) -> bool:
+    """Replaces norms and attention of ``model`` in place, where its family has the layout; whether it has.
+
+    ``tiles`` are those of attention's linear layers; with None they stay the model's own. Steps are at the first
+    ``positions``.
+    """
     family = family_of(model)
     layout = family.decoder
     if layout is None:
@@ -124,12 +164,47 @@ def install_layers(model: PreTrainedModel) -> bool:
     for name, module in list(model.named_modules()):
         if type(module).__name__.endswith("RMSNorm"):
             model.set_submodule(name, KernelNorm(module, layout.norm_offset))
+        elif type(module).__name__.endswith("RotaryEmbedding") and _takes_positions_alone(module):
+            like = torch.zeros(1, dtype=model.dtype, device=model.device)
+            model.set_submodule(name, PlacedRotary(module, positions, like))
     layer: Any
     for index, layer in enumerate(find_layers(model)):
-        layer.self_attn = KernelAttention(layout, layer.self_attn, model.config)
+        layer.self_attn = KernelAttention(layout, layer.self_attn, model.config, tiles)
         if layout.is_pre_norm:
             model.set_submodule(f"{family.layers}.{index}", KernelLayer(layout, layer))
     return True
+
+
+def _takes_positions_alone(rotary: nn.Module) -> bool:
+    """Whether one table serves all layers; Gemma 3 asks for one by the kind of a layer."""
+    return list(signature(rotary.forward).parameters) == ["x", "position_ids"]
+
+
+def attention_linears(layout: DecoderLayout, attention: Any, config: Any) -> list[nn.Linear]:
+    """Query, key and value, as one layer where they can be, and the output projection."""
+    linears = linears_of(query_key_value(layout, attention, config))
+    whole = merge_linears(linears) if len(linears) > 1 else None
+    return [*(linears if whole is None else [whole]), attention.o_proj]
+
+
+def measure_linears(model: PreTrainedModel, timer: Timer | None = None) -> LinearTiles | None:
+    """The fastest way through attention's linear layers on this card: the kernel's tiles, or None for the modules.
+
+    Measured on layers that are larger together than a cache.
+    """
+    layout = family_of(model).decoder
+    if layout is None:
+        return None
+    some: Any = find_layers(model)[:_MEASURED]
+    modules = [module for layer in some for module in attention_linears(layout, layer.self_attn, model.config)]
+    inputs = [torch.randn(1, module.in_features, device=model.device).to(model.dtype) for module in modules]
+
+    def through(modules: Sequence[nn.Module]) -> Callable[[], object]:
+        return lambda: [module(x) for module, x in zip(modules, inputs, strict=True)]
+
+    return choose_linear(
+        through(modules), lambda tiles: through([linear_of(module, tiles) for module in modules]), timer
+    )
 
 
 def merge_linears(linears: Sequence[nn.Linear]) -> nn.Linear | None:

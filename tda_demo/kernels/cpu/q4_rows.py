@@ -31,6 +31,7 @@ from .vectors import (
     int16,
     int32,
     load,
+    nearest,
     need_contiguous,
     nibbles,
     pointer,
@@ -66,7 +67,7 @@ def quantise(x, codes, factors):
             for half in range(2):
                 start, place = first + half * _HALF, record * RECORD + half * GROUP + group * _HALF
                 for k in range(_HALF):
-                    whole = np.int8(np.rint(x[start + k] * inverse)) if start + k < last else np.int8(0)
+                    whole = np.int8(nearest(x[start + k] * inverse)) if start + k < last else np.int8(0)
                     codes[place + k] = whole
                     total += np.int32(whole)
             factors[record, group] = largest / _X_ONE

@@ -27,7 +27,7 @@ class RestBlock(NamedTuple):
 
     gate: np.ndarray  # uint8 [neurons or 0, records, 40]
     up: np.ndarray  # uint8 [neurons, records, 40]
-    down: np.ndarray  # uint8 [neurons / 16, chunks, 320]
+    down: np.ndarray  # uint8 [neurons / 32, chunks, 640]
     gate_bias: np.ndarray  # float32 [neurons]
     up_bias: np.ndarray  # float32 [neurons]
     output_scales: np.ndarray  # float32 [outputs]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .blocks import next_power_of_two, triton_programs
+from .blocks import next_power_of_two, overlap, triton_programs
 
-_TILE = 32
+_TILE, _STRETCH, _SPLITS = 16, 32, 64  # positions at once, in a stretch where there is room, and stretches at most
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def _norm(
         ADDED=added,
         UPDATED=update is not None,
         num_warps=8 if width > 1024 else 1,
+        **overlap(x.device),
     )
 
 
@@ -85,33 +86,19 @@ def attend(
     programs = triton_programs("attention_programs")
     positions, size = keys.shape[2], heads.size
     cosine, sine = rotary
-    shape = {"HEAD": size, "PADDED": next_power_of_two(size)}
-    rotated = torch.empty(heads.heads * size, dtype=query.dtype, device=query.device)
-    programs.place_program[(heads.heads + 2 * heads.kv_heads,)](
+    padded, together = next_power_of_two(size), overlap(query.device)
+    splits = min(_SPLITS, next_power_of_two(-(-positions // _STRETCH)))
+    mixed = torch.empty(heads.heads, splits, size, device=query.device)
+    highest, total = (torch.empty(heads.heads, splits, device=query.device) for _ in range(2))
+    programs.attend_program[(heads.heads, splits)](
         query,
         key,
         value,
         cosine,
         sine,
         position,
-        rotated,
         keys,
         values,
-        positions,
-        HEADS=heads.heads,
-        KV_HEADS=heads.kv_heads,
-        ROTARY=cosine.numel(),
-        **shape,
-        num_warps=1,
-    )
-    splits = min(16, next_power_of_two(-(-positions // 128)))
-    mixed = torch.empty(heads.heads, splits, size, device=query.device)
-    highest, total = (torch.empty(heads.heads, splits, device=query.device) for _ in range(2))
-    programs.attend_program[(heads.heads, splits)](
-        rotated,
-        keys,
-        values,
-        position,
         mixed,
         highest,
         total,
@@ -119,14 +106,17 @@ def attend(
         heads.scale,
         heads.cap,
         GROUP=heads.heads // heads.kv_heads,
+        HEAD=size,
+        PADDED=padded,
+        ROTARY=cosine.numel(),
         WINDOW=heads.window,
         CAPPED=heads.cap > 0,
         TILE=_TILE,
-        **shape,
-        num_warps=4,
+        num_warps=1,  # which needs no barriers
+        **together,
     )
-    out = torch.empty_like(rotated)
+    out = torch.empty(heads.heads * size, dtype=query.dtype, device=query.device)
     programs.combine_program[(heads.heads,)](
-        mixed, highest, total, out, HEAD=size, PADDED=next_power_of_two(size), SPLITS=splits, num_warps=1
+        mixed, highest, total, out, HEAD=size, PADDED=padded, SPLITS=splits, num_warps=1, **together
     )
     return out

@@ -2,7 +2,8 @@
 
 One token's sum and normalisation, rotary embedding and attention are each a handful of tiny operations in torch.
 Captured in a graph they cost one to two microseconds apiece, which over all layers is as long as a third of the weights
-takes. Here they are one launch each, attention two. Arithmetic is float32.
+takes. Here they are one launch each, attention with its embedding and cache two. Arithmetic is float32. Launches
+overlap as those of the products do (``programs``).
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from .programs import let_next_begin, wait_for_previous
 
 
 @triton.jit
@@ -27,21 +30,24 @@ def norm_program(
     PADDED: tl.constexpr,
     ADDED: tl.constexpr,
     UPDATED: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """RMSNorm of one row of x [rows, WIDTH]; ``ADDED`` goes onto the weight: Gemma stores it less one.
 
     ``UPDATED``: of the row of x + update, which goes to ``total`` and is rounded as it is there.
     """
+    let_next_begin(OVERLAP)
     columns = tl.arange(0, PADDED)
     inside = columns < WIDTH
     row = tl.program_id(0) * WIDTH
+    scale = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32) + ADDED
+    wait_for_previous(OVERLAP)
     values = tl.load(x + row + columns, mask=inside, other=0.0).to(tl.float32)
     if UPDATED:
         values += tl.load(update + row + columns, mask=inside, other=0.0).to(tl.float32)
         rounded = values.to(total.dtype.element_ty)
         tl.store(total + row + columns, rounded, mask=inside)
         values = rounded.to(tl.float32)
-    scale = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32) + ADDED
     root = tl.sqrt(tl.sum(values * values, axis=0) / WIDTH + epsilon)
     tl.store(out + row + columns, (values / root * scale).to(out.dtype.element_ty), mask=inside)
 
@@ -60,50 +66,24 @@ def _rotated(head, cosine, sine, HEAD: tl.constexpr, PADDED: tl.constexpr, ROTAR
 
 
 @triton.jit
-def place_program(
+def _score(k, q, cap, CAPPED: tl.constexpr):
+    """float32 [places]: keys [places, PADDED] times the scaled query [PADDED]."""
+    score = tl.sum(k * q[None, :], axis=1)
+    if CAPPED:
+        score = cap * (1.0 - 2.0 / (tl.exp(2.0 * score / cap) + 1.0))
+    return score
+
+
+@triton.jit
+def attend_program(
     query,
     key,
     value,
     cosine,
     sine,
     position,
-    out,
     keys,
     values,
-    positions,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    HEAD: tl.constexpr,
-    PADDED: tl.constexpr,
-    ROTARY: tl.constexpr,
-):
-    """Rotates queries into ``out`` [HEADS, HEAD] and keys into the cache, where values go as they are; a head each.
-
-    ``positions``, for which the cache has room, is no constant: a longer cache compiles nothing.
-    """
-    head = tl.program_id(0)
-    at = tl.load(position)
-    j = tl.arange(0, PADDED)
-    inside = j < HEAD
-    if head < HEADS:
-        turned = _rotated(query + head * HEAD, cosine, sine, HEAD, PADDED, ROTARY)
-        tl.store(out + head * HEAD + j, turned.to(out.dtype.element_ty), mask=inside)
-    elif head < HEADS + KV_HEADS:
-        kv = head - HEADS
-        turned = _rotated(key + kv * HEAD, cosine, sine, HEAD, PADDED, ROTARY)
-        tl.store(keys + (kv * positions + at) * HEAD + j, turned.to(keys.dtype.element_ty), mask=inside)
-    else:
-        kv = head - HEADS - KV_HEADS
-        plain = tl.load(value + kv * HEAD + j, mask=inside, other=0.0)
-        tl.store(values + (kv * positions + at) * HEAD + j, plain, mask=inside)
-
-
-@triton.jit
-def attend_program(
-    query,
-    keys,
-    values,
-    position,
     mixed,
     highest,
     total,
@@ -113,39 +93,64 @@ def attend_program(
     GROUP: tl.constexpr,
     HEAD: tl.constexpr,
     PADDED: tl.constexpr,
+    ROTARY: tl.constexpr,
     WINDOW: tl.constexpr,
     CAPPED: tl.constexpr,
     TILE: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
-    """One head over one stretch of the positions it may see: weighted values, their highest score and weight sum."""
+    """One head over one stretch of the positions it may see: weighted values, their highest score and weight sum.
+
+    The last stretch takes in the token itself, whose rotated key and value the first head of a group puts into the
+    cache. What lies there already is read before the launch before this one has ended. ``positions``, for which the
+    cache has room, is no constant: a longer cache compiles nothing.
+    """
+    let_next_begin(OVERLAP)
     head, split, splits = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
-    end = tl.load(position) + 1
-    begin = tl.maximum(end - WINDOW, 0) if WINDOW > 0 else end * 0
-    first, last = begin + split * (end - begin) // splits, begin + (split + 1) * (end - begin) // splits
+    at = tl.load(position)
+    begin = tl.maximum(at + 1 - WINDOW, 0) if WINDOW > 0 else at * 0
+    first, last = begin + split * (at - begin) // splits, begin + (split + 1) * (at - begin) // splits
     j = tl.arange(0, PADDED)
     inside = j < HEAD
-    q = tl.load(query + head * HEAD + j, mask=inside, other=0.0).to(tl.float32) * scale
-    rows = head // GROUP * positions
+    kv = head // GROUP
+    places = first + tl.arange(0, TILE)
+    where = (kv * positions + places)[:, None] * HEAD + j[None, :]
+    both = (places < last)[:, None] & inside[None, :]
+    k, v = tl.load(keys + where, mask=both, other=0.0), tl.load(values + where, mask=both, other=0.0)
+    wait_for_previous(OVERLAP)
+    # Rounded as the cache and transformers' queries are.
+    q = (
+        _rotated(query + head * HEAD, cosine, sine, HEAD, PADDED, ROTARY).to(keys.dtype.element_ty).to(tl.float32)
+        * scale
+    )
     top = tl.full([], float("-inf"), tl.float32)
     weight_sum = tl.full([], 0.0, tl.float32)
     sums = tl.zeros([PADDED], tl.float32)
-    for start in range(first, last, TILE):
-        places = start + tl.arange(0, TILE)
+    for _ in range(first, last, TILE):
         valid = places < last
-        both = valid[:, None] & inside[None, :]
-        where = (rows + places)[:, None] * HEAD + j[None, :]
-        k = tl.load(keys + where, mask=both, other=0.0).to(tl.float32)
-        v = tl.load(values + where, mask=both, other=0.0).to(tl.float32)
-        score = tl.sum(k * q[None, :], axis=1)
-        if CAPPED:
-            score = cap * (1.0 - 2.0 / (tl.exp(2.0 * score / cap) + 1.0))
-        score = tl.where(valid, score, float("-inf"))
+        score = tl.where(valid, _score(k.to(tl.float32), q, cap, CAPPED), float("-inf"))
         higher = tl.maximum(top, tl.max(score, axis=0))
         weights = tl.exp(score - higher)
         shrink = tl.exp(top - higher)
-        sums = sums * shrink + tl.sum(weights[:, None] * v, axis=0)
+        sums = sums * shrink + tl.sum(weights[:, None] * v.to(tl.float32), axis=0)
         weight_sum = weight_sum * shrink + tl.sum(weights, axis=0)
         top = higher
+        places += TILE
+        where += TILE * HEAD
+        both = (places < last)[:, None] & inside[None, :]
+        k, v = tl.load(keys + where, mask=both, other=0.0), tl.load(values + where, mask=both, other=0.0)
+    if split == splits - 1:
+        own_key = _rotated(key + kv * HEAD, cosine, sine, HEAD, PADDED, ROTARY).to(keys.dtype.element_ty)
+        own_value = tl.load(value + kv * HEAD + j, mask=inside, other=0.0)
+        score = tl.max(_score(own_key.to(tl.float32)[None, :], q, cap, CAPPED), axis=0)
+        higher = tl.maximum(top, score)
+        weight, shrink = tl.exp(score - higher), tl.exp(top - higher)
+        sums = sums * shrink + weight * own_value.to(tl.float32)
+        weight_sum = weight_sum * shrink + weight
+        top = higher
+        if head % GROUP == 0:
+            tl.store(keys + (kv * positions + at) * HEAD + j, own_key, mask=inside)
+            tl.store(values + (kv * positions + at) * HEAD + j, own_value, mask=inside)
     part = head * splits + split
     tl.store(mixed + part * HEAD + j, sums, mask=inside)
     tl.store(highest + part, top)
@@ -153,12 +158,23 @@ def attend_program(
 
 
 @triton.jit
-def combine_program(mixed, highest, total, out, HEAD: tl.constexpr, PADDED: tl.constexpr, SPLITS: tl.constexpr):
+def combine_program(
+    mixed,
+    highest,
+    total,
+    out,
+    HEAD: tl.constexpr,
+    PADDED: tl.constexpr,
+    SPLITS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
     """out [heads, HEAD] from the stretches of one head; one that saw nothing has the score -inf and no weight."""
+    let_next_begin(OVERLAP)
     head = tl.program_id(0)
     splits = tl.arange(0, SPLITS)
     j = tl.arange(0, PADDED)
     inside = j < HEAD
+    wait_for_previous(OVERLAP)
     tops = tl.load(highest + head * SPLITS + splits)
     weights = tl.exp(tops - tl.max(tops, axis=0))
     parts = tl.load(mixed + (head * SPLITS + splits)[:, None] * HEAD + j[None, :], mask=inside[None, :], other=0.0)

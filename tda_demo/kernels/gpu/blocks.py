@@ -5,8 +5,7 @@
 3. the partial sums in order, plus the bias.
 
 ``gate``, ``up`` and ``down`` are stored by neuron, so that one neuron is three contiguous rows and skipping it saves
-its bytes. The rows of x, of which there are few, share one active set: with several sequences it must be the union of
-theirs.
+its bytes.
 Nothing here waits for the device or depends on the active set's size on the host.
 """
 
@@ -15,6 +14,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -25,20 +25,16 @@ class Tiles:
     """How the launches are cut; powers of two. Which is fastest depends on the card and is measured (``choice``).
 
     ``programs`` bounds the grid of the first launch, whose programs then take several tiles each; 0 gives each tile a
-    program of its own. ``splits`` is the number of partial sums, at most 1024. ``held`` is for NF4: where a program
-    looks up its code values.
+    program of its own. ``splits`` is the number of partial sums, at most 1024.
     """
 
-    rows: int = 4
-    columns: int = 1024
-    warps: int = 8
+    rows: int = 2
+    warps: int = 4
     programs: int = 0
     down_rows: int = 8
     down_columns: int = 1024
     down_warps: int = 4
-    down_stages: int = 1
     splits: int = 128
-    held: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +67,10 @@ class ActiveBuffer:
 
 @dataclass(frozen=True, eq=False)
 class Scratch:
-    """What a block's launches leave: ``activations`` float32 [batch, d_ff] place by place, ``partial`` sums, ``out``.
+    """What a block's launches leave: ``activations`` float32 [1, d_ff] place by place, ``partial`` sums, ``out``.
 
-    ``partial`` is float32 [splits, batch, d], ``out`` [batch, d] of the weights' dtype. Blocks that run one after the
-    other may share ``partial``.
+    ``partial`` is float32 [splits, d], ``out`` [1, d] of the weights' dtype. Blocks that run one after the other may
+    share ``partial``.
     """
 
     activations: torch.Tensor
@@ -83,32 +79,24 @@ class Scratch:
 
     @classmethod
     def for_(
-        cls, weights: BlockMatrices, batch: int, tiles: Tiles, dtype: torch.dtype, partial: torch.Tensor | None = None
+        cls, weights: BlockMatrices, tiles: Tiles, dtype: torch.dtype, partial: torch.Tensor | None = None
     ) -> Scratch:
         device = weights.device
         if partial is None:
-            partial = torch.empty(tiles.splits, batch, weights.width, device=device)
+            partial = torch.empty(tiles.splits, weights.width, device=device)
         return cls(
-            torch.zeros(batch, weights.d_ff, device=device),
+            torch.zeros(1, weights.d_ff, device=device),
             partial,
-            torch.empty(batch, weights.width, dtype=dtype, device=device),
+            torch.empty(1, weights.width, dtype=dtype, device=device),
         )
 
 
 class BlockMatrices(Protocol):
-    """A block's weights in some storage, and the first two launches over them. d_ff neurons, hidden size ``width``."""
+    """A block's weights in some storage, and the launches over them. d_ff neurons, hidden size ``width``."""
 
     @property
     def activation(self) -> int:
         """One of ``activations``."""
-        ...
-
-    @property
-    def down_bias(self) -> torch.Tensor | None: ...
-
-    @property
-    def down_scale(self) -> torch.Tensor | None:
-        """float32 [d], a factor of every output; None where the weights of down have theirs, or none."""
         ...
 
     @property
@@ -125,46 +113,50 @@ class BlockMatrices(Protocol):
         """What a step reads for each active neuron."""
         ...
 
-    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
-        """Writes ``activations`` and ``partial`` of ``scratch`` for ``x`` [batch, d]; ``active`` None: all neurons."""
+    @property
+    def output_bytes(self) -> int:
+        """What a step reads whatever is active: what belongs to outputs, not to neurons."""
+        ...
+
+    def run(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> torch.Tensor:
+        """``feed_forward``."""
         ...
 
 
-def scratches(weights: Sequence[BlockMatrices], batch: int, tiles: Tiles, dtype: torch.dtype) -> list[Scratch]:
+def scratches(weights: Sequence[BlockMatrices], tiles: Tiles, dtype: torch.dtype) -> list[Scratch]:
     """A scratch for each of blocks that run one after the other: they share ``partial``."""
-    first = Scratch.for_(weights[0], batch, tiles, dtype)
-    return [first, *(Scratch.for_(block, batch, tiles, dtype, first.partial) for block in weights[1:])]
+    first = Scratch.for_(weights[0], tiles, dtype)
+    return [first, *(Scratch.for_(block, tiles, dtype, first.partial) for block in weights[1:])]
 
 
 def feed_forward(
     weights: BlockMatrices, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles
 ) -> torch.Tensor:
-    """The block's output [batch, d] for ``x`` [batch, d], in ``scratch.out``; ``active`` None computes all neurons.
+    """The block's output [1, d] for one token ``x`` [1, d], in ``scratch.out``; ``active`` None computes all neurons.
 
     ``x`` is contiguous float32, float16 or bfloat16; sums are float32. The dense kernel is this one with no list of
     neurons to read: equal grid, tiles and sums.
     """
-    weights.launch(x, active, scratch, tiles)
-    return add_partials(scratch, weights.down_bias, weights.down_scale)
+    return weights.run(x, active, scratch, tiles)
 
 
 def add_partials(scratch: Scratch, bias: torch.Tensor | None, scale: torch.Tensor | None = None) -> torch.Tensor:
-    """``scratch.out`` [batch, d]: the partial sums of down in order, times ``scale`` [d], plus ``bias`` [d]."""
+    """``scratch.out`` [1, d]: the partial sums of down in order, times ``scale`` [d], plus ``bias`` [d]."""
     programs = triton_programs("programs")
-    splits, batch, width = scratch.partial.shape
+    splits, width = scratch.partial.shape
     columns = 32  # few, so that enough programs share the short job
-    programs.sum_program[(-(-width // columns), batch)](
+    programs.sum_program[(-(-width // columns),)](
         scratch.partial,
         scale,
         bias,
         scratch.out,
         D=width,
-        BATCH=batch,
         SPLITS=splits,
         SCALED=scale is not None,
         BIAS=bias is not None,
         COLUMNS=columns,
         num_warps=4,
+        **overlap(scratch.out.device),
     )
     return scratch.out
 
@@ -172,6 +164,14 @@ def add_partials(scratch: Scratch, bias: torch.Tensor | None, scale: torch.Tenso
 def triton_programs(module: str) -> Any:
     """A module of Triton programs, imported when first needed: Triton is not on every machine."""
     return importlib.import_module(f"{__package__}.{module}")
+
+
+@cache
+def overlap(device: torch.device) -> dict[str, Any]:
+    """What a launch is told so that it may begin before the last one ends, where the card can do that."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+        return {"OVERLAP": False}
+    return {"OVERLAP": True, "launch_pdl": True}
 
 
 def grid(d_ff: int, tiles: Tiles) -> int:

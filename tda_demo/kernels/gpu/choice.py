@@ -23,9 +23,10 @@ from ...support.errors import UserError
 from ..activations import GELU_ERF, GELU_TANH, RELU, SILU
 from .blocks import ActiveBuffer, BlockMatrices, Tiles, feed_forward, scratches
 from .device import graph_ms
+from .linear import LinearTiles
 from .matrices import Matrices
 from .rest import MatricesWithRest
-from .stages import Stages, float_stages, nf4_stages, rest_stages
+from .stages import LINEAR_TILES, Stages, float_stages, nf4_stages, rest_stages
 
 Way = Literal["kernels", "vendor", "vendor, usual layout"]
 Timer = Callable[[Callable[[], object]], float]
@@ -99,7 +100,7 @@ class Trial:
     def kernels(self, tiles: Tiles, *, sparse: bool) -> Callable[[], object]:
         """Every block in turn with ``tiles``, the neurons kept or all of them."""
         runs = []
-        memory = scratches(self.blocks, 1, tiles, self.x.dtype)
+        memory = scratches(self.blocks, tiles, self.x.dtype)
         for block, indices, scratch in zip(self.blocks, self.kept, memory, strict=True):
             active = ActiveBuffer.full(block.d_ff, block.device) if sparse else None
             if active is not None:
@@ -189,6 +190,19 @@ def choose_rest(weights: Sequence[MatricesWithRest], timer: Timer | None = None)
     if ms == inf:
         raise UserError(_NOTHING_RUNS)
     return tiles
+
+
+def choose_linear(
+    modules: Callable[[], object], kernels: Callable[[LinearTiles], Callable[[], object]], timer: Timer | None = None
+) -> LinearTiles | None:
+    """The fastest tiles of the kernel for some linear layers, or None where their ``modules`` are faster.
+
+    ``modules`` and what ``kernels`` returns run all of these layers in turn.
+    """
+    timer = _or_never(timer or graph_ms)
+    times = {tiles: timer(kernels(tiles)) for tiles in LINEAR_TILES}
+    best = min(times, key=times.__getitem__)
+    return best if times[best] < timer(modules) else None
 
 
 def through_modules(block: FeedForward, activation: int, x: torch.Tensor) -> torch.Tensor:

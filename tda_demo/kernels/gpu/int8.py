@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ...model.feedforward import FeedForward
-from .blocks import ActiveBuffer, Scratch, Tiles
+from .blocks import ActiveBuffer, Scratch, Tiles, add_partials
 from .matrices import Matrices, launch
 
 
@@ -77,16 +77,21 @@ class Int8Matrices:
         biases = [bias for bias in (self.gate_bias, self.up_bias) if bias is not None]
         return sum(tensor[:1].nbytes for tensor in (*tensors, self.down, *biases))
 
+    @property
+    def output_bytes(self) -> int:
+        return self.down_scale.nbytes + (0 if self.down_bias is None else self.down_bias.nbytes)
+
     def decode(self) -> Matrices:
         """The values that are stored, in float32."""
         gate = None if self.gate is None else self.gate.decode()
         biases = (self.gate_bias, self.up_bias, self.down_bias)
         return Matrices(gate, self.up.decode(), self.down.float() * self.down_scale, *biases, self.activation)
 
-    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
+    def run(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> torch.Tensor:
         """See ``blocks.BlockMatrices``."""
         gate, gate_scale = (None, None) if self.gate is None else (self.gate.codes, self.gate.scale)
         launch(self, gate, self.up.codes, gate_scale, self.up.scale, x, active, scratch, tiles)
+        return add_partials(scratch, self.down_bias, self.down_scale)
 
 
 def is_int8(linear: nn.Linear) -> bool:

@@ -12,7 +12,17 @@ import torch
 from torch import nn
 
 from ...model.feedforward import FeedForward
-from .blocks import ActiveBuffer, BlockMatrices, Scratch, Tiles, grid, next_power_of_two, triton_programs
+from .blocks import (
+    ActiveBuffer,
+    BlockMatrices,
+    Scratch,
+    Tiles,
+    add_partials,
+    grid,
+    next_power_of_two,
+    overlap,
+    triton_programs,
+)
 
 
 class RowWeights(BlockMatrices, Protocol):
@@ -51,10 +61,6 @@ class Matrices:
         return cls(gate, block.up.weight, down, gate_bias, block.up.bias, block.down.bias, activation)
 
     @property
-    def down_scale(self) -> None:
-        return None
-
-    @property
     def d_ff(self) -> int:
         return self.up.shape[0]
 
@@ -70,6 +76,10 @@ class Matrices:
     def neuron_bytes(self) -> int:
         tensors = (self.gate, self.up, self.down, self.gate_bias, self.up_bias)
         return sum(tensor[:1].nbytes for tensor in tensors if tensor is not None)
+
+    @property
+    def output_bytes(self) -> int:
+        return 0 if self.down_bias is None else self.down_bias.nbytes
 
     def take(self, indices: torch.Tensor) -> Matrices:
         """Packed copies of the neurons ``indices`` int64 [k]."""
@@ -103,8 +113,10 @@ class Matrices:
             self.activation,
         )
 
-    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
+    def run(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> torch.Tensor:
+        """See ``blocks.BlockMatrices``."""
         launch(self, self.gate, self.up, None, None, x, active, scratch, tiles)
+        return add_partials(scratch, self.down_bias)
 
 
 def launch(
@@ -118,16 +130,13 @@ def launch(
     scratch: Scratch,
     tiles: Tiles,
 ) -> None:
-    """``BlockMatrices.launch`` where an element is a number, in whatever dtype, times its row's scale if it has one."""
+    """Writes ``activations`` and ``partial`` of ``scratch``; see ``blocks.feed_forward``.
+
+    An element of the weights is a number, in whatever dtype, times its row's scale if it has one.
+    """
     programs = triton_programs("programs")
-    batch, width = x.shape
-    shape: Any = {
-        "D": width,
-        "FF": weights.d_ff,
-        "BATCH": batch,
-        "PADDED": next_power_of_two(batch),
-        "ALL": active is None,
-    }
+    width = x.shape[1]
+    shape: Any = {"D": width, "FF": weights.d_ff, "ALL": active is None, **overlap(x.device)}
     chosen, count = (None, None) if active is None else (active.chosen, active.count)
     programs.neurons_program[(grid(weights.d_ff, tiles),)](
         x,
@@ -141,13 +150,13 @@ def launch(
         count,
         scratch.activations,
         **shape,
+        PADDED=next_power_of_two(width),
         GLU=gate is not None,
         SCALED=up_scale is not None,
         GATE_BIAS=weights.gate_bias is not None,
         UP_BIAS=weights.up_bias is not None,
         KIND=weights.activation,
         ROWS=tiles.rows,
-        COLUMNS=tiles.columns,
         num_warps=tiles.warps,
     )
     programs.down_program[(tiles.splits, -(-width // tiles.down_columns))](
@@ -159,7 +168,6 @@ def launch(
         **shape,
         ROWS=tiles.down_rows,
         COLUMNS=tiles.down_columns,
-        STAGES=tiles.down_stages,
         num_warps=tiles.down_warps,
     )
 

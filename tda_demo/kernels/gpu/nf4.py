@@ -2,9 +2,9 @@
 
 ``gate`` and ``up`` are read as bitsandbytes packed them: a neuron is a row, and where d is a multiple of the block of
 64 weights a row shares no block with another. Doubly quantised scales are decoded once to float32. In ``down`` a neuron
-is a column, whose codes cannot be skipped: its weights are dequantised, transposed and quantised again by neuron.
-Blocks then hold 64 outputs of one neuron, not 64 neurons of one output, so values change a little; ``Requantisation``
-says by how much.
+is a column, whose codes cannot be skipped: for active sets its weights are dequantised, transposed and quantised again
+by neuron. Blocks then hold 64 outputs of one neuron, not 64 neurons of one output, so values change a little;
+``Requantisation`` says by how much. All neurons are computed with ``down`` as it is stored.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from torch import nn
 from ...model.feedforward import FeedForward
 from ...support.errors import UserError
 from ..nf4 import BLOCK, VALUES
-from .blocks import ActiveBuffer, Scratch, Tiles, grid, triton_programs
+from .blocks import ActiveBuffer, Scratch, Tiles, add_partials, grid, next_power_of_two, overlap, triton_programs
 from .matrices import Matrices
 
+_BLOCKS_AT_ONCE = 64  # of a row; more are further pieces
 _ROWS_AT_ONCE = 4096  # to quantise: intermediate values take several times a matrix in bfloat16
 
 
@@ -35,6 +36,11 @@ class Nf4Rows:
     @property
     def width(self) -> int:
         return 2 * self.codes.shape[1]
+
+    @property
+    def words(self) -> torch.Tensor:
+        """The codes as int32 [rows, d / 8], eight weights each."""
+        return self.codes.view(torch.int32)
 
     @property
     def row_bytes(self) -> int:
@@ -61,7 +67,11 @@ class Requantisation:
 
 @dataclass(frozen=True, eq=False)
 class Nf4Matrices:
-    """A block by neuron: ``gate`` (None in plain blocks), ``up`` and ``down``, d_ff rows; biases as in ``Matrices``."""
+    """A block by neuron: ``gate`` (None in plain blocks), ``up`` and ``down``, d_ff rows; biases as in ``Matrices``.
+
+    ``stored_down``, d rows of outputs, is down as bitsandbytes has it, which all neurons are computed with; None where
+    64 does not divide d_ff, or where there is no such.
+    """
 
     gate: Nf4Rows | None
     up: Nf4Rows
@@ -70,6 +80,7 @@ class Nf4Matrices:
     up_bias: torch.Tensor | None
     down_bias: torch.Tensor | None
     activation: int
+    stored_down: Nf4Rows | None = None
 
     @classmethod
     def of(cls, block: FeedForward, activation: int) -> tuple[Nf4Matrices, Requantisation]:
@@ -82,7 +93,8 @@ class Nf4Matrices:
         gate = None if block.gate is None else rows_of(block.gate.linear, block.gate.rows)
         gate_bias = None if block.gate is None else block.gate.bias
         up = rows_of(block.up.linear, block.up.rows)
-        return cls(gate, up, down, gate_bias, block.up.bias, block.down.bias, activation), change
+        stored = None if block.d_ff % BLOCK else rows_of(block.down)
+        return cls(gate, up, down, gate_bias, block.up.bias, block.down.bias, activation, stored), change
 
     @classmethod
     def copied_from(cls, block: FeedForward, activation: int) -> Nf4Matrices:
@@ -90,10 +102,6 @@ class Nf4Matrices:
         gate, gate_bias = (None, None) if block.gate is None else (quantise(block.gate.weight), block.gate.bias)
         up, down = quantise(block.up.weight), quantise(block.down.weight.detach().t())
         return cls(gate, up, down, gate_bias, block.up.bias, block.down.bias, activation)
-
-    @property
-    def down_scale(self) -> None:
-        return None
 
     @property
     def d_ff(self) -> int:
@@ -112,26 +120,32 @@ class Nf4Matrices:
         biases = sum(bias[:1].nbytes for bias in (self.gate_bias, self.up_bias) if bias is not None)
         return biases + sum(rows.row_bytes for rows in (self.gate, self.up, self.down) if rows is not None)
 
-    def decode(self) -> Matrices:
-        """The values that are stored, in float32."""
-        gate = None if self.gate is None else self.gate.decode()
-        biases = (self.gate_bias, self.up_bias, self.down_bias)
-        return Matrices(gate, self.up.decode(), self.down.decode(), *biases, self.activation)
+    @property
+    def output_bytes(self) -> int:
+        return 0 if self.down_bias is None else self.down_bias.nbytes
 
-    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
-        """See ``blocks.BlockMatrices``; ``tiles.columns`` and ``down_columns`` count weights, at least 64."""
+    def decode(self, *, stored: bool = False) -> Matrices:
+        """The values in float32; ``stored``: as all neurons are computed, not as an active set is."""
+        gate = None if self.gate is None else self.gate.decode()
+        use_stored = stored and self.stored_down is not None
+        down = self.stored_down.decode().t() if use_stored and self.stored_down is not None else self.down.decode()
+        biases = (self.gate_bias, self.up_bias, self.down_bias)
+        return Matrices(gate, self.up.decode(), down, *biases, self.activation)
+
+    def run(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> torch.Tensor:
+        """See ``blocks.BlockMatrices``; ``tiles.down_columns`` counts weights, at least 64."""
         programs = triton_programs("nf4_programs")
-        batch, width = x.shape
+        width = x.shape[1]
         shape: Any = {"D": width, "FF": self.d_ff, "ALL": active is None}
         chosen, count = (None, None) if active is None else (active.chosen, active.count)
-        code = table(x.device)
-        programs.nf4_neurons_program[(grid(self.d_ff, tiles), batch)](
+        levels = table(x.device)
+        programs.nf4_neurons_program[(grid(self.d_ff, tiles),)](
             x,
-            None if self.gate is None else self.gate.codes,
-            self.up.codes,
+            None if self.gate is None else self.gate.words,
+            self.up.words,
             None if self.gate is None else self.gate.absmax,
             self.up.absmax,
-            code,
+            levels,
             self.gate_bias,
             self.up_bias,
             chosen,
@@ -143,25 +157,60 @@ class Nf4Matrices:
             UP_BIAS=self.up_bias is not None,
             KIND=self.activation,
             ROWS=tiles.rows,
-            BLOCKS=tiles.columns // BLOCK,
-            HELD=tiles.held,
+            BLOCKS=blocks_of(width),
             num_warps=tiles.warps,
+            **decoding(x.device),
         )
-        programs.nf4_down_program[(tiles.splits, -(-width // tiles.down_columns), batch)](
+        if active is None and self.stored_down is not None:
+            rows, warps = tiles.down_rows, tiles.down_warps
+            return nf4_linear(scratch.activations, self.stored_down, self.down_bias, scratch.out, rows, warps)
+        programs.nf4_down_program[(tiles.splits, -(-width // tiles.down_columns))](
             scratch.activations,
-            self.down.codes,
+            self.down.words,
             self.down.absmax,
-            code,
+            levels,
             chosen,
             count,
             scratch.partial,
             **shape,
             ROWS=tiles.down_rows,
             BLOCKS=tiles.down_columns // BLOCK,
-            HELD=tiles.held,
-            STAGES=tiles.down_stages,
             num_warps=tiles.down_warps,
+            **decoding(x.device),
         )
+        return add_partials(scratch, self.down_bias)
+
+
+def nf4_linear(
+    x: torch.Tensor, weight: Nf4Rows, bias: torch.Tensor | None, out: torch.Tensor, rows: int, warps: int
+) -> torch.Tensor:
+    """``out`` [..., outputs] = ``weight`` times contiguous ``x`` [..., d] of one token, plus ``bias``, in one launch.
+
+    A program of ``warps`` has so many ``rows``, a power of two.
+    """
+    outputs, width = len(weight.codes), weight.width
+    triton_programs("nf4_programs").nf4_linear_program[(-(-outputs // rows),)](
+        x,
+        weight.words,
+        weight.absmax,
+        table(x.device),
+        bias,
+        out,
+        OUTPUTS=outputs,
+        D=width,
+        BIAS=bias is not None,
+        ROWS=rows,
+        BLOCKS=min(_BLOCKS_AT_ONCE, blocks_of(width)),
+        num_warps=warps,
+        **decoding(x.device),
+    )
+    return out
+
+
+def is_nf4(linear: nn.Linear) -> bool:
+    """Whether bitsandbytes holds ``linear`` in NF4 in blocks of 64."""
+    state: Any = getattr(linear.weight, "quant_state", None)
+    return state is not None and state.quant_type == "nf4" and state.blocksize == BLOCK
 
 
 def rows_of(linear: nn.Linear, rows: slice = slice(None)) -> Nf4Rows:
@@ -225,9 +274,14 @@ def _quantised(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return nearest[:, ::2] << 4 | nearest[:, 1::2], absmax
 
 
-def columns_at_once(width: int) -> int:
-    """How many weights of a row a program of the first launch takes at once, at hidden size ``width``."""
-    return min(4096, max(256, width & -width))
+def blocks_of(width: int) -> int:
+    """How many blocks of 64 a program reads of a row, a power of two: all of them."""
+    return next_power_of_two(width // BLOCK)
+
+
+def decoding(device: torch.device) -> dict[str, Any]:
+    """How the NF4 programs are launched: on a card levels come from the other lanes of a warp."""
+    return {"SHUFFLED": device.type == "cuda", **overlap(device)}
 
 
 @cache

@@ -1,10 +1,4 @@
-"""The Triton programs for NF4 weights as bitsandbytes packs them; import this only where ``device.has_triton``.
-
-A byte holds two weights, the first in its high half; 64 weights share a float32 ``absmax``. Tiles are [rows, blocks,
-32 bytes], so that a thread reads 16 bytes at once and a block's scale is read and multiplied once. The sixteen code
-values are looked up in a table that stays in the first-level cache, or in a copy in shared memory. Each row of a batch
-is a program of its own, which reads the weights again.
-"""
+"""The Triton programs for NF4 weights, all neurons or an active set; import this only where ``device.has_triton``."""
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 # pyright: reportPossiblyUnboundVariable=false
@@ -15,87 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .programs import activate, active_rows
-
-
-@triton.jit
-def _unpacked(codes, table, HELD: tl.constexpr):
-    """The two float32 code values, before scaling, of each byte.
-
-    ``HELD``: looked up in a copy of the table in shared memory, which takes fewer instructions and more registers.
-    """
-    if HELD:
-        values = tl.load(table + tl.arange(0, 16))
-        flat = tl.ravel(codes).to(tl.int32)
-        high, low = tl.gather(values, flat >> 4, 0), tl.gather(values, flat & 15, 0)
-        return tl.reshape(high, codes.shape), tl.reshape(low, codes.shape)
-    else:
-        return tl.load(table + (codes >> 4)), tl.load(table + (codes & 15))
-
-
-@triton.jit
-def _products(x, codes, absmax, table, rows, valid, D: tl.constexpr, BLOCKS: tl.constexpr, HELD: tl.constexpr):
-    """float32 [rows, BLOCKS], to be summed over its last axis: x [D] times the given NF4 rows."""
-    total = tl.zeros([rows.shape[0], BLOCKS], tl.float32)
-    byte = tl.arange(0, 32)
-    half = tl.arange(0, 2)
-    for first in tl.static_range(0, D // 64, BLOCKS):
-        blocks = first + tl.arange(0, BLOCKS)
-        inside = blocks < D // 64
-        pairs = tl.load(
-            x + blocks[:, None, None] * 64 + byte[None, :, None] * 2 + half[None, None, :],
-            mask=inside[:, None, None],
-            other=0.0,
-            eviction_policy="evict_last",
-        ).to(tl.float32)
-        even, odd = tl.split(pairs)
-        some = valid[:, None] & inside[None, :]
-        packed = tl.load(
-            codes + rows[:, None, None] * (D // 2) + blocks[None, :, None] * 32 + byte[None, None, :],
-            mask=some[:, :, None],
-            other=0,
-            eviction_policy="evict_first",
-        )
-        scale = tl.load(absmax + rows[:, None] * (D // 64) + blocks[None, :], mask=some, other=0.0)
-        high, low = _unpacked(packed, table, HELD)
-        total += tl.sum(high * even[None, :, :] + low * odd[None, :, :], axis=2) * scale
-    return total
-
-
-@triton.jit
-def nf4_fired(
-    x,
-    gate,
-    up,
-    gate_absmax,
-    up_absmax,
-    table,
-    gate_bias,
-    up_bias,
-    rows,
-    valid,
-    D: tl.constexpr,
-    GLU: tl.constexpr,
-    GATE_BIAS: tl.constexpr,
-    UP_BIAS: tl.constexpr,
-    KIND: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    HELD: tl.constexpr,
-):
-    """The activations float32 [rows] of the given neurons for x [D]."""
-    products = _products(x, up, up_absmax, table, rows, valid, D, BLOCKS, HELD)
-    if GLU:
-        opened = tl.sum(_products(x, gate, gate_absmax, table, rows, valid, D, BLOCKS, HELD), axis=1)
-    value = tl.sum(products, axis=1)
-    if UP_BIAS:
-        value += tl.load(up_bias + rows, mask=valid, other=0.0).to(tl.float32)
-    if GLU:
-        if GATE_BIAS:
-            opened += tl.load(gate_bias + rows, mask=valid, other=0.0).to(tl.float32)
-        value = activate(opened, KIND) * value
-    else:
-        value = activate(value, KIND)
-    return value
+from .nf4_reading import eight_levels, lane_level, nf4_times, read_eighths, read_scales, read_words
+from .programs import fired, let_next_begin, neurons_at, wait_for_previous
 
 
 @triton.jit
@@ -120,20 +35,46 @@ def nf4_neurons_program(
     ALL: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCKS: tl.constexpr,
-    HELD: tl.constexpr,
+    SHUFFLED: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
-    """As ``neurons_program``, of row ``program_id(1)`` of x."""
+    """As ``neurons_program``."""
+    let_next_begin(OVERLAP)
     active = FF if ALL else tl.load(count)
-    row = tl.program_id(1)
-    for tile in range(tl.program_id(0), tl.cdiv(active, ROWS), tl.num_programs(0)):
-        places = tile * ROWS + tl.arange(0, ROWS)
+    levels = lane_level(table, SHUFFLED)
+    blocks = tl.arange(0, BLOCKS)
+    step = tl.num_programs(0) * ROWS
+    places = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    rows = neurons_at(chosen, places, active, ALL)
+    up_words = read_words(up, rows, places < active, blocks, D)
+    up_scales = read_scales(up_absmax, rows, places < active, blocks, D)
+    gate_words, gate_scales = up_words, up_scales
+    if GLU:
+        gate_words = read_words(gate, rows, places < active, blocks, D)
+        gate_scales = read_scales(gate_absmax, rows, places < active, blocks, D)
+    next_rows = neurons_at(chosen, places + step, active, ALL)
+    wait_for_previous(OVERLAP)
+    inputs = read_eighths(x, 0, D, BLOCKS)
+    for _ in range(tl.program_id(0) * ROWS, active, step):
+        after = places + step
+        next_up = read_words(up, next_rows, after < active, blocks, D)
+        next_up_scales = read_scales(up_absmax, next_rows, after < active, blocks, D)
+        next_gate, next_gate_scales = next_up, next_up_scales
+        if GLU:
+            next_gate = read_words(gate, next_rows, after < active, blocks, D)
+            next_gate_scales = read_scales(gate_absmax, next_rows, after < active, blocks, D)
+        rows_after = neurons_at(chosen, after + step, active, ALL)
         valid = places < active
-        rows = active_rows(chosen, places, valid, ALL)
-        value = nf4_fired(
-            *(x + row * D, gate, up, gate_absmax, up_absmax, table, gate_bias, up_bias, rows, valid, D),
-            *(GLU, GATE_BIAS, UP_BIAS, KIND, BLOCKS, HELD),
+        value = tl.sum(nf4_times(up_words, up_scales, inputs, levels, SHUFFLED), axis=1)
+        opened = value
+        if GLU:
+            opened = tl.sum(nf4_times(gate_words, gate_scales, inputs, levels, SHUFFLED), axis=1)
+        value = fired(
+            *(opened, value, None, None, gate_bias, up_bias, rows, valid), *(GLU, False, GATE_BIAS, UP_BIAS, KIND)
         )
-        tl.store(activations + row * FF + places, value, mask=valid)
+        tl.store(activations + places, value, mask=valid)
+        places, rows, next_rows = after, next_rows, rows_after
+        up_words, up_scales, gate_words, gate_scales = next_up, next_up_scales, next_gate, next_gate_scales
 
 
 @triton.jit
@@ -141,7 +82,7 @@ def nf4_weighted_rows(
     activations,
     down,
     absmax,
-    table,
+    levels,
     chosen,
     begin,
     end,
@@ -150,32 +91,43 @@ def nf4_weighted_rows(
     ALL: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCKS: tl.constexpr,
-    HELD: tl.constexpr,
-    STAGES: tl.constexpr,
+    SHUFFLED: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
-    """float32 [BLOCKS, 32, 2], outputs in their order: as ``weighted_rows``, of one row of activations."""
-    inside = blocks < D // 64
-    byte = tl.arange(0, 32)
-    high_total = tl.zeros([ROWS, BLOCKS, 32], tl.float32)  # summed over rows at the end: warps lie along them
-    low_total = tl.zeros([ROWS, BLOCKS, 32], tl.float32)
-    for first in tl.range(begin, end, ROWS, num_stages=STAGES):
-        places = first + tl.arange(0, ROWS)
-        valid = places < end
-        rows = active_rows(chosen, places, valid, ALL)
-        some = valid[:, None] & inside[None, :]
-        packed = tl.load(
-            down + rows[:, None, None] * (D // 2) + blocks[None, :, None] * 32 + byte[None, None, :],
-            mask=some[:, :, None],
-            other=0,
-            eviction_policy="evict_first",
-        )
-        scale = tl.load(absmax + rows[:, None] * (D // 64) + blocks[None, :], mask=some, other=0.0)
-        weights = tl.load(activations + places, mask=valid, other=0.0, eviction_policy="evict_last")
-        high, low = _unpacked(packed, table, HELD)
-        factor = (scale * weights[:, None])[:, :, None]
-        high_total += high * factor
-        low_total += low * factor
-    return tl.join(tl.sum(high_total, axis=0), tl.sum(low_total, axis=0))
+    """float32 [64 * BLOCKS]: the rows of down at places ``begin`` to ``end`` times their activations, added up.
+
+    Waits for the previous launch between its first reads and its first sum.
+    """
+    places = begin + tl.arange(0, ROWS)
+    rows = neurons_at(chosen, places, end, ALL)
+    words = read_words(down, rows, places < end, blocks, D)
+    scales = read_scales(absmax, rows, places < end, blocks, D)
+    next_rows = neurons_at(chosen, places + ROWS, end, ALL)
+    wait_for_previous(OVERLAP)
+    t0 = tl.zeros([ROWS, BLOCKS, 8], tl.float32)  # summed over rows at the end: warps may lie along them
+    t1, t2, t3, t4, t5, t6, t7 = t0, t0, t0, t0, t0, t0, t0
+    for _ in range(begin, end, ROWS):
+        after = places + ROWS
+        next_words = read_words(down, next_rows, after < end, blocks, D)
+        next_scales = read_scales(absmax, next_rows, after < end, blocks, D)
+        next_rows = neurons_at(chosen, after + ROWS, end, ALL)
+        weights = tl.load(activations + places, mask=places < end, other=0.0, eviction_policy="evict_last")
+        factor = (scales * weights[:, None])[:, :, None]
+        w = eight_levels(words, levels, SHUFFLED)
+        t0 += w[0] * factor
+        t1 += w[1] * factor
+        t2 += w[2] * factor
+        t3 += w[3] * factor
+        t4 += w[4] * factor
+        t5 += w[5] * factor
+        t6 += w[6] * factor
+        t7 += w[7] * factor
+        places, words, scales = after, next_words, next_scales
+    s04 = tl.join(tl.sum(t0, axis=0), tl.sum(t4, axis=0))
+    s15 = tl.join(tl.sum(t1, axis=0), tl.sum(t5, axis=0))
+    s26 = tl.join(tl.sum(t2, axis=0), tl.sum(t6, axis=0))
+    s37 = tl.join(tl.sum(t3, axis=0), tl.sum(t7, axis=0))
+    return tl.reshape(tl.join(tl.join(s04, s26), tl.join(s15, s37)), [BLOCKS * 64])
 
 
 @triton.jit
@@ -192,26 +144,56 @@ def nf4_down_program(
     ALL: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCKS: tl.constexpr,
-    HELD: tl.constexpr,
-    STAGES: tl.constexpr,
+    SHUFFLED: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
-    """As ``down_program``, of row ``program_id(2)`` of the activations; ``partial`` is [splits, batch, D]."""
+    """As ``down_program``."""
+    let_next_begin(OVERLAP)
     active = FF if ALL else tl.load(count)
     split, splits = tl.program_id(0), tl.num_programs(0)
-    row, batch = tl.program_id(2), tl.num_programs(2)
     begin, end = split * active // splits, (split + 1) * active // splits
     blocks = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
-    pairs = nf4_weighted_rows(
-        *(activations + row * FF, down, absmax, table, chosen, begin, end, blocks, D, ALL, ROWS, BLOCKS, HELD, STAGES)
+    total = nf4_weighted_rows(
+        *(activations, down, absmax, lane_level(table, SHUFFLED), chosen, begin, end, blocks),
+        *(D, ALL, ROWS, BLOCKS, SHUFFLED, OVERLAP),
     )
-    byte = tl.arange(0, 32)
-    half = tl.arange(0, 2)
-    tl.store(
-        partial
-        + (split * batch + row) * D
-        + blocks[:, None, None] * 64
-        + byte[None, :, None] * 2
-        + half[None, None, :],
-        pairs,
-        mask=(blocks < D // 64)[:, None, None],
-    )
+    columns = tl.program_id(1) * (BLOCKS * 64) + tl.arange(0, BLOCKS * 64)
+    tl.store(partial + split * D + columns, total, mask=columns < D)
+
+
+@triton.jit
+def nf4_linear_program(
+    x,
+    codes,
+    absmax,
+    table,
+    bias,
+    out,
+    OUTPUTS: tl.constexpr,
+    D: tl.constexpr,
+    BIAS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    SHUFFLED: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    """As ``linear_program``, ``BLOCKS`` of a row at a time."""
+    let_next_begin(OVERLAP)
+    rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    valid = rows < OUTPUTS
+    blocks = tl.arange(0, BLOCKS)
+    words = read_words(codes, rows, valid, blocks, D)
+    scales = read_scales(absmax, rows, valid, blocks, D)
+    levels = lane_level(table, SHUFFLED)
+    wait_for_previous(OVERLAP)
+    total = tl.zeros([ROWS, BLOCKS], tl.float32)
+    for first in range(0, D // 64, BLOCKS):
+        blocks += BLOCKS
+        next_words = read_words(codes, rows, valid, blocks, D)
+        next_scales = read_scales(absmax, rows, valid, blocks, D)
+        total += nf4_times(words, scales, read_eighths(x, first, D, BLOCKS), levels, SHUFFLED)
+        words, scales = next_words, next_scales
+    value = tl.sum(total, axis=1)
+    if BIAS:
+        value += tl.load(bias + rows, mask=valid, other=0.0).to(tl.float32)
+    tl.store(out + rows, value.to(out.dtype.element_ty), mask=valid)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .blocks import ActiveBuffer, Scratch, Tiles, grid, triton_programs
+from .blocks import ActiveBuffer, Scratch, Tiles, add_partials, grid, next_power_of_two, triton_programs
 from .matrices import Matrices
-from .nf4 import BLOCK, Nf4Matrices, columns_at_once, table
+from .nf4 import BLOCK, Nf4Matrices, blocks_of, decoding, table
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +24,6 @@ class MatricesWithRest:
     @property
     def activation(self) -> int:
         return self.exact.activation
-
-    @property
-    def down_bias(self) -> torch.Tensor | None:
-        return self.exact.down_bias
-
-    @property
-    def down_scale(self) -> None:
-        return None
 
     @property
     def d_ff(self) -> int:
@@ -49,25 +41,28 @@ class MatricesWithRest:
     def neuron_bytes(self) -> int:
         return self.exact.neuron_bytes
 
-    def launch(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> None:
-        """Both halves have the rows of ``tiles``, whose columns are those of the exact one, in down of both."""
+    @property
+    def output_bytes(self) -> int:
+        return self.exact.output_bytes
+
+    def run(self, x: torch.Tensor, active: ActiveBuffer | None, scratch: Scratch, tiles: Tiles) -> torch.Tensor:
+        """Both halves have the rows and columns of ``tiles``."""
         if active is None:
-            self.exact.launch(x, None, scratch, tiles)
-            return
+            return self.exact.run(x, None, scratch, tiles)
         programs = triton_programs("rest_programs")
         exact, copy = self.exact, self.copy
-        batch, width = x.shape
-        code = table(x.device)
+        width = x.shape[1]
+        levels = table(x.device)
         columns = max(tiles.down_columns, BLOCK)
-        programs.neurons_and_rest_program[(grid(self.d_ff + tiles.rows, tiles), batch)](
+        programs.neurons_and_rest_program[(grid(self.d_ff + tiles.rows, tiles),)](
             x,
             exact.gate,
             exact.up,
-            None if copy.gate is None else copy.gate.codes,
-            copy.up.codes,
+            None if copy.gate is None else copy.gate.words,
+            copy.up.words,
             None if copy.gate is None else copy.gate.absmax,
             copy.up.absmax,
-            code,
+            levels,
             exact.gate_bias,
             exact.up_bias,
             active.chosen,
@@ -75,22 +70,22 @@ class MatricesWithRest:
             scratch.activations,
             D=width,
             FF=self.d_ff,
+            PADDED=next_power_of_two(width),
             GLU=exact.gate is not None,
             GATE_BIAS=exact.gate_bias is not None,
             UP_BIAS=exact.up_bias is not None,
             KIND=exact.activation,
             ROWS=tiles.rows,
-            COLUMNS=tiles.columns,
-            BLOCKS=columns_at_once(width) // BLOCK,
-            HELD=tiles.held,
+            BLOCKS=blocks_of(width),
             num_warps=tiles.warps,
+            **decoding(x.device),
         )
-        programs.down_and_rest_program[(tiles.splits, -(-width // columns), batch)](
+        programs.down_and_rest_program[(tiles.splits, -(-width // columns))](
             scratch.activations,
             exact.down,
-            copy.down.codes,
+            copy.down.words,
             copy.down.absmax,
-            code,
+            levels,
             active.chosen,
             active.count,
             scratch.partial,
@@ -98,7 +93,7 @@ class MatricesWithRest:
             FF=self.d_ff,
             ROWS=tiles.down_rows,
             BLOCKS=columns // BLOCK,
-            HELD=tiles.held,
-            STAGES=tiles.down_stages,
             num_warps=tiles.down_warps,
+            **decoding(x.device),
         )
+        return add_partials(scratch, exact.down_bias)

@@ -14,6 +14,7 @@ from . import embedded
 from .cache import cached_folder
 from .folder import check_config, check_weights, fingerprint
 from .gguf import convert
+from .gguf_facts import add_endings, check_facts, read_facts
 from .hub import hub_description, hub_weights
 
 if TYPE_CHECKING:
@@ -87,7 +88,12 @@ def _from_gguf(path: str, report: Report) -> WeightFolder:
         raise UserError(f"There is no file '{path}'.")
     gguf = Path(path).absolute()
     identity = fingerprint([gguf])
-    folder = cached_folder(
-        f"gguf-{identity[:16]}", lambda folder: convert(gguf, folder, gguf.name, report), gguf.stat().st_size
-    )
+
+    def fill(folder: Path) -> None:
+        facts = read_facts(gguf, gguf.name)
+        check_facts(facts, gguf.name)
+        convert(gguf, folder, gguf.name, report)
+        add_endings(folder, facts)
+
+    folder = cached_folder(f"gguf2-{identity[:16]}", fill, gguf.stat().st_size, report)
     return WeightFolder(gguf.name, identity, folder)

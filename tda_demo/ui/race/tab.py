@@ -88,7 +88,7 @@ def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
         for method, wish in (("method", "settings"), ("rival", "rival_settings")):
             chosen = [setting for setting in of_methods if setting.method.name == known[method]]
             wishes[wish] = {setting.field.name: known[setting.key] for setting in chosen}
-        factor_counts = {name: len(known[name] or ()) for name in of_layers}
+        factor_counts = {name: len(known[name]) if isinstance(known[name], list) else 0 for name in of_layers}
         job = race_job(parse_request(service.offers, **wishes, limits=service.limits), service.limits)
         return job, RaceFrame(RaceView(job.request), factor_counts)
 
