@@ -80,6 +80,7 @@
       const now = current();
       if (!now?.curve) return null;
       const { curve, value } = now;
+      if (curve.points && !curve.values.some((each) => Math.abs(each - value) < 1e-6)) return null;
       let share = interpolate(curve.values, curve.share, value);
       const at = curve.values.findIndex((each) => Math.abs(each - value) < 1e-6);
       let kl = curve.kl.includes(null) ? (curve.kl[at] ?? null) : interpolate(curve.values, curve.kl, value);
@@ -98,7 +99,7 @@
       const now = current();
       const known = costs();
       root.dataset.known = Boolean(known);
-      for (const input of [bytes, quality]) input.disabled = !known;
+      for (const input of [bytes, quality]) input.disabled = !known || Boolean(now.curve.points);
       if (!known) {
         slots({ share: "–", kl: "–", bound: now ? "not measured for these settings: a race will tell" : "", source: "" });
         return tda.drawRows?.();
@@ -108,7 +109,7 @@
       bytes.min = Math.ceil(100 * floor);
       bytes.max = 100;
       if (document.activeElement !== bytes) bytes.value = Math.round(100 * known.share);
-      quality.disabled = curve.kl.includes(null);
+      quality.disabled ||= curve.kl.includes(null);
       if (document.activeElement !== quality) quality.value = 100 * Math.min(1, (known.kl ?? 0) / MOST_KL) ** (1 / FINE);
       bytes.setAttribute("aria-valuetext", `${percent(known.share)} of the MLP bytes`);
       const kl = known.kl === null ? "?" : known.kl < 0.001 ? "0" : known.kl.toPrecision(2);
@@ -117,7 +118,7 @@
         share: percent(known.share),
         kl,
         bound: `limit ${known.bound.toFixed(2)}×`,
-        source: exact(curve) ? "layers exact for your prompt, the rest expected" : "expected, calibration texts",
+        source: exact(curve) ? "layers exact for your prompt, the rest expected" : curve.points ? "expected, held-out answers" : "expected, calibration texts",
       });
       tda.drawRows?.();
     };

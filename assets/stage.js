@@ -164,7 +164,7 @@
 
     // What stands here is of other settings than those that are set now.
     const tellStale = (stale) => {
-      const running = BEGUN.includes(shown?.phase);
+      const running = BEGUN.includes(shown?.phase) && !shown.replay;
       root.dataset.stale = stale && !running;
       from.hidden = !stale || shown?.phase === "empty";
       from.textContent = running ? "changes apply to the next race" : `from ${shown?.label || "the recorded race"}: run again`;

@@ -1,11 +1,16 @@
-// Another page may show the race in a frame: ?embed=race&theme=dark. Gradio's own word for the theme is __theme.
+// Another page may show the race in a frame: ?embed=race&theme=dark.
 (() => {
   const address = new URL(location.href);
   const [embed, theme] = ["embed", "theme"].map((name) => address.searchParams.get(name));
   if (embed) document.documentElement.dataset.embed = embed;
-  if (!["dark", "light"].includes(theme) || address.searchParams.has("__theme")) return;
-  address.searchParams.set("__theme", theme);
-  history.replaceState(history.state, "", address);
+  if (!["dark", "light"].includes(theme)) return;
+  const wear = () => document.body.classList.toggle("dark", theme === "dark");
+  document.addEventListener("DOMContentLoaded", () => {
+    wear();
+    // Gradio chooses by the browser's own theme, and may choose later.
+    new MutationObserver(() => document.body.classList.contains("dark") === (theme === "dark") || wear())
+      .observe(document.body, { attributes: true, attributeFilter: ["class"] });
+  });
 })();
 
 // Gradio's start screen counts the seconds at every frame of the browser, and goes on, unseen, for as long as the page is

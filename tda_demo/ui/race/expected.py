@@ -9,9 +9,10 @@ import json
 from functools import cache
 from typing import Any
 
+from ...methods.presets import presets_of
 from ...support.files import DATA
 from ..models import EMBEDDED
-from .method_controls import settings
+from .method_controls import Setting, settings
 
 FILE = DATA / "expected.json"
 
@@ -33,4 +34,27 @@ def expectations() -> dict[str, Any]:
                 for setting in of_method
                 if setting.field.name in curve["others"]
             }
+        method["curves"] += _points(method, of_method)
     return told
+
+
+def _points(method: dict[str, Any], of_method: list[Setting]) -> list[dict[str, Any]]:
+    """Of presets that no curve is of: what they cost on held-out answers, known at these values alone."""
+    kind = of_method[0].method
+    points: dict[str, dict[str, Any]] = {}
+    for preset in presets_of(kind):
+        made = preset.of(kind)
+        values = {setting.key: setting.control_value(getattr(made, setting.field.name)) for setting in of_method}
+        others = {name: value for name, value in values.items() if name != method["key"] and value != []}
+        if any(_same(others, curve["others"]) for curve in method["curves"]):
+            continue
+        empty = {"others": others, "values": [method["dense"]], "kl": [0], "share": [1], "points": True}
+        point = points.setdefault(repr(others), empty)
+        point["values"].append(values[method["key"]])
+        point["kl"].append(preset.kl)
+        point["share"].append(preset.mlp_share)
+    return list(points.values())
+
+
+def _same(others: dict[str, Any], of_curve: dict[str, Any]) -> bool:
+    return all(of_curve.get(name) == value for name, value in others.items())
