@@ -26,14 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..support.lazy import torch
-
-GROUP = 32  # weights with one scale and one minimum
-LEVELS = 15  # a group's steps
-RECORD = 64  # columns
-RECORD_BYTES = RECORD // 2 + 8
-TILE = 32  # neurons
-TILE_BYTES = TILE * GROUP // 2 + 4 * TILE
-X_ONE = 127  # of a rounded vector's largest
+from .q4_sizes import GROUP, RECORD, RECORD_BYTES, TILE, TILE_BYTES, X_ONE
 
 f32 = np.float32
 _CODES = RECORD // 2  # bytes of a record

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from ..kernels.q4 import RECORD, RECORD_BYTES
+from ..kernels.q4_sizes import RECORD, RECORD_BYTES
 from ..methods import METHODS
 from ..model.precision import PRECISIONS, Device, default_precision, precisions_on
 from ..support.errors import UserError

@@ -57,7 +57,6 @@ NAMED_IN = {
     "kernels/formats.py": "the records of formats",
     "kernels/cpu/__init__.py": "the name of a module",
     "kernels/gpu/nf4.py": "bitsandbytes' own name of its 4-bit storage",
-    "decode/gpu/kernel_blocks.py": "bitsandbytes' own name of its 4-bit storage",
     "bench/random_model.py": "the precisions in which random weights are made",
     "bench/run.py": "the precision in which transformers is the rival of all rows",
 }
@@ -166,7 +165,7 @@ def test_a_new_precision_is_offered_where_it_says(twin: str) -> None:
         choose_precision(twin, torch.device("cuda"))
     with pytest.raises(UserError, match="use float32, bfloat16, int8, q4, nf4 or int8twin"):
         choose_precision("int3", torch.device("cpu"))
-    assert Offers().precisions == (AUTOMATIC, twin, "nf4", "int8", "bfloat16", "float32")
+    assert Offers().precisions == (AUTOMATIC, twin, "nf4", "q4", "int8", "bfloat16", "float32")
     assert Offers().precision(twin) == twin and twin not in Offers(device="cuda").precisions
     with pytest.raises(UserError, match="in int8twin needs about"):
         check_room("Qwen/Qwen3-8B", twin, "cpu", Room(4e9, "memory"))

@@ -18,7 +18,7 @@ from ...kernels.cpu.layer import Neurons
 from ...kernels.cpu.q4_columns import gather_columns
 from ...kernels.cpu.rest import Rest
 from ...kernels.formats import has_nibbles
-from ...kernels.q4 import TILE
+from ...kernels.q4_sizes import TILE
 from ...methods.low_bit import BlockCopy, LowBitRest
 from ...methods.plan import ActiveSets
 from .layout import Layout

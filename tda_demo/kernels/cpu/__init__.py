@@ -23,7 +23,7 @@ from .kept_code import keep_code_in
 
 def _sources() -> str:
     here = Path(__file__).parent
-    constants = [here.parent / f"{name}.py" for name in ("activations", "nf4", "q4")]  # compiled into the loops
+    constants = [here.parent / f"{name}.py" for name in ("activations", "nf4", "q4_sizes")]  # compiled into the loops
     files = [*sorted(here.rglob("*.py")), *constants]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 

@@ -16,7 +16,7 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..q4 import GROUP, LEVELS, TILE, TILE_BYTES, X_ONE
+from ..q4_sizes import GROUP, LEVELS, TILE, TILE_BYTES, X_ONE
 from .nf4_loops import FAST, HAS_SHUFFLE, f32
 from .q4_rows import from_half
 from .vectors import (

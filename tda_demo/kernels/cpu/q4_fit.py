@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from ..q4 import GROUP, LEVELS
+from ..q4_sizes import GROUP, LEVELS
 from .nf4_loops import FAST, f32
 from .vectors import nearest
 

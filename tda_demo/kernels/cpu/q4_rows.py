@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..q4 import GROUP, RECORD, RECORD_BYTES, X_ONE
+from ..q4_sizes import GROUP, RECORD, RECORD_BYTES, X_ONE
 from .nf4_loops import FAST, HAS_SHUFFLE, f32
 from .vectors import (
     Bytes,

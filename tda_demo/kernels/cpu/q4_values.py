@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from ..q4 import GROUP, RECORD
+from ..q4_sizes import GROUP, RECORD
 from .q4_rows import from_half
 
 _HALF = GROUP // 2

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..q4 import GROUP, RECORD, TILE
+from ..q4_sizes import GROUP, RECORD, TILE
 from .elementwise import activate_all
 from .layer import kernel, mlp
 from .q4_columns import add_columns

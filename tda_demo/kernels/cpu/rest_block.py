@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numba import get_num_threads, njit, prange
 
-from ..q4 import GROUP, RECORD, TILE
+from ..q4_sizes import GROUP, RECORD, TILE
 from .elementwise import activate_all
 from .q4_columns import add_columns
 from .q4_rows import matvec, quantise

@@ -7,7 +7,7 @@ from numba import types
 from numba.extending import overload
 
 from ..nf4 import BLOCK, ONE
-from ..q4 import RECORD, RECORD_BYTES
+from ..q4_sizes import RECORD, RECORD_BYTES
 from . import q4_rows
 from .nf4_loops import FAST, add_row, f32, quantise, row_times
 
