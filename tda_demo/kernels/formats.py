@@ -123,6 +123,15 @@ class Format:
         rows = self.encode(down)
         return ByNeuron(np.ascontiguousarray(rows.codes.T), np.empty((d_ff, 0), np.float32), rows.scales)
 
+    def decode_by_neuron(self, neurons: ByNeuron) -> torch.Tensor:
+        """The down projection float32 [d, d_ff] that ``neurons`` stand for."""
+        if self.down is not None:
+            return self.down.decode_by_neuron(neurons)
+        width, ones = len(neurons.output_scales), np.ones(len(neurons.codes), np.float32)
+        scales = ones if self.is_by_channel else neurons.block_scales
+        values = self.decode_rows(neurons.codes, scales, width)
+        return (values * torch.from_numpy(neurons.output_scales)).T
+
     def round(self, weight: torch.Tensor) -> torch.Tensor:
         """``weight`` [rows, columns] as ``encode`` holds it, float32."""
         rows = self.encode(weight)

@@ -99,10 +99,19 @@ def encode(weight: torch.Tensor) -> Q4Rows:
     matrix = weight.detach().float().cpu().numpy()
     rows, columns = matrix.shape
     codes, scales, minima = _fit(_filled_up(matrix, RECORD))
-    halves = codes.reshape(rows, -1, 2, 2, GROUP // 2)
-    nibbles = (halves[:, :, :, 0] | halves[:, :, :, 1] << 4).reshape(rows, -1, _CODES)
-    numbers = np.concatenate([each.reshape(rows, -1, 2) for each in (scales, minima)], axis=2)
-    return Q4Rows(np.concatenate([nibbles, numbers.view(np.uint8)], axis=2), columns)
+    halves = codes.reshape(rows, -1, 2, GROUP // 2)
+    return of_groups(halves[:, :, 0] | halves[:, :, 1] << 4, scales, minima, columns)
+
+
+def of_groups(nibbles: np.ndarray, scales: np.ndarray, minima: np.ndarray, columns: int) -> Q4Rows:
+    """The rows whose groups have ``nibbles`` uint8 [rows, groups, 16], the codes of their first 16 weights in the lower
+    halves, and float16 ``scales`` and ``minima`` [rows, groups]; filled up with zeros to whole records.
+    """
+    rows, groups = scales.shape
+    missing = ((0, 0), (0, groups % 2))
+    codes = np.pad(nibbles, (*missing, (0, 0))).reshape(rows, -1, _CODES)
+    numbers = np.concatenate([np.pad(each, missing).reshape(rows, -1, 2) for each in (scales, minima)], axis=2)
+    return Q4Rows(np.concatenate([codes, numbers.view(np.uint8)], axis=2), columns)
 
 
 def encode_columns(weight: torch.Tensor, output_scales: np.ndarray) -> Q4Columns:
@@ -143,18 +152,23 @@ def _fit(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with cores(threads):
         fit(groups, threads, codes, scales, minima)
     shape = len(matrix), matrix.shape[1] // GROUP
-    halves = (each.astype(np.float16).reshape(shape) for each in (scales, minima))
-    return codes.reshape(*shape, GROUP), *halves
+    return (
+        codes.reshape(*shape, GROUP),
+        scales.astype(np.float16).reshape(shape),
+        minima.astype(np.float16).reshape(shape),
+    )
 
 
 def decode(rows: Q4Rows) -> torch.Tensor:
     """The values it stands for, float32 [rows, columns]."""
+    from .cpu import cores
+    from .cpu.q4_values import decode as decode_records
+
     records = rows.records
-    nibbles = records[:, :, :_CODES].reshape(*records.shape[:2], 2, GROUP // 2)
-    codes = np.concatenate([nibbles & 15, nibbles >> 4], axis=3)
-    numbers = np.ascontiguousarray(records[:, :, _CODES:]).view(np.float16)
-    values = _values(codes, numbers[:, :, :2, None], numbers[:, :, 2:, None])
-    return torch.from_numpy(values.reshape(-1, records.shape[1] * RECORD)[:, : rows.columns].copy())
+    values, threads = np.empty((len(records), records.shape[1] * RECORD), np.float32), torch.get_num_threads()
+    with cores(threads):
+        decode_records(records, threads, values)
+    return torch.from_numpy(np.ascontiguousarray(values[:, : rows.columns]))
 
 
 def decode_columns(columns: Q4Columns) -> torch.Tensor:

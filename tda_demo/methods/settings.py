@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints
@@ -21,13 +22,13 @@ class Named(Protocol):
 
 @dataclass(frozen=True)
 class Range:
-    """A closed interval; its ends may be infinite, what lies in it may not."""
+    """A closed interval; its ends may be infinite, what lies in it may not, nor be a whole number beyond any float."""
 
     low: float
     high: float
 
     def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high and abs(value) != float("inf")  # false for NaN too
+        return self.low <= value <= self.high and abs(value) <= sys.float_info.max  # false for NaN too
 
     def __str__(self) -> str:
         return f"{self.low:g} or more" if self.high == float("inf") else f"from {self.low:g} to {self.high:.10g}"

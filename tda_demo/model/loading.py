@@ -17,8 +17,9 @@ from .chat import chat_ids, end_of_turn
 from .feedforward import FeedForward, find_blocks
 from .placement import DeviceMap, automatic_device_map, input_device, is_spread
 from .precision import PRECISIONS, REFERENCE, choose_precision, loading_arguments, model_dtype, round_weights
-from .weights import WeightFolder, embedded, find_weights
+from .weights import WeightFolder, embedded, find_weights, gguf_file, gguf_text
 from .weights.folder import quiet_transformers
+from .weights.gguf_codes import can_store, read_codes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -149,6 +150,8 @@ def load_model(
         if precision != REFERENCE:
             raise UserError(f"On a CPU a device map takes the precision {REFERENCE} only, not {precision}.")
     precision = choose_precision(precision, place)
+    if place.type == "cpu" and device_map is None and (stored := _from_codes(name, precision, report)):
+        return stored
     weights = find_weights(name, report)
     device_map = device_map or automatic_device_map(weights.folder, precision, place)
     placed = loading_arguments(precision, place) | ({} if device_map is None else {"device_map": device_map})
@@ -170,6 +173,26 @@ def load_model(
         precision=precision,
         device=place if device_map is None else input_device(model),
         blocks=blocks,
+    )
+
+
+def _from_codes(name: str | None, precision: str, report: Report) -> LoadedModel | None:
+    """A GGUF file read straight into codes; None for what is none, and where floats are needed."""
+    gguf = gguf_file(name) if can_store(precision) else None
+    if gguf is None:
+        return None
+    text = gguf_text(gguf, report)
+    model = read_codes(gguf, text.folder, precision, report)
+    if model is None:
+        return None
+    return LoadedModel(
+        name=text.name,
+        fingerprint=text.fingerprint,
+        model=model.eval().requires_grad_(False),
+        tokenizer=_tokenizer(text),
+        precision=precision,
+        device=torch.device("cpu"),
+        blocks=find_blocks(model),
     )
 
 
@@ -199,6 +222,16 @@ def _device(asked: str | None) -> torch.device:
     return device
 
 
+def _tokenizer(weights: WeightFolder) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    with quiet_transformers():
+        try:
+            return AutoTokenizer.from_pretrained(weights.folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # every tokenizer class fails in its own way
+            raise UserError(_tokenizer_fault(weights)) from error
+
+
 def _tokenizer_fault(weights: WeightFolder) -> str:
     if (weights.folder / "tokenizer.json").exists():
         return f"The tokenizer.json in {weights.folder} cannot be read: fetch the tokenizer of '{weights.name}' again."
@@ -212,14 +245,11 @@ def _tokenizer_fault(weights: WeightFolder) -> str:
 def _read(
     weights: WeightFolder, dtype: torch.dtype, placed: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    tokenizer = _tokenizer(weights)
     with quiet_transformers():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(weights.folder, **source)
-        except Exception as error:  # every tokenizer class fails in its own way
-            raise UserError(_tokenizer_fault(weights)) from error
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 weights.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **source, **placed

@@ -48,8 +48,8 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 def test_a_value_out_of_range_is_quoted_briefly(name: str, value: object) -> None:
     if name == "exempt" and not isinstance(value, tuple):
         value = (value,)
-    if name == "exempt" and value in [(10**400,), (1e308,)]:
-        pytest.skip("within the range of a layer's number: the model refuses it")
+    if name != "cett" and value in (1e308, (1e308,)):
+        pytest.skip("within the range")
     with pytest.raises(UserError) as raised:
         TDA(**{name: value})
     assert len(str(raised.value)) < 200
@@ -86,7 +86,7 @@ def test_the_command_line_tells_what_the_page_tells(
 def test_a_reader_who_has_had_enough_is_no_error() -> None:
     command = f"{sys.executable} -m tda_demo methods | head -c 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stderr == "" and done.stdout.split()[-1] in ("0", "141")
+    assert done.stderr == "" and done.stdout[1:].strip() in ("0", "141")
 
 
 class TestVariables:

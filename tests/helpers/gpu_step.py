@@ -23,7 +23,7 @@ PROMPT = [*PROMPT_IDS, 21, 22]  # 14 tokens, so that two steps later windows of 
 SMALL = Tiles(rows=32, down_rows=32, down_columns=32, splits=2)
 REST = dataclasses.replace(SMALL, down_columns=64)  # of which one half reads blocks of 64
 
-LINEAR = LinearTiles(rows=8, warps=1)
+LINEAR = LinearTiles(rows=64, warps=1)
 
 
 def on_device(lm: LoadedModel) -> LoadedModel:

@@ -22,7 +22,7 @@ pytestmark = ON_A_CARD
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_plain_rows_of_any_shape(
     outputs: int, width: int, rows: int, bias: bool, dtype: torch.dtype, seed: int
 ) -> None:
@@ -43,7 +43,7 @@ def test_plain_rows_of_any_shape(
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_nf4_rows_of_any_shape(outputs: int, blocks: int, rows: int, bias: bool, dtype: torch.dtype, seed: int) -> None:
     torch.manual_seed(seed)
     weight = quantise(torch.randn(outputs, 64 * blocks).to(DEVICE))

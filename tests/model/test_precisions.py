@@ -164,7 +164,7 @@ def test_a_new_precision_is_offered_where_it_says(twin: str) -> None:
     assert choose_precision(twin, torch.device("cpu")) == twin
     with pytest.raises(UserError, match="'int8twin' is not a precision on cuda: use float32, bfloat16, int8 or nf4"):
         choose_precision(twin, torch.device("cuda"))
-    with pytest.raises(UserError, match="use float32, bfloat16, int8, nf4 or int8twin"):
+    with pytest.raises(UserError, match="use float32, bfloat16, int8, q4, nf4 or int8twin"):
         choose_precision("int3", torch.device("cpu"))
     assert Offers().precisions == (AUTOMATIC, twin, "nf4", "int8", "bfloat16", "float32")
     assert Offers().precision(twin) == twin and twin not in Offers(device="cuda").precisions

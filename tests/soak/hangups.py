@@ -54,10 +54,9 @@ def _hang_up(page: Page, prompt: str, wait: float) -> bool:
     return False
 
 
-def _never_read(page: Page, prompt: str, wait: float) -> bool:
+def _never_read(page: Page, prompt: str, _wait: float) -> bool:
     """call/race, and nobody ever asks for its stream."""
     page.post("call/race", {"data": race_body(prompt, **LONG)["data"]})
-    time.sleep(wait)
     return True
 
 
@@ -97,10 +96,9 @@ def _page_body(page: Page, prompt: str, session: str) -> dict[str, Any]:
     return {"data": values, "fn_index": handler, "session_hash": session}
 
 
-def _suspend(page: Page, prompt: str, wait: float) -> bool:
+def _suspend(page: Page, prompt: str, _wait: float) -> bool:
     """run/predict of a streaming handler: it answers with the first frame and leaves its generator suspended."""
     page.post("run/predict", _page_body(page, prompt, uuid.uuid4().hex))
-    time.sleep(wait)
     return True
 
 
@@ -114,10 +112,9 @@ def _leave_queue(page: Page, prompt: str, wait: float) -> bool:
     return False
 
 
-def _join_only(page: Page, prompt: str, wait: float) -> bool:
+def _join_only(page: Page, prompt: str, _wait: float) -> bool:
     """queue/join without ever a stream."""
     page.post("queue/join", _page_body(page, prompt, uuid.uuid4().hex))
-    time.sleep(wait)
     return True
 
 
