@@ -91,7 +91,10 @@
       tell(layer);
     };
     const layerOf = (event) => Number(event.target.closest(".layer-row")?.dataset.layer ?? -1);
-    const shareAt = (event) => (event.clientX - group.getBoundingClientRect().left) / group.clientWidth;
+    const shareAt = ({ clientX }) => {
+      const { left, width } = rows[0].getBoundingClientRect();
+      return (clientX - left) / width;
+    };
 
     group.addEventListener("pointerdown", (event) => {
       const layer = layerOf(event);

@@ -5,12 +5,14 @@
   if (embed) document.documentElement.dataset.embed = embed;
   if (!["dark", "light"].includes(theme)) return;
   const wear = () => document.body.classList.toggle("dark", theme === "dark");
-  document.addEventListener("DOMContentLoaded", () => {
+  const begin = () => {
     wear();
     // Gradio chooses by the browser's own theme, and may choose later.
     new MutationObserver(() => document.body.classList.contains("dark") === (theme === "dark") || wear())
       .observe(document.body, { attributes: true, attributeFilter: ["class"] });
-  });
+  };
+  if (document.body) begin();
+  else document.addEventListener("DOMContentLoaded", begin);
 })();
 
 // Gradio's start screen counts the seconds at every frame of the browser, and goes on, unseen, for as long as the page is

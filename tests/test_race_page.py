@@ -71,7 +71,7 @@ def test_all_of_a_race_is_in_one_viewport_from_run_to_the_end(
     visitor = open_page(width=width, height=height)
     names = SEEN if width < 700 else (*SEEN, "stop", "prompt", "run", "preview", "verdict", "history", "setting")
     assert_in_view(visitor, width, height, *names)
-    visitor.set_new_tokens(64)
+    visitor.set_new_tokens(24)
     before = places(visitor, "heatmap", "speedup", "price", "verdict")
     visitor.page.get_by_test_id("run").click()
     for phase in ("running", "finished"):
@@ -106,7 +106,7 @@ def test_one_key_races_the_prompt_that_stands_there_and_the_price_comes_while_it
     open_page: Callable[..., Visitor],
 ) -> None:
     visitor = open_page()
-    visitor.set_new_tokens(256)
+    visitor.set_new_tokens(128)
     visitor.page.fill("#prompt textarea", "")  # what stands there in grey is raced too
     visitor.page.press("#prompt textarea", "Enter")
     visitor.page.wait_for_function(
@@ -273,7 +273,7 @@ SHIFTS = """() => {
 @pytest.mark.parametrize(("width", "height"), WINDOWS)
 def test_nothing_shifts_during_a_race(open_page: Callable[..., Visitor], width: int, height: int) -> None:
     visitor = open_page(width=width, height=height)
-    visitor.set_new_tokens(48)
+    visitor.set_new_tokens(24)
     visitor.page.evaluate(SHIFTS)
     visitor.page.get_by_test_id("run").click()
     visitor.page.wait_for_function("!document.querySelector('.badge').textContent")

@@ -233,7 +233,7 @@ def test_the_empty_page_says_what_will_be_seen() -> None:
 
 def test_the_method_has_its_own_name_everywhere() -> None:
     shown = slots(after(prompt_read()))
-    assert (shown["name"], shown["lane"], shown["chosen"]) == ("GRIFFIN", "GRIFFIN", "one set, from the prompt")
+    assert (shown["lane"], shown["chosen"]) == ("GRIFFIN", "one set, from the prompt")
     assert slots(RaceView())["lane"] == "Sparse"
 
 
