@@ -33,7 +33,7 @@ def _sources() -> str:
 _NAMED: str = numba.config.CACHE_DIR  # type: ignore[attr-defined]
 keep_code_in((Path(_NAMED) if _NAMED else cache_root() / "compiled") / _sources())
 
-_running = threading.Lock()
+_running = threading.RLock()
 _process: int | None = None  # whose threads they are
 
 
@@ -53,12 +53,17 @@ def cores(threads: int) -> Iterator[None]:
     """Within the context compiled kernels have ``threads`` threads, and no other thread of this process runs one.
 
     Two at once would share the cores and spoil each other's times, and not every threading layer of numba allows it.
+    A thread that is within one may enter another, as a step does in which a hook decodes a copy.
     """
     check_runnable()
     with _running:
         _start_pool()
+        before = numba.get_num_threads()
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-        yield
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)
 
 
 @cache
