@@ -76,9 +76,8 @@ def test_the_command_line_tells_what_the_page_tells(
 ) -> None:
     *_, finished = race(lm, GRIFFIN(keep=0.5), PROMPT, RaceSettings(8))
     median = (low + high) / 2
-    result = dataclasses.replace(
-        finished.result, speedup=Speedup(median, low, high, 9), efficiency=median / finished.result.byte_bound
-    )
+    speed = Speedup(median, low, high, 9, 0, median)
+    result = dataclasses.replace(finished.result, speedup=speed, efficiency=median / finished.result.byte_bound)
     (line,) = [line for line in summary(result).splitlines() if line.startswith("speedup")]
     assert said in line and ("efficiency" in line) is efficient and ("slower" in line) is (high < 1)
 
