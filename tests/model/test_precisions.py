@@ -57,7 +57,6 @@ NAMED_IN = {
     "kernels/formats.py": "the records of formats",
     "kernels/cpu/__init__.py": "the name of a module",
     "kernels/gpu/nf4.py": "bitsandbytes' own name of its 4-bit storage",
-    "decode/gpu/kernel_blocks.py": "bitsandbytes' own name of its 4-bit storage",
     "bench/random_model.py": "the precisions in which random weights are made",
     "bench/run.py": "the precision in which transformers is the rival of all rows",
 }
