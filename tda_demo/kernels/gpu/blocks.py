@@ -1,4 +1,4 @@
-"""Feed-forward blocks on a GPU, all neurons or an active set in place: three Triton launches a block.
+"""Feed-forward blocks on a GPU, all neurons or an active set in place: three Triton launches a block at most.
 
 1. gate, up and the activation function, over the active neurons;
 2. the down projection over the same neurons, each split of them into a float32 partial sum;

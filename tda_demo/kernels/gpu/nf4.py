@@ -127,8 +127,7 @@ class Nf4Matrices:
     def decode(self, *, stored: bool = False) -> Matrices:
         """The values in float32; ``stored``: as all neurons are computed, not as an active set is."""
         gate = None if self.gate is None else self.gate.decode()
-        use_stored = stored and self.stored_down is not None
-        down = self.stored_down.decode().t() if use_stored and self.stored_down is not None else self.down.decode()
+        down = self.down.decode() if self.stored_down is None or not stored else self.stored_down.decode().t()
         biases = (self.gate_bias, self.up_bias, self.down_bias)
         return Matrices(gate, self.up.decode(), down, *biases, self.activation)
 

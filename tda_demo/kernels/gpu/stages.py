@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .linear import LinearTiles
-from .nf4 import BLOCK
 
 Stages = tuple[list[dict[str, int]], list[dict[str, int]]]
 """Tiles worth trying, as fields of ``Tiles``: for the launch of gate and up, then for that of down."""
@@ -51,7 +50,7 @@ def _first(cuts: list[tuple[int, int, int]], processors: int) -> list[dict[str, 
 
 def _second(cuts: list[tuple[int, int, int, int]], width: int) -> list[dict[str, int]]:
     """Of rows, columns, warps and splits; fewer columns where ``width`` has no such power of two as a factor."""
-    most = max(BLOCK, 256, width & -width)
+    most = max(256, width & -width)
     return [
         {"down_rows": rows, "down_columns": min(columns, most), "down_warps": warps, "splits": splits}
         for rows, columns, warps, splits in cuts
