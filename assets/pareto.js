@@ -45,7 +45,9 @@
 
     const draw = () => {
       figure.dataset.empty = !value;
-      if (!value) return window.Plotly.purge(canvas);
+      if (!value) return window.Plotly?.purge(canvas);
+      if (!area.offsetWidth) return; // drawn once its tab is seen
+      if (!window.Plotly) return tda.plotly().then(draw);
       const { data, layout, beyond } = current();
       const dragmode = matchMedia("(pointer: fine)").matches ? "zoom" : false;
       window.Plotly.react(canvas, data, { ...layout, dragmode, autosize: true, uirevision: `${chosen("quality")}/${chosen("cost")}/${whole}` }, { displayModeBar: false, responsive: true, doubleClick: "reset" });
@@ -135,9 +137,15 @@
       json: () => tda.save("quality-and-cost.json", "application/json", JSON.stringify(value.rows, null, 1)),
     };
 
+    let opened = false;
     const update = () => {
       pointed = null; // its entry is about to be made anew
       value = props.value?.views ? structuredClone(props.value) : null;
+      if (value && !opened) {
+        opened = true; // on one precision: the others are a click away
+        value.legend.precision.filter(({ key }) => key !== value.opens).forEach(({ key }) => off.add(`precision ${key}`));
+      }
+      figure.querySelector("[data-verdict]").textContent = value?.verdict ?? "";
       figure.querySelectorAll("[data-save]").forEach((button) => (button.disabled = !value));
       legend();
       tabulate();
@@ -152,6 +160,6 @@
       draw();
     });
     new MutationObserver(draw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
-    new ResizeObserver(() => area.offsetWidth && canvas.listening && window.Plotly.Plots.resize(canvas)).observe(area);
+    new ResizeObserver(() => area.offsetWidth && (canvas.listening ? window.Plotly.Plots.resize(canvas) : draw())).observe(area);
   };
 })();

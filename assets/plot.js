@@ -3,6 +3,17 @@
 (() => {
   const tda = (window.tda ??= {});
 
+  // Plotly is large: it is fetched when the first plot is seen. Its address is in a <meta> of the page's.
+  let plotly = null;
+  tda.plotly = () =>
+    (plotly ??= new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      script.src = document.querySelector("meta[name=tda-plotly]").content;
+      script.addEventListener("load", () => resolve(window.Plotly));
+      script.addEventListener("error", reject);
+      document.head.appendChild(script);
+    }));
+
   // "var(--x)" anywhere in a figure becomes the theme's colour of this moment.
   const themed = (node, style) => {
     if (typeof node === "string" && node.startsWith("var(")) return style.getPropertyValue(node.slice(4, -1)).trim();
@@ -25,21 +36,6 @@
   // What the tip says of a place in each kind of plot, line by line.
   const TIPS = (tda.tips ??= {});
   Object.assign(TIPS, {
-    tokens({ hover, views }, column, layer) {
-      const token = hover.tokens[column];
-      const total = hover.d_ff[layer];
-      if (token === undefined || total === undefined) return null;
-      hover.counts ??= decoded(views.fired.data[0].z);
-      const fired = hover.counts[layer * hover.tokens.length + column];
-      const inPrompt = column < hover.prompt;
-      const computed = inPrompt ? total : (hover.kept?.[layer] ?? fired);
-      const number = inPrompt ? column + hover.hidden + 1 : column - hover.prompt + 2;
-      return [
-        `layer ${layer}, ${inPrompt ? "prompt" : "written"} token ${number}: “${token}”`,
-        `fired ${fired.toLocaleString("en")} of ${total.toLocaleString("en")} (${percent(fired, total)})`,
-        `computed ${computed.toLocaleString("en")} of ${total.toLocaleString("en")}${inPrompt ? ": the prompt runs dense" : ""}`,
-      ];
-    },
     layers({ hover }, layer) {
       const total = hover.d_ff[layer];
       if (total === undefined) return null;
@@ -79,8 +75,9 @@
       ghost.textContent = props.value?.ghost ?? promise;
       if (!value) {
         canvas.listening = false; // listeners go with the plot
-        return window.Plotly.purge(canvas);
+        return window.Plotly?.purge(canvas);
       }
+      if (!window.Plotly) return tda.plotly().then(draw);
       chosen = radios.find((radio) => radio.checked)?.value ?? Object.keys(value.views)[0];
       const { data, layout } = themed(value.views[chosen], getComputedStyle(figure));
       window.Plotly.react(canvas, data, { ...layout, autosize: true }, { displayModeBar: false, responsive: true, doubleClick: false });
@@ -116,7 +113,7 @@
     update();
     watch("value", update);
     new IntersectionObserver((entries) => {
-      seen = entries.at(-1).isIntersecting;
+      seen = entries.at(-1).isIntersecting && area.offsetWidth > 0;
       if (seen) drawDue();
     }).observe(area);
     window.addEventListener("beforeprint", drawDue);

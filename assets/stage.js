@@ -2,7 +2,8 @@
 (() => {
   const tda = (window.tda ??= {});
   const NEAR_END = 40; // pixels from the end that still count as following it
-  const MARGIN = 14; // pixels between the race and the window's edge
+  const BEGUN = ["reading", "running", "judging"];
+  const OVER = ["finished", "stopped"];
 
   const parting = () => {
     const mark = document.createElement("span");
@@ -16,17 +17,21 @@
   class Pane {
     constructor(box) {
       this.box = box;
-      this.node = box.appendChild(document.createTextNode(""));
+      this.pieces = [];
       this.part = null;
+      this.text = "";
+      this.rewrite("", null);
     }
 
     get following() {
       return this.box.scrollHeight - this.box.scrollTop - this.box.clientHeight < NEAR_END;
     }
 
-    write(text, part) {
-      if (this.part === null && part === null && text.startsWith(this.node.data)) {
-        if (text.length > this.node.data.length) this.node.appendData(text.slice(this.node.data.length));
+    write(pieces, part) {
+      const text = pieces.join("");
+      this.pieces = pieces;
+      if (part === null && this.part === null && text.startsWith(this.text)) {
+        if (text.length > this.text.length) this.nodes[0].appendData(text.slice(this.text.length));
       } else if (part !== this.part || text !== this.text) {
         this.rewrite(text, part);
       }
@@ -36,61 +41,147 @@
 
     scroll() {
       const mark = this.box.querySelector(".parting-mark");
-      this.box.scrollTop = mark ? mark.offsetTop - this.box.offsetTop - 60 : this.box.scrollHeight;
+      this.box.scrollTop = mark ? mark.offsetTop - this.box.offsetTop - this.box.clientHeight / 3 : this.box.scrollHeight;
     }
 
     rewrite(text, part) {
-      this.node = document.createTextNode(part === null ? text : text.slice(0, part));
-      if (part === null) return this.box.replaceChildren(this.node);
+      const cut = part ?? text.length;
+      this.nodes = [document.createTextNode(text.slice(0, cut)), document.createTextNode(text.slice(cut))];
       const rest = document.createElement("span");
       rest.className = "after-parting";
-      rest.textContent = text.slice(part);
-      this.box.replaceChildren(this.node, parting(), rest);
+      rest.append(this.nodes[1]);
+      this.box.replaceChildren(this.nodes[0], ...(part === null ? [] : [parting()]), rest);
+    }
+
+    // Where token `index` stands, as a range of the text; null where it has none.
+    range(index) {
+      if (!(index >= 0 && index < this.pieces.length)) return null;
+      const start = this.pieces.slice(0, index).join("").length;
+      const range = document.createRange();
+      const cut = this.nodes[0].length;
+      const place = (at) => (at <= cut ? [this.nodes[0], at] : [this.nodes[1], at - cut]);
+      range.setStart(...(start < cut ? [this.nodes[0], start] : [this.nodes[1], start - cut]));
+      range.setEnd(...place(start + this.pieces[index].length));
+      return range;
+    }
+
+    // The token at a place of the text; -1 outside of it.
+    tokenAt(node, offset) {
+      const which = this.nodes.indexOf(node);
+      if (which < 0) return -1;
+      let left = offset + (which ? this.nodes[0].length : 0);
+      return this.pieces.findIndex((piece) => (left -= piece.length) < 0);
     }
   }
 
-  const RACING = ["reading", "running"];
+  // A frame of a recorded race on top of the one before: only what changed, and of lists and long strings what is new.
+  const merge = (old, change) => {
+    if (change === null || typeof change !== "object" || Array.isArray(change)) return change;
+    if ("$add" in change) return old.concat(change.$add);
+    const merged = { ...old };
+    for (const [key, value] of Object.entries(change)) merged[key] = merge(old?.[key], value);
+    return merged;
+  };
 
-  // Brings the lanes and the texts into view, as far as both fit.
-  const bringIntoView = (track, panes) => {
-    const end = panes.getBoundingClientRect().bottom - window.innerHeight;
-    const top = Math.min(end, track.getBoundingClientRect().top) + MARGIN;
-    const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-    if (top > MARGIN) window.scrollBy({ top, behavior: calm ? "instant" : "smooth" });
+  const replay = ({ frames, seconds }, first, show) => {
+    let value = first;
+    let timer = 0;
+    const step = (index, begun) => {
+      value = merge(value, frames[index].change);
+      show(value);
+      const next = frames[index + 1];
+      if (!next) return;
+      timer = setTimeout(step, Math.max(0, begun + 1000 * next.at * seconds - performance.now()), index + 1, begun);
+    };
+    step(0, performance.now());
+    return () => clearTimeout(timer);
+  };
+
+  const lightUp = (range) => {
+    if (!window.CSS?.highlights) return;
+    if (range) CSS.highlights.set("tda-token", new Highlight(range));
+    else CSS.highlights.delete("tda-token");
   };
 
   tda.stage = (element, props, watch) => {
     const root = element.querySelector(".stage");
-    const lead = root.querySelector(".lead");
-    const boards = [...root.querySelectorAll(".scoreboard")];
+    const from = root.querySelector(".from");
+    const remedy = root.querySelector(".remedy");
+    const boards = [...root.querySelectorAll(".board")];
     const arms = ["dense", "sparse", "rival"].map((name) => {
       const lane = root.querySelector(`.lane[data-arm=${name}]`);
-      return {
-        name,
-        pane: new Pane(root.querySelector(`.pane[data-arm=${name}] .text`)),
-        run: lane.querySelector(".run"),
-        mark: lane.querySelector(".mark"),
-      };
+      const [run, mark] = [lane.querySelector(".run"), lane.querySelector(".mark")];
+      return { name, pane: new Pane(root.querySelector(`.pane[data-arm=${name}] .text`)), run, mark };
     });
-    const draw = () => {
-      const value = props.value;
-      if (!value?.phase) return;
-      const begins = RACING.includes(value.phase) && !RACING.includes(root.dataset.phase);
+    const panes = Object.fromEntries(arms.map(({ name, pane }) => [name, pane]));
+    // A column of the heatmap is a step of the sparse arm: it wrote the token after its first one.
+    const heat = tda.heat(root.querySelector(".heat"), (step) => lightUp(step === null ? null : panes.sparse.range(step + 1)));
+    const history = tda.history(root.querySelector(".history"), (past) => show(past));
+    let stopReplay = () => {};
+    let shown = null;
+
+    const paint = (value) => {
       const following = arms.filter(({ pane }) => pane.following); // read before anything is written: one layout
       root.dataset.phase = value.phase;
-      lead.dataset.arm = value.leader ?? "";
-      for (const board of boards) board.dataset.undecided = value.undecided.includes(board.dataset.arm);
+      root.dataset.duel = Boolean(value.duel);
+      root.dataset.leader = value.leader ?? "";
+      root.dataset.recorded = Boolean(value.slots.badge);
+      for (const board of boards) {
+        board.dataset.standing = value.standing?.[board.dataset.arm] ?? "";
+        board.dataset.damaged = Boolean(value.damaged?.includes(board.dataset.arm));
+      }
       tda.fill(root, value.slots);
+      remedy.hidden = !value.remedy;
+      remedy.textContent = value.remedy?.label ?? "";
       for (const { name, pane, run, mark } of arms) {
         const { share, mark: at } = value.track[name];
         run.style.transform = `scaleX(${share})`;
         mark.hidden = at === null;
         mark.style.left = `${100 * (at ?? 0)}%`;
-        pane.write(value.texts[name].text, value.texts[name].part);
+        pane.write(value.texts[name].pieces, value.texts[name].part);
       }
       following.forEach(({ pane }) => pane.scroll());
-      if (begins) bringIntoView(root.querySelector(".race-track"), root.querySelector(".panes"));
+      heat.draw(value.heat ?? null);
     };
+
+    const show = (value) => {
+      const before = shown?.phase;
+      shown = value;
+      document.documentElement.toggleAttribute("data-racing", BEGUN.includes(value.phase));
+      paint(value);
+      if (OVER.includes(value.phase) && BEGUN.includes(before) && !value.replay) history.keep(value);
+      tda.controls?.result(value.phase);
+    };
+
+    const draw = () => {
+      const value = props.value;
+      if (!value?.phase) return;
+      stopReplay();
+      if (value.replay) stopReplay = replay(value.replay, value, paint);
+      else show(value);
+      if (value.replay) shown = value;
+    };
+
+    // What stands here is of other settings than those that are set now.
+    const tellStale = (stale) => {
+      const running = BEGUN.includes(shown?.phase) && !shown.replay;
+      root.dataset.stale = stale && !running;
+      from.hidden = !stale || shown?.phase === "empty";
+      from.textContent = running ? "changes apply to the next race" : `from ${shown?.label || "the recorded race"}: run again`;
+      from.disabled = running;
+    };
+
+    from.addEventListener("click", () => document.querySelector("button#run").click());
+    remedy.addEventListener("click", () => shown.remedy && tda.controls.apply(shown.remedy.set));
+    root.addEventListener("pointermove", ({ target, clientX, clientY }) => {
+      if (!panes.sparse.box.contains(target)) return;
+      const caret = document.caretPositionFromPoint?.(clientX, clientY);
+      const token = caret ? panes.sparse.tokenAt(caret.offsetNode, caret.offset) : -1;
+      heat.point(token - 1);
+    });
+    panes.sparse.box.addEventListener("pointerleave", () => heat.point(-1));
+    tda.whenControls((controls) => controls.onStale(tellStale));
+    tda.stopReplay = () => stopReplay();
     draw();
     watch("value", draw);
   };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,11 +11,17 @@ from .cli import COMMANDS
 from .cli.arguments import Parser
 from .support.errors import UserError
 
+_BROKEN_PIPE = 141  # what a shell says of a program that SIGPIPE has ended
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter fails again as it ends
+        return _BROKEN_PIPE
     except UserError as error:
         print(f"tda_demo: {error}", file=sys.stderr)
         return 2

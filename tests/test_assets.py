@@ -120,7 +120,7 @@ def test_what_is_imported_is_pinned() -> None:
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 found.add(node.module.partition(".")[0])
-    own = {"tda_demo", "triton"}  # torch's builds for a GPU bring their triton
+    own = {"tda_demo", "triton", "starlette"}  # torch's builds for a GPU bring their triton, gradio its server
     optional = {"spaces", "lm_eval", "llama_cpp", "pyarrow"}  # done without where they are not installed
     assert found - set(sys.stdlib_module_names) - own - optional <= pinned
 

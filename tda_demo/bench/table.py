@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+EVEN = (0.9, 1.02)
+"""The efficiencies of two arms that weight bytes bound alike, run on kernels of the same quality."""
+_MARK = "!"
+
 
 @dataclass(frozen=True)
 class BenchRow:
@@ -33,11 +37,19 @@ class BenchRow:
     over_llama_cpp: float | None
     n: int
 
+    @property
+    def is_even(self) -> bool:
+        """Whether its efficiency, if it has one, is what two arms on kernels of the same quality have (``EVEN``)."""
+        return self.efficiency is None or EVEN[0] <= self.efficiency <= EVEN[1]
+
 
 def markdown(
     rows: Sequence[BenchRow], environment: dict[str, Any], gb_per_second: float, bandwidth: str = "read bandwidth"
 ) -> str:
-    """The table with its machine named above it, every column with its unit; ``bandwidth`` says what was measured."""
+    """The table with its machine named above it, every column with its unit; ``bandwidth`` says what was measured.
+
+    Rows that are not even are marked, and below the table it is said why.
+    """
     machine = environment.get("gpu") or environment["cpu"]
     rounds = max((row.n for row in rows), default=0)
     head = (
@@ -59,7 +71,14 @@ def markdown(
         "over llama.cpp",
     )
     lines = [_line(titles), _line(["---"] * len(titles)), *(_line(_cells(row)) for row in rows)]
-    return "\n".join([head, *lines])
+    odd = [] if all(row.is_even for row in rows) else [_UNEVEN]
+    return "\n".join([head, *lines, *odd])
+
+
+_UNEVEN = (
+    f"\n{_MARK} efficiency outside {EVEN[0]:.2f} to {EVEN[1]:.2f}: below, weight bytes are not what bounds the sparse "
+    "arm; above, the dense arm's kernels are slower than the sparse arm's"
+)
 
 
 def _cells(row: BenchRow) -> list[str]:
@@ -74,7 +93,7 @@ def _cells(row: BenchRow) -> list[str]:
         f"{row.read_share:.0%}",
         _times(row.speedup) + interval,
         _times(row.byte_bound),
-        "" if row.efficiency is None else f"{row.efficiency:.2f}",
+        "" if row.efficiency is None else f"{row.efficiency:.2f}{'' if row.is_even else ' ' + _MARK}",
         _times(row.over_transformers),
         _times(row.over_llama_cpp),
     ]

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..support.files import DATA, kept_name
+from ..support.kept import remove_kept
 from ..support.lazy import inference_mode, torch
 from ..support.progress import Progress, Report, silent
 from .documents import project_passages
@@ -87,7 +88,7 @@ def _write_all(lm: LoadedModel, kept: KeptTable[list[Answer]], report: Report) -
         written += [Answer(ids, tuple(text), held_out) for (ids, held_out), text in pairs]
         part.save(written)
     kept.save(written)
-    part.path.unlink(missing_ok=True)
+    remove_kept(part.path)
     return written
 
 

@@ -21,6 +21,7 @@ from ..model.hooks import intercept, observe
 from ..stats.metrics import compare_forced
 from ..support.errors import UserError
 from ..support.files import kept_name
+from ..support.kept import remove_kept
 from ..support.lazy import inference_mode, torch
 from ..support.progress import Progress, Report, silent
 from .cett import score, strengths
@@ -107,7 +108,7 @@ def measure_sensitivity(
         report(Progress("Measuring the layers", so_far.texts, len(texts), read.unit))
         so_far = _with_text(so_far, lm, text, torch.tensor(limits, device=lm.device), weighted)
         part.save(so_far)
-    part.path.unlink(missing_ok=True)
+    remove_kept(part.path)
     return so_far
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..support.files import DATA, cache_root, write_text
+from ..support.kept import make_way, read_kept, write_kept
 
 Table = TypeVar("Table")
 
 # What decoding a file and taking it apart can raise where it is missing, damaged or of another shape.
 _UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+_MOST, _MOST_BYTES = 128, 256 << 20  # kept in one folder: visitors may choose settings that each have their own
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class KeptTable(Generic[Table]):
     def get(self, make: Callable[[], Table]) -> Table:
         """The table in the user's cache, else the shipped one, else what ``make`` gives, which is kept.
 
-        A file that is damaged or of another shape counts as missing.
+        A file that has changed since it was written, or is of another shape, counts as missing.
 
         Raises:
             UserError: the table had to be made and cannot be written.
@@ -69,16 +71,20 @@ class KeptTable(Generic[Table]):
         return replace(self, name=f"{self.name}.{version[:8]}.unfinished", shipped_name="")
 
     def save(self, table: Table, path: Path | None = None) -> None:
-        """Writes the table to ``path``, without one to the user's cache.
+        """Writes the table to ``path``; without one to the user's cache, where the one used longest ago makes way.
 
         Raises:
             UserError: it cannot be written there.
         """
-        write_text(path or self.path, self.text(table))
+        if path is not None:
+            write_text(path, self.text(table))
+            return
+        write_kept(self.path, self.text(table).encode("utf-8"))
+        make_way(self.path.parent, _MOST, _MOST_BYTES)
 
     def _read(self, path: Path) -> Table | None:
         try:
-            return self.parse(json.loads(path.read_text(encoding="utf-8")))
+            return self.parse(json.loads(read_kept(path)))
         except _UNREADABLE:
             return None
 

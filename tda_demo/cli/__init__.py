@@ -1,5 +1,33 @@
 """The commands of ``python -m tda_demo``, one a file: what each takes, calls and prints."""
 
-from . import allocate, bench, calibrate, evaluate, lm_eval, methods, presets, race, sweep, theory, train
+from . import (
+    allocate,
+    bench,
+    calibrate,
+    evaluate,
+    expected,
+    lm_eval,
+    methods,
+    presets,
+    race,
+    record,
+    sweep,
+    theory,
+    train,
+)
 
-COMMANDS = (race, evaluate, sweep, lm_eval, bench, theory, calibrate, train, allocate, presets, methods)
+COMMANDS = (
+    race,
+    evaluate,
+    sweep,
+    lm_eval,
+    bench,
+    theory,
+    calibrate,
+    train,
+    allocate,
+    presets,
+    expected,
+    record,
+    methods,
+)

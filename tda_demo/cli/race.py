@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -86,6 +87,9 @@ def run(options: argparse.Namespace) -> None:
                 report(Progress("Racing", len(steps), (3 if rival else 2) * settings.max_new_tokens, "tokens"))
             elif isinstance(event, Finished):
                 result = event.result
+    if lm.ignored:
+        told = ", ".join(f"{name} {value}" for name, value in lm.ignored.items())
+        print(f"tda_demo: not applied, to either side: {told}, of the model's generation_config.", file=sys.stderr)
     assert result is not None and read is not None, "a race begins with PromptRead and ends with Finished"
     if options.report:
         seen = [(step.text, step.fired) for step in steps if step.arm == "sparse" and step.fired is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..kernels.cpu import check_runnable
 from ..methods.policy import Policy
 from .cpu.compiled_step import CpuStepEngine
 from .cpu.fast_linears import FastLinearsEngine
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 def engine_for(lm: LoadedModel, *policies: Policy) -> Engine:
     """The fastest engine that runs ``lm`` under each of ``policies``; without one, under any sequence-level method."""
+    if lm.device.type == "cpu":
+        check_runnable()
     if lm.is_spread:
         return EagerEngine(lm)
     if has_layout(lm) and all(CpuStepEngine.runs(policy) for policy in policies):

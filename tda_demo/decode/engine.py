@@ -13,6 +13,7 @@ import torch
 from ..methods.policy import Policy
 from ..model.feedforward import FeedForward, find_blocks
 from ..model.hooks import intercept
+from ..support.errors import UserError
 from ..support.progress import Report, silent
 from .arm import Arm, Prefill
 from .shared_model import forward, now_ms, share_weights
@@ -62,7 +63,11 @@ class Engine(ABC):
 
     @torch.inference_mode()
     def prefills(self, ids: list[int], policies: Sequence[Policy]) -> list[Prefill]:
-        """One pass over the prompt that all ``policies`` look at: a prefill each, of the same logits and cache."""
+        """One pass over the prompt that all ``policies`` look at: a prefill each, of the same logits and cache.
+
+        Raises:
+            UserError: the model's logits are no numbers.
+        """
         from transformers import DynamicCache
 
         device = self.lm.device
@@ -76,6 +81,11 @@ class Engine(ABC):
             begin = now_ms(device)
             logits = forward(model, cache, ids, device, last_only=True)[0]
             total = now_ms(device) - begin
+        if logits.isnan().any():
+            raise UserError(
+                f"{self.lm.name} in {self.lm.precision} computes no numbers (NaN) for this prompt: choose another "
+                "precision or another model."
+            )
         prefill_ms = total - sum(watch.selection_ms + watch.diagnostics_ms for watch in watches)
         return [
             Prefill(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..model.feedforward import transfer_hooks
+from ..model.stored import stored_codes
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:
     """A second module tree over the same parameters and buffers: hooks and packed weights put in it stay in it."""
-    shared = [*model.parameters(), *model.buffers(), *_quantisation(model), *_elsewhere(model), model.config]
+    shared: list[Any] = [*model.parameters(), *model.buffers(), *_quantisation(model), *_elsewhere(model), model.config]
+    shared += stored_codes(model)
     return copy.deepcopy(model, {id(item): item for item in shared})
 
 

@@ -14,12 +14,15 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
+import numpy as np
+import torch
 from torch import nn
 
 from ..kernels.formats import format_of
 from ..methods.plan import StepTraits
 from ..model.feedforward import FeedForward
 from ..model.precision import head_format
+from ..model.stored import StoredEmbedding
 from .shared_model import modules_of_a_step
 
 if TYPE_CHECKING:
@@ -157,7 +160,7 @@ def _count_stored(lm: LoadedModel) -> tuple[int, tuple[NeuronBytes, ...]]:
         elif isinstance(module, nn.Linear):
             dense += _stored_rows(module, head_format(lm.precision) if module is head else lm.precision)
         elif isinstance(module, nn.Embedding):
-            dense += module.weight[0].nbytes
+            dense += _table_row(module)
         else:
             dense += sum(parameter.nbytes for parameter in module.parameters(recurse=False))
 
@@ -166,6 +169,13 @@ def _count_stored(lm: LoadedModel) -> tuple[int, tuple[NeuronBytes, ...]]:
 
     column = format_of(lm.precision).column_bytes(lm.model.config.get_text_config().hidden_size)
     return dense, tuple(_neuron(block, rows, column) for block in lm.blocks)
+
+
+def _table_row(table: nn.Embedding) -> int:
+    """Bytes of one token's row."""
+    if isinstance(table, StoredEmbedding):
+        return table.stored.take(np.array([0])).nbytes
+    return table.weight[0].nbytes
 
 
 def kernel_bytes(model: PreTrainedModel, blocks: Sequence[FeedForward], weights: Sequence[BlockMatrices]) -> StepBytes:
@@ -221,7 +231,7 @@ def _stored_down(down: nn.Linear, precision: str) -> int:
     """Bytes of a down projection, which is stored by neuron, and of its bias."""
     stored = format_of(precision)
     column = stored.column_bytes(down.out_features)
-    output_scales = stored.encode_by_neuron(down.weight[:, :1]).nbytes - column
+    output_scales = stored.encode_by_neuron(torch.zeros(down.out_features, 1)).nbytes - column
     return column * down.in_features + output_scales + _bias(down)
 
 

@@ -1,7 +1,7 @@
 """Long runs: over several processes, a share of the work each, and taken up again where they were cut off.
 
-What is already computed is kept beside the result while a run lasts. A record is one line, appended whole; a line torn
-by a kill does not parse and is computed anew.
+What is already computed is kept beside the result while a run lasts. A record is one line, appended whole, with a sum
+of what it says; a line torn by a kill does not parse, one that has changed does not match: both are computed anew.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Ledger:
         if self.result is None:
             return
         path = self.result.with_name(f"{_prefix(self.result)}{self.rank}")
-        line = json.dumps({"key": self.key, "name": name, "record": record})
+        entry = {"key": self.key, "name": name, "record": record}
+        line = json.dumps({**entry, "sum": digest(entry)})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
@@ -74,9 +75,10 @@ class Ledger:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
-                if entry["key"] == self.key:
+                known = entry.pop("sum")
+                if entry["key"] == self.key and digest(entry) == known:
                     self.records[entry["name"]] = entry["record"]
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 continue
 
 

@@ -6,6 +6,9 @@ take ``--plugins`` need only ``lm_eval --plugins tda_demo.evaluate.harness --mod
 A method chooses its neurons from a request's own context, which runs dense; every token of a continuation is then
 computed with those neurons only. The context's last token is run again with them: it is where the continuation's first
 token is predicted, and in a multiple-choice task often the only one.
+
+What is asked is asked as the harness's own ``hf`` model asks it: tokens, joins, truncation, windows of a running text
+and stops are the same, so that at a method's zero setting the numbers are.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from ..calibration.sources import PASSAGES
@@ -25,6 +29,7 @@ from ..decode.text import TextStream, sampler
 from ..methods import Method, make_method
 from ..methods.plan import Plan
 from ..model.loading import load_model
+from ..support.errors import UserError
 from .generation import tokens
 from .scoring import read_texts, sparse_pass
 
@@ -92,36 +97,49 @@ class MethodLM(TemplateLM):
         )
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids; a chat template's text has its beginning token already and gets no second one."""
+        """Token ids; a text that begins with the prefix token, as a chat template's may, gets no second one."""
         if add_special_tokens is None:
-            beginning = self.tokenizer.bos_token
-            add_special_tokens = not (beginning and string.startswith(beginning))
+            add_special_tokens = not string.startswith(self.tokenizer.decode(self.prefix_token_id))
         return self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"]
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """As the harness splits them; but where one token spans the join, which would leave nothing of the continuation
+        to score, both are encoded on their own.
+        """
+        whole, following = super()._encode_pair(context, continuation)
+        if not following:
+            stripped = context.rstrip()
+            following = self.tok_encode(context[len(stripped) :] + continuation, add_special_tokens=False)
+        return whole, following
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
         answers = []
         for pair, context, continuation in tqdm(requests, desc="Log-likelihoods", disable=disable_tqdm):
-            room = max(1, self.max_length + 1 - len(continuation))  # a context too long loses its beginning
-            answers.append(self._continue(context[-room:], continuation[-self.max_length :]))
+            if not 1 <= len(continuation) <= self.max_length:
+                raise UserError(
+                    f"A continuation has {len(continuation):,} tokens; it must have 1 to {self.max_length:,}, the "
+                    "model's maximum length."
+                )
+            room = self.max_length + 1 - len(continuation)  # a context too long loses its beginning
+            answers.append(self._continue(context[-room:], continuation))
             self.cache_hook.add_partial("loglikelihood", pair, answers[-1])
         return answers
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """The text's log-probability, ``stride`` tokens at a time, each from as much of what precedes as fits.
+        """The text's log-probability, window by window as the harness cuts them, ``stride`` tokens of one at a time.
 
         The first stride has only the prefix token to choose from.
         """
         answers = []
         for request in tqdm(requests, desc="Rolling", disable=disable_tqdm):
             (text,) = request.args
-            ids = [self.prefix_token_id, *self.tok_encode(text, add_special_tokens=False)]
             total = 0.0
-            for start in range(1, len(ids), self.stride):
-                following = ids[start : start + self.stride]
-                room = self.max_length + 1 - len(following)
-                total += self._continue(ids[max(0, start - room) : start], following)[0]
+            for window in get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, 1):
+                context, following = make_disjoint_window(window)
+                for start in range(0, len(following), self.stride):
+                    total += self._continue(context + following[:start], following[start : start + self.stride])[0]
             answers.append(total)
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
         return answers
@@ -149,9 +167,17 @@ class MethodLM(TemplateLM):
         return self._last_read[1]
 
     def _write(self, context: str, options: dict[str, Any]) -> str:
+        """Raises UserError where the answer's length leaves no room for a prompt."""
         wanted: Any = normalize_gen_kwargs(options)
-        room = min(wanted["max_gen_toks"], self.max_length - 1)
-        ids = self.tok_encode(context)[-(self.max_length - room) :]
+        room = wanted["max_gen_toks"]
+        if not 1 <= room < self.max_length:
+            raise UserError(
+                f"max_gen_toks is {room:,}; it must be at least 1 and less than the model's maximum length, "
+                f"{self.max_length:,}, which the prompt shares."
+            )
+        stops = handle_stop_sequences(wanted["until"], eos=self.tokenizer.decode(self.eot_token_id))
+        begun = bool(self.tokenizer.bos_token) and context.startswith(self.tokenizer.bos_token)
+        ids = self.tok_encode(context, add_special_tokens=not begun)[-(self.max_length - room) :]
         engine = engine_for(self.lm, self.policy)
         prefill = engine.prefill(ids, self.policy)
         temperature = wanted.get("temperature", 1.0 if wanted.get("do_sample") else 0.0)
@@ -159,10 +185,10 @@ class MethodLM(TemplateLM):
         text = TextStream(self.lm.tokenizer)
         for token in tokens(engine.sparse_arm(prefill, room), prefill.logits, self.lm.eos_ids, choose):
             text.push(token)
-            if len(text.tokens) == room or any(stop in text.text for stop in wanted["until"]):
+            if len(text.tokens) == room or any(stop in text.text for stop in stops):
                 break
         text.finish()
-        answer = up_to_stop(text.text, wanted["until"])
+        answer = up_to_stop(text.text, stops)
         self.cache_hook.add_partial("generate_until", (context, options), answer)
         return answer
 

@@ -162,13 +162,20 @@ def dense_pass(
 @torch.inference_mode()
 def sparse_pass(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan) -> SparsePass:
     """``inputs`` int64 [texts, tokens] under ``plan`` and those that take its place; ``cache`` stays as it was."""
+    done = pass_under(lm, cache, inputs, PlanSchedule(plan))
+    cache.crop(-inputs.shape[1])
+    return done
+
+
+@torch.inference_mode()
+def pass_under(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, schedule: PlanSchedule) -> SparsePass:
+    """``inputs`` int64 [texts, tokens] under the plans of ``schedule``, which goes on; they stay in ``cache``."""
     texts, tokens = inputs.shape
-    schedule = PlanSchedule(plan)
     logits: list[torch.Tensor] = []
     served: list[tuple[Plan, int]] = []
     kept = torch.zeros(texts, len(lm.blocks), dtype=torch.float64)
     unread: list[torch.Tensor] = []
-    copied = [] if plan.steps is None else [torch.zeros(texts, 2, dtype=torch.float64) for _ in lm.blocks]
+    copied = [] if schedule.plan.steps is None else [torch.zeros(texts, 2, dtype=torch.float64) for _ in lm.blocks]
 
     def see(block: FeedForward, use: LayerUse) -> None:
         kept[:, block.layer] += use.neurons.view(texts, -1).sum(dim=1).cpu()
@@ -191,7 +198,6 @@ def sparse_pass(lm: LoadedModel, cache: Cache, inputs: torch.Tensor, plan: Plan)
             packed := schedule.plan.packs()
         ):
             copied = [total + new.cpu() for total, new in zip(copied, packed, strict=True)]
-    cache.crop(-tokens)
     return SparsePass(
         logits=torch.cat(logits, dim=1),
         kept=kept / tokens,
@@ -261,19 +267,36 @@ class Judgement:
         return metrics.compare_forced(self.dense_logits, self.sparse_logits, given)
 
 
-@torch.inference_mode()
+class Judge:
+    """Both models on one text that grows, slice by slice, under the plan of each of ``prefills``, of one prompt.
+
+    One dense pass serves all of them. It runs in a module tree of its own: races may run in parallel.
+    """
+
+    def __init__(self, engine: Engine, prefills: Sequence[Prefill]) -> None:
+        model = share_weights(engine.lm.model)
+        self._lm = dataclasses.replace(engine.lm, model=model, blocks=find_blocks(model))
+        self._cache = copy.deepcopy(prefills[0].cache)
+        self._arms = [(copy.deepcopy(prefill.cache), PlanSchedule(prefill.plan)) for prefill in prefills]
+
+    @torch.inference_mode()
+    def read(self, tokens: Sequence[int]) -> list[Judgement]:
+        """One judgement a prefill of the next ``tokens``, at least one."""
+        lm, inputs = self._lm, torch.tensor([tokens], device=self._lm.device)
+        passes = [pass_under(lm, cache, inputs, schedule) for cache, schedule in self._arms]
+        cett: list[list[float]] = [[] for _ in passes]
+
+        def see(block: FeedForward, x: torch.Tensor, a: torch.Tensor) -> None:
+            for layers, sparse in zip(cett, passes, strict=True):
+                layers.append(float(realised_cett(block, x, a, sparse.served)))
+
+        dense_logits = dense_pass(lm, self._cache, inputs, see)[0]
+        pairs = zip(passes, cett, strict=True)
+        return [Judgement(dense_logits, sparse.logits[0], layers) for sparse, layers in pairs]
+
+
 def judge(engine: Engine, prefill: Prefill, tokens: list[int]) -> Judgement:
-    """Both models on ``tokens``, which follow the prompt, in a module tree of their own: races may run in parallel."""
-    model = share_weights(engine.lm.model)
-    lm = dataclasses.replace(engine.lm, model=model, blocks=find_blocks(model))
-    inputs = torch.tensor([tokens], device=lm.device)
-    cache = copy.deepcopy(prefill.cache)
-    sparse = sparse_pass(lm, cache, inputs, prefill.plan)
-    cett: list[float] = []
-    dense_logits = dense_pass(
-        lm, cache, inputs, lambda block, x, a: cett.append(float(realised_cett(block, x, a, sparse.served)))
-    )
-    sparse_logits = engine.sparse_logits(prefill, tokens)
-    if sparse_logits is None:
-        sparse_logits = sparse.logits[0]
-    return Judgement(dense_logits[0], sparse_logits, cett)
+    """Both models on ``tokens``, which follow the prompt; of an arm whose weights are its own, what it computes."""
+    judgement = Judge(engine, [prefill]).read(tokens)[0]
+    own = engine.sparse_logits(prefill, tokens)
+    return judgement if own is None else dataclasses.replace(judgement, sparse_logits=own)

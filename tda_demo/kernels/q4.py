@@ -1,4 +1,8 @@
-"""A low-bit copy of a matrix: four bits a weight, and a scale and a minimum in half precision every 32: five in all.
+"""Four bits a weight, and a scale and a minimum in half precision every 32: five in all.
+
+A storage format of whole models on a CPU (``formats``), and of low-bit copies beside others: those that neurons left
+out of an active set contribute from, and that predict which neurons to compute. GGUF's Q4_0 and Q4_1 have the same
+fields.
 
 Code c of a group of 32 weights stands for ``scale * c + minimum``. The minimum is worth its half bit: groups are not
 centred, and with one scale a neuron instead of both a group the embedded model loses six times as much (KL 0.126 nats
@@ -9,33 +13,22 @@ product reads memory front to back.
 bytes: 16 of codes for each of its two groups, whose low halves hold the group's first 16 columns, the high halves the
 others; two scales; two minima. A vector unit of 32 bytes thus has the sums of both groups in its two halves.
 
-``Q4Columns`` has a neuron a column, for down, whose groups run along the outputs. Of 16 neurons and 32 outputs, both
-filled up with zeros, there is a tile of 320 bytes: 8 times 32 bytes of codes, each for two neurons by turns, whose low
-halves hold the first 16 outputs, the high ones the others; 16 scales; 16 minima. So products of neighbouring bytes
-belong to one output, and 16 of them fit into 16 bits.
+``Q4Columns`` has a neuron a column, for down, whose groups run along the outputs. Of 32 neurons and 32 outputs, both
+filled up with zeros, there is a tile of 640 bytes: 16 times 32 bytes of codes, each for two neurons by turns, whose low
+halves hold the first 16 outputs, the high ones the others; 32 scales; 32 minima. So products of neighbouring bytes
+belong to one output, and a tile's fit into 16 bits.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..support.lazy import torch
-
-GROUP = 32  # weights with one scale and one minimum
-LEVELS = 15  # a group's steps
-RECORD = 64  # columns
-RECORD_BYTES = RECORD // 2 + 8
-TILE = 16  # neurons
-TILE_BYTES = TILE * GROUP // 2 + 4 * TILE
-X_ONE = 127  # of a rounded vector's largest
+from .q4_sizes import GROUP, RECORD, RECORD_BYTES, TILE, TILE_BYTES, X_ONE
 
 f32 = np.float32
-_SHRINKINGS = (1.0, 0.88)  # of a group's range; clipping its ends a little costs less than coarse steps
-_REFITS = 3  # of scale and minimum to the codes, and of the codes to them; both shrinkings: a sixth less squared error
-_AT_ONCE = 2048  # groups, which fit into a core's cache
 _CODES = RECORD // 2  # bytes of a record
 _TILE_CODES = TILE * GROUP // 2  # bytes of a tile
 
@@ -53,6 +46,16 @@ class Q4Rows:
         return self.records.nbytes
 
     @property
+    def words(self) -> np.ndarray:
+        """The records as uint32 [rows, 10 * records], a view."""
+        return self.records.reshape(len(self.records), -1).view(np.uint32)
+
+    @classmethod
+    def of_words(cls, words: np.ndarray, columns: int) -> Q4Rows:
+        """Those whose ``words`` are uint32 [rows, 10 * records]."""
+        return cls(words.view(np.uint8).reshape(len(words), -1, RECORD_BYTES), columns)
+
+    @property
     def neuron_nbytes(self) -> int:
         """Bytes of a row."""
         return self.records.shape[1] * RECORD_BYTES
@@ -60,7 +63,7 @@ class Q4Rows:
 
 @dataclass(frozen=True, eq=False)
 class Q4Columns:
-    """``tiles`` uint8 [groups of 16 neurons, groups of 32 outputs, 320] of a matrix [outputs, ``neurons``].
+    """``tiles`` uint8 [groups of 32 neurons, groups of 32 outputs, 640] of a matrix [outputs, ``neurons``].
 
     They hold the matrix over ``output_scales`` float32 [outputs], by which compiled steps multiply outputs at the end.
     """
@@ -89,10 +92,19 @@ def encode(weight: torch.Tensor) -> Q4Rows:
     matrix = weight.detach().float().cpu().numpy()
     rows, columns = matrix.shape
     codes, scales, minima = _fit(_filled_up(matrix, RECORD))
-    halves = codes.reshape(rows, -1, 2, 2, GROUP // 2)
-    nibbles = (halves[:, :, :, 0] | halves[:, :, :, 1] << 4).reshape(rows, -1, _CODES)
-    numbers = np.concatenate([each.reshape(rows, -1, 2) for each in (scales, minima)], axis=2)
-    return Q4Rows(np.concatenate([nibbles, numbers.view(np.uint8)], axis=2), columns)
+    halves = codes.reshape(rows, -1, 2, GROUP // 2)
+    return of_groups(halves[:, :, 0] | halves[:, :, 1] << 4, scales, minima, columns)
+
+
+def of_groups(nibbles: np.ndarray, scales: np.ndarray, minima: np.ndarray, columns: int) -> Q4Rows:
+    """The rows whose groups have ``nibbles`` uint8 [rows, groups, 16], the codes of their first 16 weights in the lower
+    halves, and float16 ``scales`` and ``minima`` [rows, groups]; filled up with zeros to whole records.
+    """
+    rows, groups = scales.shape
+    missing = ((0, 0), (0, groups % 2))
+    codes = np.pad(nibbles, (*missing, (0, 0))).reshape(rows, -1, _CODES)
+    numbers = np.concatenate([np.pad(each, missing).reshape(rows, -1, 2) for each in (scales, minima)], axis=2)
+    return Q4Rows(np.concatenate([codes, numbers.view(np.uint8)], axis=2), columns)
 
 
 def encode_columns(weight: torch.Tensor, output_scales: np.ndarray) -> Q4Columns:
@@ -122,77 +134,34 @@ def _filled_up(matrix: np.ndarray, multiple: int) -> np.ndarray:
 
 
 def _fit(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes uint8 [rows, groups, 32], scales and minima float16 [rows, groups] of float32 [rows, 32 * groups].
+    """Codes uint8 [rows, groups, 32], scales and minima float16 [rows, groups] of float32 [rows, 32 * groups]."""
+    from .cpu import cores
+    from .cpu.q4_fit import fit
 
-    In threads of Python's, for each of which numpy computes a part alone: torch has all its threads share each small
-    operation and wait for each other, which takes a hundred times as long where others use the cores too.
-    """
-    groups = matrix.reshape(-1, GROUP)
-    parts = [groups[start : start + _AT_ONCE] for start in range(0, len(groups), _AT_ONCE)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        codes, scales, minima = (np.concatenate(each) for each in zip(*pool.map(_best, parts), strict=True))
+    groups = np.ascontiguousarray(matrix.reshape(-1, GROUP))
+    codes = np.empty(groups.shape, np.uint8)
+    scales, minima = (np.empty(len(groups), np.float32) for _ in range(2))
+    threads = torch.get_num_threads()
+    with cores(threads):
+        fit(groups, threads, codes, scales, minima)
     shape = len(matrix), matrix.shape[1] // GROUP
-    return codes.reshape(*shape, GROUP), scales.reshape(shape), minima.reshape(shape)
-
-
-def _best(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes uint8 [groups, 32], scales and minima float16 [groups] with about the least squared error."""
-    weights = np.ascontiguousarray(groups.T)
-    lowest, span = weights.min(axis=0), np.ptp(weights, axis=0)
-    scales, minima = _half(span / LEVELS), _half(lowest)
-    least = _error(weights, scales, minima)
-    exact = least == 0  # what cannot be better must not be moved by a refit's rounding
-    for shrinking in _SHRINKINGS:
-        scale, minimum = span * f32(shrinking / LEVELS), lowest + span * f32((1 - shrinking) / 2)
-        for _ in range(_REFITS):
-            scale, minimum = _refit(weights, _codes(weights, scale, minimum))
-        error = _error(weights, scale, minimum)
-        better = (error < least) & ~exact
-        least = np.where(better, error, least)
-        scales, minima = np.where(better, scale, scales), np.where(better, minimum, minima)
-    codes = _codes(weights, scales, minima).astype(np.uint8)
-    return np.ascontiguousarray(codes.T), scales.astype(np.float16), minima.astype(np.float16)
-
-
-def _half(numbers: np.ndarray) -> np.ndarray:
-    """As half precision holds them, float32; the largest it has where it has none as large."""
-    most = np.finfo(np.float16).max
-    return numbers.clip(-most, most).astype(np.float16).astype(np.float32)
-
-
-def _codes(weights: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> np.ndarray:
-    """The nearest ones, float32 [32, groups]; zeros where the scale is zero."""
-    codes = weights - minima
-    codes *= np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
-    return np.rint(codes, out=codes).clip(0, LEVELS, out=codes)
-
-
-def _error(weights: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> np.ndarray:
-    """The squared one of the nearest codes, float32 [groups]."""
-    error = _codes(weights, scales, minima)
-    error *= scales
-    error += minima
-    error -= weights
-    return np.square(error, out=error).sum(axis=0)
-
-
-def _refit(weights: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The scales and minima in half precision, as float32 [groups], with the least squared error for these codes."""
-    total, total_codes = weights.sum(axis=0), codes.sum(axis=0)
-    spread = GROUP * np.square(codes).sum(axis=0) - np.square(total_codes)
-    slope = GROUP * (codes * weights).sum(axis=0) - total_codes * total
-    scales = _half(np.divide(slope, spread, out=np.zeros_like(slope), where=spread > 0))
-    return scales, _half((total - scales * total_codes) / GROUP)
+    return (
+        codes.reshape(*shape, GROUP),
+        scales.astype(np.float16).reshape(shape),
+        minima.astype(np.float16).reshape(shape),
+    )
 
 
 def decode(rows: Q4Rows) -> torch.Tensor:
     """The values it stands for, float32 [rows, columns]."""
+    from .cpu import cores
+    from .cpu.q4_values import decode as decode_records
+
     records = rows.records
-    nibbles = records[:, :, :_CODES].reshape(*records.shape[:2], 2, GROUP // 2)
-    codes = np.concatenate([nibbles & 15, nibbles >> 4], axis=3)
-    numbers = np.ascontiguousarray(records[:, :, _CODES:]).view(np.float16)
-    values = _values(codes, numbers[:, :, :2, None], numbers[:, :, 2:, None])
-    return torch.from_numpy(values.reshape(-1, records.shape[1] * RECORD)[:, : rows.columns].copy())
+    values, threads = np.empty((len(records), records.shape[1] * RECORD), np.float32), torch.get_num_threads()
+    with cores(threads):
+        decode_records(records, threads, values)
+    return torch.from_numpy(np.ascontiguousarray(values[:, : rows.columns]))
 
 
 def decode_columns(columns: Q4Columns) -> torch.Tensor:
@@ -230,7 +199,7 @@ def multiply(rows: Q4Rows, x: torch.Tensor) -> torch.Tensor:
 def multiply_columns(columns: Q4Columns, activations: torch.Tensor) -> torch.Tensor:
     """The matrix times ``activations`` [T, neurons], float32 [T, outputs].
 
-    The kernels round the products of activations and scales to 8 bits, of 16 neurons that lie together: a tenth of what
+    The kernels round the products of activations and scales to 8 bits, of 32 neurons that lie together: a tenth of what
     four bits cost, and depending on which these are, so it is left out here.
     """
     return activations.float() @ decode_columns(columns).to(activations.device).T

@@ -14,11 +14,15 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 from ..kernels.reference import limit
 from ..model.feedforward import FeedForward
 from ..support.lazy import nn, torch
 from .rest import Rest, add_rest, rest_note
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,15 +126,25 @@ class Plan(StepTraits, ABC):
         raise TypeError(f"{type(self).__name__} serves every token")
 
 
+class Evidence(Protocol):
+    """What a layer's set was chosen by, in one text."""
+
+    def quantiles(self) -> np.ndarray:
+        """Of the neurons' scores, from the least on."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class ActiveSets(Plan):
     """The neurons a sequence-level method computes: ``masks`` bool [texts, d_ff], one a layer.
 
-    ``rest`` is what the others contribute; None where that is nothing.
+    ``rest`` is what the others contribute; None where that is nothing. ``evidence`` is what they were chosen by, every
+    text's (inner) of every layer, where that is known.
     """
 
     masks: tuple[torch.Tensor, ...]
     rest: Rest | None = None
+    evidence: tuple[tuple[Evidence, ...], ...] = ()
 
     @classmethod
     def of(cls, masks: Sequence[torch.Tensor], rest: Rest | None = None) -> ActiveSets:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ..calibration.cett import strengths
 from ..model.feedforward import FeedForward
 from ..support.lazy import torch
@@ -25,6 +27,7 @@ from .policy import Policy, PromptReader
 from .rest import Rest, rest_note
 
 FIRST_COUNTS = 4
+QUANTILES = 65  # of a layer's scores: what shares are told from
 
 Choice = Callable[["torch.Tensor"], "torch.Tensor"]
 """The active set, bool [d_ff], that follows from the mean evidence of a token, float32 [d_ff]."""
@@ -125,6 +128,11 @@ class Evidence:
         """Bool [d_ff]."""
         return self.choice(self.sums / self.tokens)
 
+    def quantiles(self) -> np.ndarray:
+        """Evenly spaced quantiles of the scores, roots of the mean evidence, from the least on: float64 [QUANTILES]."""
+        scores = (self.sums / self.tokens).sqrt().float().cpu().numpy()
+        return np.quantile(scores, np.linspace(0, 1, QUANTILES))
+
 
 class EvidenceReader(PromptReader):
     """Looks at text by text: a set belongs to its own prompt."""
@@ -158,8 +166,8 @@ class _Known:
     def sets(self, masks: Sequence[torch.Tensor]) -> ActiveSets:
         """The plan with the active sets ``masks`` [texts, d_ff] of every layer."""
         if self.policy.refresh:
-            return RefreshedSets(tuple(masks), self.policy.rest, self)
-        return ActiveSets(tuple(masks), self.policy.rest)
+            return RefreshedSets(tuple(masks), self.policy.rest, self.layers, self)
+        return ActiveSets(tuple(masks), self.policy.rest, self.layers)
 
     def after(self, activations: Sequence[torch.Tensor], counts: float) -> ActiveSets:
         """The plan after tokens with these ``activations`` [texts, tokens, d_ff] a layer, each counted so often."""

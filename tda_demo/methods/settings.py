@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints
 
 from ..support.errors import UserError
+
+_MOST_QUOTED = 60  # characters of what was given that an error repeats
 
 
 class Named(Protocol):
@@ -19,13 +22,13 @@ class Named(Protocol):
 
 @dataclass(frozen=True)
 class Range:
-    """A closed interval; its ends may be infinite, what lies in it may not."""
+    """A closed interval; its ends may be infinite, what lies in it may not, nor be a whole number beyond any float."""
 
     low: float
     high: float
 
     def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high and abs(value) != float("inf")  # false for NaN too
+        return self.low <= value <= self.high and abs(value) <= sys.float_info.max  # false for NaN too
 
     def __str__(self) -> str:
         return f"{self.low:g} or more" if self.high == float("inf") else f"from {self.low:g} to {self.high:.10g}"
@@ -74,9 +77,9 @@ def parse(kind: type[Named], assignments: Iterable[str]) -> dict[str, Any]:
         name, equals, text = assignment.partition("=")
         if not equals:
             example = f"{known[0]}={fields[0].default}"
-            raise UserError(f"'{assignment}' is not a setting; write name=value, for example {example}.")
+            raise UserError(f"'{_clip(assignment)}' is not a setting; write name=value, for example {example}.")
         if name not in known:
-            raise UserError(f"'{kind.name}' has no setting '{name}'; it has: {', '.join(known)}.")
+            raise UserError(f"'{kind.name}' has no setting '{_clip(name)}'; it has: {', '.join(known)}.")
         parsed[name] = _value(name, text, types[name])
     return parsed
 
@@ -89,12 +92,12 @@ def _value(name: str, text: str, kind: Any) -> Any:
             return tuple(get_args(kind)[0](part) for part in text.split(",") if part.strip())
         return _BOOLEANS[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
-        raise UserError(f"{name}={text}: '{text}' is not {_NOUNS[kind]}.") from None
+        raise UserError(f"{name}={_clip(text)}: '{_clip(text)}' is not {_NOUNS[kind]}.") from None
 
 
 def _choice(name: str, value: Any, kind: Any) -> Any:
     if value not in get_args(kind):
-        raise UserError(f"{name} is {value}; it must be {' or '.join(get_args(kind))}.")
+        raise UserError(f"{name} is {_clip(str(value))}; it must be {' or '.join(get_args(kind))}.")
     return value
 
 
@@ -109,4 +112,22 @@ _NOUNS = {
 
 
 def _show(value: Any) -> str:
-    return ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
+    """A value, or a tuple of them, as an error quotes it: whole numbers may be larger than any float."""
+    parts = [f"{part:g}" if isinstance(part, float) else _digits(part) for part in _each(value)]
+    return _clip(",".join(parts))
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _digits(value: Any) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python writes out no number of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
+def _clip(text: str) -> str:
+    """``text``, cut where a message would be flooded by it."""
+    return text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}…"

@@ -32,6 +32,7 @@ from ..support.errors import UserError
 from ..support.lazy import torch
 from ..support.progress import Report, silent
 from .base import Dial, EvidenceMethod
+from .policy import Policy
 from .sequence import Choice, EvidencePolicy
 from .settings import Range, setting, told_in
 
@@ -64,6 +65,11 @@ class TDA(EvidenceMethod):
     @property
     def evidence_kind(self) -> str:
         return strength_kind(self.weighted)
+
+    @property
+    def score_name(self) -> str:
+        """Tells scores from others: those of a prompt depend on these settings alone."""
+        return f"{self.evidence_kind}-{self.prior:g}"
 
     def policy(self, lm: LoadedModel, report: Report, source: Source) -> EvidencePolicy:
         factors = self._factors(len(lm.blocks))
@@ -119,6 +125,17 @@ class _ThresholdPolicy(EvidencePolicy):
         if not self.weighted:
             return strengths(activations)
         return strengths(activations, block.output_norms if computed is None else block.output_norms[computed])
+
+
+def limits_of(policy: Policy) -> np.ndarray:
+    """The scores that a policy of TDA asks of every layer's neurons, float64 [layers].
+
+    Raises:
+        TypeError: it is not one of TDA's.
+    """
+    if not isinstance(policy, _ThresholdPolicy):
+        raise TypeError(f"{type(policy).__name__} has no thresholds on scores")
+    return policy.limits
 
 
 class _OnlineThresholdPolicy(_ThresholdPolicy):

@@ -104,17 +104,22 @@ class FeedForward:
     @property
     def is_quantised(self) -> bool:
         """Whether its matrices are bitsandbytes', whose rows and columns cannot be taken out as they are."""
-        return not all(linear.weight.is_floating_point() for linear in self.linears)
+        return not all(_is_decoded(linear) or linear.weight.is_floating_point() for linear in self.linears)
 
     @property
     def is_offloaded(self) -> bool:
         """Whether accelerate keeps its matrices elsewhere and puts them in for each call, in place of any others."""
-        return any(linear.weight.is_meta for linear in self.linears)
+        return any(not _is_decoded(linear) and linear.weight.is_meta for linear in self.linears)
 
     @property
     def can_be_packed(self) -> bool:
         """Whether copies of some neurons' rows and columns can take the place of its matrices."""
         return not (self.is_quantised or self.is_offloaded)
+
+
+def _is_decoded(linear: nn.Linear) -> bool:
+    """Whether its weight is decoded from codes when asked for (``stored``), which is not done only to see its type."""
+    return "weight" not in linear._parameters
 
 
 def _values(linear: nn.Linear) -> torch.Tensor:

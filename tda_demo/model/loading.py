@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,11 +13,13 @@ from torch import nn
 from ..support.environment import use_threads
 from ..support.errors import UserError
 from ..support.progress import Report, silent
+from .chat import chat_ids, end_of_turn
 from .feedforward import FeedForward, find_blocks
 from .placement import DeviceMap, automatic_device_map, input_device, is_spread
 from .precision import PRECISIONS, REFERENCE, choose_precision, loading_arguments, model_dtype, round_weights
-from .weights import WeightFolder, embedded, find_weights
+from .weights import WeightFolder, embedded, find_weights, gguf_file, gguf_text
 from .weights.folder import quiet_transformers
+from .weights.gguf_codes import can_store, read_codes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,11 +55,26 @@ class LoadedModel:
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        """The tokens that end a text; empty for a model that has none."""
+        """The tokens that end a text; empty for a model that has none.
+
+        Those its ``generation_config`` and its tokenizer name, and the one its chat template ends an answer with.
+        """
         config = self.model.generation_config
         listed: Any = config.eos_token_id if config is not None else None
-        ids: list[Any] = listed if isinstance(listed, list) else [listed]
-        return frozenset(token for token in [*ids, self.tokenizer.eos_token_id] if isinstance(token, int))
+        ids: list[Any] = [*(listed if isinstance(listed, list) else [listed]), self.tokenizer.eos_token_id]
+        return frozenset(token for token in [*ids, self._end_of_turn] if isinstance(token, int))
+
+    @cached_property
+    def _end_of_turn(self) -> int | None:
+        return end_of_turn(self.tokenizer)
+
+    @property
+    def ignored(self) -> dict[str, Any]:
+        """What its ``generation_config`` asks for that no side applies: both decode as races and commands say."""
+        config = self.model.generation_config
+        neutral = {"repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+        told = {name: getattr(config, name, None) for name in neutral}
+        return {name: value for name, value in told.items() if value not in (None, neutral[name])}
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Token ids of ``prompt`` as one user turn of the chat template, or as plain text where there is none.
@@ -68,11 +87,9 @@ class LoadedModel:
         # A lone surrogate (half of an emoji, as a browser can send it) is no text that a tokenizer takes.
         text = prompt.encode("utf-8", "replace").decode("utf-8")
         if self.tokenizer.chat_template:
-            turns = [{"role": "user", "content": text}]
-            encoded: Any = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
+            ids = chat_ids(self.tokenizer, text, self.name)
         else:
-            encoded = self.tokenizer(text)
-        ids: list[int] = encoded["input_ids"]
+            ids = self.tokenizer(text)["input_ids"]
         if not ids:
             raise UserError(f"The prompt holds no text that {self.name} knows: type a question in words.")
         if len(ids) > self.context_length - 1:
@@ -133,10 +150,13 @@ def load_model(
         if precision != REFERENCE:
             raise UserError(f"On a CPU a device map takes the precision {REFERENCE} only, not {precision}.")
     precision = choose_precision(precision, place)
+    if place.type == "cpu" and device_map is None and (stored := _from_codes(name, precision, report)):
+        return stored
     weights = find_weights(name, report)
     device_map = device_map or automatic_device_map(weights.folder, precision, place)
     placed = loading_arguments(precision, place) | ({} if device_map is None else {"device_map": device_map})
     model, tokenizer = _read(weights, model_dtype(precision, place), placed)
+    _check_numbers(model, weights)
     blocks = find_blocks(model)
     if place.type == "cpu":
         round_weights(model, precision)
@@ -156,6 +176,38 @@ def load_model(
     )
 
 
+def _from_codes(name: str | None, precision: str, report: Report) -> LoadedModel | None:
+    """A GGUF file read straight into codes; None for what is none, and where floats are needed."""
+    gguf = gguf_file(name) if can_store(precision) else None
+    if gguf is None:
+        return None
+    text = gguf_text(gguf, report)
+    model = read_codes(gguf, text.folder, precision, report)
+    if model is None:
+        return None
+    return LoadedModel(
+        name=text.name,
+        fingerprint=text.fingerprint,
+        model=model.eval().requires_grad_(False),
+        tokenizer=_tokenizer(text),
+        precision=precision,
+        device=torch.device("cpu"),
+        blocks=find_blocks(model),
+    )
+
+
+def _check_numbers(model: PreTrainedModel, weights: WeightFolder) -> None:
+    """Raises UserError where a weight is no number, or infinite: everything computed from it would be so too."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.numel() and not parameter.is_meta:
+            low, high = parameter.data.aminmax()  # NaN where there is one
+            if not (low.isfinite() and high.isfinite()):
+                raise UserError(
+                    f"The weights of '{weights.name}' are damaged: {name} holds what is no number (NaN or infinite). "
+                    f"Fetch {weights.folder} again."
+                )
+
+
 def _device(asked: str | None) -> torch.device:
     if asked is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -170,17 +222,34 @@ def _device(asked: str | None) -> torch.device:
     return device
 
 
+def _tokenizer(weights: WeightFolder) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    with quiet_transformers():
+        try:
+            return AutoTokenizer.from_pretrained(weights.folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # every tokenizer class fails in its own way
+            raise UserError(_tokenizer_fault(weights)) from error
+
+
+def _tokenizer_fault(weights: WeightFolder) -> str:
+    if (weights.folder / "tokenizer.json").exists():
+        return f"The tokenizer.json in {weights.folder} cannot be read: fetch the tokenizer of '{weights.name}' again."
+    if (weights.folder / "tokenizer.model").exists() and find_spec("sentencepiece") is None:
+        return (
+            f"The tokenizer of '{weights.name}' is a SentencePiece model: pip install sentencepiece, and start again."
+        )
+    return f"The tokenizer of '{weights.name}' is missing or cannot be read: fetch it again into {weights.folder}."
+
+
 def _read(
     weights: WeightFolder, dtype: torch.dtype, placed: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    tokenizer = _tokenizer(weights)
     with quiet_transformers():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(weights.folder, **source)
-        except Exception as error:  # every tokenizer class fails in its own way
-            raise UserError(f"The tokenizer of '{weights.name}' is missing or cannot be read.") from error
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 weights.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **source, **placed

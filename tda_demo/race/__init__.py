@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .lanes import ArmName, Ended, Event, Finished, Judging, Lane, PromptRead, Stepped, run_lanes
+    from .events import ArmName, Ended, Event, Finished, Judging, Priced, PromptRead, Stepped
+    from .lanes import Lane, run_lanes
     from .run import RaceSettings, race
 
-_HOME = {"RaceSettings": "run", "race": "run"}  # the others are of ``lanes``
+_HOME = {"RaceSettings": "run", "race": "run", "Lane": "lanes", "run_lanes": "lanes"}  # the others: ``events``
 __all__ = [
     "ArmName",
     "Ended",
@@ -17,6 +18,7 @@ __all__ = [
     "Finished",
     "Judging",
     "Lane",
+    "Priced",
     "PromptRead",
     "RaceSettings",
     "Stepped",
@@ -29,4 +31,4 @@ def __getattr__(name: str) -> object:
     # Imported when first asked for: the page reads ``result`` before torch is in memory.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME.get(name, 'lanes')}", __name__), name)
+    return getattr(import_module(f".{_HOME.get(name, 'events')}", __name__), name)

@@ -1,83 +1,24 @@
-"""The lanes of a race, any number of them, and the events they tell it in.
+"""The lanes of a race, any number of them: whoever has used the least decode time steps next.
 
-Whoever has used the least decode time steps next.
+Decode time is that of the one clock: a step counts for what ``stats.clock`` lets it count.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Literal
 
 import numpy as np
 import torch
 
 from ..decode.arm import Arm
 from ..decode.text import Sampler, TextStream
-from ..methods.plan import ActiveSets
-from .result import FirstEnd, RaceResult
-
-ArmName = Literal["dense", "sparse", "rival"]
-EndReason = Literal["eos", "length", "context", "stopped"]
-
-
-@dataclass(frozen=True, eq=False)
-class PromptRead:
-    """The prompt has been read and the active sets chosen. ``fired`` int64 [prompt tokens, layers].
-
-    ``active`` and ``byte_bound`` are None where what is computed is known step by step: under token-level methods and
-    active sets that are chosen anew. ``rival`` is the same of the rival, None in a race without one.
-    """
-
-    tokens: tuple[str, ...]
-    prefill_ms: float
-    selection_ms: float
-    packing_ms: float
-    active: ActiveSets | None
-    fired: np.ndarray
-    byte_bound: float | None
-    rival: PromptRead | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Stepped:
-    """Token ``index`` of an arm's text. The first comes from the prompt's own logits: no ``ms``, bytes or ``fired``.
-
-    ``text`` is what the token adds; ``weight_bytes`` what the step read; ``fired`` int64 [layers], neurons that fired
-    at the step, of a method's arm only: where ``PromptRead.active`` is None, those it computed.
-    """
-
-    arm: ArmName
-    index: int
-    text: str
-    ms: float | None
-    weight_bytes: int | None
-    fired: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Ended:
-    """An arm has stopped: at its end token, at the length asked for, at the model's context limit, or by the user."""
-
-    arm: ArmName
-    reason: EndReason
-
-
-@dataclass(frozen=True)
-class Judging:
-    """Decoding is over; the teacher-forced passes that give agreement, KL and realised CETT begin."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    result: RaceResult
-
-
-Event = PromptRead | Stepped | Ended | Judging | Finished
+from ..stats.clock import StepClock
+from .events import ArmName, Ended, EndReason, Event, Stepped
+from .result import FirstEnd
 
 Count = Callable[[Arm], np.ndarray]
 """What fired at an arm's last step, int64 [layers]."""
@@ -97,6 +38,7 @@ class Lane:
     count: Count | None = None
     clock: Callable[[], float] = time.perf_counter
     step_ms: list[float] = field(default_factory=list)
+    times: StepClock = field(default_factory=StepClock)
     step_bytes: list[int] = field(default_factory=list)
     fired: list[np.ndarray] = field(default_factory=list)
     ended: EndReason | None = None
@@ -107,7 +49,8 @@ class Lane:
 
     @property
     def elapsed_ms(self) -> float:
-        return math.fsum(self.step_ms)
+        """Decode time so far, as the race counts it."""
+        return self.times.total
 
     @property
     def mean_bytes(self) -> float | None:
@@ -125,6 +68,7 @@ class Lane:
         ms = (self.clock() - begin) * 1e3
         read = self.arm.weight_bytes or 0
         self.step_ms.append(ms)
+        self.times.add(ms)
         self.step_bytes.append(read)
         fired = None
         if self.count is not None:
@@ -148,8 +92,12 @@ class Lane:
             yield from self.end(self.limit_reason)
 
 
-def run_lanes(lanes: Sequence[Lane], stop: threading.Event) -> Generator[Event, None, FirstEnd | None]:
+def run_lanes(
+    lanes: Sequence[Lane], stop: threading.Event, between: Callable[[], Iterator[Event]] = lambda: iter(())
+) -> Generator[Event, None, FirstEnd | None]:
     """Steps the lane with the least decode time so far, the first where they are level, until all have ended.
+
+    What ``between`` does happens between two steps, outside of every clock.
 
     Returns how far all were when the first one ended; None where it ended without a step, or the race was stopped.
     """
@@ -163,4 +111,5 @@ def run_lanes(lanes: Sequence[Lane], stop: threading.Event) -> Generator[Event, 
         yield from lane.advance()
         if lane.ended is not None and len(running) == len(lanes):
             first_end = FirstEnd(lane.name, {other.name: len(other.tokens) for other in lanes})
+        yield from between()
     return first_end

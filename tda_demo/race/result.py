@@ -9,15 +9,16 @@ from typing import Any
 
 from ..methods import METHODS, Method
 from ..methods.controls import against, is_control
-from ..stats.metrics import Speedup
+from ..stats.metrics import Speedup, decided_efficiency
 
 
 @dataclass(frozen=True)
 class ArmResult:
     """One arm. ``tokens`` counts the first one, which no step made; ``step_ms`` has one entry fewer.
 
-    ``weight_bytes`` of a step, the mean where steps differ; None where they do and there was none.
-    ``prefill_ms`` of a method's arm includes choosing and packing its active sets.
+    ``tokens_per_second`` is over the positions that all arms have written. ``weight_bytes`` of a step, the mean where
+    steps differ; None where they do and there was none. ``prefill_ms`` of a method's arm includes choosing and packing
+    its active sets.
     """
 
     text: str
@@ -82,8 +83,8 @@ class MethodResult:
 class RaceResult:
     """Everything a race measured, and what it was measured on: of the method as a ``MethodResult`` has it.
 
-    ``first_end`` is None where a race was stopped, or an arm ended without a step. ``speedup_over_rival`` is the median
-    of the rival's step time / the method's, as ``speedup`` is of the dense arm's.
+    Speeds are of the positions that all arms have written. ``first_end`` is None where a race was stopped, or an arm
+    ended without a step. ``speedup_over_rival`` is the rival's time / the method's, as ``speedup`` is the dense arm's.
     """
 
     model: str
@@ -173,11 +174,11 @@ def against_control(result: RaceResult, named: Callable[[str], str] = str) -> st
 def _figures(result: RaceResult | MethodResult) -> list[str]:
     """What was measured of a method, in lines."""
     lines = [f"{result.method}: {result.note}"] if result.note else []
-    if result.speedup and result.byte_bound and result.efficiency:
-        lines.append(
-            f"{_speedup(result.speedup, 'dense')}; "
-            f"byte bound {result.byte_bound:.3f}x, efficiency {result.efficiency:.0%}"
-        )
+    if result.speedup and result.byte_bound:
+        told = f"{_speedup(result.speedup, 'dense')}; byte bound {result.byte_bound:.3f}x"
+        if (share := decided_efficiency(result.speedup, result.byte_bound)) is not None:
+            told += f", efficiency {share:.0%}"
+        lines.append(told)
     leaves_out = METHODS.get(result.method, Method).leaves_out
     lines.append(f"sparsity {fmean(result.sparsity):.1%} {leaves_out} (mean over layers)")
     if quality := result.quality:
@@ -190,5 +191,10 @@ def _figures(result: RaceResult | MethodResult) -> list[str]:
 
 
 def _speedup(speed: Speedup, other: str) -> str:
-    verdict = f" (slower than {other})" if speed.median < 1 else ""
-    return f"speedup {speed.median:.3f}x, 95 % interval {speed.low:.3f} to {speed.high:.3f}, n = {speed.n}{verdict}"
+    capped = f", {speed.capped} steps capped" if speed.capped else ""
+    verdict = " (undecided: no difference was measured)" if speed.undecided else ""
+    if speed.high < 1:
+        verdict = f" (slower than {other})"
+    return (
+        f"speedup {speed.ratio:.3f}x, 95 % interval {speed.low:.3f} to {speed.high:.3f}, n = {speed.n}{capped}{verdict}"
+    )

@@ -2,15 +2,16 @@
 
 The arm with the least accumulated decode time steps next, so all have had equal compute at every moment and the
 fastest one is visibly ahead, on any machine, however noisy. Only what happens inside a step is timed: one token fed,
-the next one chosen.
+the next one chosen. Between steps the text is judged, a slice at a time.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -20,16 +21,20 @@ from ..decode.arm import Arm, Prefill
 from ..decode.choose import engine_for
 from ..decode.engine import Engine
 from ..decode.text import TextStream, decode, sampler
-from ..evaluate.scoring import judge
+from ..evaluate.scoring import Judge
+from ..methods import TDA
 from ..methods.base import Method
 from ..methods.plan import ActiveSets
 from ..methods.policy import Policy
 from ..methods.sequence import SequencePolicy
 from ..stats import metrics
+from ..stats.clock import shared_steps
 from ..support.environment import describe
 from ..support.errors import UserError
 from ..support.progress import Report, silent
-from .lanes import ArmName, Count, EndReason, Event, Finished, Judging, Lane, PromptRead, run_lanes
+from .events import ArmName, EndReason, Event, Finished, Judging, Priced, PromptRead
+from .lanes import Count, Lane, run_lanes
+from .price import Price, Pricing, settle
 from .result import ArmResult, MethodResult, RaceQuality, RaceResult
 
 if TYPE_CHECKING:
@@ -68,44 +73,52 @@ class Contender:
 
     def read(self, tokens: tuple[str, ...], dense: Lane, rival: PromptRead | None = None) -> PromptRead:
         """How reading the prompt went, which has ``tokens``."""
+        settled = self.prefill.plan.settled
         return PromptRead(
             tokens=tokens,
             prefill_ms=self.prefill.prefill_ms,
             selection_ms=self.prefill.selection_ms,
             packing_ms=self.lane.arm.packing_ms,
-            active=_on_host(self.prefill.plan.settled),
+            active=_on_host(settled),
             fired=self.prefill.fired.cpu().numpy(),
             byte_bound=self._bound(dense),
+            kept=None if settled is None else tuple(settled.counts()),
+            scores=_scores(self.method, settled),
             rival=rival,
         )
 
-    def judge(self, engine: Engine, dense: Lane) -> RaceQuality | None:
+    def quality(self, engine: Engine, dense: Lane, price: Price) -> RaceQuality | None:
         """Both models on the dense arm's text; None where it has no token after the first, which all share."""
         if len(dense.tokens) < 2:
             return None
-        judgement = judge(engine, self.prefill, list(dense.tokens[:-1]))
-        compared = judgement.compare(dense.tokens[1:])
+        # Of an arm whose weights are its own, what it computes counts; that takes steps of its own, so it comes last.
+        tokens = list(dense.tokens)
+        if (own := engine.sparse_logits(self.prefill, tokens[:-1])) is not None:
+            price = Price()
+            judged = Judge(engine, [self.prefill]).read(tokens[:-1])[0]
+            price.add(replace(judged, sparse_logits=own), tokens[1:])
         parting = metrics.divergence(dense.tokens, self.lane.tokens)
         return RaceQuality(
-            agreement=float(compared.agrees.double().mean()),
-            kl=max(0.0, float(compared.kl.double().mean())),  # rounding alone may take it below
-            positions=len(compared.kl),
+            agreement=fmean(price.agrees),
+            kl=max(0.0, fmean(price.kl)),  # rounding alone may take it below
+            positions=len(price.kl),
             divergence=parting,
             divergence_at=None if parting is None else len(decode(self.lm.tokenizer, list(dense.tokens[:parting]))),
-            cett=judgement.cett,
+            cett=price.cett,
         )
 
-    def result(self, dense: Lane, quality: RaceQuality | None) -> MethodResult:
+    def result(self, dense: Lane, quality: RaceQuality | None, shared: int) -> MethodResult:
+        """On the ``shared`` positions that all arms have written."""
         bound = self._bound(dense)
-        speedup = metrics.speedup(dense.step_ms, self.lane.step_ms)
+        speedup = metrics.speedup(dense.times, self.lane.times, shared)
         prefill = self.prefill
         return MethodResult(
             method=self.method.name,
             settings=self.method.settings(),
-            sparse=arm_result(self.lane, prefill.prefill_ms + prefill.selection_ms + self.lane.arm.packing_ms),
+            sparse=arm_result(self.lane, prefill.prefill_ms + prefill.selection_ms + self.lane.arm.packing_ms, shared),
             speedup=speedup,
             byte_bound=bound,
-            efficiency=None if speedup is None or bound is None else metrics.efficiency(speedup.median, bound),
+            efficiency=None if speedup is None or bound is None else metrics.efficiency(speedup.ratio, bound),
             sparsity=self._sparsity(),
             quality=quality,
             note=prefill.plan.note,
@@ -137,6 +150,13 @@ def count_fired(lm: LoadedModel, policy: Policy, prefill: Prefill, arm: Arm) -> 
     return torch.cat(counts).cpu().numpy()
 
 
+def _scores(method: Method, active: ActiveSets | None) -> np.ndarray | None:
+    """Quantiles of every layer's scores, float64 [layers, quantiles], where thresholds are set on them."""
+    if active is None or not active.evidence or not isinstance(method, TDA):
+        return None
+    return np.stack([layer[0].quantiles() for layer in active.evidence])
+
+
 def _on_host(active: ActiveSets | None) -> ActiveSets | None:
     """A copy that whoever draws it can read while the device decodes, or a step is captured there."""
     if active is None:
@@ -144,13 +164,13 @@ def _on_host(active: ActiveSets | None) -> ActiveSets | None:
     return ActiveSets(tuple(mask.cpu() for mask in active.masks))
 
 
-def arm_result(lane: Lane, prefill_ms: float) -> ArmResult:
+def arm_result(lane: Lane, prefill_ms: float, shared: int) -> ArmResult:
     return ArmResult(
         text=lane.stream.text,
         tokens=len(lane.tokens),
         step_ms=lane.step_ms,
         prefill_ms=prefill_ms,
-        tokens_per_second=metrics.tokens_per_second(lane.step_ms),
+        tokens_per_second=lane.times.rate(shared),
         weight_bytes=None if lane.mean_bytes is None else round(lane.mean_bytes),
         ended=lane.ended or "stopped",
     )
@@ -168,7 +188,7 @@ def race(
     """Races the dense model against the same model under ``method``, and under ``rival`` too where there is one.
 
     All arms run on one engine, the fastest that can run them all. Ends within one step of ``stop``. Yields PromptRead,
-    then Stepped and Ended of all arms as they come, Judging unless stopped, and Finished.
+    then Stepped and Ended of all arms as they come, Priced between them, Judging unless stopped, and Finished.
 
     Raises:
         UserError: the prompt is blank or too long for the model, or a setting does not fit it.
@@ -189,8 +209,8 @@ def race(
         choose = sampler(settings.temperature, settings.top_p, settings.seed)
         return Lane(name, arm, choose, TextStream(lm.tokenizer), lm.eos_ids, room, reason, count)
 
-    shared = prefills[0]
-    dense = lane("dense", engine.dense_arm(shared, room))
+    prefilled = prefills[0]
+    dense = lane("dense", engine.dense_arm(prefilled, room))
     names: tuple[ArmName, ...] = ("sparse", "rival")
     contenders = [
         Contender(
@@ -203,14 +223,22 @@ def race(
     yield first.read(tokens, dense, *(other.read(tokens, dense) for other in rivals))
     lanes = [dense, *(contender.lane for contender in contenders)]
     for starting in lanes:
-        yield from starting.start(shared.logits)
-    first_end = yield from run_lanes(lanes, stop)
+        yield from starting.start(prefilled.logits)
+    pricing = Pricing(engine, {other.lane.name: other.prefill for other in contenders})
+
+    def between() -> Iterator[Priced]:
+        return iter(()) if stop.is_set() else pricing.go_on(dense.tokens)
+
+    settle()
+    first_end = yield from run_lanes(lanes, stop, between)
     qualities = [None for _ in contenders]
     if not stop.is_set():
         yield Judging()
-        qualities = [contender.judge(engine, dense) for contender in contenders]
+        yield from pricing.finish(dense.tokens)
+        qualities = [other.quality(engine, dense, pricing.prices[other.lane.name]) for other in contenders]
+    shared = shared_steps(*(lane.times for lane in lanes))
     result, *rival_results = (
-        contender.result(dense, quality) for contender, quality in zip(contenders, qualities, strict=True)
+        contender.result(dense, quality, shared) for contender, quality in zip(contenders, qualities, strict=True)
     )
     yield Finished(
         RaceResult(
@@ -218,12 +246,12 @@ def race(
             device=str(lm.device),
             precision=lm.precision,
             engine=engine.name,
-            prompt_tokens=shared.tokens,
-            dense=arm_result(dense, shared.prefill_ms),
-            environment=describe(lm.device, lm.precision),
+            prompt_tokens=prefilled.tokens,
+            dense=arm_result(dense, prefilled.prefill_ms, shared),
+            environment=describe(lm.device, lm.precision) | ({"ignored": lm.ignored} if lm.ignored else {}),
             **vars(result),
             first_end=first_end,
             rival=rival_results[0] if rival_results else None,
-            speedup_over_rival=metrics.speedup(rivals[0].lane.step_ms, first.lane.step_ms) if rivals else None,
+            speedup_over_rival=metrics.speedup(rivals[0].lane.times, first.lane.times, shared) if rivals else None,
         )
     )

@@ -181,7 +181,7 @@ def _speedup(speed: metrics.Speedup | None) -> tuple[str, str]:
     if speed is None:
         return _NONE, "too few steps"
     undecided = "; no difference was measured" if speed.undecided else ""
-    return f"{speed.median:.2f}×", f"95 % interval {speed.low:.2f}–{speed.high:.2f}, n = {speed.n}{undecided}"
+    return f"{speed.ratio:.2f}×", f"95 % interval {speed.low:.2f}–{speed.high:.2f}, n = {speed.n}{undecided}"
 
 
 def _notes(result: RaceResult) -> str:

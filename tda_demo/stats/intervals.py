@@ -1,4 +1,6 @@
-"""95 % intervals of what is drawn anew: medians of a series and of groups, and how far few draws have to be widened."""
+"""95 % intervals of what is drawn anew: medians of a series and of groups, a ratio of sums, and how far few draws have
+to be widened.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +31,23 @@ def of_series_median(values: np.ndarray) -> tuple[float, float]:
     drawn = np.sort(windows[starts].reshape(_RESAMPLES, -1)[:, :n], axis=1, kind="stable")
     medians = (ordered[drawn[:, (n - 1) // 2]] + ordered[drawn[:, n // 2]]) / 2
     return _percentiles(medians, expanded_tail(blocks) if blocks > 1 else 0.0)
+
+
+def of_series_ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
+    """Of the ratio of the sums of two series [n], at least one each, taken position by position: the same bootstrap of
+    runs of neighbours as ``of_series_median``, each run drawn with both its sums.
+    """
+    n, length = len(numerators), block_length(len(numerators))
+    blocks = -(-n // length)
+    starts = np.random.default_rng(0).integers(0, n, (_RESAMPLES, blocks))
+    # The last run is cut, so that a resample has n values as the series has.
+    ends = starts + np.array([length] * (blocks - 1) + [n - length * (blocks - 1)])
+    sums = [
+        np.concatenate([[0.0], np.cumsum(np.concatenate([series, series[:length]]))])
+        for series in (numerators, denominators)
+    ]
+    upper, lower = ((total[ends] - total[starts]).sum(axis=1) for total in sums)
+    return _percentiles(upper / lower, expanded_tail(n / length) if n > length else 0.0)
 
 
 def block_length(n: int) -> int:
@@ -74,6 +93,6 @@ def student(degrees: float) -> float:
     return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
 
 
-def _percentiles(medians: np.ndarray, tail: float) -> tuple[float, float]:
-    low, high = np.percentile(medians, [100 * tail, 100 * (1 - tail)])
+def _percentiles(values: np.ndarray, tail: float) -> tuple[float, float]:
+    low, high = np.percentile(values, [100 * tail, 100 * (1 - tail)])
     return float(low), float(high)

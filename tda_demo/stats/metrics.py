@@ -10,55 +10,88 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import intervals
+from .clock import StepClock, shared_steps
 
 if TYPE_CHECKING:
     from torch import Tensor  # methods of tensors are used, torch itself is not: the page starts without it
 
-WARM_UP_STEPS = 3
+LEAST_SHOWN = 20  # positions: of fewer, no speedup is shown
+MOST_DOUBT = 0.15  # half the interval, as a share of the ratio: with more, none is shown
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """Median of dense over sparse step time, its 95 % bootstrap interval, and the number of pairs of times ``n``."""
+    """How much faster an arm was than another over ``n`` positions that both have written, on the race's clock.
 
-    median: float
+    ``ratio`` is the sum of the other's step times / the sum of its own, ``low`` and ``high`` the 95 % bootstrap
+    interval; ``capped`` steps of the two counted for less than they took (``clock.StepClock``). ``median`` is that of
+    the ratios position by position.
+    """
+
+    ratio: float
     low: float
     high: float
     n: int
+    capped: int
+    median: float
 
     @property
     def undecided(self) -> bool:
         """Whether the interval includes 1: no difference was measured."""
         return self.low <= 1 <= self.high
 
+    @property
+    def settled(self) -> bool:
+        """Whether it is sure enough to be shown: enough positions, and an interval of 15 % either way at most."""
+        return self.n >= LEAST_SHOWN and self.high - self.low <= 2 * MOST_DOUBT * self.ratio
 
-def speedup(dense_ms: Sequence[float], sparse_ms: Sequence[float]) -> Speedup | None:
-    """Median over positions of dense step time / sparse step time at the same position, warm-up steps left out.
+    @property
+    def winner(self) -> int:
+        """1 where the arm was shown to be faster, -1 where the other one was, 0 where neither was."""
+        return 0 if self.undecided or not self.settled else 1 if self.ratio > 1 else -1
 
-    None while no position beyond the warm-up has both times.
+
+def speedup(other: StepClock, own: StepClock, n: int | None = None) -> Speedup | None:
+    """Of the arm of ``own`` over that of ``other``, on the first ``n`` positions; left out, on all that both have.
+
+    None where there is none.
     """
-    n = min(len(dense_ms), len(sparse_ms))
-    if n <= WARM_UP_STEPS:
+    both = shared_steps(other, own)
+    n = both if n is None else min(n, both)
+    if n == 0:
         return None
-    return paired_speedup(dense_ms[WARM_UP_STEPS:n], sparse_ms[WARM_UP_STEPS:n])
+    upper, lower = other.first(n), own.first(n)
+    low, high = intervals.of_series_ratio(upper, lower)
+    return Speedup(
+        ratio=float(upper.sum() / lower.sum()),
+        low=low,
+        high=high,
+        n=n,
+        capped=sum(other.capped[:n]) + sum(own.capped[:n]),
+        median=float(np.median(upper / lower)),
+    )
 
 
-def paired_speedup(dense_ms: Sequence[float], sparse_ms: Sequence[float]) -> Speedup:
+@dataclass(frozen=True)
+class MedianSpeedup:
+    """Median of ``n`` ratios of times taken in pairs, dense over sparse, with its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+def paired_speedup(dense_ms: Sequence[float], sparse_ms: Sequence[float]) -> MedianSpeedup:
     """Median of the ratios of times taken in pairs one after the other; see ``intervals.of_series_median``."""
     ratios = np.asarray(dense_ms, dtype=np.float64) / np.asarray(sparse_ms, dtype=np.float64)
-    return Speedup(float(np.median(ratios)), *intervals.of_series_median(ratios), len(ratios))
+    return MedianSpeedup(float(np.median(ratios)), *intervals.of_series_median(ratios), len(ratios))
 
 
-def grouped_speedup(dense_ms: Sequence[Sequence[float]], sparse_ms: Sequence[Sequence[float]]) -> Speedup:
+def grouped_speedup(dense_ms: Sequence[Sequence[float]], sparse_ms: Sequence[Sequence[float]]) -> MedianSpeedup:
     """Median of the ratios of times taken in pairs, as many of every prompt (outer): prompts are resampled first."""
     ratios = np.asarray(dense_ms, dtype=np.float64) / np.asarray(sparse_ms, dtype=np.float64)
-    return Speedup(float(np.median(ratios)), *intervals.of_groups_median(ratios), ratios.size)
-
-
-def tokens_per_second(step_ms: Sequence[float]) -> float | None:
-    """1000 over the median step time, warm-up steps left out; None before there is such a step."""
-    timed = step_ms[WARM_UP_STEPS:]
-    return 1000 / float(np.median(timed)) if len(timed) else None
+    return MedianSpeedup(float(np.median(ratios)), *intervals.of_groups_median(ratios), ratios.size)
 
 
 def byte_bound(dense_bytes: float, sparse_bytes: float) -> float:
@@ -75,7 +108,7 @@ def decided_efficiency(measured: Speedup | None, bound: float | None) -> float |
     """``efficiency`` where a difference was measured: beside a low bound no gain at all would look like most of it."""
     if measured is None or bound is None or measured.undecided:
         return None
-    return efficiency(measured.median, bound)
+    return efficiency(measured.ratio, bound)
 
 
 def divergence(dense_tokens: Sequence[int], sparse_tokens: Sequence[int]) -> int | None:

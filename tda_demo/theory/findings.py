@@ -131,6 +131,21 @@ class Finding:
         }
 
 
+def of_json(fields: Mapping[str, Any]) -> Finding:
+    """The finding that ``Finding.to_json`` told."""
+    checks = [
+        Check(
+            **{name: check[name] for name in ("name", "cases", "clusters", "null")},
+            estimates=tuple(Estimate(**estimate) for estimate in check["estimates"]),
+            overall=Estimate(**check["overall"]),
+        )
+        for check in fields["checks"]
+    ]
+    tables = [Table(name, table["title"], table["columns"]) for name, table in fields["tables"].items()]
+    plain = {name: fields[name] for name in ("experiment", "claim", "prediction", "model", "settings", "complete")}
+    return Finding(**plain, checks=tuple(checks), notes=tuple(fields["notes"]), tables=tuple(tables))
+
+
 def summary(finding: Finding) -> str:
     """The finding as a few lines of text."""
     lines = [f"{finding.experiment} on {finding.model}", "", f"Claim: {finding.claim}"]

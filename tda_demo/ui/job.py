@@ -17,11 +17,13 @@ import gradio as gr
 from ..support.errors import UserError
 from ..support.progress import Progress
 from . import wording
+from .interruption import GivenUp, looking
 from .models import Models
+from .requests import LIMITS
 from .service import Service
 from .visits import Visit, owner
 from .widgets import EVENT, Outputs, in_order, sentence
-from .worker import Closed, Failed, GivenUp, Loading, Ticket, Waiting, reporter
+from .worker import Closed, Failed, Loading, Ticket, Waiting, reporter
 from .zero_gpu import GpuNeed
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 NOT_BEGUN = ("empty", "queued")
 OVER = ("finished", "stopped", "failed")
+CONCLUDING_SECONDS = 5.0  # of a job whose time is up, to judge what it has
 _HEARTBEAT_SECONDS = 1.0  # a frame comes this often even when nothing changed: gradio hears of a closed tab by it
 
 Request = TypeVar("Request")
@@ -53,29 +56,86 @@ class TimedOut:
 
 
 class Clock:
-    """What a job reports to while it runs; it stops the job at ``limit`` seconds, counted from the first ``tick``."""
+    """What a job reports to while it runs; it ends the job when its time is up.
+
+    Nothing is counted before ``begin``: what a model takes to be fetched and loaded serves everybody. From then on a
+    job may take ``limit`` seconds. What it has to prepare first, tables and training that are kept, counts apart,
+    and may take ``LIMITS.seconds_to_prepare``. A job that has something to conclude from is asked to stop, and cut
+    off ``CONCLUDING_SECONDS`` later; one that has not is given up at once.
+    """
 
     def __init__(self, ticket: Ticket, limit: float) -> None:
         self.stop: threading.Event = ticket.stop
         self.tell: Callable[[Any], None] = ticket.events.put
-        self.load: Report = reporter(ticket)
+        self.concludes = False
+        self._ticket = ticket
+        self._told: Report = reporter(ticket)
         self._limit = limit
-        self._begin: float | None = None
+        self._last: float | None = None
+        self._preparing = False
+        self._spent = {False: 0.0, True: 0.0}  # seconds, of work and of what it needs prepared
+
+    def begin(self) -> None:
+        """The model is held from now on."""
+        if self._last is None:
+            self._last = time.monotonic()
 
     def tick(self) -> float:
-        """The seconds so far. At the limit ``stop`` is set and ``TimedOut`` told, once."""
-        now = time.monotonic()
-        self._begin = now if self._begin is None else self._begin
-        seconds = now - self._begin
-        if seconds >= self._limit and not self.stop.is_set():
+        """The seconds of work so far. At the limit ``stop`` is set and ``TimedOut`` told, once."""
+        if self._last is None:
+            self.begin()
+        else:
+            self._count()
+        if self._overdue() >= 0 and not self.stop.is_set():
             self.stop.set()
-            self.tell(TimedOut(self._limit))
-        return seconds
+            self.tell(TimedOut(LIMITS.seconds_to_prepare if self._preparing else self._limit))
+        return self._spent[False]
+
+    def look(self) -> None:
+        """Asked from inside a model's passes.
+
+        Raises:
+            GivenUp: nobody listens any more, or there is no time left.
+        """
+        self._ticket.look()
+        if self._last is None:
+            return
+        self.tick()
+        if self.stop.is_set() and (not self.concludes or self._overdue() > CONCLUDING_SECONDS):
+            raise GivenUp
+
+    def load(self, progress: Progress) -> None:
+        """A report of what is fetched or prepared.
+
+        Raises:
+            GivenUp: the job is to stop.
+        """
+        if self._last is not None:
+            self.tick()
+            self._preparing = not 0 < progress.total <= progress.done
+        self._told(progress)
 
     def measure(self, progress: Progress) -> None:
         """A report of the work that is measured; what is loaded before it goes to ``load``."""
+        self._preparing = False
         seconds = self.tick()
         self.tell(Measuring(progress, seconds))
+
+    def event(self) -> None:
+        """An event was told that there is something to conclude from."""
+        self._preparing = False
+        self.concludes = True
+        self.tick()
+
+    def _count(self) -> None:
+        assert self._last is not None, "begin comes first"
+        now = time.monotonic()
+        self._spent[self._preparing] += now - self._last
+        self._last = now
+
+    def _overdue(self) -> float:
+        """Seconds beyond a limit; negative within both."""
+        return max(self._spent[False] - self._limit, self._spent[True] - LIMITS.seconds_to_prepare)
 
 
 @dataclass(frozen=True)
@@ -91,8 +151,9 @@ class PageJob(Generic[Request]):
     need: GpuNeed | None
 
     def __call__(self, models: Models, *, ticket: Ticket) -> Generator[Any]:
-        with suppress(GivenUp):
-            yield from self.measure(models, self.request, Clock(ticket, self.seconds))
+        clock = Clock(ticket, self.seconds)
+        with suppress(GivenUp), looking(clock.look):
+            yield from self.measure(models, self.request, clock)
 
 
 @dataclass(kw_only=True)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from ..kernels.q4 import RECORD, RECORD_BYTES
+from ..kernels.q4_sizes import RECORD, RECORD_BYTES
 from ..methods import METHODS
 from ..model.precision import PRECISIONS, Device, default_precision, precisions_on
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
+from .interruption import interruptible
 
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
@@ -245,11 +246,12 @@ class Models:
         while len(self._loaded) >= self.most:  # before loading, so that both are never in memory
             self._loaded.popitem(last=False)
             give_back_memory()
-        lm = load_model(name, precision=precision, report=report)
+        lm = interruptible(load_model(name, precision=precision, report=report))
         engine_for(lm).warm_up(report)  # what is slow once belongs to loading, not to somebody's first race
         if lm.name == EMBEDDED:  # whose tables are shipped
             policy = next(iter(METHODS.values()))().bind(lm, report)
             engine_for(lm, policy).warm_up(report, policy)
+        give_back_memory()
         if name is None:
             self.state = ModelState(layers=len(lm.blocks), environment=describe(lm.device, lm.precision))
         return lm

@@ -5,18 +5,18 @@ from __future__ import annotations
 import socket
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from ..support.errors import UserError
 from ..support.files import ASSETS
 from . import lab, pareto, race
+from .presence import Presence
 from .requests import Offers
 from .service import Service
-from .widgets import serve_scripts
+from .widgets import PLOTLY, serve_scripts
 
 TITLE = "TDA race"
-_HEADER = f"""<header class="masthead"><h1>{TITLE}</h1>
-<p>One language model answers the same prompt twice, at equal decode time: with every neuron, and with only those that a
-method picks.</p></header>"""
+_HEADER = f'<header class="masthead"><h1>{TITLE}</h1></header>'
 
 _SANS = ("-apple-system", "BlinkMacSystemFont", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace")
@@ -105,7 +105,7 @@ def build_page(service: Service) -> gr.Blocks:
     """The whole page over ``service``."""
     serve_scripts()
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gr.HTML(_HEADER, apply_default_css=False, js_on_load=None)
+        gr.HTML(_HEADER, apply_default_css=False, js_on_load=None, elem_id="masthead")
         with gr.Tabs(elem_id="tabs"):
             for tab in (race, pareto, lab):
                 with gr.Tab(tab.TITLE, id=tab.ID, elem_id=f"tab-{tab.ID}"):
@@ -134,15 +134,20 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None) ->
             server_port=port,
             theme=theme(),
             css_paths=sorted(ASSETS.glob("*.css")),
-            head=f"<script>{(ASSETS / 'start.js').read_text(encoding='utf-8')}</script>",
+            head=_head(),
             footer_links=["api"],
             run_history=False,
             ssr_mode=False,
             share=False,
-            max_file_size=1,  # byte: gradio's upload route cannot be closed, and the page takes no files
+            app_kwargs={"middleware": [Middleware(Presence)]},
         )
     except OSError as error:
         raise UserError("There is no free port to serve the page at: name one with --port.") from error
+
+
+def _head() -> str:
+    script = (ASSETS / "start.js").read_text(encoding="utf-8")
+    return f'<meta name="tda-plotly" content="gradio_api/file={PLOTLY}"><script>{script}</script>'
 
 
 def _check_address(host: str | None, port: int | None) -> None:

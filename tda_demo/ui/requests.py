@@ -83,11 +83,16 @@ class Offers:
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps on one request and on the page as a whole. Seconds count from when the model has read the prompt."""
+    """Caps on one request and on the page as a whole.
+
+    Seconds count from when the model is held; those to prepare are of tables and training that are made once and kept.
+    """
 
     prompt_characters: int = 8_000
+    prompt_tokens: int = 1_024
     max_new_tokens: int = 512
-    seconds_per_run: float = 120.0
+    seconds_per_run: float = 25.0
+    seconds_to_prepare: float = 120.0
     waiting_runs: int = 8
     loaded_models: int = 2
     setting_characters: int = 4_000
@@ -121,6 +126,7 @@ class Budget:
 class RunRequest:
     """What to race, within the limits, and how. ``model`` and ``precision`` None are the defaults.
 
+    How many tokens the prompt has is known once the model is: ``most_prompt_tokens`` is held against them then.
     ``rival`` is None without one; a ``budget`` puts the dials of both where it is used up, each on its own.
     """
 
@@ -134,6 +140,7 @@ class RunRequest:
     top_p: float = 1.0
     seed: int = 0
     rival: Method | None = None
+    most_prompt_tokens: int = LIMITS.prompt_tokens
 
 
 def parse_request(
@@ -182,6 +189,7 @@ def parse_request(
         top_p=top,
         seed=_parse_integer("The seed", seed, limits.seed),
         rival=rival_class and _parse_method(rival_class, rival_settings or {}, limits),
+        most_prompt_tokens=limits.prompt_tokens,
     )
 
 

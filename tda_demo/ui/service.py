@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator, Generator
 from typing import Any
 
 import gradio as gr
+from gradio.context import LocalContext
 
+from ..support.memory import trim_memory
 from . import wording
 from .models import EMBEDDED, Models
+from .presence import listener_of
 from .requests import LIMITS, Limits, Offers
 from .visits import Visits, owner
 from .widgets import Outputs, ready, sentence
@@ -29,7 +32,7 @@ class Service:
         self.limits = limits
         self._lent = lent_gpu()
         self.models = FetchedModels(limits.loaded_models) if self._lent else Models(limits.loaded_models)
-        self.worker = Worker(limits.waiting_runs)
+        self.worker = Worker(limits.waiting_runs, after=trim_memory)
         self.visits = Visits()
 
     def preload(self) -> None:
@@ -47,9 +50,10 @@ class Service:
             UserError: the line is full.
         """
         lent, models = self._lent, self.models
+        listens = listener_of(LocalContext.request.get(None))
         if lent is None or need is None:
-            return self.worker.submit(owner, lambda ticket: job(models, ticket=ticket))
-        return self.worker.submit(owner, lambda ticket: on_lent_gpu(lent, job, need, ticket))
+            return self.worker.submit(owner, lambda ticket: job(models, ticket=ticket), listens)
+        return self.worker.submit(owner, lambda ticket: on_lent_gpu(lent, job, need, ticket), listens)
 
     def news(self, ticket: Ticket, *, begun: bool, first: bool) -> list[Any]:
         """What happened to a job in one frame. For one that waits: its place, or how far the model is it waits for.
@@ -57,10 +61,11 @@ class Service:
         ``begun`` once it has had an event of its own; the ``first`` news is not waited for.
         """
         place, loading = self.worker.place(ticket), self.models.state.progress
-        if place == 0:
-            return ([] if begun else [Waiting(0)]) + ticket.drain(_FRAME_SECONDS)
-        if not first:
-            place = self.worker.await_turn(ticket, _STATE_SECONDS if loading else _WAITING_SECONDS)
+        with ticket.followed():
+            if place == 0:
+                return ([] if begun else [Waiting(0)]) + ticket.drain(_FRAME_SECONDS)
+            if not first:
+                place = self.worker.await_turn(ticket, _STATE_SECONDS if loading else _WAITING_SECONDS)
         return [Loading(loading) if place == 1 and loading else Waiting(place)]
 
     def withdraw(self, ticket: Ticket) -> None:

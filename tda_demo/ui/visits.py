@@ -22,19 +22,25 @@ _MOST = 64  # visits: of more, the one heard of longest ago is forgotten
 
 @dataclass
 class Visit:
-    """``race`` is the last one that finished or was stopped; ``rows`` are tidy fields of ``SweepRow``."""
+    """``race`` is the last one that finished or was stopped; ``rows`` are tidy fields of ``SweepRow``.
+
+    ``lab_opened`` once the lab has been shown what ships; after that what stands there is the visitor's own.
+    """
 
     race: RaceRecord | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
+    lab_opened: bool = False
 
 
 class Visits:
-    """Visits by session; nothing of one is left once it is forgotten."""
+    """Visits by session; nothing of one is left once it is forgotten, and nothing is kept of callers without one."""
 
     def __init__(self) -> None:
         self._by_owner: OrderedDict[str, Visit] = OrderedDict()
 
     def of(self, owner: str) -> Visit:
+        if not owner:
+            return Visit()
         visit = self._by_owner.setdefault(owner, Visit())
         self._by_owner.move_to_end(owner)
         while len(self._by_owner) > _MOST:
@@ -46,7 +52,10 @@ class Visits:
 
 
 def owner(request: gr.Request) -> str:
-    """Who may stop a run: the session, which gradio gives every open page and every API client."""
+    """Who may stop a run: the session, which gradio gives every open page and every API client.
+
+    A bare HTTP call may come without one, "": it owns nothing that another call could stop or see.
+    """
     return request.session_hash or ""
 
 

@@ -7,7 +7,6 @@ source of every subclass.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -19,7 +18,10 @@ import plotly
 from ..support.files import ASSETS
 
 PLOTLY = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
-_SCRIPTS = {name: ASSETS / f"{name}.js" for name in ("slots", "save", "stage", "plot", "pareto", "equaliser", "lab")}
+_NAMES = ("slots", "save", "controls", "history", "rows", "heat", "stage", "preview", "plot", "pareto", "lab")
+_SCRIPTS = {name: ASSETS / f"{name}.js" for name in _NAMES}
+
+_NOTHING = "<span hidden></span>"
 
 Outputs = dict[str, Any]  # new values by component name
 
@@ -34,6 +36,10 @@ EVENT: dict[str, Any] = {
 }
 
 
+# Of every event that the browser answers alone.
+AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+
+
 def serve_scripts() -> None:
     """Lets the page's own server hand out its scripts and plotly's, so that no other host is asked."""
     gr.set_static_paths([PLOTLY, *_SCRIPTS.values()])
@@ -41,12 +47,7 @@ def serve_scripts() -> None:
 
 def in_browser(event: Any, js: str, outputs: list[Any], inputs: Any = None) -> None:
     """``js`` takes the values of ``inputs`` and gives an array, one value for each of ``outputs``."""
-    event(None, inputs, outputs, js=js, queue=False, api_visibility="private", show_progress="hidden")
-
-
-def setter(button: gr.Button, target: gr.components.Component, value: Any) -> None:
-    """``button`` puts ``value`` into ``target``."""
-    in_browser(button.click, f"() => {json.dumps(value)}", [target])
+    event(None, inputs, outputs, js=js, **AT_ONCE)
 
 
 def in_order(names: Sequence[str], outputs: Outputs) -> list[Any]:
@@ -79,8 +80,28 @@ def facts(**options: Any) -> gr.HTML:
 
 
 def race_stage(value: dict[str, Any], **options: Any) -> gr.HTML:
-    """The race. Value: see ``race.stage.stage``."""
-    return _scripted(_template("stage"), "stage", _SCRIPTS["slots"], _SCRIPTS["stage"], value=value, **options)
+    """The race. Value: see ``race.stage.stage``; with ``replay`` a recorded one, which the browser plays."""
+    scripts = ("slots", "controls", "history", "rows", "heat", "stage")
+    return _scripted(_template("stage"), "stage", *(_SCRIPTS[name] for name in scripts), value=value, **options)
+
+
+def preview(value: dict[str, Any], **options: Any) -> gr.HTML:
+    """What the settings are expected to come to. Value: see ``race.expected.expectations``."""
+    scripts = ("slots", "controls", "preview")
+    return _scripted(_template("preview"), "previewOf", *(_SCRIPTS[name] for name in scripts), value=value, **options)
+
+
+def factors(**options: Any) -> gr.HTML:
+    """A factor on each layer, set from the rows beside the heatmap. Value: the factors; [] before there are any."""
+    scripts = ("controls", "rows")
+    return _scripted(_NOTHING, "factorList", *(_SCRIPTS[name] for name in scripts), value=[], **options)
+
+
+def applier(**options: Any) -> gr.HTML:
+    """Nothing to see: its ``change`` event is sent by scripts that have values for other components."""
+    component = _scripted(_NOTHING, "applier", _SCRIPTS["controls"], **options)
+    component.js_on_load = "window.tda.applier(trigger);"
+    return component
 
 
 def finding(**options: Any) -> gr.HTML:
@@ -92,15 +113,9 @@ def finding(**options: Any) -> gr.HTML:
     return _scripted(template, "finding", *(_SCRIPTS[name] for name in ("slots", "save", "lab")), **options)
 
 
-def equaliser(title: str, subtitle: str, **options: Any) -> gr.HTML:
-    """One vertical slider per layer, 0 to 2: a factor on each. Value: the factors; [] before there are any."""
-    template = _template("equaliser").replace("{title}", escape(title)).replace("{subtitle}", escape(subtitle))
-    return _scripted(template, "equaliser", _SCRIPTS["equaliser"], value=[], **options)
-
-
 def pareto_plot(value: dict[str, Any] | None, **options: Any) -> gr.HTML:
     """Quality against cost. Value: see ``pareto.figures.plot_value``; None is the empty state."""
-    scripts = (PLOTLY, *(_SCRIPTS[name] for name in ("slots", "save", "plot", "pareto")))
+    scripts = (_SCRIPTS[name] for name in ("slots", "save", "plot", "pareto"))
     return _scripted(_template("pareto"), "pareto", *scripts, value=value, **options)
 
 
@@ -119,7 +134,7 @@ def plot_layout(font_size: int = 11, **overrides: Any) -> dict[str, Any]:
 
 def saver(**options: Any) -> gr.HTML:
     """Nothing to see: every value ``{name, type, text}`` it is given is saved as a file by the browser."""
-    return _scripted("<span hidden></span>", "saver", _SCRIPTS["save"], **options)
+    return _scripted(_NOTHING, "saver", _SCRIPTS["save"], **options)
 
 
 def live_plot(
@@ -140,7 +155,7 @@ def live_plot(
   <div class="plot-area"><div class="plot-canvas" role="img" aria-label="{escape(title)}"></div>
     <p class="plot-ghost">{escape(ghost)}</p><div class="plot-tip" hidden></div></div>
 </figure>"""
-    return _scripted(template, "plot", PLOTLY, _SCRIPTS["plot"], **options)
+    return _scripted(template, "plot", _SCRIPTS["plot"], **options)
 
 
 def _scripted(template: str, mount: str, *scripts: Path, value: Any = None, **options: Any) -> gr.HTML:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import median
+from collections.abc import Mapping
 from typing import Any
 
 from ..methods.base import Method, SequenceMethod
-from ..stats.metrics import WARM_UP_STEPS, Speedup
+from ..stats.metrics import LEAST_SHOWN, Speedup
 from ..support.progress import Progress
 
 NONE = "–"
@@ -84,12 +83,34 @@ def progress_text(progress: Progress) -> str:
     return f"{progress.stage}: {progress.done:,} of {progress.total:,} {progress.unit}"
 
 
-def interval(speedup: Speedup | None) -> str:
-    if speedup is None:
-        return f"measured from the {ordinal(WARM_UP_STEPS + 1)} step on"
+def claim(speedup: Speedup | None, over: bool) -> tuple[str, str]:
+    """A speedup as a headline: the number, empty while it is not sure enough to be one, and what it means."""
+    if speedup is None or not speedup.settled:
+        n = 0 if speedup is None else speedup.n
+        if not over:
+            return "", f"measuring, n = {n}"
+        return "", f"too few steps to tell, n = {n}" if n < LEAST_SHOWN else f"too noisy to tell, n = {n}"
+    if speedup.undecided:
+        return times(speedup.ratio), "no difference"
+    return times(speedup.ratio), "faster" if speedup.ratio > 1 else "slower than dense"
+
+
+def interval(speedup: Speedup) -> str:
+    """``95 % interval 1.12–1.16, n = 112``, and how many steps were capped."""
     near = any(round(end, 2) == 1 for end in (speedup.low, speedup.high))
     digits = 4 if near and not speedup.undecided else 2  # which side of 1 it lies on is the verdict
-    return f"95 % interval {speedup.low:.{digits}f}–{speedup.high:.{digits}f}, n = {speedup.n}"
+    capped = f", {count(speedup.capped, 'step')} capped" if speedup.capped else ""
+    return f"95 % interval {speedup.low:.{digits}f}–{speedup.high:.{digits}f}, n = {speedup.n}{capped}"
+
+
+def sureness(speedup: Speedup | None, bound: float | None) -> str:
+    """What stands under the headline: how sure it is, and what the bytes allow."""
+    limit = "" if bound is None else f"limit {times(bound)}"
+    if speedup is None or not speedup.settled:
+        return limit
+    capped = f", {speedup.capped} capped" if speedup.capped else ""
+    parts = [f"{speedup.low:.2f}–{speedup.high:.2f} (95 %)", limit, f"n = {speedup.n}{capped}"]
+    return " · ".join(filter(None, parts))
 
 
 def machine(environment: Mapping[str, Any]) -> list[list[str]]:
@@ -133,8 +154,7 @@ def verdict(
     speedup: Speedup | None,
     byte_bound: float | None,
     sparsity: float,
-    dense_ms: Sequence[float],
-    sparse_ms: Sequence[float],
+    dense_rate: float | None,
     name: str,
     leaves_out: str,
     *,
@@ -142,58 +162,54 @@ def verdict(
 ) -> str:
     """What the race showed, and where the method ``name`` did not win, why not, from the race's own numbers.
 
-    ``sparsity`` is the share 0..1 of what ``leaves_out`` says, "of the MLP neurons".
+    ``sparsity`` is the share 0..1 of what ``leaves_out`` says, "of the MLP neurons"; ``dense_rate`` in tokens/s.
     """
-    if speedup is None or byte_bound is None:
+    if speedup is None or byte_bound is None or dense_rate is None or speedup.n < LEAST_SHOWN:
         return "Too few steps to compare the two speeds."
+    if not speedup.settled:
+        return f"The step times vary too much here to compare the two speeds ({interval(speedup)})."
     skipped = f"{percent(sparsity, 1)} {leaves_out}"
     skips, skipping = ("reads a 4-bit copy of", "reading a 4-bit copy of") if has_rest else ("skips", "skipping")
     if sparsity == 0:
         return (
-            f"Nothing was left out, so both arms did the same work: {times(speedup.median)} "
+            f"Nothing was left out, so both arms did the same work: {times(speedup.ratio)} "
             "is how far two equal arms differ on this machine."
         )
     if speedup.low > 1:
-        above = "; what is above that is chance, or weights that fit a cache" if speedup.median > byte_bound else ""
+        above = "; what is above that is chance, or weights that fit a cache" if speedup.ratio > byte_bound else ""
         return (
-            f"{times(speedup.median)}: {name} was faster, {skipping} {skipped}; "
+            f"{times(speedup.ratio)}: {name} was faster, {skipping} {skipped}; "
             f"the bytes it saves allow at most {times(byte_bound)}{above}."
         )
     if speedup.high >= 1:
         return (
-            f"{times(speedup.median)}: the interval includes 1, so this race shows no difference from dense. {name} "
+            f"{times(speedup.ratio)}: the interval includes 1, so this race shows no difference from dense. {name} "
             f"{skips} {skipped}; the bytes it saves allow at most {times(byte_bound)}."
         )
-    dense, sparse = (median(steps[WARM_UP_STEPS:]) for steps in (dense_ms, sparse_ms))
+    dense = 1000 / dense_rate
     return (
-        f"{times(speedup.median)}: slower than dense. {skipping.capitalize()} {skipped} leaves "
+        f"{times(speedup.ratio)}: slower than dense. {skipping.capitalize()} {skipped} leaves "
         f"{percent(1 / byte_bound)} of the weight bytes to read, which at best takes a step from {dense:.1f} ms to "
-        f"{dense / byte_bound:.1f} ms; it took {sparse:.1f} ms. The rest may be work that sparsity does not remove, "
-        "such as attention, norms and launching each operation, or what the method adds: choosing what to read, and "
-        "reading what lies scattered."
+        f"{dense / byte_bound:.1f} ms; it took {dense / speedup.ratio:.1f} ms. The rest may be work that sparsity does "
+        "not remove, such as attention, norms and launching each operation, or what the method adds: choosing what to "
+        "read, and reading what lies scattered."
     )
 
 
-def totals(speedup: Speedup | None, dense_ms: Sequence[float], sparse_ms: Sequence[float], name: str) -> str:
-    """Where the time of all steps says the opposite of the median step, both; else nothing.
-
-    A few steps during which the machine did something else move a total, and who is ahead, but no median.
-    """
-    shared = min(len(dense_ms), len(sparse_ms))
-    dense, sparse = sum(dense_ms[:shared]), sum(sparse_ms[:shared])
-    if speedup is None or (speedup.median - 1) * (dense - sparse) >= 0:
-        return ""
-    return (
-        f"All {count(shared, 'step')} together took dense {duration(dense)} and {name} {duration(sparse)}: "
-        "a few slow ones weigh there, and decide who is ahead, but not in the median."
-    )
+def price_label(damaged: bool, so_far: bool) -> str:
+    """After the number of next tokens that are dense's, or where the text is damaged, of those that are not."""
+    judged = " so far" if so_far else ""
+    return f"differ{judged}: damaged" if damaged else f"unchanged{judged}"
 
 
-def price(kl: float, agreement: float) -> str:
-    """What a method's choices cost on the dense text: ``kl`` in nats per token, ``agreement`` 0..1."""
-    return (
-        f"Its price: KL {kl:.2f} nats/token, and another next token than dense's {percent(1 - agreement)} of the time."
-    )
+def price_note(kl: float, parting: str) -> str:
+    """What stands under the price; ``parting`` is where the texts part, as far as that is known."""
+    return f"KL {kl:.2f} nats/token" + (f" · texts part: {parting}" if parting != NONE else "")
+
+
+def price(kl: float, same: int, positions: int) -> str:
+    """What a method's choices cost on the dense text: ``kl`` in nats per token, ``same`` of ``positions`` unchanged."""
+    return f"Its price: {positions - same:,} of {positions:,} next tokens are not dense's; KL {kl:.2f} nats/token."
 
 
 def standing(tokens: Mapping[str, int]) -> str:
@@ -206,16 +222,18 @@ def standing(tokens: Mapping[str, int]) -> str:
 def method_summary(name: str, byte_bound: float | None, speedup: Speedup | None, kl: float | None) -> str:
     """A method at the bytes it read, in one sentence."""
     read = "" if byte_bound is None else f" read {percent(1 / byte_bound, 1)} of a dense step's weight bytes,"
-    slower = ", slower" if speedup is not None and speedup.high < 1 else ""
-    speed = "" if speedup is None else f" ran at {times(speedup.median)} its speed{slower},"
+    speed = ""
+    if speedup is not None and speedup.settled:
+        slower = ", slower" if speedup.high < 1 else ""
+        speed = f" ran at {times(speedup.ratio)} its speed{slower},"
     return f"{name}{read}{speed} KL {NONE if kl is None else f'{kl:.3f} nats/token'}."
 
 
 def duel(name: str, rival: str, over_rival: Speedup | None) -> str:
     """Which of two methods was faster, by how much of the other's speed the first one ran at."""
-    if over_rival is None:
-        return f"Too few steps to compare the speeds of {name} and {rival}."
-    ratio = f"{times(over_rival.median)} the speed of {rival} ({interval(over_rival)})"
+    if over_rival is None or not over_rival.settled:
+        return f"Too few steps, or too uneven ones, to compare the speeds of {name} and {rival}."
+    ratio = f"{times(over_rival.ratio)} the speed of {rival} ({interval(over_rival)})"
     if over_rival.low > 1:
         return f"{name} was the faster of the two: {ratio}."
     if over_rival.high < 1:

@@ -8,16 +8,20 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Generator
-from contextlib import closing
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..support.errors import UserError
 from ..support.progress import Progress, Report
+from .interruption import GivenUp, looking
 
 logger = logging.getLogger(__name__)
+_WATCH_SECONDS = 0.2
+_UNFOLLOWED = 25  # looks in a row, 5 s, at a job that its follower has not come back to: nobody ever will
 _MISHAP = "Something went wrong in this run; the server's log has the details. Try again."
 
 
@@ -42,28 +46,52 @@ class Failed:
     message: str
 
 
-class GivenUp(Exception):
-    """Breaks off a download or a calibration that its visitor has stopped waiting for."""
-
-
 class Closed:
     """The very last event of every job, whatever became of it."""
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A job's place in the line and the events it has yielded. ``owner`` is the session that may stop it.
+    """A job's place in the line and the events it has yielded. ``owner`` is the session that may stop it, "" none.
 
-    The job runs in the ``context`` it was submitted in: there gradio keeps the visitor's request.
+    The job runs in the ``context`` it was submitted in: there gradio keeps the visitor's request. It goes on for as
+    long as somebody ``listens``, and once it is followed, for as long as it is ``followed`` on.
     """
 
     owner: str
     job: Callable[[Ticket], Generator[Any]]
+    listens: Callable[[], bool] = lambda: True
     stop: threading.Event = field(default_factory=threading.Event)
     withdrawn: threading.Event = field(default_factory=threading.Event)
     closed: threading.Event = field(default_factory=threading.Event)
     events: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
     context: Context = field(default_factory=copy_context)
+    _followers: int = 0  # calls that wait for its news now
+    _unfollowed: int | None = None  # looks since the last one; None before the first
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Somebody waits for the job's news."""
+        self._followers += 1
+        try:
+            yield
+        finally:
+            self._followers -= 1
+            self._unfollowed = 0
+
+    def abandoned(self) -> bool:
+        """Whether nobody waits for the job any more; to be asked at every look.
+
+        Looks are counted and not seconds: a machine that stood still has kept the followers from coming too.
+        """
+        if self._unfollowed is not None:
+            self._unfollowed = 0 if self._followers else self._unfollowed + 1
+        return not self.listens() or (self._unfollowed or 0) > _UNFOLLOWED
+
+    def look(self) -> None:
+        """Raises GivenUp once the job is withdrawn."""
+        if self.withdrawn.is_set():
+            raise GivenUp
 
     def drain(self, seconds: float) -> list[Any]:
         """The events of the coming ``seconds``; sooner when the job closes. [] when nothing happened.
@@ -93,11 +121,13 @@ def reporter(ticket: Ticket) -> Report:
 def carry_out(ticket: Ticket) -> None:
     """Runs the job of ``ticket`` to its end and puts its events; whatever goes wrong becomes ``Failed``."""
     try:
-        with closing(ticket.job(ticket)) as events:
+        with looking(ticket.look), closing(ticket.job(ticket)) as events:
             for event in events:
                 ticket.events.put(event)
                 if ticket.withdrawn.is_set():
                     break
+    except GivenUp:
+        pass
     except UserError as error:
         ticket.events.put(Failed(str(error)))
     except Exception:
@@ -107,22 +137,29 @@ def carry_out(ticket: Ticket) -> None:
 
 
 class Worker:
-    """Runs tickets one at a time in a daemon thread. At most ``waiting`` tickets wait."""
+    """Runs tickets one at a time in a daemon thread. At most ``waiting`` tickets wait.
 
-    def __init__(self, waiting: int) -> None:
+    Another thread looks whether anybody still waits for them, and withdraws those that nobody does.
+    """
+
+    def __init__(self, waiting: int, after: Callable[[], None] = lambda: None) -> None:
         self.waiting = waiting
+        self._after = after  # of every job
         self._changed = threading.Condition()
         self._line: list[Ticket] = []
         self._running: Ticket | None = None
         threading.Thread(target=self._work, name="model", daemon=True).start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
-    def submit(self, owner: str, job: Callable[[Ticket], Generator[Any]]) -> Ticket:
-        """Puts ``job`` at the end of the line.
+    def submit(
+        self, owner: str, job: Callable[[Ticket], Generator[Any]], listens: Callable[[], bool] = lambda: True
+    ) -> Ticket:
+        """Puts ``job`` at the end of the line; it ends there or at work once nobody ``listens``.
 
         Raises:
             UserError: the line is full.
         """
-        ticket = Ticket(owner, job)
+        ticket = Ticket(owner, job, listens)
         with self._changed:
             if len(self._line) >= self.waiting:
                 raise UserError(f"{self.waiting} runs are waiting already: try again in a minute.")
@@ -145,7 +182,10 @@ class Worker:
     def busy(self, owner: str) -> bool:
         """Whether a job of the owner runs or waits."""
         with self._changed:
-            return any(ticket.owner == owner for ticket in (self._running, *self._line) if ticket is not None)
+            return any(ticket.owner == owner for ticket in self._all())
+
+    def _all(self) -> list[Ticket]:
+        return [ticket for ticket in (self._running, *self._line) if ticket is not None]
 
     def _place(self, ticket: Ticket) -> int:
         return self._line.index(ticket) + (self._running is not None) if ticket in self._line else 0
@@ -166,7 +206,7 @@ class Worker:
 
     def _end(self, owner: str, withdraw: bool) -> None:
         with self._changed:
-            mine = [t for t in (self._running, *self._line) if t is not None and t.owner == owner]
+            mine = [ticket for ticket in self._all() if owner and ticket.owner == owner]
         for ticket in mine:
             if withdraw:
                 ticket.withdrawn.set()
@@ -180,6 +220,15 @@ class Worker:
                 self._changed.notify_all()
                 ticket.close()
 
+    def _watch(self) -> None:
+        while True:
+            time.sleep(_WATCH_SECONDS)
+            with self._changed:
+                tickets = self._all()
+            for ticket in tickets:
+                if not ticket.withdrawn.is_set() and ticket.abandoned():
+                    self.withdraw(ticket)
+
     def _work(self) -> None:
         while True:
             with self._changed:
@@ -189,3 +238,4 @@ class Worker:
                 self._changed.notify_all()
             ticket.context.run(carry_out, ticket)
             del ticket
+            self._after()

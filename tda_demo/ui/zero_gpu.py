@@ -27,9 +27,10 @@ import gradio as gr
 from ..support.errors import UserError
 from ..support.lazy import torch
 from ..support.progress import Report
+from .interruption import GivenUp
 from .models import Models, ModelState, check_access, is_zero_gpu_space
 from .requests import LIMITS
-from .worker import Closed, GivenUp, Ticket, carry_out, reporter
+from .worker import Closed, Ticket, carry_out, reporter
 
 _FRAME_SECONDS = 0.15
 _CONCLUDING_SECONDS = 15.0  # before the GPU is taken back, which would lose everything: time to judge what there is

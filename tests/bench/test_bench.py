@@ -13,6 +13,7 @@ import tda_demo.bench.run
 from tda_demo.__main__ import main
 from tda_demo.bench import BenchRow, BenchSettings, bench
 from tda_demo.bench.run import StockGenerate
+from tda_demo.bench.table import markdown
 from tda_demo.decode.arm import ArmDecoder
 from tda_demo.model.loading import LoadedModel
 from tda_demo.model.precision import round_weights
@@ -56,6 +57,19 @@ def test_numbers_follow_from_each_other(rows: list[BenchRow]) -> None:
             assert row.method == "griffin"
     bounds = [row.byte_bound or 0 for row in rows if row.precision == "int8" and row.engine == "sparse"]
     assert bounds == sorted(bounds)
+
+
+@pytest.mark.parametrize(
+    ("efficiency", "shown"), [(None, ""), (0.9, "0.90"), (1.02, "1.02"), (0.76, "0.76 !"), (1.48, "1.48 !")]
+)
+def test_an_efficiency_that_equal_kernels_do_not_have_is_marked(
+    rows: list[BenchRow], efficiency: float | None, shown: str
+) -> None:
+    row = dataclasses.replace(rows[0], efficiency=efficiency)
+    table = markdown([row], {"cpu": "a processor", "threads": 2, "torch": "2"}, 20.0)
+    line = next(line for line in table.splitlines() if line.startswith(f"| {row.engine}"))
+    assert f" {shown} |" in line
+    assert ("efficiency outside 0.90 to 1.02" in table) == shown.endswith("!")
 
 
 def test_decoders_give_one_time_a_token(lm: LoadedModel) -> None:

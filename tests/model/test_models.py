@@ -62,7 +62,7 @@ def test_default_precision_on_cpu(model_folder: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["int3", "", "float16"])
 def test_unknown_precision(precision: str) -> None:
-    with pytest.raises(UserError, match="use float32, bfloat16, int8 or nf4"):
+    with pytest.raises(UserError, match="use float32, bfloat16, int8, q4 or nf4"):
         load_model(precision=precision, device="cpu")
 
 

@@ -106,8 +106,8 @@ def test_a_precision_of_a_cpu_has_a_format_of_its_name_and_bytes() -> None:
         record, head = precision_of(name, "cpu"), FORMATS[precision_of(name, "cpu").head_format]
         columns = 4096
         one_scale = 4 * (FORMATS[name].scales == "row")  # too little to count, and not of a neuron's column
-        assert FORMATS[name].row_bytes(columns) == record.bytes_per_weight * columns + one_scale
-        assert FORMATS[name].column_bytes(columns) == record.bytes_per_weight * columns
+        of_a_neuron = 2 * FORMATS[name].row_bytes(columns) + FORMATS[name].column_bytes(columns)
+        assert of_a_neuron == 3 * record.bytes_per_weight * columns + 2 * one_scale
         assert head.row_bytes(columns) >= FORMATS[name].row_bytes(columns)
 
 
@@ -163,9 +163,9 @@ def test_a_new_precision_is_offered_where_it_says(twin: str) -> None:
     assert choose_precision(twin, torch.device("cpu")) == twin
     with pytest.raises(UserError, match="'int8twin' is not a precision on cuda: use float32, bfloat16, int8 or nf4"):
         choose_precision(twin, torch.device("cuda"))
-    with pytest.raises(UserError, match="use float32, bfloat16, int8, nf4 or int8twin"):
+    with pytest.raises(UserError, match="use float32, bfloat16, int8, q4, nf4 or int8twin"):
         choose_precision("int3", torch.device("cpu"))
-    assert Offers().precisions == (AUTOMATIC, twin, "nf4", "int8", "bfloat16", "float32")
+    assert Offers().precisions == (AUTOMATIC, twin, "nf4", "q4", "int8", "bfloat16", "float32")
     assert Offers().precision(twin) == twin and twin not in Offers(device="cuda").precisions
     with pytest.raises(UserError, match="in int8twin needs about"):
         check_room("Qwen/Qwen3-8B", twin, "cpu", Room(4e9, "memory"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,12 +19,28 @@ from tiny import PROMPT, tiny, tiny_tokenizer
 
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.text import TextStream
+from tda_demo.evaluate.scoring import judge
 from tda_demo.methods import GRIFFIN, TDA, Method, Random, TokenPolicy
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.loading import LoadedModel
-from tda_demo.race import Ended, Event, Finished, Judging, Lane, PromptRead, RaceSettings, Stepped, race, run_lanes
+from tda_demo.race import (
+    Ended,
+    Event,
+    Finished,
+    Judging,
+    Lane,
+    Priced,
+    PromptRead,
+    RaceSettings,
+    Stepped,
+    race,
+    run_lanes,
+)
+from tda_demo.race.price import Pricing
+from tda_demo.race.recording import Recording
 from tda_demo.race.result import FirstEnd, RaceResult, summary
 from tda_demo.stats import metrics
+from tda_demo.stats.clock import StepClock, shared_steps
 from tda_demo.support.errors import UserError
 
 ONLINE = plain_tda(cett=0.4, online=True)
@@ -162,8 +178,8 @@ def test_at_the_first_end_no_arm_is_a_step_ahead_in_time(dense: list[float], spa
     lanes = fake_lane("dense", clock, dense, 12), fake_lane("sparse", clock, sparse, 12)
     first = first_end(lanes)
     assert first is not None and first.tokens[first.arm] == 12
-    used = [sum(lane.step_ms[: first.tokens[lane.name] - 1]) for lane in lanes]
-    last = [lane.step_ms[first.tokens[lane.name] - 2] for lane in lanes]
+    used = [sum(lane.times.counted[: first.tokens[lane.name] - 1]) for lane in lanes]
+    last = [lane.times.counted[first.tokens[lane.name] - 2] for lane in lanes]
     assert abs(used[0] - used[1]) <= max(last) + 1e-6
 
 
@@ -206,7 +222,13 @@ def test_events_come_in_order_and_add_up(lm: LoadedModel) -> None:
     assert isinstance(first, PromptRead)
     assert len(first.tokens) == result.prompt_tokens == first.fired.shape[0]
     assert first.active.sparsity() == result.sparsity
-    assert [type(event) for event in events[-2:]] == [Judging, Finished]
+    assert [type(event) for event in events[-3:]] == [Judging, Priced, Finished]
+    judged = [event for event in events if isinstance(event, Priced)]
+    assert (
+        len(judged) == 2 and result.quality is not None
+    )  # eight positions as soon as they are there, the rest at last
+    assert sum(sum(event.agrees) for event in judged) == round(result.quality.agreement * result.quality.positions)
+    assert events.index(judged[0]) < len(events) - 3
     at = next(place for place, event in enumerate(events) if isinstance(event, Ended))
     written = [event.arm for event in events[:at] if isinstance(event, Stepped) and (event.ms or not event.index)]
     ended = events[at]
@@ -302,7 +324,10 @@ def test_a_duel_is_both_single_races_at_once(family: str) -> None:
             assert found.sparse.text == single.sparse.text and found.quality == single.quality
             assert (found.byte_bound, found.sparsity) == (single.byte_bound, single.sparsity)
             assert (found.method, found.settings) == (single.method, single.settings)
-        speed = metrics.speedup(result.rival.sparse.step_ms, result.sparse.step_ms)
+        arms = (result.rival.sparse, result.sparse, result.dense)
+        rival_times, own_times, dense_times = (StepClock(arm.step_ms) for arm in arms)
+        shared = shared_steps(rival_times, own_times, dense_times)
+        speed = metrics.speedup(rival_times, own_times, shared)
         assert result.speedup_over_rival == speed
     assert alone[0].sparse.text != alone[1].sparse.text
 
@@ -396,8 +421,50 @@ def test_json_is_plain_and_has_what_is_documented(lm: LoadedModel) -> None:
     assert {"text", "tokens", "step_ms", "prefill_ms", "tokens_per_second"} <= told["arms"]["dense"].keys()
     assert told["first_end"].keys() == {"arm", "tokens"}
     assert told["first_end"]["arm"] in told["first_end"]["tokens"].keys() == {"dense", "sparse"}
-    assert told["speedup"].keys() == {"median", "low", "high", "n"}
+    assert told["speedup"].keys() == {"ratio", "median", "low", "high", "n", "capped"}
     assert told["sparsity"].keys() == {"mean", "per_layer"}
     assert {"agreement", "kl", "divergence"} <= told["quality"].keys()
     assert {"cpu", "threads", "torch"} <= told["environment"].keys()
     assert "tokens/s" in summary(result) and "nats/token" in summary(result)
+
+
+def test_what_happens_between_steps_is_not_timed_and_its_events_come_through(lm: LoadedModel) -> None:
+    clock = Clock()
+    lanes = fake_lane("dense", clock, [0.2], 4), fake_lane("sparse", clock, [0.2], 4)
+
+    def between() -> Iterator[Event]:
+        clock.now += 100
+        yield Priced("sparse", (True,), (0.0,))
+
+    events = list(run_lanes(lanes, threading.Event(), between))
+    assert sum(isinstance(event, Priced) for event in events) == 6
+    assert all(lane.step_ms == pytest.approx([200.0] * 3) for lane in lanes)
+
+
+def test_slices_judge_as_the_whole_text_does() -> None:
+    """Renewed sets too, whose dense steps fall anywhere in a slice: against one pass over all positions."""
+    lm = tiny()
+    for method in (ONLINE, GRIFFIN(keep=0.5), GRIFFIN(keep=0.5, refresh=5), GRIFFIN(keep=0.5, first=4)):
+        policy = method.bind(lm)
+        engine = engine_for(lm, policy)
+        prefill = engine.prefill(lm.prompt_ids(PROMPT), policy)
+        tokens = [7 + at % 60 for at in range(30)]
+        pricing = Pricing(engine, {"sparse": prefill})
+        for written in range(1, 31):
+            list(pricing.go_on(tokens[:written]))
+        list(pricing.finish(tokens))
+        whole = judge(engine, prefill, tokens[:-1]).compare(tokens[1:])
+        price = pricing.prices["sparse"]
+        assert price.agrees == whole.agrees.tolist()
+        assert price.kl == pytest.approx(whole.kl.tolist(), abs=2e-4)
+
+
+def test_a_recording_is_the_race_again(lm: LoadedModel) -> None:
+    events = list(race(lm, ONLINE, PROMPT, RaceSettings(max_new_tokens=12), rival=GRIFFIN(keep=0.5)))
+    recording = Recording(PROMPT, ["a", "b"], 12, "2026-01-01", [70] * 3, 1.0, events)
+    again = Recording.of(recording.text())
+    assert json.dumps(again.result.to_json()) == json.dumps(recording.result.to_json())
+    assert [type(event) for event in again.events] == [type(event) for event in events]
+    steps, kept = ([e for e in each if isinstance(e, Stepped)] for each in (events, again.events))
+    assert [(step.arm, step.text) for step in steps] == [(step.arm, step.text) for step in kept]
+    assert recording.text() == again.text()

@@ -9,34 +9,74 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tda_demo.stats import metrics
+from tda_demo.stats.clock import StepClock
 
 
-def test_speedup_is_the_median_of_ratios_after_the_warm_up() -> None:
-    dense = [900.0, 900.0, 900.0, 2.0, 4.0, 6.0, 100.0]
-    sparse = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 50.0]
-    found = metrics.speedup(dense, sparse)
+def speed(dense: list[float], sparse: list[float]) -> metrics.Speedup:
+    found = metrics.speedup(StepClock(dense), StepClock(sparse))
     assert found is not None
-    assert (found.median, found.n) == (5.0, 4)
-    assert found.low <= found.median <= found.high
+    return found
 
 
-@pytest.mark.parametrize("positions", [0, 1, 3])
-def test_no_speedup_before_there_is_a_position_beyond_the_warm_up(positions: int) -> None:
-    assert metrics.speedup([1.0] * positions, [1.0] * 50) is None
-    assert metrics.tokens_per_second([1.0] * positions) is None
+def counted_by_hand(step_ms: list[float]) -> list[float]:
+    """What each step counts for, by the definition: three times the median of those before it, from the fourth on."""
+    return [ms if at < 3 else min(ms, 3 * float(np.median(step_ms[:at]))) for at, ms in enumerate(step_ms)]
+
+
+STEPS = st.lists(st.floats(0.1, 1000), min_size=1, max_size=60)
+
+
+@given(STEPS, STEPS)
+def test_speedup_is_the_ratio_of_the_sums_of_what_steps_count_for(dense: list[float], sparse: list[float]) -> None:
+    found, n = speed(dense, sparse), min(len(dense), len(sparse))
+    own, other = counted_by_hand(sparse)[:n], counted_by_hand(dense)[:n]
+    assert found.ratio == pytest.approx(sum(other) / sum(own)) and found.n == n
+    changed = [ms != counts for ms, counts in zip([*dense[:n], *sparse[:n]], [*other, *own], strict=True)]
+    assert found.capped == sum(changed)
+    assert StepClock(dense).total == pytest.approx(sum(counted_by_hand(dense)))
+    assert found.low <= found.high
+
+
+@given(STEPS, st.floats(0.1, 1000))
+def test_a_later_step_does_not_change_what_earlier_ones_counted_for(step_ms: list[float], later: float) -> None:
+    assert StepClock([*step_ms, later]).counted[:-1] == StepClock(step_ms).counted
+
+
+def test_a_hiccup_of_the_machine_decides_nothing() -> None:
+    steady, hiccup = [10.0] * 40, [8.0] * 20 + [2000.0] + [8.0] * 19
+    found = speed(steady, hiccup)
+    assert found.ratio == pytest.approx(400 / (39 * 8 + 24)) and found.capped == 1
+    assert found.winner == 1
+
+
+def test_there_is_no_speedup_before_both_have_stepped() -> None:
+    assert metrics.speedup(StepClock(), StepClock([1.0])) is None
+    assert StepClock().rate(5) is None
+
+
+def test_a_speedup_is_shown_once_it_is_sure_enough() -> None:
+    assert not speed([10.0] * 19, [8.0] * 19).settled
+    assert speed([10.0] * 20, [8.0] * 20).settled
+    noisy = np.random.default_rng(0).uniform(1, 40, 40).tolist()
+    assert not speed(noisy, noisy[::-1]).settled and speed(noisy, noisy[::-1]).winner == 0
 
 
 def test_interval_covers_a_planted_ratio_and_shrinks_with_n() -> None:
     random = np.random.default_rng(1)
 
     def measured(n: int) -> metrics.Speedup:
-        found = metrics.speedup((12 + random.normal(0, 1, n)).tolist(), (10 + random.normal(0, 1, n)).tolist())
-        assert found is not None
-        return found
+        return speed((12 + random.normal(0, 1, n)).tolist(), (10 + random.normal(0, 1, n)).tolist())
 
     few, many = measured(20), measured(2000)
     assert many.low < 1.2 < many.high
     assert many.high - many.low < few.high - few.low
+
+
+@pytest.mark.parametrize(("correlation", "n", "least"), [(0.0, 40, 0.91), (0.0, 125, 0.92), (0.5, 125, 0.90)])
+def test_the_interval_of_a_ratio_of_sums_holds_the_truth(correlation: float, n: int, least: float) -> None:
+    """300 simulated races, as for the median below."""
+    found = [speed(*race) for race in of_noise(correlation, n, 300)]
+    assert np.mean([each.low <= 1.25 <= each.high for each in found]) >= least
 
 
 def of_noise(correlation: float, n: int, count: int) -> list[tuple[list[float], list[float]]]:
@@ -71,8 +111,8 @@ def test_an_interval_holds_the_truth_where_neighbours_are_alike(correlation: flo
 def test_equal_times_give_equal_intervals_and_few_times_one_too() -> None:
     (dense, sparse), *_ = of_noise(0.5, 40, 1)
     assert metrics.paired_speedup(dense, sparse) == metrics.paired_speedup(dense, sparse)
-    assert metrics.paired_speedup([3.0], [2.0]) == metrics.Speedup(1.5, 1.5, 1.5, 1)
-    assert metrics.paired_speedup([3.0, 4.0], [2.0, 2.0]) == metrics.Speedup(1.75, 1.5, 2.0, 2)
+    assert metrics.paired_speedup([3.0], [2.0]) == metrics.MedianSpeedup(1.5, 1.5, 1.5, 1)
+    assert metrics.paired_speedup([3.0, 4.0], [2.0, 2.0]) == metrics.MedianSpeedup(1.75, 1.5, 2.0, 2)
     for n in range(3, 20):
         found = metrics.paired_speedup(dense[:n], sparse[:n])
         assert found.low < found.median < found.high and found.n == n
@@ -86,16 +126,16 @@ def test_prompts_that_differ_widen_the_interval_of_a_row() -> None:
     assert one.n == many.n == 18 and one.high - one.low < 0.03
     assert many.low < 1.17 and many.high > 1.33
     assert many == metrics.grouped_speedup(apart.tolist(), np.ones((3, 6)).tolist())
-    assert metrics.grouped_speedup([[3.0]], [[2.0]]) == metrics.Speedup(1.5, 1.5, 1.5, 1)
+    assert metrics.grouped_speedup([[3.0]], [[2.0]]) == metrics.MedianSpeedup(1.5, 1.5, 1.5, 1)
 
 
 def test_equal_arms_have_speedup_one() -> None:
     times = [5.0, 7.0, 9.0, 4.0, 6.0, 8.0]
-    assert metrics.speedup(times, times) == metrics.Speedup(1.0, 1.0, 1.0, 3)
+    assert speed(times, times) == metrics.Speedup(1.0, 1.0, 1.0, 6, 0, 1.0)
 
 
 def test_rate_bound_and_efficiency() -> None:
-    assert metrics.tokens_per_second([1.0, 1.0, 1.0, 20.0, 20.0, 50.0]) == 50.0
+    assert StepClock([20.0, 20.0, 60.0, 100.0]).rate(3) == pytest.approx(30.0)
     assert metrics.byte_bound(300, 200) == 1.5
     assert metrics.efficiency(1.2, 1.5) == pytest.approx(0.8)
 

@@ -12,7 +12,9 @@ import pytest
 from tda_demo.support.errors import UserError
 from tda_demo.support.progress import Progress
 from tda_demo.ui import job as pipeline
+from tda_demo.ui.interruption import GivenUp
 from tda_demo.ui.job import (
+    CONCLUDING_SECONDS,
     Clock,
     Frame,
     JobAndFrame,
@@ -188,6 +190,77 @@ def test_at_its_limit_it_is_stopped_and_says_so_once() -> None:
     assert events.count(TimedOut(0)) == 1 and ticket.stop.is_set()
     clock = Clock(Ticket("a", lambda _: iter(())), 60)  # type: ignore[arg-type, return-value]
     assert clock.tick() == 0 and clock.tick() > 0 and not clock.stop.is_set()
+
+
+class Hands:
+    """A clock to be turned by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
+    monkeypatch.setattr(pipeline, "time", hands := Hands())
+    return hands
+
+
+class TestAClock:
+    def clock(self, limit: float) -> Clock:
+        return Clock(Ticket("a", lambda _: iter(())), limit)  # type: ignore[arg-type, return-value]
+
+    def test_what_a_model_takes_to_load_is_not_counted(self, hands: Hands) -> None:
+        clock = self.clock(10)
+        clock.load(Progress("Downloading", 0, 2, "B"))
+        hands.now = 1000
+        clock.load(Progress("Downloading", 2, 2, "B"))
+        clock.begin()
+        hands.now = 1009
+        assert clock.tick() == 9 and not clock.stop.is_set()
+        hands.now = 1010
+        clock.tick()
+        assert clock.stop.is_set()
+
+    def test_what_is_prepared_counts_apart_and_has_a_limit_of_its_own(self, hands: Hands) -> None:
+        clock = self.clock(10)
+        clock.begin()
+        clock.load(Progress("Training", 0, 2, "layers"))
+        hands.now = 100
+        clock.load(Progress("Training", 2, 2, "layers"))
+        hands.now = 109
+        assert clock.tick() == 9 and not clock.stop.is_set()
+        clock.load(Progress("Training", 0, 2, "layers"))
+        hands.now = 130
+        with pytest.raises(GivenUp):
+            clock.look()
+        assert clock.stop.is_set()
+
+    def test_with_something_to_conclude_from_it_has_a_little_longer(self, hands: Hands) -> None:
+        clock = self.clock(10)
+        clock.begin()
+        clock.event()
+        hands.now = 10
+        clock.look()
+        assert clock.stop.is_set()
+        hands.now = 10 + CONCLUDING_SECONDS + 1
+        with pytest.raises(GivenUp):
+            clock.look()
+
+    def test_without_it_has_not(self, hands: Hands) -> None:
+        clock = self.clock(10)
+        clock.begin()
+        hands.now = 10
+        with pytest.raises(GivenUp):
+            clock.look()
+
+    def test_nobody_who_listens_ends_it_at_the_next_look(self) -> None:
+        ticket = Ticket("a", lambda _: iter(()))  # type: ignore[arg-type, return-value]
+        ticket.withdrawn.set()
+        with pytest.raises(GivenUp):
+            Clock(ticket, 10).look()
 
 
 def test_the_page_says_that_the_time_was_up(service: Service) -> None:

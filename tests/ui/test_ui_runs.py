@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,12 +48,12 @@ def run(request: RunRequest, limits: Limits = LIMITS, stopped: bool = False) -> 
     return ticket.drain(0.01) + events
 
 
-@pytest.mark.usefixtures("loads")
 def curve_of(method: str, keep: tuple[float, float], kl: tuple[float, float]) -> QualityCurve:
     """Of two places, where it keeps and reads as much."""
     return QualityCurve(method, "keep", keep, kl, (1.0, 2.0), keep, "float32", "answers", 1, 1)
 
 
+@pytest.mark.usefixtures("loads")
 class TestARun:
     def test_loads_races_and_finishes(self) -> None:
         events = run(RunRequest("hello", plain_tda(online=True), max_new_tokens=4))
@@ -99,9 +101,36 @@ class TestARun:
         assert result.rival.settings == Random(0.75, 3).settings()
         assert result.byte_bound == result.rival.byte_bound
 
-    def test_over_time_it_is_stopped_and_says_so(self) -> None:
+    def test_over_time_before_there_is_anything_to_conclude_from_it_is_given_up(self) -> None:
         events = run(RunRequest("hello", GRIFFIN(), max_new_tokens=50), Limits(seconds_per_run=0))
-        assert TimedOut(0) in events and events[-1].result.dense.ended == "stopped"
+        assert TimedOut(0) in events and not any(isinstance(event, PromptRead | Finished) for event in events)
+
+    def test_over_time_it_concludes_from_what_it_has(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seconds = iter(range(1000))
+        clock = SimpleNamespace(monotonic=lambda: float(next(seconds)))  # a second passes between any two looks
+        monkeypatch.setattr("tda_demo.ui.job.time", clock)
+        events = run(RunRequest("hello", GRIFFIN(), max_new_tokens=50), Limits(seconds_per_run=30))
+        assert TimedOut(30) in events and events[-1].result.dense.ended == "stopped"
+
+    def test_a_prompt_of_too_many_tokens_is_refused_before_it_is_read(self) -> None:
+        with pytest.raises(UserError, match="at most 8: shorten it"):
+            run(RunRequest("hello " * 20, GRIFFIN(), most_prompt_tokens=8))
+
+    def test_withdrawn_while_the_prompt_is_read_it_ends_within_a_layer(self, lm: LoadedModel) -> None:
+        ticket = Ticket("a", lambda _: iter(()))  # type: ignore[arg-type, return-value]
+        ran: list[int] = []
+
+        def leave(layer: int) -> None:
+            ran.append(layer)
+            ticket.withdrawn.set()
+
+        events = race_job(RunRequest("hello", GRIFFIN()), LIMITS)(Models(2), ticket=ticket)
+        assert isinstance(next(events), Ready)
+        with ExitStack() as hooks:
+            for block in lm.blocks:
+                hook = block.down.register_forward_hook(lambda *_, layer=block.layer: leave(layer))
+                hooks.callback(hook.remove)
+            assert list(events) == [] and ran == [0]
 
     def test_a_run_given_up_while_loading_ends_quietly(self) -> None:
         assert run(RunRequest("hello", GRIFFIN()), stopped=True) == []

@@ -8,11 +8,16 @@ from tda_demo.methods import CATS, GRIFFIN
 from tda_demo.stats.metrics import Speedup
 from tda_demo.ui import wording
 
-FAST, EVEN, SLOW = Speedup(1.2, 1.1, 1.3, 50), Speedup(1.01, 0.97, 1.05, 50), Speedup(0.9, 0.85, 0.95, 50)
+
+def speed(ratio: float, low: float, high: float, n: int = 50, capped: int = 0) -> Speedup:
+    return Speedup(ratio, low, high, n, capped, ratio)
+
+
+FAST, EVEN, SLOW = speed(1.2, 1.1, 1.3), speed(1.01, 0.97, 1.05), speed(0.9, 0.85, 0.95)
 
 
 def verdict(speedup: Speedup | None, sparsity: float = 0.25) -> str:
-    return wording.verdict(speedup, 1.25, sparsity, [20.0] * 20, [22.0] * 20, "GRIFFIN", "of the MLP neurons")
+    return wording.verdict(speedup, 1.25, sparsity, 50.0, "GRIFFIN", "of the MLP neurons")
 
 
 def test_faster_says_by_how_much_and_what_was_possible() -> None:
@@ -24,29 +29,34 @@ def test_faster_says_by_how_much_and_what_was_possible() -> None:
 def test_slower_says_so_and_why_in_numbers() -> None:
     said = verdict(SLOW)
     assert said.startswith("0.90×: slower than dense.")
-    assert "from 20.0 ms to 16.0 ms; it took 22.0 ms" in said and "80 % of the weight bytes" in said
-
-
-def test_totals_are_told_where_they_contradict_the_median() -> None:
-    slow_once = [10.0] * 9 + [200.0]
-    assert wording.totals(FAST, [12.0] * 10, slow_once, "GRIFFIN").startswith(
-        "All 10 steps together took dense 120 ms and GRIFFIN 290 ms"
-    )
-    assert wording.totals(SLOW, slow_once, [12.0] * 12, "GRIFFIN") != ""
-    assert wording.totals(FAST, [12.0] * 10, [10.0] * 10, "GRIFFIN") == ""
-    assert wording.totals(None, [], [], "GRIFFIN") == ""
+    assert "from 20.0 ms to 16.0 ms; it took 22.2 ms" in said and "80 % of the weight bytes" in said
 
 
 def test_an_interval_that_nearly_reaches_one_says_on_which_side() -> None:
-    assert wording.interval(Speedup(1.02, 1.0004, 1.05, 9)) == "95 % interval 1.0004–1.0500, n = 9"
-    assert wording.interval(Speedup(1.02, 0.9996, 1.05, 9)) == "95 % interval 1.00–1.05, n = 9"
+    assert wording.interval(speed(1.02, 1.0004, 1.05, 9)) == "95 % interval 1.0004–1.0500, n = 9"
+    assert wording.interval(speed(1.02, 0.9996, 1.05, 9)) == "95 % interval 1.00–1.05, n = 9"
     assert wording.interval(FAST) == "95 % interval 1.10–1.30, n = 50"
+    assert wording.interval(speed(1.2, 1.1, 1.3, 50, 2)) == "95 % interval 1.10–1.30, n = 50, 2 steps capped"
+
+
+@pytest.mark.parametrize(
+    ("speedup", "over", "said"),
+    [
+        (None, False, ("", "measuring, n = 0")),
+        (speed(2.0, 1.0, 3.0, 12), False, ("", "measuring, n = 12")),
+        (speed(2.0, 1.0, 3.0, 12), True, ("", "too few steps to tell, n = 12")),
+        (speed(2.0, 1.0, 3.0, 60), True, ("", "too noisy to tell, n = 60")),
+        (EVEN, True, ("1.01×", "no difference")),
+        (FAST, False, ("1.20×", "faster")),
+        (SLOW, True, ("0.90×", "slower than dense")),
+    ],
+)
+def test_a_headline_has_no_number_before_it_is_sure(speedup: Speedup | None, over: bool, said: tuple[str, str]) -> None:
+    assert wording.claim(speedup, over) == said
 
 
 def test_the_price_is_told_in_both_units() -> None:
-    assert wording.price(1.715, 0.378) == (
-        "Its price: KL 1.72 nats/token, and another next token than dense's 62 % of the time."
-    )
+    assert wording.price(1.715, 80, 128) == "Its price: 48 of 128 next tokens are not dense's; KL 1.72 nats/token."
 
 
 def test_noise_is_called_noise() -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from tda_demo.support.errors import UserError
-from tda_demo.ui.worker import Closed, Failed, Ticket, Worker
+from tda_demo.ui.interruption import interruptible
+from tda_demo.ui.worker import _UNFOLLOWED, _WATCH_SECONDS, Closed, Failed, Ticket, Worker
 
 
 def everything(ticket: Ticket) -> list[Any]:
@@ -141,6 +145,60 @@ def test_leaving_ends_the_job_at_its_next_event(leave: Any) -> None:
     leave(worker, ticket)
     assert everything(ticket) == ["stopped"]
     assert closed.wait(1)
+
+
+def endless(ticket: Ticket) -> Generator[int]:
+    """A job that nothing but its withdrawal ends."""
+    number = 0
+    while True:
+        yield number
+        time.sleep(0.01)
+
+
+def test_a_job_nobody_listens_to_ends_by_itself_and_so_does_one_that_waits() -> None:
+    worker, listening = Worker(2), threading.Event()
+    listening.set()
+    running, waiting = (worker.submit(owner, endless, listening.is_set) for owner in "ab")
+    assert not running.closed.wait(3 * _WATCH_SECONDS) and not waiting.closed.is_set()
+    listening.clear()
+    assert running.closed.wait(5) and waiting.closed.wait(5)
+    assert everything(worker.submit("c", count_to_three)) == [1, 2, 3]
+
+
+def test_a_job_whose_follower_never_comes_back_is_abandoned() -> None:
+    ticket = Ticket("a", endless)
+    assert not any(ticket.abandoned() for _ in range(3 * _UNFOLLOWED)), "nobody has followed it yet"
+    with ticket.followed():
+        assert not any(ticket.abandoned() for _ in range(3 * _UNFOLLOWED))
+    assert not any(ticket.abandoned() for _ in range(_UNFOLLOWED))
+    assert ticket.abandoned()
+
+
+def test_deep_within_a_model_it_is_given_up_too() -> None:
+    worker, inside = Worker(1), threading.Event()
+
+    def job(_: Ticket) -> Generator[None]:
+        block = nn.Linear(1, 1)
+        lm = SimpleNamespace(blocks=[SimpleNamespace(linears=[block], down=block)])
+        interruptible(lm)  # type: ignore[arg-type]
+        while True:  # a pass that yields nothing
+            block(torch.zeros(1))
+            inside.set()
+        yield
+
+    ticket = worker.submit("a", job)
+    assert inside.wait(10)
+    worker.withdraw(ticket)
+    assert everything(ticket) == []
+
+
+def test_who_has_no_session_owns_nothing_that_another_could_stop() -> None:
+    worker = Worker(1)
+    ticket = running(worker, "")
+    worker.stop("")
+    worker.abandon("")
+    assert not ticket.stop.is_set()
+    worker.withdraw(ticket)
 
 
 def test_an_error_for_the_reader_is_told_and_the_next_job_runs() -> None:

@@ -119,9 +119,7 @@ class CpuStepArm:
         self._traits = StepTraits()
         self.step_bytes = engine.step_bytes
         self._use(active)
-        table: Any = lm.model.get_input_embeddings()
-        self.embeddings = table.weight.numpy()
-        self.embedding_scale = np.float32(getattr(table, "embed_scale", 1.0))  # Gemma's
+        self.embed = lm.model.get_input_embeddings()  # Gemma's scales what it gives, too
         self.threads = torch.get_num_threads()
         self._computed = np.zeros((len(lm.blocks), self.threads), np.int64)
         self.cosines, self.sines = rope_tables(lm.model, positions)
@@ -139,10 +137,11 @@ class CpuStepArm:
         self.active = active
         self.fired = np.empty(active.first[-1], np.float32)
 
+    @torch.inference_mode()
     def step(self, token: int) -> torch.Tensor:
         if self.position == self.keys.shape[2]:  # compiled code would write beyond the cache
             raise IndexError(f"this arm was made for {self.position} tokens, and has had them")
-        embedding = self.embeddings[token] * self.embedding_scale
+        embedding = self.embed(torch.tensor([token]))[0].numpy().copy()  # the step overwrites it
         with cores(self.threads):
             cpu.step(
                 embedding,

@@ -15,12 +15,13 @@ from torch import nn
 from ...kernels.activations import activation_of
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.layer import Neurons
-from ...kernels.formats import encode, encode_by_neuron, stack
+from ...kernels.formats import ByNeuron, Rows, encode, encode_by_neuron, stack
 from ...model.configuration import has_length_dependent_rope, rope_kind, rope_kinds, window_of
 from ...model.family import DecoderLayout, family_of
-from ...model.feedforward import find_layers
+from ...model.feedforward import FeedForward, find_layers
 from ...model.precision import head_format
 from ...model.projection import Projection, query_key_value
+from ...model.stored import StoredLinear, joined, neurons_of, rows_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,9 +64,9 @@ def read_layout(lm: LoadedModel) -> Layout:
     layers: Any = find_layers(whole)
     attention = [layer.self_attn for layer in layers]
     projections = [query_key_value(family, part, config) for part in attention]
-    qkv = stack(encode(torch.cat([linear.weight for linear in three]), lm.precision) for three in projections)
-    out = stack(encode(part.o_proj.weight, lm.precision) for part in attention)
-    head = encode(whole.get_output_embeddings().weight, head_format(lm.precision))
+    qkv = stack(joined([rows_of(linear, lm.precision) for linear in three]) for three in projections)
+    out = stack(rows_of(part.o_proj, lm.precision) for part in attention)
+    head = rows_of(whole.get_output_embeddings(), head_format(lm.precision))
     head_dim = attention[0].head_dim
     first = np.concatenate([[0], np.cumsum([block.d_ff for block in lm.blocks])])
     neurons, output_scale = _neurons(lm, first)
@@ -138,6 +139,15 @@ def _head_norms(family: DecoderLayout, attention: Any, head_dim: int) -> np.ndar
     return np.stack([_norm_weight(family, attention.q_norm), _norm_weight(family, attention.k_norm)])
 
 
+def _hold(block: FeedForward, gate: Rows, up: Rows) -> None:
+    """Has linears that hold codes only share those of the step, where each has a matrix of its own."""
+    assert block.gate is not None
+    for projection, rows in ((block.gate, gate), (block.up, up)):
+        linear = projection.linear
+        if isinstance(linear, StoredLinear) and linear.out_features == block.d_ff:
+            linear.stored = rows
+
+
 def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[Neurons, np.ndarray]:
     """Every neuron of every layer, and the scales [layers, d] of their outputs.
 
@@ -145,7 +155,8 @@ def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[Neurons, np.ndarray]:
     """
     count, width = first[-1], lm.model.config.hidden_size
     like, like_down = encode(torch.zeros(1, width), lm.precision), encode_by_neuron(torch.zeros(width, 1), lm.precision)
-    gate, up, down = (np.empty((count, *like.codes.shape[1:]), like.codes.dtype) for _ in range(3))
+    stored = (like.codes, like.codes, like_down.codes)
+    gate, up, down = (np.empty((count, *codes.shape[1:]), codes.dtype) for codes in stored)
     gate_scale, up_scale = (np.empty((count, *like.scales.shape[1:]), np.float32) for _ in range(2))
     down_scale = np.empty((count, *like_down.block_scales.shape[1:]), np.float32)
     gate_bias, up_bias = (np.zeros(count, np.float32) for _ in range(2))
@@ -153,11 +164,14 @@ def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[Neurons, np.ndarray]:
     for block, start in zip(lm.blocks, first, strict=False):
         here = slice(start, start + block.d_ff)
         assert block.gate is not None  # the layout's blocks are GLU
-        gate_rows, up_rows = (encode(projection.weight, lm.precision) for projection in (block.gate, block.up))
-        down_columns = encode_by_neuron(block.down.weight, lm.precision)
+        gate_rows, up_rows = (rows_of(projection, lm.precision) for projection in (block.gate, block.up))
+        down_columns = neurons_of(block.down, lm.precision)
         gate[here], gate_scale[here] = gate_rows.codes, gate_rows.scales
         up[here], up_scale[here] = up_rows.codes, up_rows.scales
         down[here], down_scale[here] = down_columns.codes, down_columns.block_scales
         output_scale[block.layer] = down_columns.output_scales
         gate_bias[here], up_bias[here] = _bias(block.gate), _bias(block.up)
+        _hold(block, Rows(gate[here], gate_scale[here]), Rows(up[here], up_scale[here]))
+        if isinstance(block.down, StoredLinear):
+            block.down.stored = ByNeuron(down[here], down_scale[here], down_columns.output_scales)
     return Neurons(gate, up, down, gate_scale, up_scale, down_scale, gate_bias, up_bias), output_scale

@@ -18,7 +18,7 @@ from ...kernels.cpu.layer import Neurons
 from ...kernels.cpu.q4_columns import gather_columns
 from ...kernels.cpu.rest import Rest
 from ...kernels.formats import has_nibbles
-from ...kernels.q4 import TILE
+from ...kernels.q4_sizes import TILE
 from ...methods.low_bit import BlockCopy, LowBitRest
 from ...methods.plan import ActiveSets
 from .layout import Layout
@@ -106,9 +106,9 @@ class Packer:
     def arrange(self, order: Sequence[torch.Tensor]) -> PackedNeurons:
         """Copies of neurons in the order in which ``order`` names each layer's, int64 [k]."""
         neurons, chosen = self.layout.neurons, _neuron_numbers(self.layout, order)
-        like = neurons.gate
+        whole = [getattr(neurons, name) for name in _MATRICES]
         pages = self._memory.take(
-            len(chosen), lambda: tuple(np.empty((len(chosen), like.shape[1]), like.dtype) for _ in _MATRICES)
+            len(chosen), lambda: tuple(np.empty((len(chosen), like.shape[1]), like.dtype) for like in whole)
         )
         matrices = {name: page[: len(chosen)] for name, page in zip(_MATRICES, pages, strict=True)}
         threads = torch.get_num_threads()

@@ -11,7 +11,7 @@ import torch
 from ...kernels.activations import activation_of
 from ...kernels.cpu.q4_columns import gather_columns
 from ...kernels.cpu.rest_block import RestBlock
-from ...kernels.q4 import TILE
+from ...kernels.q4_sizes import TILE
 from ...methods.low_bit import BlockCopy, LowBitRest
 from ...methods.plan import ActiveSets
 from ...methods.rest import Rest

@@ -6,6 +6,7 @@ Here numba is set up: where compiled kernels are kept, and the threads that they
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,22 +15,37 @@ from pathlib import Path
 
 import numba
 
+from ...support.errors import UserError
 from ...support.files import cache_root
 from ...support.lazy import torch
+from .kept_code import keep_code_in
 
 
 def _sources() -> str:
     here = Path(__file__).parent
-    constants = [here.parent / f"{name}.py" for name in ("activations", "nf4", "q4")]  # compiled into the loops
+    constants = [here.parent / f"{name}.py" for name in ("activations", "nf4", "q4_sizes")]  # compiled into the loops
     files = [*sorted(here.rglob("*.py")), *constants]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 # Compiled kernels are kept per state of all sources here: numba itself would not see that a function another one calls
-# has changed in another file.
-numba.config.CACHE_DIR = str(cache_root() / "compiled" / _sources())  # type: ignore[attr-defined]
+# has changed in another file. A folder that the user names for numba's cache is kept to.
+_NAMED: str = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+keep_code_in((Path(_NAMED) if _NAMED else cache_root() / "compiled") / _sources())
 
-_running = threading.Lock()
+_running = threading.RLock()
+_process: int | None = None  # whose threads they are
+
+
+def check_runnable() -> None:
+    """Raises UserError where compiled kernels cannot run: they are switched off, or their threads have been forked."""
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        raise UserError("NUMBA_DISABLE_JIT is set, and without compiled code no model runs here: unset it.")
+    if _process not in (None, os.getpid()):
+        raise UserError(
+            "This process was forked from one that had computed already, and its threads are not here: start it with "
+            "multiprocessing's 'spawn' instead, or before anything is computed."
+        )
 
 
 @contextmanager
@@ -37,16 +53,34 @@ def cores(threads: int) -> Iterator[None]:
     """Within the context compiled kernels have ``threads`` threads, and no other thread of this process runs one.
 
     Two at once would share the cores and spoil each other's times, and not every threading layer of numba allows it.
+    A thread that is within one may enter another, as a step does in which a hook decodes a copy.
     """
+    check_runnable()
     with _running:
         _start_pool()
+        before = numba.get_num_threads()
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-        yield
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)
 
 
 @cache
 def _start_pool() -> None:
-    """Starts numba's threads. Its OpenMP layer sets the thread count that torch goes by too: that is put back."""
+    """Starts numba's threads. Its OpenMP layer sets the thread count that torch goes by too: that is put back.
+
+    Raises:
+        UserError: numba has no threads here.
+    """
+    global _process
     threads = torch.get_num_threads()
-    numba.set_num_threads(1)
+    try:
+        numba.set_num_threads(1)
+    except ValueError as error:  # the layer that was asked for is not installed
+        layer = numba.config.THREADING_LAYER  # type: ignore[attr-defined]
+        raise UserError(
+            f"numba's threading layer '{layer}' cannot be used here: install it, or unset NUMBA_THREADING_LAYER."
+        ) from error
+    _process = os.getpid()
     torch.set_num_threads(threads)

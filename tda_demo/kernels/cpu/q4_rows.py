@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..q4 import GROUP, RECORD, RECORD_BYTES, X_ONE
+from ..q4_sizes import GROUP, RECORD, RECORD_BYTES, X_ONE
 from .nf4_loops import FAST, HAS_SHUFFLE, f32
 from .vectors import (
     Bytes,
@@ -31,6 +31,7 @@ from .vectors import (
     int16,
     int32,
     load,
+    nearest,
     need_contiguous,
     nibbles,
     pointer,
@@ -66,7 +67,7 @@ def quantise(x, codes, factors):
             for half in range(2):
                 start, place = first + half * _HALF, record * RECORD + half * GROUP + group * _HALF
                 for k in range(_HALF):
-                    whole = np.int8(np.rint(x[start + k] * inverse)) if start + k < last else np.int8(0)
+                    whole = np.int8(nearest(x[start + k] * inverse)) if start + k < last else np.int8(0)
                     codes[place + k] = whole
                     total += np.int32(whole)
             factors[record, group] = largest / _X_ONE

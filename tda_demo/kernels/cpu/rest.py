@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..q4 import GROUP, RECORD, TILE
+from ..q4_sizes import GROUP, RECORD, TILE
 from .elementwise import activate_all
 from .layer import kernel, mlp
 from .q4_columns import add_columns
@@ -17,13 +17,13 @@ from .rows import f32
 class Rest(NamedTuple):
     """Copies of the neurons that an active set leaves out (``kernels.q4``), of all layers.
 
-    Those of layer l are the first ``counts[l]`` from place ``16 * tiles[l]`` on, so that each layer's fill tiles of
+    Those of layer l are the first ``counts[l]`` from place ``32 * tiles[l]`` on, so that each layer's fill tiles of
     their own.
     """
 
     gate: np.ndarray  # uint8 [places, records, 40]
     up: np.ndarray  # uint8 [places, records, 40]
-    down: np.ndarray  # uint8 [places / 16, chunks, 320]
+    down: np.ndarray  # uint8 [places / 32, chunks, 640]
     gate_bias: np.ndarray  # float32 [places]
     up_bias: np.ndarray  # float32 [places]
     tiles: np.ndarray  # int64 [layers]

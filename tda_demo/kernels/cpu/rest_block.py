@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numba import get_num_threads, njit, prange
 
-from ..q4 import GROUP, RECORD, TILE
+from ..q4_sizes import GROUP, RECORD, TILE
 from .elementwise import activate_all
 from .q4_columns import add_columns
 from .q4_rows import matvec, quantise
@@ -27,7 +27,7 @@ class RestBlock(NamedTuple):
 
     gate: np.ndarray  # uint8 [neurons or 0, records, 40]
     up: np.ndarray  # uint8 [neurons, records, 40]
-    down: np.ndarray  # uint8 [neurons / 16, chunks, 320]
+    down: np.ndarray  # uint8 [neurons / 32, chunks, 640]
     gate_bias: np.ndarray  # float32 [neurons]
     up_bias: np.ndarray  # float32 [neurons]
     output_scales: np.ndarray  # float32 [outputs]

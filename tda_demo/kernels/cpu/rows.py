@@ -7,6 +7,8 @@ from numba import types
 from numba.extending import overload
 
 from ..nf4 import BLOCK, ONE
+from ..q4_sizes import RECORD, RECORD_BYTES
+from . import q4_rows
 from .nf4_loops import FAST, add_row, f32, quantise, row_times
 
 __all__ = ["FAST", "f32", "matvec", "pick", "weighted_rows"]
@@ -37,12 +39,29 @@ def _compiled_pick(chosen, i):
 
 @overload(matvec, jit_options={"fastmath": FAST, "nogil": True})
 def _matvec(codes, scales, x, chosen, first, last, out):
+    if codes.dtype == types.uint32:
+        return _q4_matvec if chosen in (None, types.none) else _q4_matvec_of_chosen
     return _nf4_matvec if codes.dtype == types.uint8 else _plain_matvec
 
 
 @overload(weighted_rows, jit_options={"fastmath": FAST, "nogil": True})
 def _weighted_rows(codes, block_scales, weights, chosen, first, last, out):
     return _nf4_weighted_rows if codes.dtype == types.uint8 else _plain_weighted_rows
+
+
+def _q4_matvec(codes, scales, x, chosen, first, last, out):
+    records = codes.view(np.uint8).reshape(codes.shape[0], -1, RECORD_BYTES)
+    short, factors = np.empty(records.shape[1] * RECORD, np.int8), np.empty((records.shape[1], 4), f32)
+    q4_rows.quantise(x, short, factors)
+    q4_rows.matvec(records, short, factors, first, last, out[first:last])
+
+
+def _q4_matvec_of_chosen(codes, scales, x, chosen, first, last, out):
+    records = codes.view(np.uint8).reshape(codes.shape[0], -1, RECORD_BYTES)
+    short, factors = np.empty(records.shape[1] * RECORD, np.int8), np.empty((records.shape[1], 4), f32)
+    q4_rows.quantise(x, short, factors)
+    for i in range(first, last):
+        q4_rows.row_times(records, chosen[i], 0, short, factors, i, out)
 
 
 def _nf4_matvec(codes, scales, x, chosen, first, last, out):

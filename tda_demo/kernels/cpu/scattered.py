@@ -34,11 +34,11 @@ def compute(neurons, x, chosen, first, last, activation, up, activations, out):
 
 @overload(compute, jit_options={"fastmath": FAST, "nogil": True})
 def _compute(neurons, x, chosen, first, last, activation, up, activations, out):
-    return _by_matrix if neurons.types[0].dtype == types.uint8 else _by_record
+    return _by_matrix if neurons.types[0].dtype in (types.uint8, types.uint32) else _by_record
 
 
 def _by_matrix(neurons, x, chosen, first, last, activation, up, activations, out):
-    """nf4, which is not slowed down by memory."""
+    """nf4 and q4, whose rows are short and have to be taken apart."""
     matvec(neurons.gate, neurons.gate_scale, x, chosen, first, last, activations)
     matvec(neurons.up, neurons.up_scale, x, chosen, first, last, up)
     for i in range(first, last):

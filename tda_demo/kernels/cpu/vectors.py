@@ -5,12 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+from numba import types
 from numba.core.errors import TypingError
+from numba.extending import intrinsic
 
 int8, int16, int32, int64, float32 = (*(ir.IntType(bits) for bits in (8, 16, 32, 64)), ir.FloatType())
 Bytes, Shorts, Ints = ir.VectorType(int8, 32), ir.VectorType(int16, 16), ir.VectorType(int32, 8)
 Floats = ir.VectorType(float32, 8)
 LINE = 64  # bytes the processor fetches at once
+
+
+@intrinsic
+def _nearest(_context, number):
+    """The nearest whole number, float32, as ``np.rint`` has it, whose own loops are not made vectors of."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.call(external(builder, "llvm.rint.f32", float32, float32), values)
+
+    return types.float32(types.float32), generate
+
+
+nearest: Any = _nearest
 
 
 def need_contiguous(*arrays: Any) -> None:

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...support.errors import UserError
-from ...support.files import cache_root, kept_name, write_bytes
+from ...support.files import cache_root, kept_name
+from ...support.kept import Damaged, make_way, read_kept, write_kept
 from ...support.lazy import torch
 from .recipe import Recipe
 
 if TYPE_CHECKING:
     from ...model.loading import LoadedModel
+
+_MOST, _MOST_BYTES = 32, 2 << 30  # artefacts and unfinished ones: visitors may choose settings that each have their own
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,15 @@ def load(path: Path, lm: LoadedModel, recipe: Recipe) -> Artefact:
     """The artefact at ``path``.
 
     Raises:
-        UserError: it is damaged, or it was trained for another model, method or other settings.
+        Damaged: it is not what was written there.
+        UserError: it was trained for another model, method or other settings.
     """
     try:
-        content = path.read_bytes()
+        content = read_kept(path)
         header, tensors = _read(content)
         about = About(**header)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _refusal(path, "is damaged") from error
+        raise Damaged(f"{path} is damaged") from error
     if (about.method, about.fingerprint) != (recipe.name, lm.fingerprint):
         raise _refusal(path, f"is {about.method}, trained for {about.model}")
     if about.settings != recipe.settings() or len(about.loss) != len(lm.blocks):
@@ -82,7 +86,8 @@ def _refusal(path: Path, why: str) -> UserError:
 
 def save(path: Path, about: About, layers: list[dict[str, torch.Tensor]]) -> None:
     tensors = {f"{index}.{name}": part for index, layer in enumerate(layers) for name, part in layer.items()}
-    write_bytes(path, _serialise(tensors, asdict(about)))
+    write_kept(path, _serialise(tensors, asdict(about)))
+    make_way(path.parent, _MOST, _MOST_BYTES)
 
 
 class Checkpoints:
@@ -94,14 +99,16 @@ class Checkpoints:
     def get(self, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
         """What ``put`` was given."""
         try:
-            header, tensors = _read((self.folder / f"{name}.safetensors").read_bytes())
+            header, tensors = _read(read_kept(self.folder / f"{name}.safetensors"))
         except (OSError, ValueError, KeyError):
             return None
         return header, tensors[""]
 
     def put(self, name: str, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         parts = {f".{part}": tensor for part, tensor in tensors.items()}
-        write_bytes(self.folder / f"{name}.safetensors", _serialise(parts, header))
+        write_kept(self.folder / f"{name}.safetensors", _serialise(parts, header))
+        if name == "text":  # the first of its files: others, of training that nobody finished, may have to go
+            make_way(self.folder.parent, _MOST, _MOST_BYTES)
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

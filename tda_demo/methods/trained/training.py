@@ -19,6 +19,7 @@ from ...model.configuration import Activation, activation_function
 from ...model.feedforward import FeedForward
 from ...model.hooks import intercept
 from ...support.errors import UserError
+from ...support.kept import Damaged, locked, remove_kept
 from ...support.lazy import inference_mode, no_grad, torch
 from ...support.progress import Progress, Report, silent
 from .artefact import About, Artefact, Checkpoints, load, path_of, save
@@ -39,19 +40,32 @@ def trained_artefact(lm: LoadedModel, recipe: Recipe, report: Report = silent) -
     """The artefact of ``recipe`` for ``lm``: the one in the user's cache, or trained now and kept.
 
     Raises:
-        UserError: the file in the cache is damaged, or of another model or other settings; it cannot be written.
+        UserError: the file in the cache is of another model or other settings, or cannot be written.
     """
     from filelock import FileLock
 
     path = path_of(lm, recipe)
+    if (artefact := _known(path, lm, recipe)) is not None:
+        return artefact
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(FileLock(path.with_suffix(".lock")), report):
+            if _known(path, lm, recipe) is None:  # another process may have trained it meanwhile
+                remove_kept(path)
+                _train(lm, recipe, path, report)
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror}.") from error
-    with FileLock(path.with_suffix(".lock")):  # another process may be training it
-        if not path.exists():
-            _train(lm, recipe, path, report)
+    return load(path, lm, recipe)
+
+
+def _known(path: Path, lm: LoadedModel, recipe: Recipe) -> Artefact | None:
+    """The artefact at ``path``; None where there is none, or another than was written."""
+    if not path.exists():
+        return None
+    try:
         return load(path, lm, recipe)
+    except Damaged:
+        return None
 
 
 def _train(lm: LoadedModel, recipe: Recipe, path: Path, report: Report) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os.path
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +14,14 @@ from ...support.progress import Report
 from . import embedded
 from .cache import cached_folder
 from .folder import check_config, check_weights, fingerprint
-from .gguf import convert
+from .gguf import convert, write_text
+from .gguf_facts import add_endings, check_facts, read_facts
 from .hub import hub_description, hub_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+_TEXT_BYTES = 50_000_000  # of the largest vocabularies
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,33 @@ def find_weights(name: str | None, report: Report) -> WeightFolder:
     if name is None or name == embedded.NAME:
         return WeightFolder(embedded.NAME, embedded.WHEEL_SHA256, embedded.embedded_weights(report))
     path = os.path.expanduser(name)
-    if name.lower().endswith(".gguf"):
-        return _from_gguf(path, report)
+    if gguf := gguf_file(name):
+        return _from_gguf(gguf, report)
     if name and os.path.isdir(path):
         return _from_folder(Path(path))
     folder, commit = hub_weights(name, report)
     return WeightFolder(name, hashlib.sha256(f"{name}@{commit}".encode()).hexdigest(), folder)
+
+
+def gguf_file(name: str | None) -> Path | None:
+    """The file that ``name`` means where it is a ``.gguf``; None elsewhere.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if name is None or not name.lower().endswith(".gguf"):
+        return None
+    path = os.path.expanduser(name)
+    if not os.path.isfile(path):
+        raise UserError(f"There is no file '{path}'.")
+    return Path(path).absolute()
+
+
+def gguf_text(gguf: Path, report: Report) -> WeightFolder:
+    """A folder with the configuration and the tokenizer of ``gguf``, kept in the cache: reading them takes seconds."""
+    identity = fingerprint([gguf])
+    folder = cached_folder(f"gguf2-{identity[:16]}-text", _filling(gguf, write_text, report), _TEXT_BYTES, report)
+    return WeightFolder(gguf.name, identity, folder)
 
 
 def find_config(name: str | None, report: Report) -> PreTrainedConfig:
@@ -66,8 +91,8 @@ def _described(name: str | None, report: Report) -> Path:
     if name is None or name == embedded.NAME:
         return embedded.embedded_weights(report)
     path = os.path.expanduser(name)
-    if name.lower().endswith(".gguf"):
-        return _from_gguf(path, report).folder
+    if gguf := gguf_file(name):
+        return gguf_text(gguf, report).folder
     if name and os.path.isdir(path):
         check_config(Path(path), name)
         return Path(path)
@@ -81,13 +106,20 @@ def _from_folder(folder: Path) -> WeightFolder:
     return WeightFolder(name, fingerprint(folder.glob("*.safetensors")), folder)
 
 
-def _from_gguf(path: str, report: Report) -> WeightFolder:
+def _from_gguf(gguf: Path, report: Report) -> WeightFolder:
     """Converted once and kept in the cache, as float32: about seven times the size of a 4-bit file."""
-    if not os.path.isfile(path):
-        raise UserError(f"There is no file '{path}'.")
-    gguf = Path(path).absolute()
     identity = fingerprint([gguf])
-    folder = cached_folder(
-        f"gguf-{identity[:16]}", lambda folder: convert(gguf, folder, gguf.name, report), gguf.stat().st_size
-    )
+    folder = cached_folder(f"gguf2-{identity[:16]}", _filling(gguf, convert, report), gguf.stat().st_size, report)
     return WeightFolder(gguf.name, identity, folder)
+
+
+def _filling(gguf: Path, write: Callable[[Path, Path, str, Report], None], report: Report) -> Callable[[Path], None]:
+    """What ``write`` writes of the file, if it can be raced, and the facts that transformers passes over."""
+
+    def fill(folder: Path) -> None:
+        facts = read_facts(gguf, gguf.name)
+        check_facts(facts, gguf.name)
+        write(gguf, folder, gguf.name, report)
+        add_endings(folder, facts)
+
+    return fill

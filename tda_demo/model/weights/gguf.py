@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...support.errors import UserError
 from ...support.progress import Progress, Report
 from ..feedforward import find_blocks
-from .folder import quiet_transformers
+from .folder import check_config, quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,6 +42,34 @@ def convert(gguf: Path, folder: Path, name: str, report: Report) -> None:
             raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error)) from error
 
 
+def write_text(gguf: Path, folder: Path, name: str, report: Report) -> None:
+    """Write the configuration and the tokenizer of ``gguf`` into ``folder``.
+
+    Raises:
+        UserError: the file is not a whole GGUF model, or its architecture is not supported.
+        OSError: ``folder`` cannot be written.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    report(Progress(f"Reading the tokenizer of {name}", 0, 0, "tensors"))
+    source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(gguf.parent, **source)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        except Exception as error:  # a damaged file fails anywhere in the reader, with any exception
+            raise _unreadable(name, error) from error
+        config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    check_config(folder, name)
+
+
+def _unreadable(name: str, error: Exception) -> UserError:
+    if "is not supported yet" in str(error):
+        return UserError(f"'{name}' holds an architecture that cannot be read from GGUF: {error}")
+    return UserError(f"'{name}' cannot be read as a GGUF model; it may be damaged or cut short: download it again.")
+
+
 def _forget_gguf(model: Any) -> None:
     """The weights are plain tensors by now, but transformers still calls the model quantised and would not save it."""
     model.hf_quantizer = None
@@ -59,11 +87,7 @@ def _read(gguf: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     except Exception as error:  # a damaged file fails anywhere in the reader, with any exception
-        if "is not supported yet" in str(error):
-            raise UserError(f"'{name}' holds an architecture that cannot be read from GGUF: {error}") from error
-        raise UserError(
-            f"'{name}' cannot be read as a GGUF model; it may be damaged or cut short: download it again."
-        ) from error
+        raise _unreadable(name, error) from error
     model, info = loaded
     if info["missing_keys"]:
         raise UserError(f"'{name}' lacks {len(info['missing_keys'])} of the model's tensors: download all of it.")

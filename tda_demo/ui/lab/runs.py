@@ -100,7 +100,8 @@ def measure_experiment(models: Models, request: LabRequest, clock: Clock) -> Gen
         UserError: the model cannot be had, or a text or a setting does not fit it.
     """
     lm = models.get(request.model, None, clock.load) if request.experiment.uses_model else None
-    clock.tick()
+    clock.begin()
+    clock.concludes = True
     finding = request.experiment.run(
         lm, request.text or None, clock.measure, clock.stop, lambda point: clock.tell(PointMeasured(point))
     )

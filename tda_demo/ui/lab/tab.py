@@ -11,9 +11,11 @@ from ...theory import EXPERIMENTS, Experiment
 from ..job import JobAndFrame, wire
 from ..models import EMBEDDED
 from ..service import Service
-from ..widgets import finding, live_plot, notice
+from ..visits import owner
+from ..widgets import EVENT, finding, live_plot, notice
 from .figures import PLOTS
 from .runs import LabFrame, LabView, lab_job, parse_experiment
+from .shipped import opening
 
 _INTRO = """<p class="lab-intro">The paper explains sparsity by the claims below. Each one is turned into a prediction
 here, measured on the model you choose, and judged by what was measured: supported, contradicted, mixed, or no
@@ -21,8 +23,8 @@ effect.</p>"""
 _TWO_COLUMNS = 2
 
 
-def panel(service: Service, experiment: type[Experiment], model: gr.Dropdown) -> None:
-    """Puts the experiment's components here, wired to ``service``."""
+def panel(service: Service, experiment: type[Experiment], model: gr.Dropdown) -> dict[str, Any]:
+    """Puts the experiment's components here, wired to ``service``; what a run draws, by name."""
     name = experiment.name
     gr.HTML(_claim(experiment), apply_default_css=False, js_on_load=None)
     sizes = _sizes(experiment)
@@ -46,6 +48,7 @@ def panel(service: Service, experiment: type[Experiment], model: gr.Dropdown) ->
         return job, LabFrame(LabView(), name)
 
     wire(service, parts, tuple(parts), [model, text, *sizes], start)
+    return parts
 
 
 def _claim(experiment: type[Experiment]) -> str:
@@ -116,7 +119,26 @@ def build(page: gr.Blocks, service: Service) -> None:
             min_width=260,
             scale=0,
         )
+    panels: dict[str, dict[str, Any]] = {}
     with gr.Tabs(elem_id="claims"):
         for experiment in EXPERIMENTS.values():
             with gr.Tab(experiment.title, id=experiment.name, elem_id=f"claim-{experiment.name}"):
-                panel(service, experiment, model)
+                panels[experiment.name] = panel(service, experiment, model)
+    _open_with_what_ships(service, model, panels)
+
+
+def _open_with_what_ships(service: Service, model: gr.Dropdown, panels: dict[str, dict[str, Any]]) -> None:
+    """Fills the panels as the lab is opened for the first time."""
+    parts = [(name, part) for name, drawn in panels.items() for part in drawn if part not in ("run", "stop")]
+
+    def look(request: gr.Request) -> list[Any]:
+        visit = service.visits.of(owner(request))
+        filled = {} if visit.lab_opened else {name: opening(name) for name in panels}
+        visit.lab_opened = True
+        return [filled.get(name, {}).get(part, gr.skip()) for name, part in parts]
+
+    tabs = model.parent
+    while tabs is not None and not isinstance(tabs, gr.Tab):
+        tabs = tabs.parent
+    assert tabs is not None, "the lab is built inside its gr.Tab"
+    tabs.select(look, None, [panels[name][part] for name, part in parts], **EVENT)

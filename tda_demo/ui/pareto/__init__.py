@@ -6,4 +6,4 @@ from .tab import build
 
 __all__ = ["ID", "TITLE", "build"]
 
-ID, TITLE = "pareto", "Quality and cost"
+ID, TITLE = "pareto", "Quality & cost"

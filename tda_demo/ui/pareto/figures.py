@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -57,8 +58,8 @@ def plot_value(points: Sequence[Point]) -> dict[str, Any] | None:
 
     ``views`` by ``quality/cost``: figures whose traces name their ``method``, ``precision`` and ``source`` in ``meta``
     and give each point's number in ``customdata``, and how many points lie ``beyond`` the axis; ``legend``, what can be
-    switched off; ``tips``, lines about each point; ``table``, a header and a row a point; ``rows``, the tidy fields
-    that are exported.
+    switched off; ``opens``, the precision that is shown at first, and the ``verdict`` on it; ``tips``, lines about each
+    point; ``table``, a header and a row a point; ``rows``, the tidy fields that are exported.
     """
     if not points:
         return None
@@ -84,10 +85,37 @@ def plot_value(points: Sequence[Point]) -> dict[str, Any] | None:
                 if any(point.source == source for point in points)
             ],
         },
+        "opens": opening(points),
+        "verdict": verdict(points, opening(points)),
         "tips": [tip(point, unbeaten(point.fields, rows)) for point in points],
         "table": {"head": list(_COLUMNS), "body": [[cell(point) for cell in _COLUMNS.values()] for point in points]},
         "rows": [{"source": point.source, **point.fields} for point in points],
     }
+
+
+def opening(points: Sequence[Point]) -> str:
+    """The precision of most shipped points: one picture to begin with."""
+    counts = Counter(point.precision for point in points if point.source == SHIPPED)
+    return counts.most_common(1)[0][0] if counts else points[0].precision
+
+
+def verdict(points: Sequence[Point], precision: str) -> str:
+    """What beats what among the shipped points of one precision, in two sentences at most; empty of too few."""
+    own = [point for point in points if point.source == SHIPPED and point.precision == precision]
+    best = frontier([point.megabytes for point in own], [point.kl for point in own])
+    names = list(dict.fromkeys(method_name(own[at].method) for at in best if own[at].method != "dense"))
+    if len(own) < 3 or not names:
+        return ""
+    told = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    said = f"In {precision}, none beats {told}: each has the least KL at the bytes it reads."
+    faster = [point for point in own if (point.fields["speedup_low"] or 0) > 1]
+    if not faster:
+        return f"{said} None was measured faster than dense."
+    least = min(faster, key=lambda point: point.kl)
+    return (
+        f"{said} Of what was measured faster than dense, {method_name(least.method)} {settings_text(least)} costs "
+        f"least: KL {least.kl:.3f} at {wording.times(least.fields['speedup'])}."
+    )
 
 
 def method_name(method: str) -> str:
@@ -172,7 +200,9 @@ def _colours(points: Sequence[Point]) -> dict[str, str]:
 def _figure(points: Sequence[Point], quality: Axis, cost: Axis, colours: Mapping[str, str]) -> dict[str, Any]:
     places = [(cost.value(point), quality.value(point)) for point in points]
     complete = [index for index, (x, y) in enumerate(places) if x is not None and y is not None]
-    traces = [_frontier(points, places, complete, quality, cost, source) for source in (SHIPPED, VISITOR)]
+    precisions = dict.fromkeys(point.precision for point in points)
+    groups = [(source, precision) for source in (SHIPPED, VISITOR) for precision in precisions]
+    traces = [_frontier(points, places, complete, quality, cost, *group) for group in groups]
     by_trace = sorted(complete, key=lambda index: _trace_key(points[index]))
     for _, group in groupby(by_trace, key=lambda index: _trace_key(points[index])):
         # From sparse to dense whatever the axes: joined by measured tokens/s a line would follow the clock's noise.
@@ -228,9 +258,10 @@ def _frontier(
     quality: Axis,
     cost: Axis,
     source: str,
+    precision: str,
 ) -> dict[str, Any] | None:
-    """The points of one source that no other beats. Only what was scored on one text by one machine is compared."""
-    of_source = [index for index in complete if points[index].source == source]
+    """Those of one source and precision that no other beats, compared on one text and by one machine."""
+    of_source = [index for index in complete if (points[index].source, points[index].precision) == (source, precision)]
     comparable = [index for index in of_source if _comparable(points[index]) == _comparable(points[of_source[-1]])]
     if len(comparable) < 3:
         return None
@@ -243,7 +274,7 @@ def _frontier(
         "name": "frontier" if source == SHIPPED else f"frontier, {source}",
         "x": [places[index][0] for index in best],
         "y": [places[index][1] for index in best],
-        "meta": {"source": source},
+        "meta": {"source": source, "precision": precision},
         "hoverinfo": "skip",
         "line": {"color": _INK, "width": 7, "shape": "linear"},
         "opacity": 0.14,

@@ -98,7 +98,7 @@ def _race_point(record: RaceRecord, arm: RaceResult | MethodResult, mlp_share: f
         "step_bytes": arm.sparse.weight_bytes,
         "byte_bound": arm.byte_bound,
         "tokens_per_second": arm.sparse.tokens_per_second,
-        "speedup": speed.median if speed else None,
+        "speedup": speed.ratio if speed else None,
         "speedup_low": speed.low if speed else None,
         "speedup_high": speed.high if speed else None,
         "speedup_n": speed.n if speed else None,

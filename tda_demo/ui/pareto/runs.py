@@ -11,12 +11,12 @@ from ...model.precision import REFERENCE
 from ...support.errors import UserError
 from ...support.progress import Progress
 from .. import wording
+from ..interruption import GivenUp
 from ..job import Clock, Frame, JobView, PageJob
 from ..models import Models
 from ..requests import Offers, method_class
 from ..visits import Visit
 from ..widgets import Outputs
-from ..worker import GivenUp
 from ..zero_gpu import LOADING_SECONDS, GpuNeed
 from . import figures
 from .points import points
@@ -101,6 +101,7 @@ def measure_sweep(models: Models, request: SweepRequest, clock: Clock) -> Genera
 
     reference = models.get(request.model, REFERENCE, clock.load)
     lm = models.get(request.model, request.precision, clock.load)
+    clock.begin()
     texts = held_out_passages().documents[: request.passages]
     name = f"the first {len(texts)} of the project's held-out passages"
     settings = EvaluationSettings(PROMPT_TOKENS, SCORE_TOKENS)

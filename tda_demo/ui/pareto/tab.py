@@ -13,7 +13,7 @@ from ...methods.base import Dial
 from ...support.errors import UserError
 from ..job import JobAndFrame, wire
 from ..models import EMBEDDED
-from ..requests import AUTOMATIC, Offers
+from ..requests import AUTOMATIC, Offers, method_class
 from ..service import Service
 from ..visits import ReportContent, Visit, owner, report_buttons
 from ..widgets import EVENT, facts, notice, pareto_plot
@@ -126,7 +126,10 @@ def _wire(service: Service, parts: Components) -> None:
                 yield visit_plot(service.visits.of(session))
 
     def dial(method: str) -> Any:
-        return gr.update(**_values(METHODS[method]))
+        try:
+            return gr.update(**_values(method_class(method)))
+        except UserError:  # no such method: nothing on the page asks for one
+            return gr.skip()
 
     tab = parts["plot"].parent
     assert isinstance(tab, gr.Tab), "a tab is built inside its gr.Tab"

@@ -1,4 +1,4 @@
-"""What a visitor sets: the prompt, the method and what it may cost, the model, and behind two accordions the rest.
+"""What a visitor sets: the prompt, the method and its dial in a line each, and in a sheet above the race the rest.
 
 A link sets the same controls by its query parameters; ``assets/link.js`` writes such links.
 """
@@ -14,14 +14,14 @@ import gradio as gr
 from ...support.files import ASSETS, DATA
 from ..models import EMBEDDED
 from ..requests import AUTOMATIC, NO_RIVAL, Factors, Limits, Offers, RunRequest, parse_request
-from ..widgets import Outputs, in_browser, notice, setter
+from ..widgets import AT_ONCE, Outputs, applier, in_browser, notice, preview
 from .method_controls import Components, MethodControls, settings
 
 _STANDARD = RunRequest(prompt="")
 
 
 def defaults() -> dict[str, Any]:
-    """The value of every control, by component name; the equalisers, which follow the model's depth, are not here."""
+    """The value of every control, by component name; those with a factor a layer, which follow its depth, are not."""
     of_methods = {setting.key: setting.default for setting in settings() if setting.kind != Factors}
     return {
         "method": _STANDARD.method.name,
@@ -39,51 +39,63 @@ def defaults() -> dict[str, Any]:
     }
 
 
-def equalisers() -> list[str]:
+def layered() -> list[str]:
     """Component names of the settings that are one factor a layer."""
     return [setting.key for setting in settings() if setting.kind == Factors]
 
 
-def controls(offers: Offers, limits: Limits) -> Components:
-    """The upper part of the page, by component name."""
+def controls(offers: Offers, limits: Limits, expected: dict[str, Any], prompt: str) -> Components:
+    """The upper part of the tab, by component name. ``prompt`` is the one already filled in."""
     values = defaults()
     method = MethodControls(limits, values)
     parts = method.parts
-    with gr.Row(elem_id="controls"):
-        with gr.Column(scale=3, min_width=320):
-            parts |= _prompt()
-            parts |= _model(offers, values)
-        with gr.Column(scale=2, min_width=300):
-            method.choose()
-            parts |= _foot()
-    with gr.Row(elem_id="more"):
-        with gr.Accordion("Method settings", open=False, elem_id="method-settings"):
+    with gr.Row(elem_id="ask"):
+        parts |= _prompt(prompt)
+    with gr.Row(elem_id="said"):
+        parts["notice"] = notice(elem_id="notice")
+        parts["model_notice"] = notice(elem_id="model-notice")
+        parts["link"] = gr.Button("Copy link", size="sm", elem_id="copy-link", scale=0, min_width=0)
+        gr.Button("Settings", size="sm", elem_id="open-sheet", scale=0, min_width=0)
+    with gr.Row(elem_id="dial-row"):
+        method.choose()
+        # With what the controls are set to at first: later changes are told as they come.
+        parts["preview"] = preview(
+            {**expected, "controls": {**values, **{name: [] for name in layered()}}}, elem_id="preview"
+        )
+    with gr.Column(elem_id="sheet"):
+        parts |= _model(offers, values)
+        with gr.Column(elem_id="method-settings", min_width=0):
             method.more()
-        with gr.Accordion("Decoding", open=False, elem_id="decoding"):
+        with gr.Column(elem_id="budget", min_width=0):
+            method.budget()
+        with gr.Column(elem_id="decoding", min_width=0):
             parts |= _decoding(limits, values)
+        parts["reset"] = gr.Button("Reset all settings", size="sm", elem_id="reset", scale=0, min_width=130)
+    parts["applier"] = applier(elem_id="applier")
     method.wire()
     _wire_buttons(parts, values)
     return parts
 
 
-def _prompt() -> Components:
-    prompt = gr.Textbox(
+def _prompt(prompt: str) -> Components:
+    text = gr.Textbox(
+        prompt,
         label="Prompt",
-        placeholder="Ask something. Enter runs, Shift+Enter makes a new line.",
+        show_label=False,
+        placeholder=prompt,
         lines=1,  # with more, Enter would make a new line
         max_lines=10,
         elem_id="prompt",
     )
     with gr.Row(elem_id="examples"):
         for example in json.loads((DATA / "prompts.json").read_text(encoding="utf-8")):
-            setter(gr.Button(example["label"], size="sm", min_width=40), prompt, example["prompt"])
-    with gr.Row(elem_id="actions"):
-        return {
-            "prompt": prompt,
-            "run": gr.Button("Run the race", variant="primary", elem_id="run", min_width=140, scale=0),
-            "stop": gr.Button("Stop", interactive=False, elem_id="stop", min_width=90, scale=0),
-            "notice": notice(elem_id="notice"),
-        }
+            chosen = gr.Button(example["label"], size="sm", min_width=0)
+            in_browser(chosen.click, f"() => window.tda.race({json.dumps(example['prompt'])})", [text])
+    return {
+        "prompt": text,
+        "run": gr.Button("Race", variant="primary", elem_id="run", min_width=84, scale=0),
+        "stop": gr.Button("Stop", interactive=False, elem_id="stop", min_width=72, scale=0),
+    }
 
 
 def _model(offers: Offers, values: dict[str, Any]) -> Components:
@@ -95,7 +107,7 @@ def _model(offers: Offers, values: dict[str, Any]) -> Components:
             info=offers.hint,
             allow_custom_value=offers.any_model,
             elem_id="model",
-            min_width=260,
+            min_width=220,
             scale=3,
         )
         precision = gr.Dropdown(
@@ -107,15 +119,6 @@ def _model(offers: Offers, values: dict[str, Any]) -> Components:
             scale=1,
         )
     return {"model": model, "precision": precision}
-
-
-def _foot() -> Components:
-    with gr.Row(elem_id="model-foot"):
-        return {
-            "model_notice": notice(elem_id="model-notice"),
-            "link": gr.Button("Copy link", size="sm", elem_id="copy-link", scale=0, min_width=90),
-            "reset": gr.Button("Reset all settings", size="sm", elem_id="reset", scale=0, min_width=130),
-        }
 
 
 def _decoding(limits: Limits, values: dict[str, Any]) -> Components:
@@ -140,25 +143,27 @@ def _decoding(limits: Limits, values: dict[str, Any]) -> Components:
 
 
 def _wire_buttons(parts: Components, values: dict[str, Any]) -> None:
-    """In the browser alone. An equaliser keeps its number of sliders until another model is chosen."""
-    layered = [parts[name] for name in equalisers()]
+    """In the browser alone. Factors keep their number until another model is chosen."""
+    of_layers = [parts[name] for name in layered()]
     rest = json.dumps(list(values.values()))
     in_browser(
         parts["reset"].click,
         f"(...factors) => [...factors.map((own) => (own || []).map(() => 1)), ...{rest}]",
-        [*layered, *(parts[name] for name in values)],
-        layered,
+        [*of_layers, *(parts[name] for name in values)],
+        of_layers,
     )
-    in_browser(parts["model"].input, f"() => {json.dumps([[] for _ in layered])}", layered)
-    linked = ["prompt", *values, *equalisers()]
+    in_browser(parts["model"].input, f"() => {json.dumps([[] for _ in of_layers])}", of_layers)
+    linked = ["prompt", *values, *layered()]
     script = (ASSETS / "link.js").read_text(encoding="utf-8")
     known = json.dumps({name: values.get(name) for name in linked})
-    in_browser(
-        parts["link"].click,
-        f"(...values) => ({script})({known}, values)",
-        [parts["notice"]],
-        [parts[name] for name in linked],
-    )
+    every = [parts[name] for name in linked]
+    in_browser(parts["link"].click, f"(...values) => ({script})({known}, values)", [parts["notice"]], every)
+    # Every change is told to the scripts, and what they wish comes back as a change.
+    names = json.dumps(linked[1:])
+    told = f"(...values) => window.tda.heard({names}, values)"
+    gr.on([part.change for part in every[1:]], None, every[1:], None, js=told, **AT_ONCE)
+    wished = f"(...values) => window.tda.controls.applied({names}, values)"
+    in_browser(parts["applier"].change, wished, every[1:], every[1:])
 
 
 def parse_link(offers: Offers, limits: Limits, parameters: Mapping[str, str]) -> Outputs:

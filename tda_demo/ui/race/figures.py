@@ -1,4 +1,4 @@
-"""The plots, as plotly figures made of arrays. Colours are CSS variables: the browser fills in the theme's.
+"""The plots below the race, as plotly figures of arrays. Colours are CSS variables: the browser fills in the theme's.
 
 Every function is pure and returns what ``widgets.live_plot`` draws, JSON-ready: ``views``, a figure by name (arrays
 travel as base64 typed arrays), ``summary``, the same in a sentence for who cannot see it, and ``hover``, what the tip
@@ -16,67 +16,8 @@ import plotly.graph_objects as go
 
 from ..widgets import plot_layout
 
-_PROMPT_COLUMNS = 192  # a longer prompt shows its end
 _NEURON_COLUMNS = 1_536
-_ROOM = 48  # columns held free for what will be written, doubled whenever they are full
-_INK, _PAPER, _RULE, _SPARSE, _OFF = (f"var(--{name})" for name in ("ink", "paper", "rule", "tda", "plot-off"))
-
-
-def token_map(
-    prompt_tokens: Sequence[str],
-    prompt_fired: np.ndarray,
-    tokens: Sequence[str],
-    fired: Sequence[np.ndarray],
-    kept: Sequence[int] | None,
-    d_ff: Sequence[int],
-    max_new_tokens: int,
-    name: str,
-) -> dict[str, Any]:
-    """Layer x token heatmap: the last prompt tokens, then the sparse arm's steps.
-
-    Two views of the same columns: ``fired``, the share of the ``d_ff`` neurons that fired there (``prompt_fired`` int
-    [T, layers], ``fired`` one int [layers] per step), and ``computed``, the share that was computed (all of them for
-    the prompt, ``kept`` of them per layer after it). ``kept`` None is a method ``name`` that chooses anew at every
-    step: ``fired`` is then what it computed.
-    """
-    hidden = max(0, len(prompt_tokens) - _PROMPT_COLUMNS)
-    prompt, steps = np.asarray(prompt_fired)[hidden:], len(fired)
-    columns = np.concatenate([prompt, np.asarray(fired)]) if steps else prompt
-    divider = len(prompt) - 0.5
-    if kept is None:
-        blocks = [(-0.5, d_ff), *((divider + step, counts) for step, counts in enumerate(fired))]
-    else:
-        blocks = [(-0.5, d_ff), (divider, kept)] if steps else [(-0.5, d_ff)]
-    edges = [start for start, _ in blocks] + [len(columns) - 0.5]
-    computed = np.array([counts for _, counts in blocks])
-    layout = _layout(
-        xaxis={"range": [-0.5, divider + _room(steps, max_new_tokens)], "visible": False},
-        yaxis=_layer_axis(len(d_ff)),
-        margin={"l": 34, "r": 6, "t": 22, "b": 6},
-        # Seen on whatever colour it crosses: light beside dark.
-        shapes=[
-            _line(x=(divider, divider), yref="paper", y=(0, 1), width=width, colour=colour)
-            for width, colour in ((4, _PAPER), (1.5, _INK))
-        ],
-        annotations=[
-            _text(
-                divider, 1, f"({hidden:,} earlier tokens not drawn) prompt " if hidden else "prompt ", "right", xref="x"
-            ),
-            _text(divider, 1, f" written by {name}", "left", xref="x"),
-        ],
-    )
-    views = {"fired": _heatmap(columns.T, max(d_ff)), "computed": _heatmap(computed.T, max(d_ff), x=edges)}
-    return {
-        "views": {name: go.Figure(trace, layout).to_dict() for name, trace in views.items()},
-        "summary": f"{len(d_ff)} layers by {len(prompt)} prompt tokens and {steps} written ones",
-        "hover": {
-            "kind": "tokens",
-            "tokens": [visible(token) for token in (*prompt_tokens[hidden:], *tokens)],
-            "prompt": len(prompt),
-            "hidden": hidden,
-            **_counts(kept, d_ff),
-        },
-    }
+_INK, _RULE, _SPARSE, _OFF = (f"var(--{name})" for name in ("ink", "rule", "tda", "plot-off"))
 
 
 def layer_bars(
@@ -155,27 +96,15 @@ def neuron_map(indices: Sequence[np.ndarray], d_ff: Sequence[int]) -> dict[str, 
     }
 
 
-def visible(token: str) -> str:
-    """A token's text with its spaces and control characters made visible."""
-    shown = token.translate({ord("\n"): "↵", ord("\t"): "⇥", ord(" "): "␣"})
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown) or "∅"
-
-
-def _room(steps: int, most: int) -> int:
-    return min(most, _ROOM * 2 ** max(0, math.ceil(math.log2(max(steps, 1) / _ROOM))))
-
-
 def _counts(kept: Sequence[float] | None, d_ff: Sequence[int]) -> dict[str, list[int] | None]:
     counts = None if kept is None else [round(count) for count in kept]
     return {"kept": counts, "d_ff": [int(width) for width in d_ff]}
 
 
-def _heatmap(z: np.ndarray, most: int, x: Sequence[float] | None = None) -> go.Heatmap:
+def _heatmap(z: np.ndarray, most: int) -> go.Heatmap:
     """Fixed scale 0..``most``, in the smallest integers that hold it."""
     dtype = np.uint8 if most < 256 else np.uint16
-    return go.Heatmap(
-        z=z.astype(dtype), x=x, zmin=0, zmax=most, colorscale="Cividis", showscale=False, hoverinfo="none"
-    )
+    return go.Heatmap(z=z.astype(dtype), zmin=0, zmax=most, colorscale="Cividis", showscale=False, hoverinfo="none")
 
 
 def _layout(**overrides: Any) -> dict[str, Any]:

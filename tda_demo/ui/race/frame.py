@@ -16,7 +16,7 @@ from ..visits import Visit
 from ..widgets import Outputs, ready
 from . import figures
 from .runs import race_job
-from .stage import stage
+from .stage import facts_of, stage
 from .view import RaceView
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ _BEFORE = ("empty", "queued", "loading", "failed")
 
 
 class RaceFrame(Frame[RaceView]):
-    """``slider_counts`` is how many sliders each equaliser of the page has."""
+    """``factor_counts`` is how many factors each setting that has one a layer has on the page."""
 
-    def __init__(self, view: RaceView, slider_counts: dict[str, int]) -> None:
+    def __init__(self, view: RaceView, factor_counts: dict[str, int]) -> None:
         super().__init__(view)
-        self.slider_counts = slider_counts
-        self._drawn = (0.0, -1)  # when the token map was drawn, and with how many steps
+        self.factor_counts = factor_counts
+        self._drawn = (0.0, -1)  # when the layers' bars were drawn, and with how many steps
 
     def remember(self, visit: Visit) -> None:
         """Keeps a race that got as far as a result, for its report and for the other tabs."""
@@ -41,7 +41,7 @@ class RaceFrame(Frame[RaceView]):
         if result is None or sparse.prompt is None or view.ready is None or request is None:
             return
         decoding = {name: getattr(request, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
-        trace = trace_of(sparse.prompt, view.ready.d_ff, sparse.written, sparse.fired)
+        trace = trace_of(sparse.prompt, view.ready.d_ff, sparse.pieces[1:], sparse.fired)
         share, rival_share = (arm.mlp_share(result.dense.weight_bytes) for arm in (sparse, view.rival))
         visit.race = RaceRecord(request.prompt, decoding, result, trace, share, rival_mlp_share=rival_share)
 
@@ -49,10 +49,10 @@ class RaceFrame(Frame[RaceView]):
         view = self.view
         values: Outputs = {}
         if "stage" in self.sent or view.phase not in _BEFORE:  # the last race stays to be seen until this one begins
-            values["stage"] = stage(view)
+            values["stage"] = stage(view, setting_label(view))
         if view.ready is not None:
             layers = len(view.ready.d_ff)
-            values |= {name: [1.0] * layers for name, count in self.slider_counts.items() if count != layers}
+            values |= {name: [1.0] * layers for name, count in self.factor_counts.items() if count != layers}
         for arm in view.methods:
             if arm.found is not None:
                 values[f"{arm.found.method.name}.{arm.found.setting}"] = round(arm.found.value, 3)
@@ -60,7 +60,10 @@ class RaceFrame(Frame[RaceView]):
             values |= self._plots(view.sparse.prompt, view.ready.d_ff)
         if (result := view.result) is not None:
             values["model_notice"] = ready(result.model, result.precision)
-            values["machine"] = wording.machine({"model": result.model, "engine": result.engine, **result.environment})
+            values["machine"] = [
+                *facts_of(view),
+                *wording.machine({"model": result.model, "engine": result.engine, **result.environment}),
+            ]
         return values
 
     def _plots(self, read: PromptRead, d_ff: Sequence[int]) -> Outputs:
@@ -68,25 +71,25 @@ class RaceFrame(Frame[RaceView]):
         values: Outputs = {}
         if "neurons" not in self.sent:
             values["neurons"] = _neurons(sparse.name, read, d_ff)
-        due = self._token_map_is_due()
-        if sparse.kept is not None and ("layers" not in self.sent or view.over or (due and read.active is None)):
+        if sparse.kept is not None and ("layers" not in self.sent or view.over or self._bars_are_due()):
             cett = sparse.quality.cett if sparse.quality else []
             values["layers"] = figures.layer_bars(sparse.kept.tolist(), d_ff, cett, sparse.cett_target)
-        if due:
-            kept = read.active.counts() if read.active else None
-            most = view.request.max_new_tokens if view.request else 0
-            values["tokens"] = figures.token_map(
-                read.tokens, read.fired, sparse.written, sparse.fired, kept, d_ff, most, sparse.name
-            )
         return values
 
-    def _token_map_is_due(self) -> bool:
+    def _bars_are_due(self) -> bool:
         seconds, steps = self._drawn
         now, count = time.monotonic(), len(self.view.sparse.fired)
-        if count == steps or (now - seconds < _PLOT_SECONDS and not self.view.over):
+        prompt = self.view.sparse.prompt
+        if prompt is None or prompt.kept is not None or count == steps or now - seconds < _PLOT_SECONDS:
             return False
         self._drawn = (now, count)
         return True
+
+
+def setting_label(view: RaceView) -> str:
+    """``TDA 0.7``, ``TDA 0.7 and GRIFFIN 0.5``: what is raced, by the values of its dials."""
+    methods = [arm.method for arm in view.methods if arm.method is not None]
+    return " and ".join(f"{type(method).__name__} {getattr(method, method.dial.setting):.3g}" for method in methods)
 
 
 def _neurons(name: str, read: PromptRead, d_ff: Sequence[int]) -> Outputs:

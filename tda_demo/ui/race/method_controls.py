@@ -16,10 +16,23 @@ from ...methods import METHODS, Method
 from ...methods.presets import Preset, presets_of
 from ...methods.settings import ordered_fields
 from ..requests import NO_RIVAL, Factors, Layers, Limits
-from ..widgets import equaliser, in_browser
+from ..widgets import factors, in_browser
 
-BY = ("setting", "quality", "bytes")
-_BOTH = '<p class="about-method">The same budget for both: each method gets the setting that uses it up.</p>'
+# The field's names of settings in plain words.
+LABELS = {
+    "cett": "allowed error",
+    "scale": "per-layer threshold",
+    "online": "thresholds from this prompt",
+    "exempt": "layers left dense",
+    "exempt_first": "first layers left dense",
+    "exempt_last": "last layers left dense",
+    "keep": "neurons kept",
+    "rest": "what is left out",
+    "first": "dense tokens first",
+    "refresh": "choose anew every",
+    "prior": "weight of the average",
+    "shape": "spread over layers",
+}
 
 Components = dict[str, Any]
 
@@ -57,12 +70,14 @@ class Setting:
 
     @property
     def label(self) -> str:
-        return self.field.name.replace("_", " ")
+        """In plain words; the field's own is its name, which links, exports and the command line have."""
+        return LABELS.get(self.field.name, self.field.name.replace("_", " "))
 
     @property
     def explanation(self) -> str:
         text: str = self.field.metadata["explanation"]
-        return f"{text[0].upper()}{text[1:]}."
+        own = f" ({self.field.name})" if self.field.name in LABELS else ""
+        return f"{text[0].upper()}{text[1:]}{own}."
 
     def control_value(self, value: Any) -> Any:
         """A value as its control holds it."""
@@ -94,71 +109,73 @@ class MethodControls:
         self._presets: list[tuple[gr.Button, type[Method], Preset]] = []
 
     def choose(self) -> None:
-        """The method and what it may cost: its dial, or a budget."""
-        with gr.Row(elem_id="method-row"):
-            self.parts["method"] = gr.Dropdown(
-                [(kind.__name__, name) for name, kind in METHODS.items()],
-                value=self.defaults["method"],
-                label="Method",
-                elem_id="method",
-                min_width=130,
-            )
-            self.parts["rival"] = gr.Dropdown(
-                [("dense only", NO_RIVAL), *((kind.__name__, name) for name, kind in METHODS.items())],
-                value=self.defaults["rival"],
-                label="Against",
-                elem_id="rival",
-                min_width=130,
-            )
-            self.parts["by"] = gr.Radio(
-                list(BY), value=self.defaults["by"], label="Set it by", elem_id="by", min_width=250
-            )
+        """One line: the method, what it races, its dial, presets."""
+        self.parts["method"] = gr.Dropdown(
+            [(kind.__name__, name) for name, kind in METHODS.items()],
+            value=self.defaults["method"],
+            label="Method",
+            elem_id="method",
+            min_width=110,
+            scale=0,
+        )
+        self.parts["rival"] = gr.Dropdown(
+            [("dense", NO_RIVAL), *((kind.__name__, name) for name, kind in METHODS.items())],
+            value=self.defaults["rival"],
+            label="Against",
+            elem_id="rival",
+            min_width=110,
+            scale=0,
+        )
         with gr.Column(elem_id="dials", min_width=0):
             for setting in settings():
                 if setting.is_dial:
-                    kind = setting.method
-                    with self._panel(method=kind.name):
-                        _sentence(kind)
-                    with self._panel(method=kind.name, by="setting"):
+                    with self._panel(method=setting.method.name):
                         self.parts[setting.key] = _dial(setting)
-                        self._choose_preset(kind)
-            with self._panel(by="quality"):
-                _html(_BOTH, elem_classes="in-duel")
-                self.parts["kl"] = gr.Slider(
-                    *self.limits.kl,
-                    self.defaults["kl"],
-                    step=0.01,
-                    label="KL at most, nats/token",
-                    info="The setting is found for it on the calibration passages; 0 is exact.",
-                    elem_id="kl",
-                )
-            with self._panel(by="bytes"):
-                _html(_BOTH, elem_classes="in-duel")
-                self.parts["mlp_percent"] = gr.Slider(
-                    *self.limits.mlp_percent,
-                    self.defaults["mlp_percent"],
-                    step=1,
-                    label="MLP weight bytes at most, %",
-                    info="Of what a dense step reads: the same budget for whichever method is chosen.",
-                    elem_id="mlp-percent",
-                )
+                        self._choose_preset(setting.method)
+
+    def budget(self) -> None:
+        """What the dial may cost, measured on the model where no curve of it is shipped."""
+        self.parts["by"] = gr.Radio(
+            [("its dial", "setting"), ("a KL", "quality"), ("its bytes", "bytes")],
+            value=self.defaults["by"],
+            label="A method is set by",
+            info="A budget is measured on the chosen model, which takes minutes where nothing is shipped for it.",
+            elem_id="by",
+        )
+        with self._panel(by="quality"):
+            self.parts["kl"] = gr.Slider(
+                *self.limits.kl,
+                self.defaults["kl"],
+                step=0.01,
+                label="KL at most, nats/token",
+                info="Each method gets the setting that uses it up; 0 is exact.",
+                elem_id="kl",
+            )
+        with self._panel(by="bytes"):
+            self.parts["mlp_percent"] = gr.Slider(
+                *self.limits.mlp_percent,
+                self.defaults["mlp_percent"],
+                step=1,
+                label="MLP weight bytes at most, %",
+                info="Of what a dense step reads: the same budget for whichever method is chosen.",
+                elem_id="mlp-percent",
+            )
 
     def more(self) -> None:
         """What else the methods can be told."""
         for name, kind in METHODS.items():
             others = [setting for setting in settings() if setting.method is kind and not setting.is_dial]
             with self._panel(method=name):
-                if others:
-                    _html(f'<p class="whose">{escape(kind.__name__)}</p>', elem_classes="in-duel")
+                _sentence(kind)
                 for setting in others:
                     self.parts[setting.key] = _control(setting)
                 if not others:
-                    _html(f'<p class="about-method">{kind.__name__} has no settings but {kind.dial.setting}.</p>')
+                    _html(f'<p class="about-method">{kind.__name__} has no settings but its dial.</p>')
 
     def _choose_preset(self, kind: type[Method]) -> None:
         with gr.Row(elem_classes="presets"):
             for preset in presets_of(kind):
-                button = gr.Button(preset_label(preset), size="sm", min_width=60)
+                button = gr.Button(preset.name, size="sm", min_width=0)
                 self._presets.append((button, kind, preset))
 
     def wire(self) -> None:
@@ -169,7 +186,6 @@ class MethodControls:
             in_browser(button.click, f"() => {json.dumps(values)}", [self.parts[setting.key] for setting in layered])
         choices = [self.parts[name] for name in ("method", "rival", "by")]
         js = f"""(method, rival, by) => {{
-            document.documentElement.dataset.duel = rival !== {json.dumps(NO_RIVAL)};
             return {json.dumps([choice for _, choice in self.panels])}
                 .map((on) => ({{
                     __type__: "update",
@@ -188,9 +204,9 @@ class MethodControls:
 
 
 def _sentence(kind: type[Method]) -> None:
-    """What the method does; its name is seen where there are two to tell apart."""
+    """What the method does."""
     text = escape((kind.__doc__ or "").strip().splitlines()[0])
-    _html(f'<p class="about-method"><b class="in-duel">{escape(kind.__name__)}</b> {text}</p>')
+    _html(f'<p class="about-method"><b>{escape(kind.__name__)}</b> {text}</p>')
 
 
 def _html(content: str, **options: Any) -> None:
@@ -208,22 +224,15 @@ def _dial(setting: Setting) -> gr.Slider:
         label=setting.label,
         info=setting.explanation,
         elem_id=setting.elem_id,
+        buttons=[],
     )
-
-
-def preset_label(preset: Preset) -> str:
-    """Its name with the figures that chose it; exact needs none."""
-    if preset.name == "exact":
-        return preset.name
-    speed = f"{preset.speedup:.2f}x" if preset.speedup else f"bound {preset.byte_bound:.2f}x"
-    return f"{preset.name} · KL {preset.kl:.2g} · {speed}"
 
 
 def _control(setting: Setting) -> Any:
     within = setting.field.metadata["within"]
     options: dict[str, Any] = {"label": setting.label, "info": setting.explanation, "elem_id": setting.elem_id}
     if setting.kind == Factors:
-        return equaliser(setting.label, setting.explanation, elem_id=setting.elem_id)
+        return factors(elem_id=setting.elem_id)
     if setting.kind == Layers:
         return gr.Textbox(setting.default, placeholder="none; for example 0, 27-29", **options)
     if get_origin(setting.kind) is Literal:

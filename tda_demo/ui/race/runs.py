@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...methods import Method
+from ...support.errors import UserError
 from ..job import Clock, PageJob
 from ..models import Models
 from ..requests import Budget, Limits, RunRequest
@@ -59,9 +60,12 @@ def measure_race(models: Models, request: RunRequest, clock: Clock) -> Generator
     """``Ready``, for a budget ``SettingFound`` of every method, then the events of the race.
 
     Raises:
-        UserError: the model cannot be had, or the prompt, a setting or the budget does not fit it.
+        UserError: the model cannot be had; the prompt has more tokens than the request may; or it, a setting or the
+            budget does not fit the model.
     """
     lm = models.get(request.model, request.precision, clock.load)
+    clock.begin()
+    _check_length(lm, request.prompt, request.most_prompt_tokens)
     # Imported here, in the worker's thread: torch must not hold up the page.
     from ...decode.choose import step_bytes
     from ...race import RaceSettings, race
@@ -78,7 +82,15 @@ def measure_race(models: Models, request: RunRequest, clock: Clock) -> Generator
     settings = RaceSettings(request.max_new_tokens, request.temperature, request.top_p, request.seed)
     for event in race(lm, method, request.prompt, settings, clock.stop, clock.load, rival):
         yield event
-        clock.tick()  # from the first event on: whatever had to be loaded, calibrated, compiled is there
+        clock.event()
+
+
+def _check_length(lm: LoadedModel, prompt: str, most: int) -> None:
+    tokens = len(lm.prompt_ids(prompt))
+    if tokens > most:
+        raise UserError(
+            f"The prompt is {tokens:,} tokens long for {lm.name}; this page takes at most {most:,}: shorten it."
+        )
 
 
 def _find_setting(lm: LoadedModel, method: Method, budget: Budget, report: Report) -> SettingFound:

@@ -10,56 +10,102 @@ from ...methods import METHODS, Method
 from ...race.result import against_control
 from ...stats import metrics
 from .. import wording
-from .view import ARMS, MethodView, RaceView
+from .heat import heat
+from .remedy import remedy
+from .view import ARMS, MethodView, Price, RaceView
 
 if TYPE_CHECKING:
     from ...race.result import RaceQuality, RaceResult
 
-_PROMISE = "Type a prompt and press Enter: the faster text pulls ahead here."
+DAMAGED = 0.75  # share of unchanged next tokens below which a text is called damaged
+_ENOUGH = 20  # positions judged, of which a share can be told
+_PROMISE = "Press Enter: dense and sparse write the same answer side by side, and the faster one pulls ahead."
 
 
-def stage(view: RaceView) -> dict[str, Any]:
-    """JSON-ready: ``phase``; ``leader``, the arm that is ahead, None while none is; ``undecided``, the methods whose
-    speedup is not known to be one or the other side of 1; ``slots``, text by slot name, the rival's as ``rival.`` and
-    the method's name for it; ``texts``, what each arm wrote and where it parts from dense (dense from the method);
-    ``track``, each arm's bar 0..1 and the mark on it.
+def stage(view: RaceView, label: str = "") -> dict[str, Any]:
+    """JSON-ready: ``phase``; ``label``, the setting that is raced; ``duel``, whether there are three arms; ``leader``,
+    the arm that is ahead, None while none is; ``standing``, "faster", "slower", "even" or "" by method; ``damaged``
+    methods and a ``remedy``; ``slots``, text by slot name, the rival's as ``rival.`` and the method's name for it;
+    ``texts``, what each arm wrote and where it parts from dense (dense from the method); ``track``, each arm's bar 0..1
+    and the mark on it; ``heat``, see ``heat.heat``.
     """
-    rival = {f"rival.{slot}": text for slot, text in _method(view.rival).items()}
-    sentences = {"lead": _lead(view), "verdict": _verdict(view), "duel": _duel(view), "budget": _budget(view)}
-    slots = {**_method(view.sparse), **rival, "note": _notes(view), **sentences, **_arms(view)}
+    view.measure()
+    rival = {f"rival.{slot}": text for slot, text in _method(view, view.rival).items()}
+    slots = {**_method(view, view.sparse), **rival, **_arms(view), "verdict": _verdict(view), "badge": ""}
     if not view.rival.method:
         slots["rival.lane"] = "Rival"
+    damaged = [name for name in ARMS[1:] if _is_damaged(view.method(name).price)]
+    most = view.request.max_new_tokens if view.request else 0
     return {
         "phase": view.phase,
-        "leader": _leader(view),
-        "undecided": [arm for arm in ARMS if arm != "dense" and _is_undecided(view.method(arm))],
+        "label": label,
+        "duel": view.rival.method is not None,
+        "leader": view.leader,
+        "standing": {name: _standing(view.method(name)) for name in ARMS[1:]},
+        "damaged": damaged,
+        "remedy": remedy(view.sparse.method) if "sparse" in damaged else None,
         "slots": slots,
-        "texts": {arm: {"text": view.arm(arm).text, "part": _part(view, arm)} for arm in ARMS},
+        "texts": {arm: {"pieces": list(view.arm(arm).pieces), "part": _part(view, arm)} for arm in ARMS},
         "track": {arm: _bar(view, arm) for arm in ARMS},
+        "heat": heat(view.sparse, view.ready.d_ff, most) if view.ready else None,
     }
 
 
-def _method(arm: MethodView) -> dict[str, str]:
+def _method(view: RaceView, arm: MethodView) -> dict[str, str]:
     """What is known of one method."""
-    speedup, bound, quality = arm.speedup, arm.byte_bound, arm.quality
+    speedup, bound, quality, price = arm.speedup, arm.byte_bound, arm.quality, arm.price
+    number, claim = wording.claim(speedup, view.over) if arm.prompt else ("", "")
     return {
-        "name": arm.name,
         "lane": arm.name[0].upper() + arm.name[1:],
         "chosen": "" if arm.prompt is None else wording.chosen(arm.method),
-        "speedup": wording.times(speedup.median if speedup else None),
-        "interval": wording.interval(speedup) if arm.prompt else "",
+        "speedup": number,
+        "claim": claim,
+        "sure": wording.sureness(speedup, bound) if arm.prompt else "",
         "bound": wording.times(bound),
         "efficiency": wording.percent(metrics.decided_efficiency(speedup, bound)),
         "sparsity_of": f"{(arm.method or Method).leaves_out} {wording.left_out(arm.method)}, mean",
         **_costs(arm),
-        "agreement": wording.percent(quality.agreement if quality else None, 1),
-        "kl": f"{quality.kl:.3f}" if quality else wording.NONE,
+        **_price(view, price, quality),
+        "kl": f"{price.kl:.3f}" if price else wording.NONE,
         "parting": _parting(quality),
     }
 
 
-def _is_undecided(arm: MethodView) -> bool:
-    return arm.speedup is not None and arm.speedup.undecided
+def facts_of(view: RaceView) -> list[list[str]]:
+    """Names and values of what a race measured and the stage has no room for, of every method."""
+    facts = []
+    for arm in view.methods:
+        slots = _method(view, arm)
+        facts += [
+            [f"{arm.name}: of the speed limit", slots["efficiency"]],
+            ["left out", f"{slots['sparsity']} {slots['sparsity_of']}"],
+            ["prompt time", f"{slots['prompt']} ({slots['prompt_parts']})"],
+        ]
+    return facts + ([["in words", details]] if (details := _details(view)) else [])
+
+
+def _standing(arm: MethodView) -> str:
+    if arm.speedup is None or not arm.speedup.settled:
+        return ""
+    return {1: "faster", -1: "slower", 0: "even"}[arm.speedup.winner]
+
+
+def _is_damaged(price: Price | None) -> bool:
+    return price is not None and price.positions >= _ENOUGH and price.agreement < DAMAGED
+
+
+def _price(view: RaceView, price: Price | None, quality: RaceQuality | None) -> dict[str, str]:
+    if price is None:
+        waits = "judging the text as it comes" if view.phase in ("running", "reading") else ""
+        return {"agreement": "", "price_what": "", "price_label": waits, "price_note": ""}
+    damaged = _is_damaged(price)
+    told = price.positions - price.same if damaged else price.same
+    return {
+        "agreement": f"{told:,} of {price.positions:,}",
+        "price_what": "next tokens",
+        "price_label": wording.price_label(damaged, so_far=quality is None),
+        "price_note": wording.price_note(price.kl, _parting(quality)),
+    }
 
 
 def _costs(arm: MethodView) -> dict[str, str]:
@@ -83,40 +129,43 @@ def _parting(quality: RaceQuality | None) -> str:
 
 
 def _verdict(view: RaceView) -> str:
+    """One sentence: who is ahead, and in the end what the race showed."""
     result, method = view.result, view.sparse.method
     if result is None or method is None:
-        return ""
-    times, name = (result.dense.step_ms, result.sparse.step_ms), view.sparse.name
-    sparsity, leaves_out = float(np.mean(result.sparsity)), method.leaves_out
+        return _lead(view)
+    if result.dense.tokens == 1:
+        return "One token, which the prompt itself decides: nothing to race for."
+    price = view.sparse.price
     verdict = wording.verdict(
-        result.speedup, result.byte_bound, sparsity, *times, name, leaves_out, has_rest=wording.has_rest(method)
+        result.speedup,
+        result.byte_bound,
+        float(np.mean(result.sparsity)),
+        result.dense.tokens_per_second,
+        view.sparse.name,
+        method.leaves_out,
+        has_rest=wording.has_rest(method),
     )
-    cost = (
-        ""
-        if result.quality is None or view.rival.method
-        else wording.price(result.quality.kl, result.quality.agreement)
-    )
-    return " ".join(filter(None, [verdict, wording.totals(result.speedup, *times, name), cost if sparsity > 0 else ""]))
+    if result.rival is not None:
+        return f"{verdict} {wording.duel(view.sparse.name, view.rival.name, result.speedup_over_rival)}"
+    cost = wording.price(price.kl, price.same, price.positions) if price and np.any(result.sparsity) else ""
+    return " ".join(filter(None, [verdict, cost]))
 
 
-def _duel(view: RaceView) -> str:
-    """The two methods beside each other, at what each really read."""
+def _details(view: RaceView) -> str:
+    """What the verdict has no room for: the methods side by side, what they took to make, what a budget came to."""
     result = view.result
-    if result is None or result.rival is None:
-        return ""
-    summaries = [
-        wording.method_summary(arm.name, arm.byte_bound, arm.speedup, arm.quality.kl if arm.quality else None)
-        for arm in view.methods
-    ]
-    faster = wording.duel(view.sparse.name, view.rival.name, result.speedup_over_rival)
-    better = against_control(result, lambda method: METHODS[method].__name__)
-    return " ".join(filter(None, [*summaries, faster, better]))
-
-
-def _notes(view: RaceView) -> str:
-    """What the methods took to make."""
-    notes = [(arm.name, arm.result.note) for arm in view.methods if arm.result and arm.result.note]
-    return " ".join(f"{name}: {note}." for name, note in notes)
+    parts = [_budget(view)]
+    if result is not None:
+        if view.first_end is not None and result.dense.tokens > 1:
+            parts.append(f"{_at_the_end(view)}.")
+        if result.rival is not None:
+            parts += [
+                wording.method_summary(arm.name, arm.byte_bound, arm.speedup, arm.quality.kl if arm.quality else None)
+                for arm in view.methods
+            ]
+            parts.append(against_control(result, lambda method: METHODS[method].__name__))
+        parts += [f"{arm.name}: {arm.result.note}." for arm in view.methods if arm.result and arm.result.note]
+    return " ".join(filter(None, parts))
 
 
 def _budget(view: RaceView) -> str:
@@ -141,9 +190,8 @@ def _arms(view: RaceView) -> dict[str, str]:
     slots = {}
     for arm in ARMS:
         state = view.arm(arm)
-        slots[f"{arm}.rate"] = wording.rate(metrics.tokens_per_second(state.step_ms))
+        slots[f"{arm}.rate"] = wording.rate(state.times.rate(view.shared))
         slots[f"{arm}.tokens"] = wording.count(state.tokens, "token")
-        slots[f"{arm}.time"] = wording.duration(sum(state.step_ms)) if state.step_ms else wording.NONE
         slots[f"{arm}.state"] = _state(view, arm) if arm in view.racing else ""
     return slots
 
@@ -156,35 +204,35 @@ def _state(view: RaceView, arm: str) -> str:
     )
 
 
-def _leader(view: RaceView) -> str | None:
-    """The arm with the most tokens, now or when the first one ended; a token more or less is none ahead."""
-    tokens = view.first_end[1] if view.first_end else {name: arm.tokens for name, arm in view.racing.items()}
-    if view.sparse.prompt is None or max(tokens.values()) - min(tokens.values()) <= 1:
-        return None
-    return max(tokens, key=lambda arm: tokens[arm])
-
-
 def _lead(view: RaceView) -> str:
     """Who is ahead, in tokens at equal decode time."""
     if view.phase == "empty":
         return _PROMISE
     if view.first_end is not None:
-        first, tokens = view.first_end
-        if tokens[first] == 1:
-            return "One token, which the prompt itself decides: nothing to race for"
-        others = [f"{view.arm_name(arm)} had written {tokens[arm]:,}" for arm in view.racing if arm != first]
-        ended = wording.count(tokens[first], "token")
-        return f"When {view.arm_name(first)} ended, at {ended}, {' and '.join(others)}"
-    leader = _leader(view)
+        if view.first_end[1][view.first_end[0]] == 1:
+            return "One token, which the prompt itself decides: nothing to race for."
+        return f"{_at_the_end(view)}."
+    if view.sparse.prompt is None:
+        return view.message
+    leader = view.leader
     if leader is None:
-        return f"Equal decode time for {'all' if view.rival.method else 'both'}: the faster arm pulls ahead"
+        return f"Equal decode time for {'all' if view.rival.method else 'both'}: the faster arm pulls ahead."
     tokens = {view.arm_name(name): arm.tokens for name, arm in view.racing.items()}
     if view.rival.method:
-        return f"At equal decode time: {wording.standing(tokens)}"
+        return f"At equal decode time: {wording.standing(tokens)}."
     lead = max(tokens.values()) - min(tokens.values())
     name = view.arm_name(leader)
     is_ahead = "was" if view.over else "is"
-    return f"{name[0].upper()}{name[1:]} {is_ahead} {wording.count(lead, 'token')} ahead at equal decode time"
+    return f"{name[0].upper()}{name[1:]} {is_ahead} {wording.count(lead, 'token')} ahead at equal decode time."
+
+
+def _at_the_end(view: RaceView) -> str:
+    """How far all were when the first one ended."""
+    assert view.first_end is not None, "only once an arm has ended"
+    first, tokens = view.first_end
+    others = [f"{view.arm_name(arm)} had written {tokens[arm]:,}" for arm in view.racing if arm != first]
+    ended = wording.count(tokens[first], "token")
+    return f"When {view.arm_name(first)} ended, at {ended}, {' and '.join(others)}"
 
 
 def _bar(view: RaceView, arm: str) -> dict[str, float | None]:

@@ -14,43 +14,33 @@ from ..requests import AUTOMATIC, RunRequest, parse_request
 from ..service import Service
 from ..visits import ReportContent, Visit, owner, report_buttons
 from ..widgets import EVENT, facts, in_order, live_plot, race_stage, sentence
-from .controls import controls, defaults, equalisers, parse_link
+from .controls import controls, defaults, layered, parse_link
+from .expected import expectations
 from .frame import RaceFrame, race_json
 from .method_controls import Components, settings
+from .recorded import recorded_race
 from .runs import race_job
-from .stage import stage
 from .view import RaceView
 
-_SCALE = """<span class="scale"><span>0&nbsp;%</span><i aria-hidden="true"></i><span>100&nbsp;%</span>
-<span class="sr-only">Colour scale from dark blue at 0 percent to yellow at 100 percent</span></span>"""
-
-# Components that a run draws; with the dials, which a budget turns, and the equalisers, which follow the model's depth.
-_DRAWN = ("notice", "stage", "tokens", "layers", "neurons", "machine", "model_notice", "run", "stop")
+# Components that a run draws; with the dials, which a budget turns, and factors, as many as the model has layers.
+_DRAWN = ("notice", "stage", "layers", "neurons", "machine", "model_notice", "run", "stop")
 _STANDARD = RunRequest(prompt="")
 
 
 def build(page: gr.Blocks, service: Service) -> None:
     """Puts the tab's components into ``page``, wired to ``service``."""
-    parts = controls(service.offers, service.limits)
-    parts["stage"] = race_stage(stage(RaceView()), elem_id="stage")
-    parts |= _plots()
-    parts["machine"] = facts(elem_id="machine")
-    report_buttons(service.visits, "race", _report)
+    shown = recorded_race()
+    parts = controls(service.offers, service.limits, expectations(), shown.prompt)
+    parts["stage"] = race_stage(shown.stage, elem_id="stage")
+    with gr.Accordion("Details: the machine, the active sets, downloads", open=False, elem_id="drawer"):
+        parts["machine"] = facts(value=shown.facts, elem_id="machine")
+        parts |= _plots()
+        report_buttons(service.visits, "race", _report)
     _wire(page, service, parts)
     gr.api(_endpoint(service), api_name="race", concurrency_limit=None)
 
 
 def _plots() -> Components:
-    tokens = live_plot(
-        "Neurons, layer by token",
-        "A column is a token, a row a layer, the first on top. What counts as fired is the method's own measure, of "
-        "the prompt among all neurons, of what the sparse arm writes among those it computes.",
-        "Every token will add a column: how many of each layer's neurons fired for it.",
-        kind="tokens",
-        views=("fired", "computed"),
-        scale=_SCALE,
-        elem_id="token-map",
-    )
     with gr.Row(elem_id="set-plots"):
         with gr.Column(scale=2, min_width=300):
             layers = live_plot(
@@ -69,7 +59,7 @@ def _plots() -> Components:
                 kind="neurons",
                 elem_id="neuron-map",
             )
-    return {"tokens": tokens, "layers": layers, "neurons": neurons}
+    return {"layers": layers, "neurons": neurons}
 
 
 def _report(visit: Visit) -> ReportContent:
@@ -86,20 +76,21 @@ def _report(visit: Visit) -> ReportContent:
 
 
 def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
-    of_methods, layered = list(settings()), tuple(equalisers())
-    controlled = ("prompt", *defaults(), *layered)
-    drawn = (*_DRAWN, *(setting.key for setting in of_methods if setting.is_dial), *layered)
+    of_methods, of_layers = list(settings()), tuple(layered())
+    controlled = ("prompt", *defaults(), *of_layers)
+    drawn = (*_DRAWN, *(setting.key for setting in of_methods if setting.is_dial), *of_layers)
     loaded = (*controlled, "notice", "model_notice", "machine")
 
     def start(*values: Any) -> JobAndFrame:
         known = dict(zip(controlled, values, strict=True))
+        known["prompt"] = known["prompt"] or recorded_race().prompt  # which stands there in grey
         wishes = {name: value for name, value in known.items() if "." not in name}
         for method, wish in (("method", "settings"), ("rival", "rival_settings")):
             chosen = [setting for setting in of_methods if setting.method.name == known[method]]
             wishes[wish] = {setting.field.name: known[setting.key] for setting in chosen}
-        slider_counts = {name: len(known[name] or ()) for name in layered}
+        factor_counts = {name: len(known[name]) if isinstance(known[name], list) else 0 for name in of_layers}
         job = race_job(parse_request(service.offers, **wishes, limits=service.limits), service.limits)
-        return job, RaceFrame(RaceView(job.request), slider_counts)
+        return job, RaceFrame(RaceView(job.request), factor_counts)
 
     async def begin(request: gr.Request) -> AsyncIterator[list[Any]]:
         """What the link says, then how far the model is."""
@@ -110,7 +101,7 @@ def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
         yield in_order(loaded, linked)
         async for outputs in service.model_states():
             if (ones := outputs.get("scale")) is not None:
-                outputs |= {name: ones for name in layered if name not in linked}
+                outputs |= {name: ones for name in of_layers if name not in linked}
             yield in_order(loaded, outputs)
 
     wire(service, parts, drawn, [parts[name] for name in controlled], start, parts["prompt"].submit)
@@ -139,7 +130,7 @@ def _endpoint(service: Service) -> Callable[..., dict]:
         ``settings`` are the method's own, by name; ``cett`` and ``online`` are two of them. ``rival`` is a second
         method that races at the same time, ``rival_settings`` its own.
         """
-        shorthands = {"cett": cett, "online": online}
+        shorthands = {name: value for name, value in (("cett", cett), ("online", online)) if value is not None}
         wishes = {
             "prompt": prompt,
             "max_new_tokens": max_new_tokens,
@@ -149,7 +140,8 @@ def _endpoint(service: Service) -> Callable[..., dict]:
             "top_p": top_p,
             "seed": seed,
             "method": method,
-            "settings": {name: value for name, value in shorthands.items() if value is not None} | (settings or {}),
+            # What is no mapping is refused with the rest of what is wrong, whatever a client sent.
+            "settings": shorthands | settings if isinstance(settings, dict) else settings or shorthands,
             "rival": rival,
             "rival_settings": rival_settings,
         }

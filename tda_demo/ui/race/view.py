@@ -9,52 +9,77 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...methods import Method
+from ...race.events import Ended, Finished, Judging, Priced, PromptRead, Stepped
 from ...stats import metrics
+from ...stats.clock import StepClock, shared_steps
 from ..job import JobView
 from ..requests import RunRequest
 from .runs import Ready, SettingFound
 
 if TYPE_CHECKING:
-    from ...race import Ended, Finished, PromptRead, Stepped
     from ...race.result import MethodResult, RaceQuality, RaceResult
     from ...stats.metrics import Speedup
 
 ARMS = ("dense", "sparse", "rival")
-_SPEEDUP_EVERY = 8  # positions: the interval's bootstrap costs as much as all the rest of a frame
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a method has cost: of ``positions`` judged ``same`` next tokens are dense's; ``kl`` nats per token."""
+
+    same: int
+    positions: int
+    kl: float
+
+    @property
+    def agreement(self) -> float:
+        return self.same / self.positions
 
 
 @dataclass
 class ArmView:
-    """One arm so far. ``step_bytes`` are the weight bytes its steps read; ``ended`` is empty while it writes."""
+    """One arm so far: ``pieces`` of its text, one a token; ``times``, what its steps count for; ``step_bytes``, the
+    weight bytes they read. ``ended`` is empty while it writes.
+    """
 
-    text: str = ""
-    tokens: int = 0
-    step_ms: list[float] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    times: StepClock = field(default_factory=StepClock)
     step_bytes: list[int] = field(default_factory=list)
     ended: str = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.pieces)
 
 
 @dataclass
 class MethodView(ArmView):
     """The arm of ``method``, None where none is racing; and what is known of the method against the ``dense`` arm.
 
-    ``fired`` holds one int64 [layers] per step and ``written`` what that step wrote.
+    ``title`` is what it is called, where that is not the method's name. ``fired`` holds one int64 [layers] per step,
+    ``agrees`` and ``kl`` a value a position judged so far.
     """
 
     dense: ArmView = field(default_factory=ArmView)
     method: Method | None = None
+    title: str = ""
     ready: Ready | None = None
     found: SettingFound | None = None
     prompt: PromptRead | None = None
-    written: list[str] = field(default_factory=list)
     fired: list[np.ndarray] = field(default_factory=list)
+    agrees: list[bool] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
     speedup: Speedup | None = None
     result: RaceResult | MethodResult | None = None
 
     @property
     def name(self) -> str:
         """What the arm is called: the method."""
-        return type(self.method).__name__ if self.method else "sparse"
+        return self.title or (type(self.method).__name__ if self.method else "sparse")
 
     @property
     def byte_bound(self) -> float | None:
@@ -70,8 +95,8 @@ class MethodView(ArmView):
     @property
     def kept(self) -> np.ndarray | None:
         """Neurons computed in each layer, float64 [layers]: the active sets', or the mean over the steps so far."""
-        if self.prompt is not None and self.prompt.active is not None:
-            return np.array(self.prompt.active.counts(), dtype=np.float64)
+        if self.prompt is not None and self.prompt.kept is not None:
+            return np.array(self.prompt.kept, dtype=np.float64)
         return np.mean(self.fired, axis=0) if self.fired else None
 
     @property
@@ -92,20 +117,18 @@ class MethodView(ArmView):
     def quality(self) -> RaceQuality | None:
         return self.result.quality if self.result else None
 
+    @property
+    def price(self) -> Price | None:
+        """What is judged by now: of a finished race everything."""
+        if (quality := self.quality) is not None:
+            return Price(round(quality.agreement * quality.positions), quality.positions, quality.kl)
+        return Price(sum(self.agrees), len(self.agrees), max(0.0, fmean(self.kl))) if self.agrees else None
+
     def mlp_share(self, dense_bytes: int | None) -> float | None:
         """Share 0..1 of the MLP weight bytes that the arm read, once the race is over."""
         if self.result is None or self.ready is None:
             return None
         return metrics.mlp_share_read(dense_bytes, self.result.byte_bound, self.ready.mlp_bytes)
-
-    def measure(self) -> None:
-        """The speedup so far, after a step of one of the two arms."""
-        positions = min(len(self.dense.step_ms), len(self.step_ms))
-        if positions % _SPEEDUP_EVERY == metrics.WARM_UP_STEPS:
-            self.speedup = metrics.speedup(self.dense.step_ms, self.step_ms)
-
-    def finish(self, result: RaceResult | MethodResult) -> None:
-        self.result, self.speedup = result, result.speedup
 
 
 @dataclass
@@ -139,6 +162,23 @@ class RaceView(JobView):
         """The methods that take part."""
         return [self.sparse, self.rival] if self.rival.method else [self.sparse]
 
+    @property
+    def shared(self) -> int:
+        """Positions that all arms have written: those that are compared."""
+        return shared_steps(*(arm.times for arm in self.racing.values()))
+
+    @property
+    def leader(self) -> str | None:
+        """The arm with the most tokens, now or when the first one ended, if it also took the least time for what all
+        have written; a token more or less is none ahead.
+        """
+        tokens = self.first_end[1] if self.first_end else {name: arm.tokens for name, arm in self.racing.items()}
+        if self.sparse.prompt is None or max(tokens.values()) - min(tokens.values()) <= 1:
+            return None
+        first = max(tokens, key=lambda arm: tokens[arm])
+        spent = {name: float(arm.times.first(self.shared).sum()) for name, arm in self.racing.items()}
+        return first if spent[first] == min(spent.values()) else None
+
     def arm_name(self, arm: str) -> str:
         return arm if arm == "dense" else self.method(arm).name
 
@@ -148,20 +188,27 @@ class RaceView(JobView):
     def method(self, name: str) -> MethodView:
         return self.rival if name == "rival" else self.sparse
 
-    def receive(self, event: Any) -> None:
-        # Imported late, because torch comes with it: whoever has an event to show has already loaded a model.
-        from ...race import Ended, Finished, Judging, PromptRead, Stepped
+    def measure(self) -> None:
+        """The speedups by now; of a race that is over they are the result's."""
+        for arm in self.methods:
+            if arm.result is None and (arm.speedup is None or arm.speedup.n != self.shared):
+                arm.speedup = metrics.speedup(self.dense.times, arm.times, self.shared)
 
+    def receive(self, event: Any) -> None:
         match event:
             case Stepped():
                 self._step(event)
             case PromptRead():
                 self.sparse.prompt, self.rival.prompt = event, event.rival
                 self.say("running", "Racing at equal decode time.")
+            case Priced():
+                arm = self.method(event.arm)
+                arm.agrees += event.agrees
+                arm.kl += event.kl
             case Ended():
                 self._end(event)
             case Judging():
-                self.say("judging", "Judging: both models reread the dense text.")
+                self.say("judging", "Judging what is left: both models reread the dense text.")
             case Finished():
                 self._finish(event)
             case Ready():
@@ -181,18 +228,16 @@ class RaceView(JobView):
 
     def _step(self, event: Stepped) -> None:
         arm = self.arm(event.arm)
-        arm.text += event.text
-        arm.tokens = event.index + 1
+        if event.index < arm.tokens:  # text held back until the arm ended
+            arm.pieces[event.index] += event.text
+            return
+        arm.pieces.append(event.text)
         if event.ms is not None:
-            arm.step_ms.append(event.ms)
+            arm.times.add(event.ms)
             if event.weight_bytes is not None:
                 arm.step_bytes.append(event.weight_bytes)
-            for method_view in self.methods:
-                method_view.measure()
         if event.fired is not None:
-            method = self.method(event.arm)
-            method.written.append(event.text)
-            method.fired.append(event.fired)
+            self.method(event.arm).fired.append(event.fired)
 
     def _end(self, event: Ended) -> None:
         self.arm(event.arm).ended = event.reason
@@ -200,10 +245,10 @@ class RaceView(JobView):
             self.first_end = event.arm, {name: arm.tokens for name, arm in self.racing.items()}
 
     def _finish(self, event: Finished) -> None:
+        self.measure()
         result = self.result = event.result
-        self.sparse.finish(result)
-        if result.rival is not None:
-            self.rival.finish(result.rival)
+        for arm, of_arm in zip(self.methods, result.methods, strict=True):
+            arm.result, arm.speedup = of_arm, of_arm.speedup
         if any(arm.ended == "stopped" for arm in self.racing.values()):
             self.say("stopped", self.timed_out or "Stopped.")
         else:

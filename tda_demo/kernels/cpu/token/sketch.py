@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...q4 import GROUP, RECORD, TILE
+from ...q4_sizes import GROUP, RECORD, TILE
 from ..elementwise import activate_all
 from ..layer import kernel
 from ..q4_columns import add_columns
@@ -24,7 +24,7 @@ class Sketch(NamedTuple):
 
     gate: np.ndarray  # uint8 [neurons, records, 40], as ``kernels.q4.Q4Rows``
     up: np.ndarray  # uint8 [neurons, records, 40]
-    down: np.ndarray  # uint8 [tiles, chunks, 320], as ``kernels.q4.Q4Columns``
+    down: np.ndarray  # uint8 [tiles, chunks, 640], as ``kernels.q4.Q4Columns``
     gate_error: np.ndarray  # float32 [neurons]
     up_error: np.ndarray  # float32 [neurons]
     down_error: np.ndarray  # float32 [neurons]

@@ -1,0 +1,76 @@
+"""Where numba keeps what is compiled here: in files that know their content, or else in memory.
+
+numba's own cache runs whatever its files hold, and refuses to compile where no folder can be written, as in a container
+with a read-only image. Other packages' compiled functions stay where numba puts them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from numba.core import caching
+
+from ...support.errors import UserError
+from ...support.kept import Damaged, read_kept, write_kept
+
+_HERE = Path(__file__).resolve().parent
+
+
+def keep_code_in(folder: Path, sources: Path = _HERE) -> None:
+    """From now on what is compiled of functions below ``sources`` is looked for, and kept, in ``folder``."""
+
+    class Locator(caching.UserProvidedCacheLocator):
+        def __init__(self, py_func: Any, py_file: str) -> None:
+            super().__init__(py_func, py_file)
+            self._cache_path = str(folder / self.get_suitable_cache_subpath(py_file))
+
+        @classmethod
+        def from_function(cls, py_func: Any, py_file: str) -> Any:
+            return cls(py_func, py_file) if sources in Path(py_file).resolve().parents else None
+
+        def ensure_cache_path(self) -> None:
+            with suppress(OSError):
+                os.makedirs(self._cache_path, exist_ok=True)
+
+    class CheckedFile(caching.IndexDataCacheFile):
+        @property
+        def _ours(self) -> bool:
+            return folder in Path(self._cache_path).parents
+
+        def _load_index(self) -> Any:
+            try:
+                self._check(self._index_path)
+            except OSError:
+                return {}
+            return super()._load_index()
+
+        def _load_data(self, name: str) -> Any:
+            self._check(self._data_path(name))
+            return super()._load_data(name)
+
+        def _check(self, path: str) -> None:
+            """Raises OSError where the file is not to be had, which numba takes as not compiled yet."""
+            if self._ours:
+                try:
+                    read_kept(Path(path))
+                except Damaged as error:
+                    raise OSError(str(error)) from error
+
+        @contextmanager
+        def _open_for_write(self, filepath: str) -> Iterator[Any]:
+            if not self._ours:
+                with super()._open_for_write(filepath) as file:
+                    yield file
+                return
+            content = io.BytesIO()
+            yield content
+            with suppress(UserError):  # it stays in memory
+                write_kept(Path(filepath), content.getvalue())
+
+    caching.CacheImpl._locator_classes = [Locator, *caching.CacheImpl._locator_classes]
+    caching.IndexDataCacheFile = CheckedFile  # type: ignore[misc]

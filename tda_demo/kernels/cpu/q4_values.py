@@ -1,0 +1,33 @@
+"""The values that rows of the low-bit format (``kernels.q4``) stand for, as many threads as there are cores."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+from ..q4_sizes import GROUP, RECORD
+from .q4_rows import from_half
+
+_HALF = GROUP // 2
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def decode(records, threads, out):
+    """``out`` float32 [rows, 64 * records] = the values of ``records`` uint8 [rows, records, 40].
+
+    A product and a sum each, rounded each, as anybody else would compute them.
+    """
+    rows = records.shape[0]
+    for t in prange(threads):
+        for i in range(rows * t // threads, rows * (t + 1) // threads):
+            for r in range(records.shape[1]):
+                record = records[i, r]
+                for group in range(2):
+                    place = GROUP + 2 * group
+                    scale = from_half(record[place], record[place + 1])
+                    minimum = from_half(record[place + 4], record[place + 5])
+                    first = r * RECORD + group * GROUP
+                    for k in range(_HALF):
+                        both = record[group * _HALF + k]
+                        out[i, first + k] = np.float32(both & 15) * scale + minimum
+                        out[i, first + _HALF + k] = np.float32(both >> 4) * scale + minimum

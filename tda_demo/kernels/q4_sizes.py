@@ -1,0 +1,11 @@
+"""The sizes of the low-bit format (``q4``), which its compiled loops are made for."""
+
+from __future__ import annotations
+
+GROUP = 32  # weights with one scale and one minimum
+LEVELS = 15  # a group's steps
+RECORD = 64  # columns
+RECORD_BYTES = RECORD // 2 + 8
+TILE = 32  # neurons
+TILE_BYTES = TILE * GROUP // 2 + 4 * TILE
+X_ONE = 127  # of a rounded vector's largest

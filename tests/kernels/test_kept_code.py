@@ -1,0 +1,68 @@
+"""Compiled kernels are kept in files that know their content, and run where no file can be written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+_PROGRAM = """
+import sys
+from pathlib import Path
+from tda_demo.kernels.cpu.kept_code import keep_code_in
+sources, folder = map(Path, sys.argv[1:])
+keep_code_in(folder, sources)
+sys.path.insert(0, str(sources))
+from module import double
+assert double(21) == 42
+print("loaded" if sum(double.stats.cache_hits.values()) else "compiled")
+"""
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    (tmp_path / "sources").mkdir()
+    code = "import numba\n@numba.njit(cache=True)\ndef double(x):\n    return 2 * x\n"
+    (tmp_path / "sources" / "module.py").write_text(code)
+    return tmp_path / "sources"
+
+
+def run(sources: Path, folder: Path) -> str:
+    """Whether a process of its own compiled the function, or loaded it."""
+    command = [sys.executable, "-B", "-c", _PROGRAM, str(sources), str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_what_is_compiled_once_is_loaded_and_lies_where_it_should(sources: Path, tmp_path: Path) -> None:
+    assert [run(sources, tmp_path / "kept") for _ in range(2)] == ["compiled", "loaded"]
+    assert list((tmp_path / "kept").rglob("*.nbc")) and [path.name for path in sources.iterdir()] == ["module.py"]
+
+
+@pytest.mark.parametrize("ending", ["nbc", "nbi"])
+def test_a_flipped_bit_in_it_compiles_anew_and_mends_it(sources: Path, tmp_path: Path, ending: str) -> None:
+    run(sources, tmp_path / "kept")
+    (file,) = (tmp_path / "kept").rglob(f"*.{ending}")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert [run(sources, tmp_path / "kept") for _ in range(2)] == ["compiled", "loaded"]
+
+
+def test_where_no_file_can_be_written_it_is_compiled_in_memory(sources: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert [run(sources, tmp_path / "file" / "kept") for _ in range(2)] == ["compiled", "compiled"]
+
+
+def test_a_folder_named_for_numba_s_cache_is_kept_to(tmp_path: Path) -> None:
+    program = "import numba, tda_demo.kernels.cpu; print(numba.config.CACHE_DIR)"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.strip() == str(tmp_path)

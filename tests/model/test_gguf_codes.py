@@ -1,0 +1,116 @@
+"""A GGUF file read straight into a storage format, against the ``gguf`` package's own values; no float copies."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType, dequantize
+from gguf.quants import quantize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_files import WIDTH, count_conversions, write_gguf
+from torch import nn
+
+from tda_demo.decode.choose import engine_for
+from tda_demo.kernels import q4
+from tda_demo.methods import GRIFFIN
+from tda_demo.model.loading import LoadedModel, load_model
+from tda_demo.model.precision import REFERENCE, round_weights
+from tda_demo.model.stored import StoredEmbedding, StoredLinear, stored_codes
+from tda_demo.model.weights.gguf_codes import code_by_code
+from tda_demo.support.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(tmp_path_factory.mktemp("codes") / "tiny.gguf")
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1"])
+@settings(deadline=None)  # the first example compiles
+@given(
+    rows=st.integers(1, 5),
+    groups=st.integers(1, 5),
+    seed=st.integers(0, 2**31),
+    size=st.sampled_from([1.0, 1e-6, 1e3]),
+    flat=st.booleans(),
+)
+def test_codes_stand_for_what_the_gguf_package_says(
+    kind: str, rows: int, groups: int, seed: int, size: float, flat: bool
+) -> None:
+    weight = size * np.random.default_rng(seed).standard_normal((rows, 32 * groups), dtype=np.float32)
+    if flat:  # a group of zeros, and one of equal values
+        weight[0, :32] = 0
+        weight[-1, -32:] = size
+    tensor_type = GGMLQuantizationType[kind]
+    blocks = quantize(weight, tensor_type)
+    expected = dequantize(blocks, tensor_type)
+    np.testing.assert_array_equal(q4.decode(code_by_code(blocks, kind)).numpy(), expected)
+
+
+def test_a_scale_that_is_no_number_is_refused() -> None:
+    blocks = quantize(np.ones((1, 32), np.float32), GGMLQuantizationType.Q4_0)
+    for broken in (np.float16(np.nan), np.float16(60000)):  # the second's minimum has no half
+        blocks[0, :2] = np.frombuffer(broken.tobytes(), np.uint8)
+        with pytest.raises(ValueError, match="scale"):
+            code_by_code(blocks, "Q4_0")
+
+
+def rounded(gguf: Path, precision: str) -> LoadedModel:
+    """The model by way of floats."""
+    lm = load_model(str(gguf), precision=REFERENCE, device="cpu")
+    round_weights(lm.model, precision)
+    return lm
+
+
+@pytest.mark.parametrize("precision", ["q4", "int8", "nf4"])
+def test_a_file_read_as_codes_computes_what_one_converted_to_floats_does(gguf: Path, precision: str) -> None:
+    lm, expected = load_model(str(gguf), precision=precision, device="cpu"), rounded(gguf, precision)
+    ids = torch.tensor([[3, 7, 40, 41, 90]])
+    assert torch.equal(lm.model(ids).logits, expected.model(ids).logits)
+    assert (lm.fingerprint, lm.blocks[0].d_ff) == (expected.fingerprint, expected.blocks[0].d_ff)
+    for block, other in zip(lm.blocks, expected.blocks, strict=True):
+        torch.testing.assert_close(block.output_norms, other.output_norms)
+
+
+def test_no_matrix_is_held_in_floats_and_nothing_is_converted(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversions = count_conversions(monkeypatch)
+    lm = load_model(str(gguf), precision="q4", device="cpu")
+    matrices = [module for module in lm.model.modules() if isinstance(module, nn.Linear | nn.Embedding)]
+    assert all(isinstance(module, StoredLinear | StoredEmbedding) for module in matrices)
+    assert all(parameter.dim() == 1 for parameter in lm.model.parameters())
+    assert not conversions
+    head, table = lm.model.get_output_embeddings(), lm.model.get_input_embeddings()
+    assert isinstance(head, StoredLinear) and isinstance(table, StoredEmbedding) and head.stored is table.stored
+
+
+def test_the_compiled_step_reads_the_codes_and_shares_them(gguf: Path) -> None:
+    lm, expected = load_model(str(gguf), precision="q4", device="cpu"), rounded(gguf, "q4")
+    arms, totals = [], []
+    for model in (lm, dataclasses.replace(expected, precision="q4")):
+        policy = GRIFFIN(0.5).bind(model)
+        engine = engine_for(model, policy)
+        prefill = engine.prefill([3, 7, 40, 41, 90], policy)
+        arms.append([engine.dense_arm(prefill, 4), engine.sparse_arm(prefill, 4)])
+        totals.append(engine.step_bytes.dense)
+    table_row = WIDTH * (4 - 1) - 4  # of a float32 table, and of an int8 one with its scale
+    assert totals[1] - totals[0] == table_row
+    for ours, theirs in zip(*arms, strict=True):
+        for token in (5, 60, 7):
+            torch.testing.assert_close(ours.step(token), theirs.step(token), rtol=0, atol=0)
+    neurons = arms[0][0].layout.neurons
+    held = [codes.codes for codes in stored_codes(lm.model)]
+    for array in (neurons.gate, neurons.up, neurons.down):
+        assert sum(np.shares_memory(array, codes) for codes in held) == len(lm.blocks)
+
+
+def test_a_file_cut_short_is_refused(gguf: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "short.gguf"
+    whole = gguf.read_bytes()
+    broken.write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(UserError, match=r"short\.gguf.*damaged or cut short"):
+        load_model(str(broken), precision="q4", device="cpu")

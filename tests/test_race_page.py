@@ -1,0 +1,302 @@
+"""The race tab in one look: what is in view, what moves, what answers, what stays put. In a real browser."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from browser import Visitor, launch, served_page
+from playwright.sync_api import Browser, sync_playwright
+
+QUESTION = "Why is the sky blue? Explain it in simple words."
+LONG = "Write a long story about a lighthouse keeper and the sea."
+WINDOWS = [(1440, 900), (1280, 720), (390, 844)]
+SEEN = ("text-dense", "text-sparse", "speedup", "price", "heatmap")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served_page(tmp_path_factory.mktemp("page") / "log.txt") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        running = launch(playwright)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Visitor]]:
+    visitors: list[Visitor] = []
+
+    def open_one(**options: Any) -> Visitor:
+        visitors.append(Visitor(browser, address, **options))
+        return visitors[-1]
+
+    yield open_one
+    for visitor in visitors:
+        visitor.page.close()
+        assert visitor.complaints == []
+
+
+PLACES = """names => Object.fromEntries(names.map(name => {
+    const element = document.querySelector(`[data-testid=${name}]`);
+    const box = element?.getBoundingClientRect();
+    return [name, !element?.checkVisibility() ? null : [box.left, box.top, box.right, box.bottom]];
+}))"""
+
+
+def places(visitor: Visitor, *names: str) -> dict[str, list[float] | None]:
+    return visitor.page.evaluate(PLACES, list(names))
+
+
+def assert_in_view(visitor: Visitor, width: int, height: int, *names: str) -> None:
+    assert visitor.page.evaluate("window.scrollY") == 0
+    for name, box in places(visitor, *names).items():
+        assert box is not None, f"{name} is not there"
+        left, top, right, bottom = box
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height, f"{name} is at {box}"
+
+
+@pytest.mark.parametrize(("width", "height"), WINDOWS)
+def test_all_of_a_race_is_in_one_viewport_from_run_to_the_end(
+    open_page: Callable[..., Visitor], width: int, height: int
+) -> None:
+    visitor = open_page(width=width, height=height)
+    names = SEEN if width < 700 else (*SEEN, "stop", "prompt", "run", "preview", "verdict", "history", "setting")
+    assert_in_view(visitor, width, height, *names)
+    visitor.set_new_tokens(24)
+    before = places(visitor, "heatmap", "speedup", "price", "verdict")
+    visitor.page.get_by_test_id("run").click()
+    for phase in ("running", "finished"):
+        visitor.page.wait_for_function(
+            "phase => [phase, 'judging', 'finished'].includes(document.querySelector('.stage').dataset.phase) "
+            "&& !document.querySelector('.badge').textContent",
+            arg=phase,
+            timeout=60_000,
+        )
+        assert_in_view(visitor, width, height, *SEEN, *(() if width < 700 else ("stop",)))
+    visitor.wait_for_phase("finished")
+    assert_in_view(visitor, width, height, *names)
+    after = places(visitor, "heatmap", "verdict")
+    assert {name: before[name] for name in after} == after  # one geometry
+
+
+def test_a_recorded_race_moves_before_the_model_is_there(open_page: Callable[..., Visitor]) -> None:
+    visitor = open_page(ready=False)
+    page = visitor.page
+    page.wait_for_selector(".stage")
+    assert re.match(r"Recorded: SmolLM2-135M-Instruct, int8, .+, \d{4}-\d\d-\d\d", visitor.slot("badge"))
+    early = len(visitor.text("dense"))
+    page.wait_for_function(
+        "n => document.querySelector('[data-testid=text-dense]').textContent.length > n + 40", arg=early
+    )
+    page.wait_for_function("document.querySelector('.stage').dataset.phase === 'finished'")
+    assert visitor.slot("rival.lane") == "TDA paper" and "damaged" in visitor.slot("rival.price_label")
+    assert page.input_value("#prompt textarea") == QUESTION
+
+
+def test_one_key_races_the_prompt_that_stands_there_and_the_price_comes_while_it_is_written(
+    open_page: Callable[..., Visitor],
+) -> None:
+    visitor = open_page()
+    visitor.set_new_tokens(128)
+    visitor.page.fill("#prompt textarea", "")  # what stands there in grey is raced too
+    visitor.page.press("#prompt textarea", "Enter")
+    visitor.page.wait_for_function(
+        "document.querySelector('[data-slot=price_label]').textContent.includes('so far') "
+        "&& !document.querySelector('.badge').textContent",
+        timeout=60_000,
+    )
+    assert visitor.phase == "running" and re.match(r"\d+ of \d+", visitor.slot("agreement"))
+    assert visitor.slot("speedup") or "measuring, n = " in visitor.slot("claim")
+    visitor.page.get_by_test_id("stop").click()
+    visitor.wait_for_phase("stopped")
+
+
+DRAG = """value => {
+    const setting = document.querySelector("[data-testid=setting]");
+    const [preview, row] = ["[data-testid=preview]", "[data-layer='9']"].map((name) => document.querySelector(name));
+    const told = () => preview.innerText + row.ariaValueText;
+    const before = told();
+    const begin = performance.now();
+    setting.value = value;
+    setting.dispatchEvent(new Event("input", { bubbles: true }));
+    return [before, told(), performance.now() - begin];
+}"""
+
+
+def test_a_drag_is_answered_in_the_same_frame(open_page: Callable[..., Visitor]) -> None:
+    visitor = open_page()
+    before, after, _ = visitor.page.evaluate(DRAG, 0.35)
+    assert before != after and re.search(r"MLP bytes\s*\d+ %", after) and "limit 1." in after
+    assert "expected" in after
+    visitor.page.click(".presets button:has-text('exact'):visible")
+    visitor.page.wait_for_function("document.querySelector('[data-slot=share]').textContent === '100 %'")
+    bytes_dial = visitor.page.locator("[data-dial=bytes]")
+    bytes_dial.focus()
+    for _ in range(10):
+        bytes_dial.press("ArrowLeft")
+    assert float(visitor.page.input_value("#tda-cett input[type=number]")) > 0.2
+    quality = visitor.page.locator("[data-dial=quality]")
+    quality.fill("0")
+    visitor.page.wait_for_function("document.querySelector('[data-slot=kl]').textContent === '0'")
+
+
+def test_a_result_of_other_settings_is_dimmed_and_the_strip_brings_it_back(open_page: Callable[..., Visitor]) -> None:
+    visitor = open_page()
+    page = visitor.page
+    visitor.ask(QUESTION, new_tokens=24)
+    visitor.wait_for_phase("finished")
+    assert page.get_attribute(".stage", "data-stale") == "false"
+    page.click(".presets button:has-text('paper'):visible")
+    page.wait_for_selector(".stage[data-stale=true]")
+    assert page.inner_text(".from") == "from TDA 0.7: run again"
+    page.click(".from")
+    page.wait_for_function("document.querySelectorAll('.history button').length === 2")
+    assert page.get_attribute(".stage", "data-stale") == "false" and "damaged" in visitor.slot("price_label")
+    remedy = page.locator(".remedy")
+    assert "keeps it" in remedy.inner_text()
+    text = visitor.text("sparse")
+    page.click(".history button >> nth=0")
+    page.wait_for_function("document.querySelector('#tda-cett input[type=number]').value === '0.7'")
+    assert visitor.text("sparse") != text and page.get_attribute(".stage", "data-stale") == "false"
+
+
+def test_what_is_changed_while_a_race_runs_is_said_to_be_for_the_next(open_page: Callable[..., Visitor]) -> None:
+    visitor = open_page()
+    visitor.ask(LONG, new_tokens=512)
+    visitor.wait_for_text()
+    visitor.page.evaluate(DRAG, 0.3)
+    visitor.page.wait_for_selector(".from:has-text('next race')")
+    assert visitor.page.get_attribute(".stage", "data-stale") == "false"
+    visitor.page.get_by_test_id("stop").click()
+    visitor.wait_for_phase("stopped")
+
+
+def test_rows_are_dragged_by_key_and_pointer_and_reset(open_page: Callable[..., Visitor]) -> None:
+    visitor = open_page()
+    page = visitor.page
+    page.wait_for_selector(".layer-row")
+    factor = "document.querySelectorAll('.layer-row[data-changed=true]').length"
+    row = page.locator("[data-layer='4']")
+    row.focus()
+    kept = int(row.get_attribute("aria-valuenow") or 0)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"{factor} === 1")
+    assert int(row.get_attribute("aria-valuenow") or 0) >= kept + 2
+    page.keyboard.press("Shift+ArrowDown")
+    page.keyboard.press("Shift+ArrowDown")
+    page.keyboard.press("PageUp")
+    page.wait_for_function(f"{factor} === 3")
+    page.keyboard.press("Delete")
+    page.wait_for_function(f"{factor} === 0")
+    box = page.locator("[data-layer='10']").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 10, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.up()
+    page.wait_for_function("Math.abs(document.querySelector(\"[data-layer='10']\").ariaValueNow - 50) <= 3")
+    visitor.ask(QUESTION, new_tokens=4)
+    visitor.wait_for_phase("finished")
+    page.locator("[data-layer='10']").hover()
+    assert "on your prompt" in page.inner_text(".heat .tip")
+    page.locator("[data-layer='10']").dblclick(position={"x": 3, "y": 2})
+    page.wait_for_selector(".stage[data-stale=true]")
+
+
+def test_the_heatmap_is_read_by_keyboard_and_points_at_its_token(open_page: Callable[..., Visitor]) -> None:
+    visitor = open_page()
+    page = visitor.page
+    visitor.ask(QUESTION, new_tokens=12)
+    visitor.wait_for_phase("finished")
+    canvas = page.get_by_test_id("heatmap").locator("canvas")
+    canvas.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowDown")
+    assert re.match(r"layer 1, written token 12: [\d,]+ of 1,536 fired", page.inner_text(".heat .tip"))
+    lit = "[...CSS.highlights.get('tda-token')].map(range => range.toString()).join('')"
+    assert page.evaluate(lit) and visitor.text("sparse").endswith(page.evaluate(lit).rstrip("\n"))
+    page.keyboard.press("Home")
+    assert "prompt token 1 " in page.inner_text(".heat .tip")
+    assert page.evaluate("CSS.highlights.has('tda-token')") is False
+    page.click(".heat .view")
+    assert page.inner_text("[data-scale=low]").startswith("−")
+    assert page.evaluate("document.querySelector('.map canvas').height") == 30
+
+
+HEAT_MS = """() => {
+    const root = document.querySelector(".heat").cloneNode(true);
+    document.body.appendChild(root);
+    const heat = window.tda.heat(root, () => {});
+    const counts = (length) => Uint16Array.from({ length }, (_, at) => (at * 37) % 1536);
+    const pack = (length) => btoa(String.fromCharCode(...new Uint8Array(counts(length).buffer)));
+    const value = { name: "x", d_ff: Array(30).fill(1536), hidden: 0, prompt: pack(30 * 40), low: 0, high: 0.5,
+        prompt_tokens: Array(40).fill("a"), room: 130, kept: null, columns: [], marks: "", scores: null };
+    const times = [];
+    for (let step = 0; step < 130; step++) {
+        const next = { ...value, columns: Array(step + 1).fill(pack(30)) };
+        const begin = performance.now();
+        heat.draw(next);
+        times.push(performance.now() - begin);
+    }
+    const drawn = root.querySelector(".map canvas").getContext("2d").getImageData(0, 0, 170, 30).data;
+    root.remove();
+    return [times, drawn.filter((_, at) => at % 4 === 3).every((alpha) => alpha === 255)];
+}"""
+
+
+def test_the_heatmap_draws_every_column_as_it_comes(open_page: Callable[..., Visitor]) -> None:
+    visitor = open_page(ready=False)
+    visitor.page.wait_for_selector(".stage")
+    times, filled = visitor.page.evaluate(HEAT_MS)
+    assert len(times) == 130 and filled
+
+
+SHIFTS = """() => {
+    window.shifts = [];
+    const told = ({ node }) => node?.className || node?.id || String(node);
+    const watch = (list) => list.getEntries().filter((entry) => !entry.hadRecentInput)
+        .forEach((entry) => window.shifts.push([entry.value, entry.sources.map(told)]));
+    new PerformanceObserver(watch).observe({ type: "layout-shift" });
+}"""
+
+
+@pytest.mark.parametrize(("width", "height"), WINDOWS)
+def test_nothing_shifts_during_a_race(open_page: Callable[..., Visitor], width: int, height: int) -> None:
+    visitor = open_page(width=width, height=height)
+    visitor.set_new_tokens(24)
+    visitor.page.evaluate(SHIFTS)
+    visitor.page.get_by_test_id("run").click()
+    visitor.page.wait_for_function("!document.querySelector('.badge').textContent")
+    visitor.wait_for_phase("finished")
+    shifts = visitor.page.evaluate("window.shifts")
+    assert sum(value for value, _ in shifts) <= 0.01, shifts
+
+
+def test_in_a_frame_the_stage_stands_alone(open_page: Callable[..., Visitor]) -> None:
+    visitor = open_page(query="embed=race&theme=dark&tda.cett=0.3", width=900, height=620)
+    page = visitor.page
+    assert page.evaluate("document.body.classList.contains('dark')")
+    assert not page.is_visible("#prompt") and not page.is_visible("#dial-row") and not page.is_visible(".masthead")
+    assert_in_view(visitor, 900, 620, *SEEN, "verdict")
+    assert page.input_value("#tda-cett input[type=number]") == "0.3"
+
+
+def test_a_click_answers_at_once_in_a_second_race_too(open_page: Callable[..., Visitor]) -> None:
+    visitor = open_page()
+    for _ in range(2):
+        visitor.ask(QUESTION, new_tokens=4)
+        begin = time.monotonic()
+        visitor.page.wait_for_function("document.querySelector('#stop').disabled === false")
+        visitor.wait_for_phase("finished")
+        assert time.monotonic() > begin
+    assert visitor.page.locator(".history button").count() == 2
