@@ -99,18 +99,26 @@
   };
   const dial = (target) => target.closest?.("#dials .block[id]")?.id;
 
+  // What a button folds out: the sheet of all settings lies over the race, the drawer below it.
+  const fold = (name, open) => {
+    document.documentElement.toggleAttribute(`data-${name}`, open);
+    const isOpen = document.documentElement.hasAttribute(`data-${name}`);
+    document.querySelector(`#open-${name}`)?.setAttribute("aria-expanded", isOpen);
+  };
+
   const begin = () => {
-    document.documentElement.removeAttribute("data-sheet");
-    tda.stopReplay?.();
+    fold("sheet", false);
+    tda.beginRace?.();
     tda.controls?.begin();
   };
   document.addEventListener("click", ({ target }) => {
     if (target.closest("button#run")) begin();
-    if (target.closest("#open-sheet")) document.documentElement.toggleAttribute("data-sheet");
-    else if (!target.closest("#sheet, [role=listbox], [role=option]")) document.documentElement.removeAttribute("data-sheet");
+    if (target.closest("#open-drawer")) fold("drawer");
+    if (target.closest("#open-sheet")) fold("sheet");
+    else if (!target.closest("#sheet, [role=listbox], [role=option]")) fold("sheet", false);
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") document.documentElement.removeAttribute("data-sheet");
+    if (event.key === "Escape") fold("sheet", false);
     if (event.key === "Enter" && !event.shiftKey && event.target.closest("#prompt")) begin();
   }, true);
   // A dial that is dragged is heard of at once, before gradio tells of it.

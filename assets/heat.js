@@ -135,6 +135,7 @@
       marksName.textContent = counts.promptColumns ? "same next token as dense" : "";
       if (value.marks !== marked) paintMarks();
       marked = value.marks;
+      marks.style.visibility = marked ? "" : "hidden"; // its place is known once the prompt has been read
       canvas.setAttribute("aria-label", `Neurons fired: ${counts.layers} layers by ${counts.promptColumns} prompt tokens and ${value.columns.length} written ones. Arrow keys read single cells.`);
     };
 

@@ -69,6 +69,7 @@
     let chosen = "";
 
     const draw = () => {
+      if (value && !window.Plotly) return tda.plotly().then(draw);
       figure.toggleAttribute("data-due", false);
       figure.dataset.empty = !value;
       canvas.setAttribute("aria-label", value?.summary ? `${title}: ${value.summary}` : title);
@@ -77,7 +78,6 @@
         canvas.listening = false; // listeners go with the plot
         return window.Plotly?.purge(canvas);
       }
-      if (!window.Plotly) return tda.plotly().then(draw);
       chosen = radios.find((radio) => radio.checked)?.value ?? Object.keys(value.views)[0];
       const { data, layout } = themed(value.views[chosen], getComputedStyle(figure));
       window.Plotly.react(canvas, data, { ...layout, autosize: true }, { displayModeBar: false, responsive: true, doubleClick: false });

@@ -12,6 +12,7 @@
     let rows = [];
     let from = null; // where a range began
     let dragging = false;
+    let pressed = -1; // the layer of the last press
 
     const build = (layers) => {
       rows = Array.from({ length: layers }, (_, layer) => {
@@ -97,7 +98,7 @@
     };
 
     group.addEventListener("pointerdown", (event) => {
-      const layer = layerOf(event);
+      const layer = (pressed = layerOf(event));
       if (layer < 0) return;
       const last = rows.findIndex((row) => row.tabIndex === 0);
       from = event.shiftKey ? last : null;
@@ -113,7 +114,7 @@
     });
     group.addEventListener("pointerup", () => (dragging = false));
     group.addEventListener("pointerleave", () => (tip.textContent = ""));
-    group.addEventListener("dblclick", (event) => layerOf(event) >= 0 && reset(layerOf(event)));
+    group.addEventListener("dblclick", () => pressed >= 0 && reset(pressed)); // its target is the group, which captured
     group.addEventListener("focusin", (event) => layerOf(event) >= 0 && tell(layerOf(event)));
     group.addEventListener("keydown", (event) => {
       const layer = layerOf(event);

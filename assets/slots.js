@@ -23,6 +23,7 @@
       root.dataset.loading = progress !== null;
       bar.style.width = `${100 * (progress ?? 0)}%`;
       tda.fill(root, { text });
+      if (tone === "error") tda.raceRefused?.();
     };
     draw();
     watch("value", draw);

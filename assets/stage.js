@@ -181,7 +181,16 @@
     });
     panes.sparse.box.addEventListener("pointerleave", () => heat.point(-1));
     tda.whenControls((controls) => controls.onStale(tellStale));
-    tda.stopReplay = () => stopReplay();
+    // The recorded race makes room for the one asked for at once, while everybody looks; it returns where that is refused.
+    tda.beginRace = () => {
+      stopReplay();
+      if (!shown?.replay) return;
+      const nothing = Object.fromEntries(arms.map(({ name }) => [name, { pieces: [], part: null }]));
+      const start = Object.fromEntries(arms.map(({ name }) => [name, { share: 0, mark: null }]));
+      const duel = tda.controls?.values.rival !== "dense";
+      paint({ phase: "asked", duel, slots: { lane: "Sparse", "rival.lane": "Rival" }, track: start, texts: nothing });
+    };
+    tda.raceRefused = () => root.dataset.phase === "asked" && draw();
     draw();
     watch("value", draw);
   };

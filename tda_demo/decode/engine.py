@@ -108,10 +108,11 @@ class Engine(ABC):
     def sparse_arm(self, prefill: Prefill, room: int) -> Arm:
         """The same under the prefill's plan."""
 
-    def sparse_logits(self, prefill: Prefill, tokens: list[int]) -> torch.Tensor | None:
-        """Logits [tokens, vocabulary] of the sparse arm fed ``tokens``, where its weights are not the model's own.
+    def judging_arm(self, prefill: Prefill, room: int) -> Arm | None:
+        """A sparse arm to be fed the dense arm's text, by which a race is judged step by step.
 
-        None where it computes what the model computes under the plan, which is then cheaper to have at once.
+        None where it computes what transformers computes under the plan, and not faster: passes over many tokens at
+        once then say the same.
         """
         return None
 

@@ -293,10 +293,3 @@ class Judge:
         dense_logits = dense_pass(lm, self._cache, inputs, see)[0]
         pairs = zip(passes, cett, strict=True)
         return [Judgement(dense_logits, sparse.logits[0], layers) for sparse, layers in pairs]
-
-
-def judge(engine: Engine, prefill: Prefill, tokens: list[int]) -> Judgement:
-    """Both models on ``tokens``, which follow the prompt; of an arm whose weights are its own, what it computes."""
-    judgement = Judge(engine, [prefill]).read(tokens)[0]
-    own = engine.sparse_logits(prefill, tokens)
-    return judgement if own is None else dataclasses.replace(judgement, sparse_logits=own)

@@ -41,6 +41,7 @@ class Lane:
     times: StepClock = field(default_factory=StepClock)
     step_bytes: list[int] = field(default_factory=list)
     fired: list[np.ndarray] = field(default_factory=list)
+    logits: torch.Tensor | None = None  # of the last step, until the next one
     ended: EndReason | None = None
 
     @property
@@ -64,7 +65,8 @@ class Lane:
     def advance(self) -> Iterator[Event]:
         """One timed step; what fired is counted after the clock has stopped."""
         begin = self.clock()
-        token = self.choose(self.arm.step(self.tokens[-1]))
+        self.logits = self.arm.step(self.tokens[-1])
+        token = self.choose(self.logits)
         ms = (self.clock() - begin) * 1e3
         read = self.arm.weight_bytes or 0
         self.step_ms.append(ms)

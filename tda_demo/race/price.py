@@ -1,19 +1,24 @@
-"""What a method costs, judged as the race goes: slices of the dense arm's text, between steps, off every clock."""
+"""What a method costs, judged as the race goes: both models on the dense arm's text, between steps, off every clock."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
-from ..decode.arm import Prefill
+from ..decode.arm import Arm, Prefill
 from ..decode.engine import Engine
-from ..evaluate.scoring import Judge, Judgement
+from ..evaluate.scoring import Judge
+from ..stats import metrics
 from .events import ArmName, Priced
+from .lanes import Lane
 
-_FIRST, _SLICE = 8, 16  # positions: a first word soon, then slices that are cheap to read at once
+_FIRST, _SLICE = 8, 16  # positions: a first word soon, then as many as are cheap to compare at once
+_PIECE = 128  # positions that are reread at once in the end: each piece decodes low-bit copies anew
 _SETTLE_SECONDS = 0.02
 
 
@@ -37,38 +42,108 @@ class Price:
         """Mean over the positions judged, per layer."""
         return (np.asarray(self._cett) / len(self.kl)).tolist()
 
-    def add(self, judgement: Judgement, targets: Sequence[int]) -> None:
-        """Of the next positions, which the ``targets`` follow."""
-        compared = judgement.compare(targets)
+    def add(self, compared: metrics.ForcedComparison) -> None:
+        """Of the next positions."""
         self.agrees += compared.agrees.tolist()
         self.kl += compared.kl.double().tolist()
-        self._cett = self._cett + len(targets) * np.array(judgement.cett)
+
+    def add_cett(self, cett: Sequence[float], positions: int) -> None:
+        """Per layer, the mean over so many ``positions``."""
+        self._cett = self._cett + positions * np.array(cett)
 
 
-class Pricing:
+class Pricing(ABC):
     """Judges ``prefills``, one of every method, by name, on a text that is still being written."""
 
     def __init__(self, engine: Engine, prefills: dict[ArmName, Prefill]) -> None:
         self.prices: dict[ArmName, Price] = {name: Price() for name in prefills}
         self._judge = Judge(engine, list(prefills.values()))
-        self._done = 0  # positions
+        self._told = 0  # positions
 
-    def go_on(self, tokens: Sequence[int]) -> Iterator[Priced]:
-        """The next slice of the dense text ``tokens``, if it is long enough by now."""
-        wanted = _SLICE if self._done else _FIRST
-        if len(tokens) - 1 - self._done >= wanted:
-            yield from self._read(tokens, wanted)
+    @abstractmethod
+    def go_on(self, dense: Lane) -> Iterator[Priced]:
+        """The next slice of what ``dense`` has written, if there is one by now. To be asked after its every step."""
+
+    @abstractmethod
+    def finish(self, dense: Lane) -> Iterator[Priced]:
+        """Whatever is left of it, and realised CETT."""
+
+    @property
+    def _wanted(self) -> int:
+        return _SLICE if self._told else _FIRST
+
+    def _tell(self) -> Iterator[Priced]:
+        """What the prices know more than was told."""
+        start = self._told
+        for name, price in self.prices.items():
+            self._told = len(price.kl)
+            yield Priced(name, tuple(price.agrees[start:]), tuple(price.kl[start:]))
+
+
+class SlicedPricing(Pricing):
+    """By passes of transformers over a slice at a time."""
+
+    def go_on(self, dense: Lane) -> Iterator[Priced]:
+        if len(dense.tokens) - 1 - self._told >= self._wanted:
+            yield from self._read(dense, self._wanted)
             settle()
 
-    def finish(self, tokens: Sequence[int]) -> Iterator[Priced]:
-        """Whatever is left of it."""
-        if left := len(tokens) - 1 - self._done:
-            yield from self._read(tokens, left)
+    def finish(self, dense: Lane) -> Iterator[Priced]:
+        if left := len(dense.tokens) - 1 - self._told:
+            yield from self._read(dense, left)
 
-    def _read(self, tokens: Sequence[int], count: int) -> Iterator[Priced]:
-        start, end = self._done, self._done + count
-        self._done = end
-        judgements = self._judge.read(tokens[start:end])
-        for (name, price), judgement in zip(self.prices.items(), judgements, strict=True):
-            price.add(judgement, tokens[start + 1 : end + 1])
-            yield Priced(name, tuple(price.agrees[start:end]), tuple(price.kl[start:end]))
+    def _read(self, dense: Lane, count: int) -> Iterator[Priced]:
+        begin, end = self._told, self._told + count
+        judgements = self._judge.read(dense.tokens[begin:end])
+        for price, judgement in zip(self.prices.values(), judgements, strict=True):
+            price.add(judgement.compare(dense.tokens[begin + 1 : end + 1]))
+            price.add_cett(judgement.cett, count)
+        yield from self._tell()
+
+
+class SteppedPricing(Pricing):
+    """By ``arms`` of their own, one of every method, fed what the dense arm was fed: so what is judged is what both
+    arms compute, and it costs a step more.
+    """
+
+    def __init__(self, engine: Engine, prefills: dict[ArmName, Prefill], arms: dict[ArmName, Arm]) -> None:
+        super().__init__(engine, prefills)
+        self._arms = arms
+        self._dense: list[torch.Tensor] = []  # logits [vocabulary] of the positions not told yet
+        self._sparse: dict[ArmName, list[torch.Tensor]] = {name: [] for name in arms}
+
+    def go_on(self, dense: Lane) -> Iterator[Priced]:
+        read = self._told + len(self._dense)
+        if len(dense.tokens) - 1 == read or dense.logits is None:
+            return
+        self._dense.append(dense.logits.clone())
+        for name, arm in self._arms.items():
+            self._sparse[name].append(arm.step(dense.tokens[read]).clone())
+        if len(self._dense) == self._wanted:
+            yield from self._compare(dense)
+            settle()
+
+    def finish(self, dense: Lane) -> Iterator[Priced]:
+        if self._dense:
+            yield from self._compare(dense)
+        read = dense.tokens[:-1]
+        for begin in range(0, len(read), _PIECE):
+            piece = read[begin : begin + _PIECE]
+            for price, judgement in zip(self.prices.values(), self._judge.read(piece), strict=True):
+                price.add_cett(judgement.cett, len(piece))
+
+    def _compare(self, dense: Lane) -> Iterator[Priced]:
+        logits = torch.stack(self._dense)
+        begin = self._told + 1
+        targets = torch.tensor(dense.tokens[begin : begin + len(logits)], device=logits.device)
+        for name, price in self.prices.items():
+            price.add(metrics.compare_forced(logits, torch.stack(self._sparse[name]), targets))
+            self._sparse[name].clear()
+        self._dense.clear()
+        yield from self._tell()
+
+
+def pricing_of(engine: Engine, prefills: dict[ArmName, Prefill], room: int) -> Pricing:
+    """The pricing that suits ``engine``, of texts of at most ``room`` tokens."""
+    arms = {name: arm for name, prefill in prefills.items() if (arm := engine.judging_arm(prefill, room)) is not None}
+    return SteppedPricing(engine, prefills, arms) if len(arms) == len(prefills) else SlicedPricing(engine, prefills)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, cast
@@ -19,9 +19,7 @@ import torch
 
 from ..decode.arm import Arm, Prefill
 from ..decode.choose import engine_for
-from ..decode.engine import Engine
 from ..decode.text import TextStream, decode, sampler
-from ..evaluate.scoring import Judge
 from ..methods import TDA
 from ..methods.base import Method
 from ..methods.plan import ActiveSets
@@ -34,7 +32,7 @@ from ..support.errors import UserError
 from ..support.progress import Report, silent
 from .events import ArmName, EndReason, Event, Finished, Judging, Priced, PromptRead
 from .lanes import Count, Lane, run_lanes
-from .price import Price, Pricing, settle
+from .price import Price, pricing_of, settle
 from .result import ArmResult, MethodResult, RaceQuality, RaceResult
 
 if TYPE_CHECKING:
@@ -87,16 +85,10 @@ class Contender:
             rival=rival,
         )
 
-    def quality(self, engine: Engine, dense: Lane, price: Price) -> RaceQuality | None:
+    def quality(self, dense: Lane, price: Price) -> RaceQuality | None:
         """Both models on the dense arm's text; None where it has no token after the first, which all share."""
         if len(dense.tokens) < 2:
             return None
-        # Of an arm whose weights are its own, what it computes counts; that takes steps of its own, so it comes last.
-        tokens = list(dense.tokens)
-        if (own := engine.sparse_logits(self.prefill, tokens[:-1])) is not None:
-            price = Price()
-            judged = Judge(engine, [self.prefill]).read(tokens[:-1])[0]
-            price.add(replace(judged, sparse_logits=own), tokens[1:])
         parting = metrics.divergence(dense.tokens, self.lane.tokens)
         return RaceQuality(
             agreement=fmean(price.agrees),
@@ -224,18 +216,18 @@ def race(
     lanes = [dense, *(contender.lane for contender in contenders)]
     for starting in lanes:
         yield from starting.start(prefilled.logits)
-    pricing = Pricing(engine, {other.lane.name: other.prefill for other in contenders})
+    pricing = pricing_of(engine, {other.lane.name: other.prefill for other in contenders}, room)
 
     def between() -> Iterator[Priced]:
-        return iter(()) if stop.is_set() else pricing.go_on(dense.tokens)
+        return iter(()) if stop.is_set() else pricing.go_on(dense)
 
     settle()
     first_end = yield from run_lanes(lanes, stop, between)
     qualities = [None for _ in contenders]
     if not stop.is_set():
         yield Judging()
-        yield from pricing.finish(dense.tokens)
-        qualities = [other.quality(engine, dense, pricing.prices[other.lane.name]) for other in contenders]
+        yield from pricing.finish(dense)
+        qualities = [other.quality(dense, pricing.prices[other.lane.name]) for other in contenders]
     shared = shared_steps(*(lane.times for lane in lanes))
     result, *rival_results = (
         contender.result(dense, quality, shared) for contender, quality in zip(contenders, qualities, strict=True)

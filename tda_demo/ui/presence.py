@@ -30,7 +30,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 BODY_BYTES = 256 * 1024  # all that the page's own handlers take fits many times
-GRACE_SECONDS = 1.0  # between the POST and the stream it is followed by, or between two streams of a session
+GRACE_SECONDS = 1.6  # between the POST and the stream it is followed by, or between two streams of a session
 _STUCK_SECONDS = 5.0  # a frame that its reader has not taken for so long has none
 
 _KEY = "tda_demo.listener"

@@ -19,6 +19,7 @@ from transformers import DynamicCache, LlamaConfig
 from tda_demo.decode.cpu.compiled_step import CpuStepEngine, PackedArm
 from tda_demo.kernels.formats import FORMATS
 from tda_demo.kernels.q4 import decode, decode_columns, multiply_columns
+from tda_demo.kernels.q4_sizes import TILE
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.methods.low_bit import copy_of, low_bit_rest, model_copy_of
 from tda_demo.model.configuration import activation_function
@@ -134,13 +135,13 @@ def test_packed_rests_in_use_share_no_memory_and_given_back_memory_is_used_again
     first, second = packer.pack(most), packer.pack(most)
     assert first.rest is not None and second.rest is not None
     assert not np.shares_memory(first.rest.gate, second.rest.gate)
-    assert first.rest.tiles.tolist() == [0, 5, 10] and first.rest.counts.tolist() == [70, 69, 68]
+    assert first.rest.tiles.tolist() == [0, 3, 6] and first.rest.counts.tolist() == [70, 69, 68]
     packer.take_back(first)
     third = packer.pack(fewer)
     assert third.rest is not None
     assert np.shares_memory(third.rest.gate, first.rest.gate) and np.shares_memory(third.rest.down, first.rest.down)
     left_out = (~fewer.masks[1][0]).nonzero().squeeze(1).numpy()
-    assert np.array_equal(third.rest.up[2 * 16 : 2 * 16 + 20], copy_of(lm)[1].up.records[left_out])
+    assert np.array_equal(third.rest.up[TILE : TILE + 20], copy_of(lm)[1].up.records[left_out])
 
 
 def test_a_model_s_copy_is_made_once_and_its_blocks_are_parts_of_it() -> None:
@@ -152,5 +153,5 @@ def test_a_model_s_copy_is_made_once_and_its_blocks_are_parts_of_it() -> None:
         assert np.shares_memory(copy.gate.records, whole.gate) and np.shares_memory(copy.down.tiles, whole.down)
         assert (decode(copy.gate) - block.gate.weight).norm() < 0.1 * block.gate.weight.norm()
         assert (decode_columns(copy.down) - block.down.weight).norm() < 0.1 * block.down.weight.norm()
-        assert copy.nbytes == 70 * 2 * 40 + 80 * copy.down.neuron_nbytes
+        assert copy.nbytes == 70 * 2 * 40 + 3 * TILE * copy.down.neuron_nbytes
         assert copy.neuron_nbytes == 2 * 40 + 20

@@ -97,6 +97,8 @@ class Visitor:
         if new_tokens is not None:
             self.set_new_tokens(new_tokens)
         self.page.fill("#prompt textarea", prompt)
+        # Until something new is drawn there is no phase to wait for: what stands there may be an earlier race.
+        self.page.evaluate("document.querySelector('.stage').dataset.phase = 'asked'")
         self.page.press("#prompt textarea", "Enter")
 
     def set_new_tokens(self, number: int) -> None:
@@ -135,8 +137,10 @@ class Visitor:
         return self.page.locator(f'.stage [data-slot="{name}"]').first.inner_text()
 
     def wait_for_phase(self, *phases: str, seconds: float = 60) -> None:
+        """Of a race of the visitor's own: the recorded one goes on until that begins."""
         self.page.wait_for_function(
-            "phases => phases.includes(document.querySelector('.stage').dataset.phase)",
+            "phases => { const { phase, recorded } = document.querySelector('.stage').dataset;"
+            " return recorded === 'false' && phases.includes(phase); }",
             arg=list(phases),
             timeout=1000 * seconds,
         )
@@ -145,7 +149,8 @@ class Visitor:
         self.page.wait_for_selector(f'#notice:has-text("{text}")', timeout=1000 * seconds)
 
     def wait_for_text(self) -> None:
+        """Of a race of the visitor's own."""
         self.page.wait_for_function(
-            "[...document.querySelectorAll('.pane .text')]"
+            "document.querySelector('.stage').dataset.recorded === 'false' && [...document.querySelectorAll('.pane .text')]"
             ".every(pane => !pane.checkVisibility() || pane.textContent.length > 20)"
         )

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
-from tda_demo.evaluate.scoring import judge, score_texts
+from tda_demo.evaluate.scoring import Judge, score_texts
 from tda_demo.methods import GRIFFIN, METHODS, CoreInfer, Magnitude, Method, Prior, Random
 from tda_demo.methods.base import EvidenceMethod, SequenceMethod
 from tda_demo.model.hooks import observe
@@ -69,7 +69,7 @@ def test_an_arm_computes_the_sets_of_float64_and_counts_what_it_reads(name: str,
     assert all(served.sets == [list(range(WIDTH))] * 3 for served in expected[:first])
     if method != BLENDS["griffin at every step"]:
         assert 0 < sum(map(len, expected[first].sets)) < 3 * WIDTH
-    judged = judge(engine, prefill, TOKENS)
+    judged = Judge(engine, [prefill]).read(TOKENS)[0]
     assert_all_close(judged.sparse_logits, expected)
 
 

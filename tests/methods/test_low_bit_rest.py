@@ -20,7 +20,7 @@ from tda_demo.__main__ import main
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
-from tda_demo.evaluate.scoring import judge, score_texts
+from tda_demo.evaluate.scoring import Judge, score_texts
 from tda_demo.kernels.formats import FORMATS
 from tda_demo.methods import GRIFFIN, METHODS, TDA, CoreInfer, Magnitude, Random
 from tda_demo.methods.base import SequenceMethod
@@ -78,7 +78,7 @@ def test_an_arm_computes_what_the_plan_says_and_counts_both_kinds_of_neurons(fam
     count = step_bytes(lm, policy)
     left_out = 3 * (WIDTH - 21) * (count.neurons[0].whole - rest_bytes(family))
     assert arm.weight_bytes == pytest.approx(engine.dense_arm(prefill, 1).weight_bytes - left_out, abs=1)
-    judged = judge(engine, prefill, TOKENS)
+    judged = Judge(engine, [prefill]).read(TOKENS)[0]
     assert (judged.sparse_logits - expected).norm() < close * expected.norm()
 
 

@@ -19,7 +19,7 @@ import tda_demo
 from tda_demo.calibration.sources import ANSWERS, PASSAGES, Source
 from tda_demo.calibration.thresholds import ThresholdTable, calibrate, threshold_table
 from tda_demo.decode.choose import engine_for
-from tda_demo.evaluate.scoring import judge
+from tda_demo.evaluate.scoring import Judge
 from tda_demo.methods import (
     CATS,
     GRIFFIN,
@@ -284,7 +284,7 @@ def test_all_zero_activations_give_no_nan() -> None:
     engine = engine_for(lm)
     prefill = engine.prefill(lm.prompt_ids(PROMPT), plain_tda(cett=0.2, online=True).bind(lm))
     assert engine.sparse_arm(prefill, 1).step(40).isfinite().all()
-    assert judge(engine, prefill, [40, 41]).cett == [0.0, 0.0, 0.0]
+    assert Judge(engine, [prefill]).read([40, 41])[0].cett == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(

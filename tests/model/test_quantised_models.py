@@ -15,9 +15,10 @@ from plain import plain_tda
 from tiny import tiny
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from tda_demo.decode.arm import Prefill
 from tda_demo.decode.eager import EagerEngine
+from tda_demo.decode.engine import Engine
 from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
-from tda_demo.evaluate.scoring import judge
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import KernelChoice
 from tda_demo.kernels.gpu.device import eager_runner, graph_runner
@@ -114,6 +115,13 @@ def test_with_a_method_a_quantised_model_is_patched_and_restored(tmp_path: Path)
     assert torch.equal(lm.model(**ids).logits, before)
 
 
+def assert_judged_by(engine: Engine, prefill: Prefill, logits: torch.Tensor) -> None:
+    """A race is judged by what the sparse arm computes, ``logits`` [2, vocabulary] after two tokens."""
+    arm = engine.judging_arm(prefill, 2)
+    assert arm is not None
+    torch.testing.assert_close(torch.stack([arm.step(token).clone() for token in (40, 41)]), logits)
+
+
 def test_the_captured_decoder_runs_nf4_and_judges_what_it_runs(tmp_path: Path) -> None:
     _, lm = quantised(tmp_path, "nf4")
     assert supported(lm)
@@ -125,8 +133,7 @@ def test_the_captured_decoder_runs_nf4_and_judges_what_it_runs(tmp_path: Path) -
     expected = torch.stack([masked.step(token) for token in (40, 41)])
     # The same neurons; what differs is the down projections, quantised again by neuron.
     assert 0 < mean_kl(expected, got) < 0.5
-    judgement = judge(engine, prefill, [40, 41])
-    torch.testing.assert_close(judgement.sparse_logits, got)
+    assert_judged_by(engine, prefill, got)
     assert arm.weight_bytes < engine.dense_arm(prefill, 2).weight_bytes
     assert engine.dense_arm(prefill, 2).weight_bytes < sum(p.nbytes for p in lm.model.parameters()) * 1.2
 
@@ -143,7 +150,7 @@ def test_the_decoder_runs_int8_and_skips(tmp_path: Path) -> None:
     expected = torch.stack([masked.step(token) for token in (40, 41)])
     # The same neurons and codes; what differs is that bitsandbytes rounds activations to int8.
     assert mean_kl(expected, got) < 0.01
-    torch.testing.assert_close(judge(engine, prefill, [40, 41]).sparse_logits, got)
+    assert_judged_by(engine, prefill, got)
     dense = engine.dense_arm(prefill, 2).weight_bytes
     skipped = 128 + 3 * 128 - (128 + 60 + 40) - 128  # neurons; each has three rows of 64 codes and two scales
     assert dense - arm.weight_bytes == skipped * (3 * 64 + 2 * 4) - (128 + 60 + 40) * 2 * 4

@@ -19,7 +19,6 @@ from tiny import PROMPT, tiny, tiny_tokenizer
 
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.text import TextStream
-from tda_demo.evaluate.scoring import judge
 from tda_demo.methods import GRIFFIN, TDA, Method, Random, TokenPolicy
 from tda_demo.model.feedforward import FeedForward
 from tda_demo.model.loading import LoadedModel
@@ -36,7 +35,6 @@ from tda_demo.race import (
     race,
     run_lanes,
 )
-from tda_demo.race.price import Pricing
 from tda_demo.race.recording import Recording
 from tda_demo.race.result import FirstEnd, RaceResult, summary
 from tda_demo.stats import metrics
@@ -439,24 +437,6 @@ def test_what_happens_between_steps_is_not_timed_and_its_events_come_through(lm:
     events = list(run_lanes(lanes, threading.Event(), between))
     assert sum(isinstance(event, Priced) for event in events) == 6
     assert all(lane.step_ms == pytest.approx([200.0] * 3) for lane in lanes)
-
-
-def test_slices_judge_as_the_whole_text_does() -> None:
-    """Renewed sets too, whose dense steps fall anywhere in a slice: against one pass over all positions."""
-    lm = tiny()
-    for method in (ONLINE, GRIFFIN(keep=0.5), GRIFFIN(keep=0.5, refresh=5), GRIFFIN(keep=0.5, first=4)):
-        policy = method.bind(lm)
-        engine = engine_for(lm, policy)
-        prefill = engine.prefill(lm.prompt_ids(PROMPT), policy)
-        tokens = [7 + at % 60 for at in range(30)]
-        pricing = Pricing(engine, {"sparse": prefill})
-        for written in range(1, 31):
-            list(pricing.go_on(tokens[:written]))
-        list(pricing.finish(tokens))
-        whole = judge(engine, prefill, tokens[:-1]).compare(tokens[1:])
-        price = pricing.prices["sparse"]
-        assert price.agrees == whole.agrees.tolist()
-        assert price.kl == pytest.approx(whole.kl.tolist(), abs=2e-4)
 
 
 def test_a_recording_is_the_race_again(lm: LoadedModel) -> None:

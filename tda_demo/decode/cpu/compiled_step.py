@@ -86,6 +86,9 @@ class CpuStepEngine(Engine):
         arm = PackedArm(self, plan, positions, prefill.cache)
         return arm if plan.steps is None else RefreshingArm(arm, plan, self.step_bytes)
 
+    def judging_arm(self, prefill: Prefill, room: int) -> Arm:
+        return self.sparse_arm(prefill, room)
+
     def in_place_arm(self, prefill: Prefill, room: int) -> CpuStepArm:
         """An arm that reads its active neurons wherever they lie among all, each in one piece; nothing is copied."""
         active = in_place(self.layout, prefill.active)

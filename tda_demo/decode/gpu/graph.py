@@ -151,14 +151,11 @@ class CudaGraphEngine(Engine):
         decoder = GraphDecoder(model, [], self.shared.linear, prefill.cache, _round_up(positions), self.make_runner)
         return CudaGraphArm(self._name_after(decoder), prefill, bytes_per_step(model), packing_ms)
 
-    def sparse_logits(self, prefill: Prefill, tokens: list[int]) -> torch.Tensor | None:
+    def judging_arm(self, prefill: Prefill, room: int) -> Arm | None:
         """Where down projections were quantised again, or bitsandbytes rounds activations and the kernels do not: that
-        shows only in what the sparse arm really computes.
+        shows only in what the arms really compute.
         """
-        if not (self.shared.blocks.changes or self.shared.blocks.int8):
-            return None
-        arm = self.sparse_arm(prefill, len(tokens))
-        return torch.stack([arm.step(token).clone() for token in tokens])
+        return self.sparse_arm(prefill, room) if self.shared.blocks.changes or self.shared.blocks.int8 else None
 
     def _returning(self, kind: Kind, arm: SomeArm) -> SomeArm:
         """``arm``, whose decoder comes back when it is gone."""

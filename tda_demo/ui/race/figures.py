@@ -46,6 +46,7 @@ def layer_bars(
         ],
         _layout(
             bargap=0.25,
+            hovermode="x",  # above a short bar, too
             xaxis={**_axis("layer"), "anchor": "y2", "range": [-0.7, len(d_ff) - 0.3]},
             yaxis={"domain": [0.42, 1], "range": [0, 100], "tickvals": [0, 50, 100], "gridcolor": _RULE},
             yaxis2={"domain": [0, 0.3], "range": [0, top], "nticks": 4, "gridcolor": _RULE},

@@ -32,12 +32,19 @@ def build(page: gr.Blocks, service: Service) -> None:
     shown = recorded_race()
     parts = controls(service.offers, service.limits, expectations(), shown.prompt)
     parts["stage"] = race_stage(shown.stage, elem_id="stage")
-    with gr.Accordion("Details: the machine, the active sets, downloads", open=False, elem_id="drawer"):
-        parts["machine"] = facts(value=shown.facts, elem_id="machine")
-        parts |= _plots()
-        report_buttons(service.visits, "race", _report)
+    with gr.Column(elem_id="drawer"):
+        gr.Button("Details: the machine, the active sets, downloads", size="sm", elem_id="open-drawer")
+        # Folded in by CSS and not an Accordion: gradio does not keep what it is told of a closed one's contents.
+        with gr.Column(elem_id="drawer-body"):
+            parts |= _details(service, shown.facts)
     _wire(page, service, parts)
     gr.api(_endpoint(service), api_name="race", concurrency_limit=None)
+
+
+def _details(service: Service, machine: list[list[str]]) -> Components:
+    parts: Components = {"machine": facts(value=machine, elem_id="machine"), **_plots()}
+    report_buttons(service.visits, "race", _report)
+    return parts
 
 
 def _plots() -> Components:

@@ -221,7 +221,8 @@ class RaceView(JobView):
         self.say("reading", "Reading the prompt…")
 
     def close(self) -> None:
-        self.say("stopped", "Stopped before the race began.")
+        begun = self.sparse.prompt is not None
+        self.say("stopped", "Stopped: the page was out of reach for a moment." if begun else "Stopped before it began.")
 
     def out_of_time(self, seconds: float) -> str:
         return f"Stopped: the race took {seconds:g} s, the most this page gives to one."
