@@ -151,6 +151,7 @@ class Visitor:
     def wait_for_text(self) -> None:
         """Of a race of the visitor's own."""
         self.page.wait_for_function(
-            "document.querySelector('.stage').dataset.recorded === 'false' && [...document.querySelectorAll('.pane .text')]"
+            "document.querySelector('.stage').dataset.recorded === 'false'"
+            " && [...document.querySelectorAll('.pane .text')]"
             ".every(pane => !pane.checkVisibility() || pane.textContent.length > 20)"
         )

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from tda_demo.methods import GRIFFIN, TDA, TT
+from tda_demo.methods import GRIFFIN, TDA, TT, DejaVu, Method, Random
 from tda_demo.methods.plan import ActiveSets
+from tda_demo.methods.presets import MOST_KL
 from tda_demo.race import Ended, Finished, Judging, Priced, PromptRead, Stepped
 from tda_demo.race.result import ArmResult, MethodResult, RaceQuality, RaceResult
 from tda_demo.stats.metrics import Speedup
 from tda_demo.support.progress import Progress
 from tda_demo.ui.job import TimedOut
 from tda_demo.ui.race.frame import RaceFrame
+from tda_demo.ui.race.remedy import remedy
 from tda_demo.ui.race.runs import Ready, SettingFound
 from tda_demo.ui.race.stage import facts_of, stage
 from tda_demo.ui.race.view import RaceView
@@ -150,6 +152,23 @@ def test_a_damaged_text_is_said_in_the_headline_and_a_setting_that_keeps_it_offe
     assert value["remedy"]["set"]["tda.rest"] == "4bit" and "keeps it" in value["remedy"]["label"]
     kept = after(prompt_read(), Priced("sparse", (True,) * 30, (0.0,) * 30))
     assert stage(kept)["remedy"] is None
+
+
+@pytest.mark.parametrize(
+    ("method", "moves"),
+    [
+        (GRIFFIN(keep=0.5), {"griffin.keep": 0.955}),  # the dial alone, to the nearest value of the shipped curve
+        (TDA(cett=0.2, rest="skip", scale=(2.0,) * 30), {"tda.cett": 0.7, "tda.rest": "4bit", "tda.scale": [1.0] * 30}),
+        (Random(keep=0.5), {"random.keep": 0.9775}),  # no curve of it is shipped
+        (DejaVu(), None),  # nor any preset
+    ],
+)
+def test_the_remedy_is_the_nearest_setting_that_is_expected_to_keep_the_text(method: Method, moves: Any) -> None:
+    found = remedy(method)
+    assert (found is None) == (moves is None)
+    if found is not None:
+        assert found["set"].items() >= moves.items() and len(found["set"]) >= len(moves)
+        assert float(found["label"].rpartition("KL ")[2]) <= MOST_KL
 
 
 def test_who_leads_is_told_at_equal_time() -> None:
