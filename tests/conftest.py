@@ -6,11 +6,14 @@ from pathlib import Path
 
 import gpu_device  # noqa: F401 - first of all: it decides how Triton is imported
 import pytest
+from hypothesis import settings
 from little_text import little_text, shared_cache  # noqa: F401 - fixtures
 from tiny import tiny
 
 from tda_demo.model.loading import LoadedModel
 
+settings.register_profile("no deadline", deadline=None)  # a first example may compile, and machines are slow at times
+settings.load_profile("no deadline")
 pytest.register_assert_rewrite("gpu_blocks", "gpu_step", "parity")  # an assertion there says what it saw, as in a test
 
 

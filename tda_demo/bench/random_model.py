@@ -106,7 +106,7 @@ def random_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.dev
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model = model.eval().requires_grad_(False)
-    no_tokenizer: Any = SimpleNamespace(eos_token_id=None)
+    no_tokenizer: Any = SimpleNamespace(eos_token_id=None, chat_template=None)
     return LoadedModel(
         name="random weights",
         fingerprint="",

@@ -81,9 +81,9 @@ def test_a_neuron_is_a_row_of_codes(precision: str) -> None:
 
 def test_bytes_are_those_of_codes_and_of_scales_where_there_are_any() -> None:
     sizes = {precision: encode(matrix(4, 128, 0), precision).nbytes for precision in FORMATS}
-    assert sizes == {"float32": 2048, "bfloat16": 1024, "int8": 512 + 16, "nf4": 256 + 32}
+    assert sizes == {"float32": 2048, "bfloat16": 1024, "int8": 512 + 16, "nf4": 256 + 32, "q4": 320}
     by_neuron = {precision: encode_by_neuron(matrix(128, 4, 0), precision).nbytes for precision in FORMATS}
-    assert by_neuron == {"float32": 2048, "bfloat16": 1024, "int8": 512 + 512, "nf4": 256 + 32}
+    assert by_neuron == {"float32": 2048, "bfloat16": 1024, "int8": 512 + 512, "nf4": 256 + 32, "q4": 1024}
 
 
 def test_unknown_format() -> None:

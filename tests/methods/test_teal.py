@@ -160,7 +160,7 @@ def test_thresholds_leave_out_what_was_asked_for(lm: LoadedModel) -> None:
 
 def test_a_damaged_table_is_made_anew(lm: LoadedModel, own_cache: Path) -> None:
     before = TEAL().bind(lm)
-    (path,) = (own_cache / "thresholds").iterdir()
+    (path,) = (own_cache / "thresholds").glob("*.json")
     path.write_text('[{"magnitudes": 1}]', "utf-8")
     after = TEAL().bind(lm)
     assert isinstance(before, ChannelPolicy) and isinstance(after, ChannelPolicy)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, dequantize
 from gguf.quants import quantize
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from model_files import WIDTH, count_conversions, write_gguf
 from torch import nn
@@ -31,7 +31,6 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1"])
-@settings(deadline=None)  # the first example compiles
 @given(
     rows=st.integers(1, 5),
     groups=st.integers(1, 5),

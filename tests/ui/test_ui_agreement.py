@@ -105,7 +105,7 @@ def check(view: RaceView) -> None:
         assert ("slower than dense" in said) <= (value["standing"]["sparse"] == "slower")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(TIMES, min_size=2, max_size=3))
 def test_everything_agrees_at_every_moment_of_a_race(times: list[list[float]]) -> None:
     view, _, events = race_of(*times)
@@ -115,7 +115,7 @@ def test_everything_agrees_at_every_moment_of_a_race(times: list[list[float]]) -
             check(view)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(TIMES, TIMES)
 def test_the_arm_that_is_ahead_took_less_time_for_what_both_have_written(
     dense: list[float], sparse: list[float]
