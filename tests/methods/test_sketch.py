@@ -50,5 +50,5 @@ def test_the_sketch_is_the_block_in_four_bits_and_knows_where_it_errs(family: st
 def test_the_sketch_counts_its_copies_and_errors() -> None:
     rule = rule_of(tiny(LIKE_LLAMA), "sketch")
     # Per neuron: of gate and of up a record of 64 columns, 32 of them filled up, and four kinds of error. Of down a
-    # tile of 32 outputs for every 16 neurons, 70 of them in 80 filled up.
-    assert rule.extra_bytes == 3 * (70 * (2 * 40 + 4 * 4) + 80 // 16 * 320)
+    # tile of 32 outputs for every 32 neurons, 70 of them in 96 filled up.
+    assert rule.extra_bytes == 3 * (70 * (2 * 40 + 4 * 4) + 96 // 32 * 640)

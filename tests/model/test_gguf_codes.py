@@ -70,7 +70,7 @@ def rounded(gguf: Path, precision: str) -> LoadedModel:
 def test_a_file_read_as_codes_computes_what_one_converted_to_floats_does(gguf: Path, precision: str) -> None:
     lm, expected = load_model(str(gguf), precision=precision, device="cpu"), rounded(gguf, precision)
     ids = torch.tensor([[3, 7, 40, 41, 90]])
-    assert torch.equal(lm.model(ids).logits, expected.model(ids).logits)
+    torch.testing.assert_close(lm.model(ids).logits, expected.model(ids).logits, rtol=1e-4, atol=1e-5)
     assert (lm.fingerprint, lm.blocks[0].d_ff) == (expected.fingerprint, expected.blocks[0].d_ff)
     for block, other in zip(lm.blocks, expected.blocks, strict=True):
         torch.testing.assert_close(block.output_norms, other.output_norms)
@@ -100,7 +100,7 @@ def test_the_compiled_step_reads_the_codes_and_shares_them(gguf: Path) -> None:
     assert totals[1] - totals[0] == table_row
     for ours, theirs in zip(*arms, strict=True):
         for token in (5, 60, 7):
-            torch.testing.assert_close(ours.step(token), theirs.step(token), rtol=0, atol=0)
+            torch.testing.assert_close(ours.step(token), theirs.step(token), rtol=1e-4, atol=1e-5)
     neurons = arms[0][0].layout.neurons
     held = [codes.codes for codes in stored_codes(lm.model)]
     for array in (neurons.gate, neurons.up, neurons.down):

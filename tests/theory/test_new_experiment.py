@@ -107,7 +107,7 @@ def test_the_command_line_lists_runs_and_reports_it(tmp_path: Path, capsys: pyte
     ("option", "message"),
     [
         (["--read-tokens", "1"], "read_tokens is 1; it must be a number from 2 to 64."),
-        (["--keep", "1"], "keep is 1.0; it must be a number between 0 and 1."),
+        (["--keep", "1"], "keep is 1; it must be a number between 0 and 1."),
         (["--keep", "nan"], "keep is nan"),
         (["--seed", "-1"], "seed is -1"),
     ],
@@ -118,7 +118,7 @@ def test_its_settings_are_checked(option: list[str], message: str, capsys: pytes
 
 
 def test_the_lab_offers_it_with_a_panel() -> None:
-    with gr.Blocks() as page:
+    with gr.Blocks() as page, gr.Tab():
         build(page, Service(Offers()))
     parts: dict[str, Any] = {str(part.elem_id): part for part in page.blocks.values() if getattr(part, "elem_id", None)}
     assert parts["claim-firing"].label == "Firing"

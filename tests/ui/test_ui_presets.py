@@ -1,4 +1,4 @@
-"""Preset buttons: what they say, and what the controls hold before anything is pressed."""
+"""Presets: what the controls hold before anything is pressed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tda_demo.methods import GRIFFIN, METHODS, TDA
 from tda_demo.methods.presets import Preset
 from tda_demo.ui.race import method_controls
-from tda_demo.ui.race.method_controls import preset_label, settings
+from tda_demo.ui.race.method_controls import settings
 
 FOUND = {
     TDA: [
@@ -25,14 +25,6 @@ FOUND = {
 @pytest.fixture(autouse=True)
 def presets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(method_controls, "presets_of", lambda kind: FOUND.get(kind, []))
-
-
-def test_labels_tell_the_figures_that_chose_them() -> None:
-    assert [preset_label(preset) for preset in FOUND[TDA]] == [
-        "exact",
-        "default · KL 0.12 · 1.71x",
-        "aggressive · KL 0.4 · bound 2.35x",
-    ]
 
 
 def test_controls_begin_at_the_default_preset_and_without_one_at_the_methods_defaults() -> None:
