@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Browser, Locator, Page, Playwright, Route
 
 ROOT = Path(__file__).resolve().parents[2]
+QUESTION = "Why is the sky blue? Explain it in simple words."
+LONG = "Write a long story about a lighthouse keeper and the sea."
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -155,3 +157,15 @@ class Visitor:
             " && [...document.querySelectorAll('.pane .text')]"
             ".every(pane => !pane.checkVisibility() || pane.textContent.length > 20)"
         )
+
+    def hover(self, plot: str, across: float) -> str:
+        """The tip at ``across`` (0..1) of the plot's width."""
+        canvas = self.page.locator(f"#{plot} .plot-canvas")
+        self.page.locator(f"#{plot} .plot-area").scroll_into_view_if_needed()
+        self.page.wait_for_selector(f"#{plot} .plot:not([data-due])")  # it is drawn once it is seen
+        box = canvas.bounding_box()
+        assert box is not None
+        for nudge in (0, 3):  # plotly answers to movement
+            self.page.mouse.move(box["x"] + 40 + across * (box["width"] - 50) + nudge, box["y"] + box["height"] / 2)
+        self.page.wait_for_selector(f"#{plot} .plot-tip:not([hidden])")
+        return self.page.inner_text(f"#{plot} .plot-tip")

@@ -46,7 +46,7 @@ def blocks_of(count: int = 2) -> list[Matrices]:
 
 
 def told(times: list[Time], runs: bool = False) -> Callable[[Callable[[], object]], float]:
-    """A timer that gives ``times`` one by one. Where there is no card an interpreter would run what is timed, slowly."""
+    """A timer that gives ``times`` one by one: where there is no card an interpreter would run what is timed."""
     left: Iterator[Time] = iter(times)
 
     def timer(call: Callable[[], object]) -> float:

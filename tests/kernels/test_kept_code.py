@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tda_demo.kernels.cpu.kept_code import forget_old_code
+
 ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = """
 import sys
@@ -66,3 +68,14 @@ def test_a_folder_named_for_numba_s_cache_is_kept_to(tmp_path: Path) -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, env=environment
     )
     assert done.stdout.strip() == str(tmp_path)
+
+
+def test_code_of_older_sources_makes_way(tmp_path: Path) -> None:
+    folders = [tmp_path / f"state{age}" for age in range(8)]
+    for age, folder in enumerate(folders):
+        folder.mkdir()
+        (folder / "code.nbc").write_bytes(b"x")
+        os.utime(folder, (1e9 - age, 1e9 - age))
+    forget_old_code(folders[7])  # the oldest, in use now
+    assert {folder.name for folder in tmp_path.iterdir()} == {"state0", "state1", "state2", "state7"}
+    forget_old_code(tmp_path / "none" / "yet")

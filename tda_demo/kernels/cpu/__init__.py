@@ -18,7 +18,7 @@ import numba
 from ...support.errors import UserError
 from ...support.files import cache_root
 from ...support.lazy import torch
-from .kept_code import keep_code_in
+from .kept_code import forget_old_code, keep_code_in
 
 
 def _sources() -> str:
@@ -31,7 +31,8 @@ def _sources() -> str:
 # Compiled kernels are kept per state of all sources here: numba itself would not see that a function another one calls
 # has changed in another file. A folder that the user names for numba's cache is kept to.
 _NAMED: str = numba.config.CACHE_DIR  # type: ignore[attr-defined]
-keep_code_in((Path(_NAMED) if _NAMED else cache_root() / "compiled") / _sources())
+_FOLDER = (Path(_NAMED) if _NAMED else cache_root() / "compiled") / _sources()
+keep_code_in(_FOLDER)
 
 _running = threading.RLock()
 _process: int | None = None  # whose threads they are
@@ -84,3 +85,5 @@ def _start_pool() -> None:
         ) from error
     _process = os.getpid()
     torch.set_num_threads(threads)
+    if not _NAMED:
+        forget_old_code(_FOLDER)

@@ -16,9 +16,17 @@ from typing import Any
 from numba.core import caching
 
 from ...support.errors import UserError
-from ...support.kept import Damaged, read_kept, write_kept
+from ...support.kept import Damaged, make_way, read_kept, write_kept
 
 _HERE = Path(__file__).resolve().parent
+_MOST_STATES, _MOST_BYTES = 4, 512 * 2**20  # of the sources that code is kept for
+
+
+def forget_old_code(folder: Path) -> None:
+    """``folder`` is in use: of its neighbours, code of other states of the sources, those used longest ago go."""
+    with suppress(OSError):
+        os.utime(folder)
+    make_way(folder.parent, _MOST_STATES, _MOST_BYTES)
 
 
 def keep_code_in(folder: Path, sources: Path = _HERE) -> None:

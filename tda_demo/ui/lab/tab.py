@@ -54,8 +54,8 @@ def panel(service: Service, experiment: type[Experiment], model: gr.Dropdown) ->
 def _claim(experiment: type[Experiment]) -> str:
     claim = experiment.claim
     return (
-        f'<div class="claim"><h3>Claim</h3><p>{escape(claim.statement)}</p>'
-        f"<h3>Prediction</h3><p>{escape(claim.prediction)}</p></div>"
+        f'<div class="claim"><h2>Claim</h2><p>{escape(claim.statement)}</p>'
+        f"<h2>Prediction</h2><p>{escape(claim.prediction)}</p></div>"
     )
 
 

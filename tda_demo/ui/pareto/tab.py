@@ -55,7 +55,7 @@ def _provenance() -> list[list[str]]:
 
 def _controls(offers: Offers) -> Components:
     gr.HTML(
-        '<h3 class="section-title">Measure points of your own</h3><p class="section-lead">Every value is scored on the '
+        '<h2 class="section-title">Measure points of your own</h2><p class="section-lead">Every value is scored on the '
         "project's held-out passages against the dense float32 model, and timed against the dense arm. Points appear "
         "as they are measured and stay until you leave.</p>",
         apply_default_css=False,

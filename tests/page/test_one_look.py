@@ -4,45 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-from browser import Visitor, launch, served_page
-from playwright.sync_api import Browser, sync_playwright
+from browser import LONG, QUESTION, Visitor
 
-QUESTION = "Why is the sky blue? Explain it in simple words."
-LONG = "Write a long story about a lighthouse keeper and the sea."
 WINDOWS = [(1440, 900), (1280, 720), (390, 844)]
 SEEN = ("text-dense", "text-sparse", "speedup", "price", "heatmap")
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served_page(tmp_path_factory.mktemp("page") / "log.txt") as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        running = launch(playwright)
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Visitor]]:
-    visitors: list[Visitor] = []
-
-    def open_one(**options: Any) -> Visitor:
-        visitors.append(Visitor(browser, address, **options))
-        return visitors[-1]
-
-    yield open_one
-    for visitor in visitors:
-        visitor.page.close()
-        assert visitor.complaints == []
 
 
 PLACES = """names => Object.fromEntries(names.map(name => {
