@@ -83,17 +83,18 @@
     return merged;
   };
 
-  const replay = ({ frames, seconds }, first, show) => {
+  // As if it had begun at the time `begun`; frames that are overdue are passed over.
+  const replay = ({ frames, seconds }, first, begun, show) => {
     let value = first;
     let timer = 0;
-    const step = (index, begun) => {
-      value = merge(value, frames[index].change);
+    const left = (index) => begun + 1000 * frames[index].at * seconds - performance.now();
+    const step = (index) => {
+      do value = merge(value, frames[index++].change);
+      while (index < frames.length && left(index) <= 0);
       show(value);
-      const next = frames[index + 1];
-      if (!next) return;
-      timer = setTimeout(step, Math.max(0, begun + 1000 * next.at * seconds - performance.now()), index + 1, begun);
+      if (index < frames.length) timer = setTimeout(step, left(index), index);
     };
-    step(0, performance.now());
+    step(0);
     return () => clearTimeout(timer);
   };
 
@@ -104,6 +105,7 @@
   };
 
   tda.stage = (element, props, watch) => {
+    tda.leaveEarly?.();
     const root = element.querySelector(".stage");
     const from = root.querySelector(".from");
     const remedy = root.querySelector(".remedy");
@@ -118,6 +120,7 @@
     const heat = tda.heat(root.querySelector(".heat"), (step) => lightUp(step === null ? null : panes.sparse.range(step + 1)));
     const history = tda.history(root.querySelector(".history"), (past) => show(past));
     let stopReplay = () => {};
+    let begun = (tda.replayBegan ??= performance.now()); // that of ``early.js``, where it has shown the race so far
     let shown = null;
 
     const paint = (value) => {
@@ -157,7 +160,7 @@
       const value = props.value;
       if (!value?.phase) return;
       stopReplay();
-      if (value.replay) stopReplay = replay(value.replay, value, paint);
+      if (value.replay) stopReplay = replay(value.replay, value, begun, paint);
       else show(value);
       if (value.replay) shown = value;
     };
@@ -190,7 +193,11 @@
       const duel = tda.controls?.values.rival !== "dense";
       paint({ phase: "asked", duel, slots: { lane: "Sparse", "rival.lane": "Rival" }, track: start, texts: nothing });
     };
-    tda.raceRefused = () => root.dataset.phase === "asked" && draw();
+    tda.raceRefused = () => {
+      if (root.dataset.phase !== "asked") return;
+      begun = performance.now();
+      draw();
+    };
     draw();
     watch("value", draw);
   };

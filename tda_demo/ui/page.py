@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from ..support.errors import UserError
 from ..support.files import ASSETS
 from . import lab, pareto, race
+from .early import EarlyStage
 from .presence import Presence
 from .requests import Offers
 from .service import Service
@@ -139,7 +140,7 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None) ->
             run_history=False,
             ssr_mode=False,
             share=False,
-            app_kwargs={"middleware": [Middleware(Presence)]},
+            app_kwargs={"middleware": [Middleware(Presence), Middleware(EarlyStage)]},
         )
     except OSError as error:
         raise UserError("There is no free port to serve the page at: name one with --port.") from error

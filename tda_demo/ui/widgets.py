@@ -16,6 +16,7 @@ import gradio as gr
 import plotly
 
 from ..support.files import ASSETS
+from .early import SCRIPTS as EARLY_SCRIPTS
 
 PLOTLY = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
 _NAMES = ("slots", "save", "controls", "history", "rows", "heat", "stage", "preview", "plot", "pareto", "lab")
@@ -42,7 +43,7 @@ AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_pr
 
 def serve_scripts() -> None:
     """Lets the page's own server hand out its scripts and plotly's, so that no other host is asked."""
-    gr.set_static_paths([PLOTLY, *_SCRIPTS.values()])
+    gr.set_static_paths([PLOTLY, *{*_SCRIPTS.values(), *EARLY_SCRIPTS}])
 
 
 def in_browser(event: Any, js: str, outputs: list[Any], inputs: Any = None) -> None:

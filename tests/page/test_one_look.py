@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from browser import LONG, QUESTION, Visitor
+from playwright.sync_api import Browser
 
 WINDOWS = [(1440, 900), (1280, 720), (390, 844)]
 SEEN = ("text-dense", "text-sparse", "speedup", "price", "heatmap")
@@ -224,7 +225,7 @@ HEAT_MS = """() => {
 
 def test_the_heatmap_draws_every_column_as_it_comes(open_page: Callable[..., Visitor]) -> None:
     visitor = open_page(ready=False)
-    visitor.page.wait_for_function("window.tda?.heat")
+    visitor.page.wait_for_function("window.tda?.heat && document.querySelector('.heat')")
     times, filled = visitor.page.evaluate(HEAT_MS)
     assert len(times) == 130 and filled
 
@@ -236,6 +237,26 @@ SHIFTS = """() => {
         .forEach((entry) => window.shifts.push([entry.value, entry.sources.map(told)]));
     new PerformanceObserver(watch).observe({ type: "layout-shift" });
 }"""
+
+
+@pytest.mark.parametrize(("width", "height"), WINDOWS)
+def test_the_race_is_on_before_gradio_is_and_goes_on_where_it_stands(
+    browser: Browser, address: str, width: int, height: int
+) -> None:
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.add_init_script(f"({SHIFTS})()")
+    page.goto(address, wait_until="commit")
+    page.wait_for_function("document.querySelector('#early [data-arm=dense] .text')?.textContent.length > 20")
+    place = "document.querySelector('.panes').getBoundingClientRect().toJSON()"
+    assert page.locator("gradio-app .stage").count() == 0
+    early, at = page.evaluate(place), page.evaluate("performance.now()")
+    page.wait_for_function("document.querySelector('gradio-app .stage') && !document.querySelector('#early')")
+    assert page.evaluate(place) == early
+    # The recorded race takes six seconds, whoever shows it.
+    page.wait_for_function("document.querySelector('.stage').dataset.phase === 'finished'", timeout=7000)
+    assert at < page.evaluate("performance.now()")
+    assert sum(value for value, _ in page.evaluate("window.shifts")) < 0.1
+    page.close()
 
 
 @pytest.mark.parametrize(("width", "height"), WINDOWS)
