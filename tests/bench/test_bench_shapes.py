@@ -42,6 +42,9 @@ CONFIG = LlamaConfig(
 def measured(monkeypatch: pytest.MonkeyPatch) -> ShapesTable:
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)  # it would pack anew, on a CPU only
     monkeypatch.setattr("tda_demo.bench.shapes._ROOM", 8)
+    if not CUDA:  # an interpreter takes a second a step
+        monkeypatch.setattr("tda_demo.bench.shapes.KEEPS", (0.5,))
+        monkeypatch.setattr("tda_demo.bench.shapes._KEEPS_WITH_REST", (0.5,))
 
     def engine(lm: LoadedModel) -> CudaGraphEngine:
         make = graph_runner if CUDA else eager_runner
@@ -53,7 +56,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> ShapesTable:
         DEVICE,
         dtype=torch.float32,
         context=12,
-        settings=BenchSettings(rounds=1, block=1, settle=1),
+        settings=BenchSettings(rounds=1, block=1, settle=0),
         make_engine=engine,
         copy_bytes=4096,
     )
@@ -62,11 +65,11 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> ShapesTable:
 def test_rows_of_both_precisions_and_every_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     table = measured(monkeypatch)
     found = {(row.engine, row.precision, row.keep) for row in table.rows}
-    keeps = (0.75, 0.5, 0.3)
+    keeps = (0.75, 0.5, 0.3) if CUDA else (0.5,)
     for precision in ("float32", "nf4"):
         assert {(engine, precision, 1.0) for engine in ("transformers", "dense", "MLP dense")} <= found
         assert {(engine, precision, keep) for engine in ("sparse", "MLP sparse") for keep in keeps} <= found
-    assert {("sparse, NF4 rest", "float32", keep) for keep in (0.5, 0.3)} <= found
+    assert {("sparse, NF4 rest", "float32", keep) for keep in keeps if keep < 0.75} <= found
     assert ("bitsandbytes", "nf4", 1.0) in found
     assert ("MLP vendor", "float32", 1.0) in found
     rates = {"read bandwidth": table.read_gb_per_second, "copy bandwidth": table.copy_gb_per_second}

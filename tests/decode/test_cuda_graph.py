@@ -139,8 +139,14 @@ def test_a_decoder_that_nothing_uses_is_freed_at_once(way: Way) -> None:
         gc.enable()
 
 
+def one_layer() -> LoadedModel:
+    """For what does not depend on depth: an interpreter takes its time."""
+    config = CONFIGS["llama"].to_dict() | {"num_hidden_layers": 1, "head_dim": None}
+    return on_device(of_config(LlamaConfig(**config)))
+
+
 def test_two_arms_at_once_do_not_share_memory() -> None:
-    lm = on_device(tiny())
+    lm = one_layer()
     engine = engine_of(lm)
     prefill = engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm))
     first, second, lonely = (engine.dense_arm(prefill, 4) for _ in range(3))
@@ -172,7 +178,7 @@ def test_bytes_are_all_weights_and_the_lists() -> None:
 
 
 def test_a_race_runs_on_it_and_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = on_device(tiny())
+    lm = one_layer()
     monkeypatch.setattr("tda_demo.race.run.engine_for", lambda lm, _chooser: engine_of(lm))
     *_, last = race(lm, plain_tda(cett=0.3, online=True), "w5 w9 w17 w30", RaceSettings(max_new_tokens=3))
     assert isinstance(last, Finished)

@@ -225,7 +225,7 @@ HEAT_MS = """() => {
 
 def test_the_heatmap_draws_every_column_as_it_comes(open_page: Callable[..., Visitor]) -> None:
     visitor = open_page(ready=False)
-    visitor.page.wait_for_function("window.tda?.heat && document.querySelector('.heat')")
+    visitor.page.wait_for_function("Boolean(window.tda?.heat && document.querySelector('.heat'))")
     times, filled = visitor.page.evaluate(HEAT_MS)
     assert len(times) == 130 and filled
 
