@@ -27,7 +27,8 @@ def test_a_finished_race_with_its_drawer_and_the_other_tabs(visitor: Visitor) ->
     visitor.ask(QUESTION, new_tokens=24)
     visitor.wait_for_phase("finished")
     visitor.page.click("#open-drawer")
-    visitor.page.wait_for_selector("#layer-bars .main-svg", state="attached")
+    visitor.page.locator("#layer-bars .plot-area").scroll_into_view_if_needed()
+    visitor.page.wait_for_selector("#layer-bars .main-svg")
     assert violations(visitor) == []
     for tab, drawn in (("Quality & cost", "#pareto-plot .main-svg"), ("Lab", "#root-cause-run")):
         visitor.page.click(f"#tabs button[role=tab]:has-text('{tab}')")
