@@ -15,13 +15,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .elementwise import exp, tanh
-from .rows import FAST, f32, matvec, weighted_rows
+from .rows import LOOP, f32, matvec, weighted_rows
 from .vectors import LINE, ask, constant, need_contiguous, pointer
 
 _LOWEST = f32(-3e38)
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def attend(queries, keys, values, begin, end, scale, cap, weights, outs, peaks, sums):
     """Positions begin to end of one layer, for all heads.
 
@@ -56,7 +56,7 @@ def attend(queries, keys, values, begin, end, scale, cap, weights, outs, peaks, 
             _ask_for(keys, kv + 1, begin, end)
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def combine(outs, peaks, sums, mixed):
     """The softmax over all positions from its shares [threads, heads, ...], in ``mixed`` float32 [heads, head_dim]."""
     threads, heads, head_dim = outs.shape

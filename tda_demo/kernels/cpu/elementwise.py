@@ -8,10 +8,10 @@ import numpy as np
 from numba import njit
 
 from ..activations import GELU_ERF, GELU_TANH, SILU
-from .nf4_loops import FAST, f32
+from .nf4_loops import LOOP, f32
 
 
-@njit(fastmath=FAST, nogil=True, inline="always")
+@njit(inline="always", **LOOP)
 def exp(x):
     """exp in float32 to about 1e-7."""
     scaled = min(max(x, f32(-87.0)), f32(88.0)) * f32(1.4426950408889634)
@@ -27,12 +27,12 @@ def exp(x):
     return power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@njit(fastmath=FAST, nogil=True, inline="always")
+@njit(inline="always", **LOOP)
 def tanh(x):
     return f32(1) - f32(2) / (exp(f32(2) * x) + f32(1))
 
 
-@njit(fastmath=FAST, nogil=True, inline="always")
+@njit(inline="always", **LOOP)
 def activate(x, activation):
     if activation == SILU:
         return x / (f32(1) + exp(-x))
@@ -43,7 +43,7 @@ def activate(x, activation):
     return max(x, f32(0))
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def activate_all(x, first, last, activation):
     """``x[first:last]`` in place. Each activation has a loop of its own: one that chooses inside does not vectorise."""
     if activation == SILU:

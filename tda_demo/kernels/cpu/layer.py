@@ -9,17 +9,15 @@ rows are read.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
 from numba.extending import overload
 
 from .elementwise import activate_all
-from .rows import FAST, matvec, weighted_rows
+from .rows import LOOP, matvec, weighted_rows
 from .scattered import compute
-
-_OPTIONS: Any = {"fastmath": FAST, "nogil": True}
 
 
 class Neurons(NamedTuple):
@@ -52,7 +50,7 @@ def kernel(rule_type):
     """Makes the decorated function ``mlp`` for rules of the named tuple ``rule_type``."""
 
     def register(function):
-        @overload(mlp, jit_options=_OPTIONS)
+        @overload(mlp, jit_options=LOOP)
         def for_rule(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
             ours = getattr(rule, "instance_class", None) is rule_type
             return function if ours else None
@@ -62,7 +60,7 @@ def kernel(rule_type):
     return register
 
 
-@overload(mlp, jit_options=_OPTIONS)
+@overload(mlp, jit_options=LOOP)
 def _without_rule(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     if rule not in (None, types.none):
         return None
@@ -104,7 +102,7 @@ def projection(rule_type):
     _with_projection.add(rule_type)
 
     def register(function):
-        @overload(project, jit_options=_OPTIONS)
+        @overload(project, jit_options=LOOP)
         def for_rule(rule, layer, which, codes, scale, x, first, last, out):
             ours = isinstance(rule, types.NamedTuple) and rule.instance_class is rule_type
             return function if ours else None
@@ -114,7 +112,7 @@ def projection(rule_type):
     return register
 
 
-@overload(project, jit_options=_OPTIONS)
+@overload(project, jit_options=LOOP)
 def _whole(rule, layer, which, codes, scale, x, first, last, out):
     own = isinstance(rule, types.NamedTuple) and rule.instance_class in _with_projection
     return None if own else _all_columns

@@ -13,7 +13,7 @@ from numba import get_num_threads, njit, prange
 from torch import nn
 
 from ..formats import ByNeuron, Rows, encode, encode_by_neuron
-from .rows import FAST, f32, matvec, weighted_rows
+from .rows import LOOP, f32, matvec, weighted_rows
 
 _NO_BIAS = np.empty(0, np.float32)
 
@@ -77,7 +77,7 @@ def _bias(linear: nn.Linear) -> np.ndarray:
     return _NO_BIAS if linear.bias is None else linear.bias.detach().float().numpy()
 
 
-@njit(parallel=True, fastmath=FAST, nogil=True, cache=True)
+@njit(parallel=True, cache=True, **LOOP)
 def row_product(codes, scales, bias, x, threads, out):
     """out[i] = row i times x, plus bias[i]; codes and scales as ``formats.Rows`` has them, an empty bias is none."""
     rows = codes.shape[0]
@@ -89,7 +89,7 @@ def row_product(codes, scales, bias, x, threads, out):
                 out[i] += bias[i]
 
 
-@njit(parallel=True, fastmath=FAST, nogil=True, cache=True)
+@njit(parallel=True, cache=True, **LOOP)
 def neuron_product(codes, block_scales, output_scales, bias, activations, threads, out):
     """out = the sum over neurons of activation times row, scaled, plus bias; stored as ``formats.ByNeuron`` has it.
 

@@ -32,7 +32,9 @@ from .vectors import (
     vector,
 )
 
-FAST = {"reassoc", "contract", "nsz", "arcp"}
+# How every loop is compiled. A division that raised where it is by zero, as Python's does, would keep its loop from
+# being vectorised: here it gives an infinity.
+LOOP: Any = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "nogil": True, "error_model": "numpy"}
 HAS_SHUFFLE = bool(binding.get_host_cpu_features().get("avx2"))
 
 f32 = np.float32
@@ -42,7 +44,7 @@ _UNIT, _X_UNIT = f32(1 / ONE), f32(_X_ONE)
 _LOOSE = ("contract", "reassoc")
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def quantise(x, blocks):
     """x float32 [columns] as int16 [64 * blocks], zeros at its end, and the value of one unit, float32 [blocks].
 
@@ -61,7 +63,7 @@ def quantise(x, blocks):
     return codes, units
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def _plain_row_times(codes, scales, i, x, units):
     total = f32(0)
     for b in range(scales.shape[1]):
@@ -74,7 +76,7 @@ def _plain_row_times(codes, scales, i, x, units):
     return total
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def _plain_add_row(codes, scales, i, weight, out):
     for b in range(scales.shape[1]):
         factor = weight * scales[i, b]

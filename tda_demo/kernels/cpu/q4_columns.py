@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..q4_sizes import GROUP, LEVELS, TILE, TILE_BYTES, X_ONE
-from .nf4_loops import FAST, HAS_SHUFFLE, f32
+from .nf4_loops import HAS_SHUFFLE, LOOP, f32
 from .q4_rows import from_half
 from .vectors import (
     LINE,
@@ -49,7 +49,7 @@ _LOOSE = ("contract", "reassoc")
 _Halves = ir.VectorType(ir.HalfType(), 8)
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def add_columns(tiles, first, last, activations, out):
     """out += the sum over tiles first to last of their neurons' columns times ``activations``.
 
@@ -67,7 +67,7 @@ def add_columns(tiles, first, last, activations, out):
             out[j] += base
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def plain_add_tile(tiles, tile, activations, at, sums, _weights, out):
     weights, whole = np.empty(TILE, f32), np.empty(TILE, np.int32)
     for chunk in range(tiles.shape[1]):

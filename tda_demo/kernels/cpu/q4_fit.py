@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit, prange
 
 from ..q4_sizes import GROUP, LEVELS
-from .nf4_loops import FAST, f32
+from .nf4_loops import LOOP, f32
 from .vectors import nearest
 
 _SHRINKINGS = (f32(1.0), f32(0.88))  # of a group's range; clipping its ends a little costs less than coarse steps
@@ -91,7 +91,7 @@ def _error(weights, scale, minimum, codes, values):
     return _dot(values, values)
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def _dot(one, other):
     total = f32(0)
     for k in range(len(one)):
@@ -99,7 +99,7 @@ def _dot(one, other):
     return total
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def _refit(weights, codes):
     """The scale and the minimum with the least squared error for these codes."""
     total, total_codes = f32(0), f32(0)

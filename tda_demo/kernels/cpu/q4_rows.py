@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..q4_sizes import GROUP, RECORD, RECORD_BYTES, X_ONE
-from .nf4_loops import FAST, HAS_SHUFFLE, f32
+from .nf4_loops import HAS_SHUFFLE, LOOP, f32
 from .vectors import (
     Bytes,
     Floats,
@@ -50,7 +50,7 @@ _LOOSE = ("contract", "reassoc")
 _Four, _Halves = ir.VectorType(float32, 4), ir.VectorType(ir.HalfType(), 4)
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def quantise(x, codes, factors):
     """x float32 [columns] as ``codes`` int8 [64 * records], in the order of a record's codes.
 
@@ -74,7 +74,7 @@ def quantise(x, codes, factors):
             factors[record, 2 + group] = largest / _X_ONE * f32(total)
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def matvec(records, codes, factors, first, last, out):
     """out[i - first] = row i times a quantised vector, for i from first to last."""
     quarter = (last - first) // _STREAMS
@@ -92,7 +92,7 @@ def from_half(low, high):
     return -magnitude if bits & np.uint32(0x8000) else magnitude
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def plain_row_times(records, i, _step, codes, factors, at, out):
     total = f32(0)
     for r in range(records.shape[1]):
@@ -108,7 +108,7 @@ def plain_row_times(records, i, _step, codes, factors, at, out):
     out[at] = total
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def plain_rows_times(records, i, step, codes, factors, at, out):
     for k in range(_STREAMS):
         plain_row_times(records, i + k * step, 0, codes, factors, at + k * step, out)

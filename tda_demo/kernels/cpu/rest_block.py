@@ -16,7 +16,7 @@ from ..q4_sizes import GROUP, RECORD, TILE
 from .elementwise import activate_all
 from .q4_columns import add_columns
 from .q4_rows import matvec, quantise
-from .rows import FAST, f32
+from .rows import LOOP, f32
 
 
 class RestBlock(NamedTuple):
@@ -40,7 +40,7 @@ class RestBlock(NamedTuple):
         return out
 
 
-@njit(parallel=True, fastmath=FAST, nogil=True, cache=True)
+@njit(parallel=True, cache=True, **LOOP)
 def rest_product(block, x, threads, out):
     """out = what the neurons of ``block`` contribute for x.
 

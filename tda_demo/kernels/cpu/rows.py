@@ -9,9 +9,9 @@ from numba.extending import overload
 from ..nf4 import BLOCK, ONE
 from ..q4_sizes import RECORD, RECORD_BYTES
 from . import q4_rows
-from .nf4_loops import FAST, add_row, f32, quantise, row_times
+from .nf4_loops import LOOP, add_row, f32, quantise, row_times
 
-__all__ = ["FAST", "f32", "matvec", "pick", "weighted_rows"]
+__all__ = ["LOOP", "f32", "matvec", "pick", "weighted_rows"]
 
 
 def matvec(codes, scales, x, chosen, first, last, out):
@@ -37,14 +37,14 @@ def _compiled_pick(chosen, i):
     return (lambda chosen, i: i) if chosen in (None, types.none) else (lambda chosen, i: chosen[i])
 
 
-@overload(matvec, jit_options={"fastmath": FAST, "nogil": True})
+@overload(matvec, jit_options=LOOP)
 def _matvec(codes, scales, x, chosen, first, last, out):
     if codes.dtype == types.uint32:
         return _q4_matvec if chosen in (None, types.none) else _q4_matvec_of_chosen
     return _nf4_matvec if codes.dtype == types.uint8 else _plain_matvec
 
 
-@overload(weighted_rows, jit_options={"fastmath": FAST, "nogil": True})
+@overload(weighted_rows, jit_options=LOOP)
 def _weighted_rows(codes, block_scales, weights, chosen, first, last, out):
     return _nf4_weighted_rows if codes.dtype == types.uint8 else _plain_weighted_rows
 

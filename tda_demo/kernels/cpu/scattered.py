@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from .elementwise import activate, activate_all
-from .rows import FAST, f32, matvec, weighted_rows
+from .rows import LOOP, f32, matvec, weighted_rows
 from .vectors import LINE, Floats, ask, constant, external, float32, int8, int16, int32, need_contiguous, spread
 
 _AHEAD = 2  # neurons
@@ -32,7 +32,7 @@ def compute(neurons, x, chosen, first, last, activation, up, activations, out):
     raise NotImplementedError("only inside compiled code")
 
 
-@overload(compute, jit_options={"fastmath": FAST, "nogil": True})
+@overload(compute, jit_options=LOOP)
 def _compute(neurons, x, chosen, first, last, activation, up, activations, out):
     return _by_matrix if neurons.types[0].dtype in (types.uint8, types.uint32) else _by_record
 

@@ -15,7 +15,7 @@ from numba import njit, prange
 from .attention import attend, combine
 from .elementwise import tanh
 from .layer import OUT, QKV, mlp, project
-from .rows import FAST, f32, matvec
+from .rows import LOOP, f32, matvec
 
 
 class Shape(NamedTuple):
@@ -67,7 +67,7 @@ class Active(NamedTuple):
     chosen: np.ndarray | None  # int64 [places], ascending within a layer
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def _rms_norm(x, weight, epsilon, out):
     total = f32(0)
     for j in range(x.shape[0]):
@@ -77,7 +77,7 @@ def _rms_norm(x, weight, epsilon, out):
         out[j] = x[j] * factor * weight[j]
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def _rotate(head, cosine, sine):
     """Rotary embedding of one head in place: pairs (j, j + half), what lies beyond them unchanged."""
     half = cosine.shape[0]
@@ -87,7 +87,7 @@ def _rotate(head, cosine, sine):
         head[j + half] = b * cosine[j] + a * sine[j]
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def _add(x, update, weight, epsilon, normalise):
     """x += update, normalised first where the family has output norms."""
     if normalise:
@@ -96,7 +96,7 @@ def _add(x, update, weight, epsilon, normalise):
         x[j] += update[j]
 
 
-@njit(parallel=True, fastmath=FAST, nogil=True, cache=True)
+@njit(parallel=True, cache=True, **LOOP)
 def step(
     x,
     position,

@@ -15,7 +15,7 @@ from numba import njit
 
 from ..elementwise import activate_all
 from ..layer import QKV, kernel, projection
-from ..rows import FAST, _widen, f32, weighted_rows
+from ..rows import LOOP, _widen, f32, weighted_rows
 
 
 class Channels(NamedTuple):
@@ -31,7 +31,7 @@ class Channels(NamedTuple):
     counts: np.ndarray  # int64 [layers, 6], written: channels read, down's aside
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def _columns(codes, x, limit, begin, out):
     """out = the sum over channels with |x_i| > limit of x_i times row i, its columns from ``begin`` on.
 
@@ -64,7 +64,7 @@ def _columns(codes, x, limit, begin, out):
     return count
 
 
-@njit(fastmath=FAST, nogil=True)
+@njit(**LOOP)
 def _stretch(rule, matrix, codes, layer, x, offset, first, last, out):
     """The part of outputs first to last that a matrix gives whose first output is ``offset``."""
     width, limit = codes.shape[3], rule.limits[layer, matrix]
