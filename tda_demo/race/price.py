@@ -145,5 +145,9 @@ class SteppedPricing(Pricing):
 
 def pricing_of(engine: Engine, prefills: dict[ArmName, Prefill], room: int) -> Pricing:
     """The pricing that suits ``engine``, of texts of at most ``room`` tokens."""
-    arms = {name: arm for name, prefill in prefills.items() if (arm := engine.judging_arm(prefill, room)) is not None}
-    return SteppedPricing(engine, prefills, arms) if len(arms) == len(prefills) else SlicedPricing(engine, prefills)
+    arms: dict[ArmName, Arm] = {}
+    for name, prefill in prefills.items():
+        if (arm := engine.judging_arm(prefill, room)) is None:
+            return SlicedPricing(engine, prefills)
+        arms[name] = arm
+    return SteppedPricing(engine, prefills, arms)
