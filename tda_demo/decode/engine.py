@@ -41,6 +41,11 @@ class Engine(ABC):
         """The weight bytes that its arms read."""
         return self._count_bytes()
 
+    @property
+    def fewer_bits(self) -> dict[str, int]:
+        """By nearly exact precisions that this engine could run instead: the fewer bytes a dense step reads in them."""
+        return {}
+
     @abstractmethod
     def _count_bytes(self) -> StepBytes:
         """``step_bytes``, counted once."""

@@ -21,7 +21,7 @@ from torch import nn
 from ..kernels.formats import format_of
 from ..methods.plan import StepTraits
 from ..model.feedforward import FeedForward
-from ..model.precision import head_format
+from ..model.precision import NEARLY_EXACT, head_format
 from ..model.stored import StoredEmbedding
 from .shared_model import modules_of_a_step
 
@@ -141,7 +141,7 @@ def stored_bytes(lm: LoadedModel, *, runs_kernels: bool) -> StepBytes:
     """Where the compiled kernels of a CPU read the weights, in their formats."""
     counts = _stored.setdefault(lm.model, {})
     if lm.precision not in counts:
-        counts[lm.precision] = _count_stored(lm)
+        counts[lm.precision] = _count_stored(lm, lm.precision)
     dense, neurons = counts[lm.precision]
     return StepBytes(dense, neurons, _widths(lm), (True,) * len(lm.blocks), runs_kernels)
 
@@ -149,25 +149,32 @@ def stored_bytes(lm: LoadedModel, *, runs_kernels: bool) -> StepBytes:
 _stored: WeakKeyDictionary[Any, dict[str, tuple[int, tuple[NeuronBytes, ...]]]] = WeakKeyDictionary()  # by precision
 
 
-def _count_stored(lm: LoadedModel) -> tuple[int, tuple[NeuronBytes, ...]]:
+def fewer_stored_bytes(lm: LoadedModel) -> dict[str, int]:
+    """What a dense step of the compiled kernels would read in nearly exact precisions, where it is less than now."""
+    now = _count_stored(lm, lm.precision)[0]
+    others = {name: _count_stored(lm, name)[0] for name in NEARLY_EXACT}
+    return {name: read for name, read in others.items() if read < now}
+
+
+def _count_stored(lm: LoadedModel, precision: str) -> tuple[int, tuple[NeuronBytes, ...]]:
     """Of a dense step, and of a neuron of every layer."""
     dense = 0
     downs = {block.down for block in lm.blocks}
     head = lm.model.get_output_embeddings()
     for _, module in modules_of_a_step(lm):
         if module in downs:
-            dense += _stored_down(cast(nn.Linear, module), lm.precision)
+            dense += _stored_down(cast(nn.Linear, module), precision)
         elif isinstance(module, nn.Linear):
-            dense += _stored_rows(module, head_format(lm.precision) if module is head else lm.precision)
+            dense += _stored_rows(module, head_format(precision) if module is head else precision)
         elif isinstance(module, nn.Embedding):
             dense += _table_row(module)
         else:
             dense += sum(parameter.nbytes for parameter in module.parameters(recurse=False))
 
     def rows(linear: nn.Linear) -> float:
-        return _stored_rows(linear, lm.precision)
+        return _stored_rows(linear, precision)
 
-    column = format_of(lm.precision).column_bytes(lm.model.config.get_text_config().hidden_size)
+    column = format_of(precision).column_bytes(lm.model.config.get_text_config().hidden_size)
     return dense, tuple(_neuron(block, rows, column) for block in lm.blocks)
 
 

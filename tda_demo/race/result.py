@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -85,6 +85,7 @@ class RaceResult:
 
     Speeds are of the positions that all arms have written. ``first_end`` is None where a race was stopped, or an arm
     ended without a step. ``speedup_over_rival`` is the rival's time / the method's, as ``speedup`` is the dense arm's.
+    ``fewer_bits``: what a dense step would read in nearly exact precisions of fewer bytes, by name; nothing ran in them.
     """
 
     model: str
@@ -106,6 +107,7 @@ class RaceResult:
     first_end: FirstEnd | None = None
     rival: MethodResult | None = None
     speedup_over_rival: Speedup | None = None
+    fewer_bits: dict[str, int] = field(default_factory=dict)
 
     @property
     def methods(self) -> list[RaceResult | MethodResult]:
@@ -148,7 +150,7 @@ def summary(result: RaceResult) -> str:
         lines.append(f"\n[{name}: {arm.tokens} tokens, {rate}, prompt {arm.prefill_ms:.0f} ms]\n{arm.text}")
     lines.append("")
     if result.rival is None:
-        return "\n".join([*lines, *_figures(result)])
+        return "\n".join([*lines, *_figures(result), *filter(None, [fewer_bits(result)])])
     for of_method in result.methods:
         settings = ", ".join(f"{name}={value}" for name, value in of_method.settings.items())
         lines += [f"{of_method.method} ({settings}), against dense:", *(f"  {line}" for line in _figures(of_method))]
@@ -169,6 +171,15 @@ def against_control(result: RaceResult, named: Callable[[str], str] = str) -> st
     read, control_read = (raced.sparse.weight_bytes for raced in (method, control))
     kl, control_kl = (raced.quality and raced.quality.kl for raced in (method, control))
     return against(named(method.method), read, kl, named(control.method), control_read, control_kl)
+
+
+def fewer_bits(result: RaceResult) -> str:
+    """What storing the weights in fewer bits would save without any method, in one sentence; empty where nothing."""
+    if not result.fewer_bits or result.dense.weight_bytes is None:
+        return ""
+    others = " and ".join(f"{read / 1e6:.0f} MB in {name}" for name, read in result.fewer_bits.items())
+    arms = [f"{name} {arm.weight_bytes / 1e6:.0f} MB" for name, arm in result.arms if arm.weight_bytes is not None]
+    return f"Without any method a dense step would read {others}; in {result.precision} {', '.join(arms)}"
 
 
 def _figures(result: RaceResult | MethodResult) -> list[str]:

@@ -243,6 +243,7 @@ def race(
             environment=describe(lm.device, lm.precision) | ({"ignored": lm.ignored} if lm.ignored else {}),
             **vars(result),
             first_end=first_end,
+            fewer_bits=engine.fewer_bits,
             rival=rival_results[0] if rival_results else None,
             speedup_over_rival=metrics.speedup(rivals[0].lane.times, first.lane.times, shared) if rivals else None,
         )

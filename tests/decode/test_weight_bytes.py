@@ -111,3 +111,13 @@ def test_one_model_in_two_precisions_is_counted_in_each() -> None:
     lm = tiny()
     wide, narrow = (step_bytes(dataclasses.replace(lm, precision=precision)) for precision in ("float32", "int8"))
     assert narrow.dense < wide.dense / 3 and narrow.mlp < wide.mlp / 3
+
+
+def test_what_fewer_bits_would_read_is_what_a_model_stored_in_them_reads() -> None:
+    lm = tiny()
+    told = engine_for(lm).fewer_bits
+    assert told == {name: engine_for(stored(tiny(), name)).step_bytes.dense for name in ("int8", "q4")}
+    assert (
+        set(engine_for(stored(tiny(), "int8")).fewer_bits) <= {"q4"} and not engine_for(stored(tiny(), "q4")).fewer_bits
+    )
+    assert EagerEngine(lm).fewer_bits == {}

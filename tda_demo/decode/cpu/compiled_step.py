@@ -20,7 +20,7 @@ from ...methods.token import StepUse, TokenPolicy
 from ...support.progress import Progress, Report, silent
 from ..arm import Arm, Prefill, RefreshingArm
 from ..engine import Engine
-from ..weight_bytes import StepBytes, stored_bytes
+from ..weight_bytes import StepBytes, fewer_stored_bytes, stored_bytes
 from .layout import Layout, read_layout, rope_tables
 from .packing import PackedNeurons, Packer, in_place
 
@@ -54,6 +54,10 @@ class CpuStepEngine(Engine):
 
     def _count_bytes(self) -> StepBytes:
         return stored_bytes(self.lm, runs_kernels=True)
+
+    @property
+    def fewer_bits(self) -> dict[str, int]:
+        return fewer_stored_bytes(self.lm)
 
     def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
         super().warm_up(report, policy)

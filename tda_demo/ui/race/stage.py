@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...methods import METHODS, Method
-from ...race.result import against_control
+from ...race.result import against_control, fewer_bits
 from ...stats import metrics
 from .. import wording
 from .heat import heat
@@ -81,6 +81,8 @@ def facts_of(view: RaceView) -> list[list[str]]:
             ["left out", f"{slots['sparsity']} {slots['sparsity_of']}"],
             ["prompt time", f"{slots['prompt']} ({slots['prompt_parts']})"],
         ]
+    if view.result is not None and (plain := fewer_bits(view.result)):
+        facts.append(["fewer bits instead", f"{plain}."])
     return facts + ([["in words", details]] if (details := _details(view)) else [])
 
 
