@@ -85,7 +85,7 @@ class RaceResult:
 
     Speeds are of the positions that all arms have written. ``first_end`` is None where a race was stopped, or an arm
     ended without a step. ``speedup_over_rival`` is the rival's time / the method's, as ``speedup`` is the dense arm's.
-    ``fewer_bits``: what a dense step would read in nearly exact precisions of fewer bytes, by name; nothing ran in them.
+    ``fewer_bits``: what a dense step would read in nearly exact precisions of fewer bytes, by name; none was raced.
     """
 
     model: str
