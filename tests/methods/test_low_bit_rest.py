@@ -21,7 +21,6 @@ from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate.result import quality
 from tda_demo.evaluate.scoring import Judge, score_texts
-from tda_demo.kernels.formats import FORMATS
 from tda_demo.methods import GRIFFIN, METHODS, TDA, CoreInfer, Magnitude, Random
 from tda_demo.methods.base import SequenceMethod
 from tda_demo.model.loading import LoadedModel
@@ -62,7 +61,7 @@ def test_every_sequence_level_method_has_it() -> None:
     assert kinds == {*SPARSE, "prior"}  # which is measured on answers and keeps as fixed a set as magnitude
 
 
-@pytest.mark.parametrize("precision", FORMATS)
+@pytest.mark.parametrize("precision", ["float32", "int8", "q4"])  # a rest does not look at the format
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_arm_computes_what_the_plan_says_and_counts_both_kinds_of_neurons(family: str, precision: str) -> None:
     lm = stored(tiny(family), precision)
