@@ -9,6 +9,7 @@ from ..methods.base import Method, SequenceMethod
 from ..stats.metrics import LEAST_SHOWN, Speedup
 from ..support.progress import Progress
 
+_ALLOWED = 1.02  # of the speed limit: timing is not exact
 NONE = "–"
 _SUFFIXES = {1: "st", 2: "nd", 3: "rd"}
 _ENDINGS = {
@@ -104,8 +105,13 @@ def interval(speedup: Speedup) -> str:
 
 
 def sureness(speedup: Speedup | None, bound: float | None) -> str:
-    """What stands under the headline: how sure it is, and what the bytes allow."""
+    """What stands under the headline: how sure it is, and what the bytes allow.
+
+    More than they allow was not gained by reading less: something else took time from the dense arm's steps.
+    """
     limit = "" if bound is None else f"limit {times(bound)}"
+    if bound is not None and speedup is not None and speedup.ratio > _ALLOWED * bound:
+        limit = f"above the limit of {times(bound)}: disturbed"
     if speedup is None or not speedup.settled:
         return limit
     capped = f", {speedup.capped} capped" if speedup.capped else ""

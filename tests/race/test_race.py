@@ -413,7 +413,7 @@ def test_json_is_plain_and_has_what_is_documented(lm: LoadedModel) -> None:
     told = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert told.keys() == {
         "model", "device", "precision", "engine", "method", "settings", "prompt_tokens", "arms", "speedup",
-        "byte_bound", "efficiency", "sparsity", "quality", "environment", "note", "first_end",
+        "byte_bound", "efficiency", "sparsity", "quality", "environment", "note", "first_end", "fewer_bits",
     }  # fmt: skip
     assert told["arms"].keys() == {"dense", "sparse"}
     assert {"text", "tokens", "step_ms", "prefill_ms", "tokens_per_second"} <= told["arms"]["dense"].keys()

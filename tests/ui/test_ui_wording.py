@@ -104,3 +104,9 @@ def test_when_a_method_chooses() -> None:
     assert wording.chosen(GRIFFIN(first=16)) == "one set, after 16 dense tokens"
     assert wording.chosen(GRIFFIN(refresh=8)) == "a set from the prompt, a new one every 8 tokens"
     assert wording.chosen(CATS()) == "a new set at every token"
+
+
+def test_more_than_the_bytes_allow_is_said_to_be_disturbed() -> None:
+    assert wording.sureness(FAST, 1.25) == "1.10–1.30 (95 %) · limit 1.25× · n = 50"
+    assert wording.sureness(FAST, 1.15) == "1.10–1.30 (95 %) · above the limit of 1.15×: disturbed · n = 50"
+    assert wording.sureness(None, 1.25) == "limit 1.25×"
