@@ -62,7 +62,7 @@ class Pricing(ABC):
 
     @abstractmethod
     def go_on(self, dense: Lane) -> Iterator[Priced]:
-        """The next slice of what ``dense`` has written, if there is one by now. To be asked after its every step."""
+        """The next slice of what ``dense`` has written, if there is one by now. To be asked after every arm's step."""
 
     @abstractmethod
     def finish(self, dense: Lane) -> Iterator[Priced]:
@@ -104,6 +104,9 @@ class SlicedPricing(Pricing):
 class SteppedPricing(Pricing):
     """By ``arms`` of their own, one of every method, fed what the dense arm was fed: so what is judged is what both
     arms compute, and it costs a step more.
+
+    It is taken after another arm's step than dense's: what fired is counted there, in Python, and whatever else the
+    process has to do meanwhile runs beside the step that comes next. That must not be dense's every time.
     """
 
     def __init__(self, engine: Engine, prefills: dict[ArmName, Prefill], arms: dict[ArmName, Arm]) -> None:
@@ -113,17 +116,30 @@ class SteppedPricing(Pricing):
         self._sparse: dict[ArmName, list[torch.Tensor]] = {name: [] for name in arms}
 
     def go_on(self, dense: Lane) -> Iterator[Priced]:
-        read = self._told + len(self._dense)
-        if len(dense.tokens) - 1 == read or dense.logits is None:
-            return
-        self._dense.append(dense.logits.clone())
-        for name, arm in self._arms.items():
-            self._sparse[name].append(arm.step(dense.tokens[read]).clone())
-        if len(self._dense) == self._wanted:
+        stepped = len(dense.tokens) - 1 > self._told + len(self._dense)
+        if stepped and dense.logits is not None:
+            self._dense.append(dense.logits.clone())
+        if not stepped or len(self._dense) - self._judged > 1:  # dense goes on alone
+            self._judge_next(dense)
+        if self._judged >= self._wanted:
             yield from self._compare(dense)
             settle()
 
+    @property
+    def _judged(self) -> int:
+        """Positions not told yet that have been judged."""
+        return min(map(len, self._sparse.values()))
+
+    def _judge_next(self, dense: Lane) -> None:
+        if self._judged == len(self._dense):
+            return
+        token = dense.tokens[self._told + self._judged]
+        for name, arm in self._arms.items():
+            self._sparse[name].append(arm.step(token).clone())
+
     def finish(self, dense: Lane) -> Iterator[Priced]:
+        while self._judged < len(self._dense):
+            self._judge_next(dense)
         if self._dense:
             yield from self._compare(dense)
         read = dense.tokens[:-1]
@@ -133,13 +149,13 @@ class SteppedPricing(Pricing):
                 price.add_cett(judgement.cett, len(piece))
 
     def _compare(self, dense: Lane) -> Iterator[Priced]:
-        logits = torch.stack(self._dense)
+        logits = torch.stack(self._dense[: self._judged])
         begin = self._told + 1
         targets = torch.tensor(dense.tokens[begin : begin + len(logits)], device=logits.device)
         for name, price in self.prices.items():
             price.add(metrics.compare_forced(logits, torch.stack(self._sparse[name]), targets))
             self._sparse[name].clear()
-        self._dense.clear()
+        del self._dense[: len(logits)]
         yield from self._tell()
 
 
