@@ -16,10 +16,11 @@ _PROGRAM = """
 import sys
 from pathlib import Path
 from tda_demo.kernels.cpu.kept_code import keep_code_in
-sources, folder = map(Path, sys.argv[1:])
+sources, folder = map(Path, sys.argv[1:3])
 keep_code_in(folder, sources)
 sys.path.insert(0, str(sources))
 from module import double
+exec(sys.argv[3])
 assert double(21) == 42
 print("loaded" if sum(double.stats.cache_hits.values()) else "compiled")
 """
@@ -28,14 +29,14 @@ print("loaded" if sum(double.stats.cache_hits.values()) else "compiled")
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
     (tmp_path / "sources").mkdir()
-    code = "import numba\n@numba.njit(cache=True)\ndef double(x):\n    return 2 * x\n"
+    code = "import numba\n@numba.njit(cache=True)\ndef double(x):\n    return x + x\n"
     (tmp_path / "sources" / "module.py").write_text(code)
     return tmp_path / "sources"
 
 
-def run(sources: Path, folder: Path) -> str:
-    """Whether a process of its own compiled the function, or loaded it."""
-    command = [sys.executable, "-B", "-c", _PROGRAM, str(sources), str(folder)]
+def run(sources: Path, folder: Path, before: str = "") -> str:
+    """Whether a process of its own compiled the function, or loaded it; ``before`` that it runs a line."""
+    command = [sys.executable, "-B", "-c", _PROGRAM, str(sources), str(folder), before]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ})
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -53,6 +54,13 @@ def test_a_flipped_bit_in_it_compiles_anew_and_mends_it(sources: Path, tmp_path:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
+    assert [run(sources, tmp_path / "kept") for _ in range(2)] == ["compiled", "loaded"]
+
+
+def test_code_kept_for_types_that_a_program_has_not_is_as_if_it_were_not_there(sources: Path, tmp_path: Path) -> None:
+    (sources / "pairs.py").write_text("from typing import NamedTuple\nclass Pair(NamedTuple):\n    one: int\n")
+    run(sources, tmp_path / "kept", "from pairs import Pair; double(Pair(1))")
+    (sources / "pairs.py").unlink()
     assert [run(sources, tmp_path / "kept") for _ in range(2)] == ["compiled", "loaded"]
 
 

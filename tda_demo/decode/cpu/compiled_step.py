@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from numba import threading_layer
 
-from ...kernels.cpu import cores
+from ...kernels.cpu import cores, most_threads
 from ...kernels.cpu import step as cpu
+from ...kernels.cpu.launch import Together
 from ...kernels.cpu.layer import Neurons
 from ...methods.plan import ActiveSets, Plan, StepTraits
 from ...methods.policy import Policy
 from ...methods.sequence import SequencePolicy
 from ...methods.token import StepUse, TokenPolicy
+from ...support.errors import UserError
 from ...support.progress import Progress, Report, silent
 from ..arm import Arm, Prefill, RefreshingArm
 from ..engine import Engine
@@ -27,6 +30,8 @@ from .packing import PackedNeurons, Packer, in_place
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
+
+_TRIES = 3  # of a step whose threads did not meet, as on a machine that is very busy
 
 _packers: weakref.WeakKeyDictionary[PreTrainedModel, Packer] = weakref.WeakKeyDictionary()
 # What has run once on a model: the step of these kinds of policy or rest, and without one (None).
@@ -109,6 +114,8 @@ def _step_of(policy: Policy | None) -> type | None:
 class CpuStepArm:
     """The decoder's arrays, some of its neurons, and a float32 KV cache for ``positions`` tokens."""
 
+    _take: Together | None
+
     def __init__(
         self,
         engine: CpuStepEngine,
@@ -127,7 +134,8 @@ class CpuStepArm:
         self.step_bytes = engine.step_bytes
         self._use(active)
         self.embed = lm.model.get_input_embeddings()  # Gemma's scales what it gives, too
-        self.threads = torch.get_num_threads()
+        self.threads = min(torch.get_num_threads(), most_threads())
+        self._position, self._embedding = np.zeros(1, np.int64), np.empty(len(layout.shared.final_norm), np.float32)
         self._computed = np.zeros((len(lm.blocks), self.threads), np.int64)
         self.cosines, self.sines = rope_tables(lm.model, positions)
         shape, layers = layout.shape, len(layout.shared.window)
@@ -143,32 +151,46 @@ class CpuStepArm:
     def _use(self, active: cpu.Active) -> None:
         self.active = active
         self.fired = np.empty(active.first[-1], np.float32)
+        self._take = None  # until the next step, which finds the arrays it is to use
 
     @torch.inference_mode()
     def step(self, token: int) -> torch.Tensor:
         if self.position == self.keys.shape[2]:  # compiled code would write beyond the cache
             raise IndexError(f"this arm was made for {self.position} tokens, and has had them")
-        embedding = self.embed(torch.tensor([token]))[0].numpy().copy()  # the step overwrites it
+        self._position[0] = self.position
+        self._embedding[:] = self.embed(torch.tensor([token]))[0].numpy()
         with cores(self.threads):
-            cpu.step(
-                embedding,
-                self.position,
-                self.threads,
-                self.layout.shape,
-                self.layout.shared,
-                self.neurons,
-                self.active,
-                self.kernel,
-                self.cosines,
-                self.sines,
-                self.keys,
-                self.values,
-                self.fired,
-                self._computed,
-                self.logits,
-            )
+            take = self._take or self._prepare()
+            if not any(take() for _ in range(_TRIES)):
+                raise UserError(
+                    f"numba's threading layer '{threading_layer()}' does not run {self.threads} threads at once here: "
+                    "unset NUMBA_THREADING_LAYER, or set OMP_NUM_THREADS=1."
+                )
         self.position += 1
         return torch.from_numpy(self.logits)
+
+    def _prepare(self) -> Together:
+        shape, (_, _, positions, _) = self.layout.shape, self.keys.shape
+        width, places = len(self._embedding), len(self.fired)
+        step = cpu.Step(
+            position=self._position,
+            embedding=self._embedding,
+            shape=shape,
+            shared=self.layout.shared,
+            neurons=self.neurons,
+            active=self.active,
+            rule=self.kernel,
+            cosines=self.cosines,
+            sines=self.sines,
+            keys=self.keys,
+            values=self.values,
+            activations=self.fired,
+            computed=self._computed,
+            logits=self.logits,
+            scratch=cpu.Scratch.of(shape, width, self.threads, places, positions),
+        )
+        self._take = Together(cpu.take_step, step, self.threads)
+        return self._take
 
     def activations(self) -> list[torch.Tensor]:
         fired = torch.from_numpy(self.fired)

@@ -49,6 +49,11 @@ def check_runnable() -> None:
         )
 
 
+def most_threads() -> int:
+    """How many threads compiled kernels can have."""
+    return numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+
+
 @contextmanager
 def cores(threads: int) -> Iterator[None]:
     """Within the context compiled kernels have ``threads`` threads, and no other thread of this process runs one.
@@ -60,7 +65,7 @@ def cores(threads: int) -> Iterator[None]:
     with _running:
         _start_pool()
         before = numba.get_num_threads()
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        numba.set_num_threads(min(threads, most_threads()))
         try:
             yield
         finally:

@@ -53,9 +53,9 @@ def keep_code_in(folder: Path, sources: Path = _HERE) -> None:
         def _load_index(self) -> Any:
             try:
                 self._check(self._index_path)
-            except OSError:
+                return super()._load_index()
+            except (OSError, ImportError, AttributeError):  # damaged, or kept for types that this program has not
                 return {}
-            return super()._load_index()
 
         def _load_data(self, name: str) -> Any:
             self._check(self._data_path(name))

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..formats import ByNeuron, Rows, encode, encode_by_neuron
 from .rows import LOOP, f32, matvec, weighted_rows
+from .together import share
 
 _NO_BIAS = np.empty(0, np.float32)
 
@@ -77,19 +78,19 @@ def _bias(linear: nn.Linear) -> np.ndarray:
     return _NO_BIAS if linear.bias is None else linear.bias.detach().float().numpy()
 
 
-@njit(parallel=True, cache=True, **LOOP)
+@njit(parallel=True, **LOOP)
 def row_product(codes, scales, bias, x, threads, out):
     """out[i] = row i times x, plus bias[i]; codes and scales as ``formats.Rows`` has them, an empty bias is none."""
     rows = codes.shape[0]
     for t in prange(threads):
-        first, last = rows * t // threads, rows * (t + 1) // threads
+        first, last = share(rows, t, threads)
         matvec(codes, scales, x, None, first, last, out)
         if bias.shape[0] > 0:
             for i in range(first, last):
                 out[i] += bias[i]
 
 
-@njit(parallel=True, cache=True, **LOOP)
+@njit(parallel=True, **LOOP)
 def neuron_product(codes, block_scales, output_scales, bias, activations, threads, out):
     """out = the sum over neurons of activation times row, scaled, plus bias; stored as ``formats.ByNeuron`` has it.
 
@@ -98,7 +99,7 @@ def neuron_product(codes, block_scales, output_scales, bias, activations, thread
     neurons, width = codes.shape[0], out.shape[0]
     partial = np.empty((threads, width), f32)
     for t in prange(threads):
-        first, last = neurons * t // threads, neurons * (t + 1) // threads
+        first, last = share(neurons, t, threads)
         weighted_rows(codes, block_scales, activations, None, first, last, partial[t])
     for j in range(width):
         total = f32(0)

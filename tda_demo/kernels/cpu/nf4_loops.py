@@ -34,7 +34,7 @@ from .vectors import (
 
 # How every loop is compiled. A division that raised where it is by zero, as Python's does, would keep its loop from
 # being vectorised: here it gives an infinity.
-LOOP: Any = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "nogil": True, "error_model": "numpy"}
+LOOP: Any = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "nogil": True, "error_model": "numpy", "cache": True}
 HAS_SHUFFLE = bool(binding.get_host_cpu_features().get("avx2"))
 
 f32 = np.float32

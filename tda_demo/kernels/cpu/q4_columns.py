@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 from ..q4_sizes import GROUP, LEVELS, TILE, TILE_BYTES, X_ONE
 from .nf4_loops import HAS_SHUFFLE, LOOP, f32
 from .q4_rows import from_half
+from .together import share
 from .vectors import (
     LINE,
     Bytes,
@@ -102,7 +103,8 @@ def gather_columns(tiles, chosen, threads, out):
     """
     count = len(chosen)
     for t in prange(threads):
-        for tile in range(len(out) * t // threads, len(out) * (t + 1) // threads):
+        begin, end = share(len(out), t, threads)
+        for tile in range(begin, end):
             first = tile * TILE
             if first + TILE > count:
                 out[tile] = 0
@@ -110,7 +112,7 @@ def gather_columns(tiles, chosen, threads, out):
                 _copy_column(tiles[chosen[n] // TILE], chosen[n] % TILE, n % TILE, out[tile])
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _copy_column(source, neuron, place, target):
     """Neuron ``neuron`` of a tile as number ``place`` of another one, whose pair is begun by its even neuron."""
     lane, shift = np.uint16(0xFF), np.uint16(8)

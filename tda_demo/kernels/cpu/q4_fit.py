@@ -14,6 +14,7 @@ from numba import njit, prange
 
 from ..q4_sizes import GROUP, LEVELS
 from .nf4_loops import LOOP, f32
+from .together import share
 from .vectors import nearest
 
 _SHRINKINGS = (f32(1.0), f32(0.88))  # of a group's range; clipping its ends a little costs less than coarse steps
@@ -32,14 +33,15 @@ def fit(groups, threads, codes, scales, minima):
     count = groups.shape[0]
     for t in prange(threads):
         chosen, values = np.empty(GROUP, f32), np.empty(GROUP, f32)
-        for g in range(count * t // threads, count * (t + 1) // threads):
+        first, last = share(count, t, threads)
+        for g in range(first, last):
             scales[g], minima[g] = _best(groups[g], chosen, values)
             _nearest(groups[g], scales[g], minima[g], chosen)
             for k in range(GROUP):
                 codes[g, k] = np.uint8(chosen[k])
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _best(weights, codes, values):
     """The scale and the minimum of a group; ``codes`` and ``values`` float32 [32] are overwritten."""
     lowest, highest = weights[0], weights[0]
@@ -61,7 +63,7 @@ def _best(weights, codes, values):
     return best_scale, best_minimum
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def half(number):
     """The nearest value of half precision, float32; its largest where it has none as large."""
     clipped = min(max(number, -_MOST_HALF), _MOST_HALF)
@@ -72,7 +74,7 @@ def half(number):
     return np.uint32(rounded & np.uint32(0xFFFFE000)).view(np.float32)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _nearest(weights, scale, minimum, codes):
     """The nearest codes; zeros where the scale is zero."""
     inverse = f32(1) / scale if scale > 0 else f32(0)
@@ -82,7 +84,7 @@ def _nearest(weights, scale, minimum, codes):
         codes[k] = code if code < _LEVELS else _LEVELS
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _error(weights, scale, minimum, codes, values):
     """The squared one of the nearest codes. Values are computed in the order in which they are later: exactly."""
     _nearest(weights, scale, minimum, codes)

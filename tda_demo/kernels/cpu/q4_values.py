@@ -7,6 +7,7 @@ from numba import njit, prange
 
 from ..q4_sizes import GROUP, RECORD
 from .q4_rows import from_half
+from .together import share
 
 _HALF = GROUP // 2
 
@@ -19,7 +20,8 @@ def decode(records, threads, out):
     """
     rows = records.shape[0]
     for t in prange(threads):
-        for i in range(rows * t // threads, rows * (t + 1) // threads):
+        begin, end = share(rows, t, threads)
+        for i in range(begin, end):
             for r in range(records.shape[1]):
                 record = records[i, r]
                 for group in range(2):

@@ -12,6 +12,7 @@ from .layer import kernel, mlp
 from .q4_columns import add_columns
 from .q4_rows import matvec, quantise
 from .rows import f32
+from .together import share
 
 
 class Rest(NamedTuple):
@@ -34,8 +35,8 @@ class Rest(NamedTuple):
 def _with_rest(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     computed = mlp(None, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out)
     tiles = -(-rule.counts[layer] // TILE)
-    first_tile = rule.tiles[layer] + tiles * thread // threads
-    last_tile = rule.tiles[layer] + tiles * (thread + 1) // threads
+    first_tile, last_tile = share(tiles, thread, threads)
+    first_tile, last_tile = rule.tiles[layer] + first_tile, rule.tiles[layer] + last_tile
     start = first_tile * TILE
     count = min(last_tile * TILE, rule.tiles[layer] * TILE + rule.counts[layer]) - start
     if count <= 0:

@@ -17,6 +17,7 @@ from .elementwise import activate_all
 from .q4_columns import add_columns
 from .q4_rows import matvec, quantise
 from .rows import LOOP, f32
+from .together import share
 
 
 class RestBlock(NamedTuple):
@@ -40,7 +41,7 @@ class RestBlock(NamedTuple):
         return out
 
 
-@njit(parallel=True, cache=True, **LOOP)
+@njit(parallel=True, **LOOP)
 def rest_product(block, x, threads, out):
     """out = what the neurons of ``block`` contribute for x.
 
@@ -52,7 +53,7 @@ def rest_product(block, x, threads, out):
     quantise(x, codes, factors)
     partial = np.zeros((threads, chunks * GROUP), f32)
     for t in prange(threads):
-        first, last = tiles * t // threads, tiles * (t + 1) // threads
+        first, last = share(tiles, t, threads)
         start = first * TILE
         count = min(last * TILE, neurons) - start
         if count > 0:

@@ -7,15 +7,17 @@ active set is all neurons.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, prange
 
 from .attention import attend, combine
 from .elementwise import tanh
-from .layer import OUT, QKV, mlp, project
+from .launch import arguments_at
+from .layer import OUT, QKV, Neurons, mlp, project
 from .rows import LOOP, f32, matvec
+from .together import meet, share
 
 
 class Shape(NamedTuple):
@@ -88,6 +90,21 @@ def _rotate(head, cosine, sine):
 
 
 @njit(**LOOP)
+def _copy(source, target):
+    for j in range(target.shape[0]):
+        target[j] = source[j]
+
+
+@njit(**LOOP)
+def _add_up(parts, out):
+    for j in range(out.shape[0]):
+        out[j] = parts[0, j]
+    for t in range(1, parts.shape[0]):
+        for j in range(out.shape[0]):
+            out[j] += parts[t, j]
+
+
+@njit(**LOOP)
 def _add(x, update, weight, epsilon, normalise):
     """x += update, normalised first where the family has output norms."""
     if normalise:
@@ -96,146 +113,183 @@ def _add(x, update, weight, epsilon, normalise):
         x[j] += update[j]
 
 
-@njit(parallel=True, cache=True, **LOOP)
-def step(
-    x,
-    position,
-    threads,
-    shape,
-    shared,
-    neurons,
-    active,
-    rule,
-    cosines,
-    sines,
-    keys,
-    values,
-    activations,
-    computed,
-    logits,
-):
-    """One decode step.
+class Scratch(NamedTuple):
+    """What the threads of a step write for each other, float32, and what each writes for itself."""
 
-    Args:
-        x: float32 [d], the token's embedding; overwritten.
-        position: how many tokens came before.
-        rule: a token-level method's arrays (``layer``), which writes the neurons it computes into
-            ``active.chosen``, or low-bit copies of the neurons left out (``rest``); None where these give nothing.
-        cosines, sines: float32 [tables, positions, rotary].
-        keys, values: float32 [layers, kv_heads, positions, head_dim]; position's row is written.
-        activations: float32 [places], written; the active neurons' activations.
-        computed: int64 [layers, threads], written; how many neurons each thread computed.
-        logits: float32 [vocabulary], written.
+    projected: np.ndarray  # [q]
+    update: np.ndarray  # [d]
+    partial: np.ndarray  # [threads, d], what each thread's neurons give
+    outs: np.ndarray  # [threads, heads, head_dim], of each thread's positions (``attention``)
+    peaks: np.ndarray  # [threads, heads]
+    sums: np.ndarray  # [threads, heads]
+    up: np.ndarray  # [places]
+    scale: np.ndarray  # [positions], attention's, the same number everywhere
+    weights: np.ndarray  # [threads, positions]
+    vectors: np.ndarray  # [threads, 3, d]
+    heads: np.ndarray  # [threads, heads + 2 kv_heads, head_dim]
+    mixed: np.ndarray  # [threads, heads, head_dim]
+
+    @classmethod
+    def of(cls, shape: Shape, width: int, threads: int, places: int, positions: int) -> Scratch:
+        all_heads = shape.heads + 2 * shape.kv_heads
+        sizes = {
+            "projected": (all_heads * shape.head_dim,),
+            "update": (width,),
+            "partial": (threads, width),
+            "outs": (threads, shape.heads, shape.head_dim),
+            "peaks": (threads, shape.heads),
+            "sums": (threads, shape.heads),
+            "up": (places,),
+            "weights": (threads, positions),
+            "vectors": (threads, 3, width),
+            "heads": (threads, all_heads, shape.head_dim),
+            "mixed": (threads, shape.heads, shape.head_dim),
+        }
+        scale = np.full(positions, shape.attention_scale, np.float32)
+        return cls(scale=scale, **{name: np.zeros(size, np.float32) for name, size in sizes.items()})
+
+
+class Step(NamedTuple):
+    """What a decode step reads and writes.
+
+    ``rule`` is a token-level method's arrays (``layer``), which writes the neurons it computes into ``active.chosen``,
+    or low-bit copies of the neurons left out (``rest``); None where these give nothing.
     """
-    heads, kv_heads, head_dim, epsilon = shape.heads, shape.kv_heads, shape.head_dim, shape.epsilon
-    layers, rows = shared.qkv.shape[0], shared.qkv.shape[1]
-    width = x.shape[0]
-    end = position + 1
-    normed, update = np.empty(width, f32), np.empty(width, f32)
-    projected, mixed = np.empty(rows, f32), np.empty(heads * head_dim, f32)
-    weights, partial = np.empty((threads, end), f32), np.empty((threads, width), f32)
-    outs = np.empty((threads, heads, head_dim), f32)
-    peaks, sums = np.empty((threads, heads), f32), np.empty((threads, heads), f32)
-    up, scale = np.empty_like(activations), np.full(end, f32(shape.attention_scale))
+
+    position: np.ndarray  # int64 [1], how many tokens came before
+    embedding: np.ndarray  # float32 [d], the token's
+    shape: Shape
+    shared: Shared
+    neurons: Neurons
+    active: Active
+    rule: Any
+    cosines: np.ndarray  # float32 [tables, positions, rotary]
+    sines: np.ndarray  # float32 [tables, positions, rotary]
+    keys: np.ndarray  # float32 [layers, kv_heads, positions, head_dim]; position's row is written
+    values: np.ndarray  # float32 [layers, kv_heads, positions, head_dim]; position's row is written
+    activations: np.ndarray  # float32 [places], written: the active neurons' activations
+    computed: np.ndarray  # int64 [layers, threads], written: how many neurons each thread computed
+    logits: np.ndarray  # float32 [vocabulary], written
+    scratch: Scratch
+
+
+@njit(**LOOP)
+def _turn(by_head, first, last, norm, cosine, sine, shape):
+    """Norms, where the family has them, and rotary embedding of heads first to last."""
+    for h in range(first, last):
+        if shape.head_norms:
+            _rms_norm(by_head[h], norm, shape.epsilon, by_head[h])
+        _rotate(by_head[h], cosine, sine)
+
+
+@njit(**LOOP)
+def _attend(t, threads, layer, step, by_head):
+    """The positions of one thread, for all heads. The one that has the token's own writes its key and value."""
+    shape, shared, scratch, position = step.shape, step.shared, step.scratch, step.position[0]
+    heads, kv_heads = shape.heads, shape.kv_heads
+    cosine, sine = step.cosines[shared.rope[layer], position], step.sines[shared.rope[layer], position]
+    _turn(by_head, 0, heads, shared.head_norms[layer, 0], cosine, sine, shape)
+    if t == threads - 1:
+        _turn(by_head, heads, heads + kv_heads, shared.head_norms[layer, 1], cosine, sine, shape)
+        for h in range(kv_heads):
+            for j in range(shape.head_dim):
+                step.keys[layer, h, position, j] = by_head[heads + h, j]
+                step.values[layer, h, position, j] = by_head[heads + kv_heads + h, j]
+    end, window = position + 1, shared.window[layer]
+    begin = max(0, end - window) if window > 0 else 0
+    first, last = share(end - begin, t, threads)
+    attend(
+        by_head[:heads],
+        step.keys[layer],
+        step.values[layer],
+        begin + first,
+        begin + last,
+        scratch.scale,
+        shape.attention_cap,
+        scratch.weights[t],
+        scratch.outs[t],
+        scratch.peaks[t],
+        scratch.sums[t],
+    )
+
+
+@njit(**LOOP)
+def take_step(t, threads, counters, address, kind):
+    """What thread ``t`` does of the ``Step`` at ``address``, of type ``kind`` (``launch.Together``).
+
+    What is short, each thread does for itself: it costs less than to wait for another.
+    """
+    step = arguments_at(address, kind)
+    shape, shared, scratch, active, rule = step.shape, step.shared, step.scratch, step.active, step.rule
+    epsilon = shape.epsilon
+    layers, rows, width = shared.qkv.shape[0], shared.qkv.shape[1], step.embedding.shape[0]
+    x, normed, update = scratch.vectors[t, 0], scratch.vectors[t, 1], scratch.vectors[t, 2]
+    projected, by_head, mixed = scratch.projected, scratch.heads[t], scratch.mixed[t]
+    row, last_row = share(rows, t, threads)
+    first, last = share(width, t, threads)
+    arrivals = 0
+    _copy(step.embedding, x)
     for layer in range(layers):
         _rms_norm(x, shared.norms[layer, 0], epsilon, normed)
-        for t in prange(threads):
-            project(
-                rule,
-                layer,
-                QKV,
-                shared.qkv[layer],
-                shared.qkv_scale[layer],
-                normed,
-                rows * t // threads,
-                rows * (t + 1) // threads,
-                projected,
-            )
-        for j in range(rows):
+        project(rule, layer, QKV, shared.qkv[layer], shared.qkv_scale[layer], normed, row, last_row, projected)
+        for j in range(row, last_row):
             projected[j] += shared.qkv_bias[layer, j]
-        by_head = projected.reshape(heads + 2 * kv_heads, head_dim)
-        cosine, sine = cosines[shared.rope[layer], position], sines[shared.rope[layer], position]
-        for h in range(heads + kv_heads):
-            if shape.head_norms:
-                _rms_norm(by_head[h], shared.head_norms[layer, 0 if h < heads else 1], epsilon, by_head[h])
-            _rotate(by_head[h], cosine, sine)
-        for h in range(kv_heads):
-            for j in range(head_dim):
-                keys[layer, h, position, j] = by_head[heads + h, j]
-                values[layer, h, position, j] = by_head[heads + kv_heads + h, j]
-        window = shared.window[layer]
-        begin = max(0, end - window) if window > 0 else 0
-        for t in prange(threads):
-            attend(
-                by_head[:heads],
-                keys[layer],
-                values[layer],
-                begin + (end - begin) * t // threads,
-                begin + (end - begin) * (t + 1) // threads,
-                scale,
-                shape.attention_cap,
-                weights[t],
-                outs[t],
-                peaks[t],
-                sums[t],
-            )
-        combine(outs, peaks, sums, mixed.reshape(heads, head_dim))
-        for t in prange(threads):
-            project(
-                rule,
-                layer,
-                OUT,
-                shared.out[layer],
-                shared.out_scale[layer],
-                mixed,
-                width * t // threads,
-                width * (t + 1) // threads,
-                update,
-            )
-        for j in range(width):
-            update[j] += shared.out_bias[layer, j]
+        arrivals += threads
+        meet(counters, arrivals)
+        _copy(projected, by_head.reshape(rows))
+        _attend(t, threads, layer, step, by_head)
+        arrivals += threads
+        meet(counters, arrivals)
+        combine(scratch.outs, scratch.peaks, scratch.sums, mixed)
+        flat = mixed.reshape(mixed.size)
+        project(rule, layer, OUT, shared.out[layer], shared.out_scale[layer], flat, first, last, scratch.update)
+        for j in range(first, last):
+            scratch.update[j] += shared.out_bias[layer, j]
+        arrivals += threads
+        meet(counters, arrivals)
+        _copy(scratch.update, update)
         _add(x, update, shared.norms[layer, 1], epsilon, shape.output_norms)
 
         _rms_norm(x, shared.norms[layer, 2], epsilon, normed)
-        start, count = active.first[layer], active.first[layer + 1] - active.first[layer]
-        for t in prange(threads):
-            computed[layer, t] = mlp(
-                rule,
-                layer,
-                t,
-                threads,
-                neurons,
-                active.chosen,
-                normed,
-                start + count * t // threads,
-                start + count * (t + 1) // threads,
-                shape.activation,
-                up,
-                activations,
-                partial[t],
-            )
+        start = active.first[layer]
+        place, last_place = share(active.first[layer + 1] - start, t, threads)
+        step.computed[layer, t] = mlp(
+            rule,
+            layer,
+            t,
+            threads,
+            step.neurons,
+            active.chosen,
+            normed,
+            start + place,
+            start + last_place,
+            shape.activation,
+            scratch.up,
+            step.activations,
+            scratch.partial[t],
+        )
+        arrivals += threads
+        meet(counters, arrivals)
+        _add_up(scratch.partial, update)
         for j in range(width):
-            total = f32(0)
-            for t in range(threads):
-                total += partial[t, j]
-            update[j] = total * shared.output_scale[layer, j] + shared.down_bias[layer, j]
+            update[j] = update[j] * shared.output_scale[layer, j] + shared.down_bias[layer, j]
         _add(x, update, shared.norms[layer, 3], epsilon, shape.output_norms)
 
     _rms_norm(x, shared.final_norm, epsilon, normed)
-    vocabulary = logits.shape[0]
-    for t in prange(threads):
-        begin, last = vocabulary * t // threads, vocabulary * (t + 1) // threads
-        matvec(shared.head, shared.head_scale, normed, None, begin, last, logits)
-        if shape.final_cap > 0:
-            for i in range(begin, last):
-                logits[i] = f32(shape.final_cap) * tanh(logits[i] / f32(shape.final_cap))
+    logits = step.logits
+    first, last = share(len(logits), t, threads)
+    matvec(shared.head, shared.head_scale, normed, None, first, last, logits)
+    if shape.final_cap > 0:
+        for i in range(first, last):
+            logits[i] = f32(shape.final_cap) * tanh(logits[i] / f32(shape.final_cap))
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, **LOOP)
 def gather(codes, chosen, threads, out):
     """Copies of the rows ``chosen`` int64 [k]: out[i] = codes[chosen[i]]."""
     for t in prange(threads):
-        for i in range(len(chosen) * t // threads, len(chosen) * (t + 1) // threads):
+        first, last = share(len(chosen), t, threads)
+        for i in range(first, last):
             source, target = codes[chosen[i]], out[i]
             for j in range(target.shape[0]):
                 target[j] = source[j]

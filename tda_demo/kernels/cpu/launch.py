@@ -1,0 +1,119 @@
+"""A compiled function run by several threads at once: its arguments lie at one address, and it is called by address.
+
+Numba compiles what a loop over threads calls again for every level that leads to it, and takes the arguments of a call
+from Python apart each time: a decode step has some sixty arrays. Here the loop is compiled once for all functions, and
+arguments are taken apart once for all calls.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, prange, typeof, types
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+from .nf4_loops import LOOP
+from .together import all_here, clear, new_counters, were_all_here
+
+
+class Together:
+    """Runs ``function(t, threads, counters, address, kind)`` for all t below ``threads``, as many threads at once.
+
+    The function is an njit one; it begins with ``arguments_at(address, kind)``, a named tuple of arrays, numbers and
+    such tuples. Arrays are the caller's own: what one writes, the other sees. ``counters`` are for ``together.meet``.
+    """
+
+    def __init__(self, function: Any, arguments: tuple[Any, ...], threads: int) -> None:
+        self.arguments = arguments  # whose arrays must live as long as their addresses are used
+        self.threads = threads
+        self._counters = new_counters()
+        kind: Any = typeof(arguments)
+        context: Any = cpu_target.target_context
+        self._at = np.zeros(context.get_abi_sizeof(context.get_data_type(kind)), np.uint8)
+        _lay_down(arguments, self._at.ctypes.data)
+        signature = (types.int64, types.int64, typeof(self._counters), types.int64, types.TypeRef(kind))
+        function.compile(signature)
+        compiled = function.overloads[signature]
+        self._function: int = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+
+    def __call__(self) -> bool:
+        """Whether the threads ran at once; where they do not, nothing is done."""
+        return _launch(self._function, self._at.ctypes.data, self.threads, self._counters)
+
+
+@intrinsic
+def _laying(_context, arguments, address):
+    """Writes arguments where ``arguments_at`` reads them, arrays without an owner: nobody counts who uses them."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = signature.args[0]
+        place = builder.inttoptr(values[1], context.get_data_type(kind).as_pointer())
+        model = context.data_model_manager[kind]
+        builder.store(model.as_data(builder, _lent(context, builder, kind, values[0])), place)
+        return context.get_dummy_value()
+
+    return types.void(arguments, types.int64), generate
+
+
+def _lent(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = ir.Constant(array.meminfo.type, None)
+        array.parent = ir.Constant(array.parent.type, None)
+        return array._getvalue()
+    if isinstance(kind, types.BaseTuple):
+        parts: Any = kind
+        for place, part in enumerate(parts):
+            inner = _lent(context, builder, part, builder.extract_value(value, place))
+            value = builder.insert_value(value, inner, place)
+    return value
+
+
+@intrinsic
+def _arguments_at(_context, address, kind):
+    """The arguments that ``Together`` was given, inside its function."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = signature.return_type
+        place = builder.inttoptr(values[0], context.get_data_type(kind).as_pointer())
+        return context.data_model_manager[kind].load_from_data_pointer(builder, place)
+
+    return kind.instance_type(types.int64, kind), generate
+
+
+@intrinsic
+def _calling(_context, function, t, threads, counters, address):
+    """Calls the function at the address ``function``. It cannot raise."""
+    signature = types.void(types.int64, types.int64, types.int64, counters, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kinds = [*signature.args[1:], types.TypeRef(types.int64)]  # whichever type, there is nothing to pass
+        convention = context.call_conv
+        prototype = convention.get_function_type(types.none, kinds)
+        pointer = builder.inttoptr(values[0], prototype.as_pointer())
+        convention.call_function(builder, pointer, types.none, kinds, [*values[1:], context.get_dummy_value()])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+_lay: Any = _laying
+_call: Any = _calling
+arguments_at: Any = _arguments_at
+
+
+@njit(**LOOP)
+def _lay_down(arguments, address):
+    _lay(arguments, address)
+
+
+@njit(parallel=True, **LOOP)
+def _launch(function, address, threads, counters):
+    clear(counters)
+    for t in prange(threads):
+        if all_here(counters, threads):
+            _call(function, np.int64(t), threads, counters, address)
+    return were_all_here(counters, threads)
