@@ -19,17 +19,17 @@ from tda_demo.kernels.cpu.kept_code import keep_code_in
 sources, folder = map(Path, sys.argv[1:3])
 keep_code_in(folder, sources)
 sys.path.insert(0, str(sources))
-from module import double
+from module import same
 exec(sys.argv[3])
-assert double(21) == 42
-print("loaded" if sum(double.stats.cache_hits.values()) else "compiled")
+assert same(21) == 21
+print("loaded" if sum(same.stats.cache_hits.values()) else "compiled")
 """
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
     (tmp_path / "sources").mkdir()
-    code = "import numba\n@numba.njit(cache=True)\ndef double(x):\n    return x + x\n"
+    code = "import numba\n@numba.njit(cache=True)\ndef same(x):\n    return x\n"
     (tmp_path / "sources" / "module.py").write_text(code)
     return tmp_path / "sources"
 
@@ -59,7 +59,7 @@ def test_a_flipped_bit_in_it_compiles_anew_and_mends_it(sources: Path, tmp_path:
 
 def test_code_kept_for_types_that_a_program_has_not_is_as_if_it_were_not_there(sources: Path, tmp_path: Path) -> None:
     (sources / "pairs.py").write_text("from typing import NamedTuple\nclass Pair(NamedTuple):\n    one: int\n")
-    run(sources, tmp_path / "kept", "from pairs import Pair; double(Pair(1))")
+    run(sources, tmp_path / "kept", "from pairs import Pair; same(Pair(1))")
     (sources / "pairs.py").unlink()
     assert [run(sources, tmp_path / "kept") for _ in range(2)] == ["compiled", "loaded"]
 
