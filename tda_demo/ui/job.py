@@ -7,7 +7,7 @@ and remembers (``Frame``). ``wire`` ties these to its buttons; for the API ``fol
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -22,7 +22,7 @@ from .models import Models
 from .requests import LIMITS
 from .service import Service
 from .visits import Visit, owner
-from .widgets import EVENT, Outputs, in_order, sentence
+from .widgets import EVENT, Courier, Outputs, courier, in_order, sentence
 from .worker import Closed, Failed, Loading, Ticket, Waiting, reporter
 from .zero_gpu import GpuNeed
 
@@ -295,20 +295,23 @@ def buttons(running: bool) -> Outputs:
 def wire(
     service: Service,
     parts: dict[str, Any],
-    drawn: Sequence[str],
     inputs: list[Any],
     start: Callable[..., JobAndFrame],
     *others: Any,
 ) -> None:
     """Lets Run, and any ``others`` of the tab's events, stream the job that ``start`` makes of ``inputs``' values.
 
-    Stop ends it. ``drawn`` names the ``parts`` that its frames change.
+    Stop ends it. Its frames change ``parts``.
     """
 
-    def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        with closing(stream(service, owner(request), lambda: start(*values))) as frames:
-            for outputs in frames:
-                yield in_order(drawn, outputs)
+    frames, own = courier(), ("run", "stop")
 
-    gr.on([*others, parts["run"].click], run, inputs, [parts[name] for name in drawn], **EVENT)
+    def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+        news = Courier(parts)
+        with closing(stream(service, owner(request), lambda: start(*values))) as all_outputs:
+            for outputs in all_outputs:
+                brought = {name: value for name, value in outputs.items() if name not in own}
+                yield [news.bring(brought) if brought else gr.skip(), *in_order(own, outputs)]
+
+    gr.on([*others, parts["run"].click], run, inputs, [frames, *(parts[name] for name in own)], **EVENT)
     parts["stop"].click(service.stop, queue=False, **EVENT)

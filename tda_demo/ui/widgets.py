@@ -7,6 +7,8 @@ source of every subclass.
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -19,7 +21,7 @@ from ..support.files import ASSETS
 from .early import SCRIPTS as EARLY_SCRIPTS
 
 PLOTLY = Path(plotly.__file__).resolve().parent / "package_data" / "plotly.min.js"
-_NAMES = ("slots", "save", "controls", "history", "rows", "heat", "stage", "preview", "plot", "pareto", "lab")
+_NAMES = ("parts", "slots", "save", "controls", "history", "rows", "heat", "stage", "preview", "plot", "pareto", "lab")
 _SCRIPTS = {name: ASSETS / f"{name}.js" for name in _NAMES}
 
 _NOTHING = "<span hidden></span>"
@@ -95,7 +97,9 @@ def preview(value: dict[str, Any], **options: Any) -> gr.HTML:
 def factors(**options: Any) -> gr.HTML:
     """A factor on each layer, set from the rows beside the heatmap. Value: the factors; [] before there are any."""
     scripts = ("controls", "rows")
-    return _scripted(_NOTHING, "factorList", *(_SCRIPTS[name] for name in scripts), value=[], **options)
+    component = _scripted(_NOTHING, "factorList", *(_SCRIPTS[name] for name in scripts), value=[], **options)
+    component.js_on_load = "window.tda.factorList(element, props, watch);"  # gradio's own value: a race has it as input
+    return component
 
 
 def applier(**options: Any) -> gr.HTML:
@@ -103,6 +107,42 @@ def applier(**options: Any) -> gr.HTML:
     component = _scripted(_NOTHING, "applier", _SCRIPTS["controls"], **options)
     component.js_on_load = "window.tda.applier(trigger);"
     return component
+
+
+def courier(**options: Any) -> gr.HTML:
+    """Nothing to see: brings values to the page's own components past gradio, for which each output of a handler costs
+    a millisecond a frame, taken from whatever is measured meanwhile. Value: see ``Courier``.
+    """
+    component = _scripted(_NOTHING, "courier", elem_classes=["unseen"], **options)
+    component.js_on_load = "window.tda.courier(props, watch);"
+    return component
+
+
+class Courier:
+    """Makes the values of a ``courier`` of what changed on the page, frame by frame.
+
+    ``{"parts": {element id: [mark, value]}, "wish": [mark, {control: value}]}``: everything that was brought so far,
+    since a browser that is busy passes values over; by its mark it knows what it has had.
+    """
+
+    def __init__(self, parts: dict[str, Any]) -> None:
+        self.parts = parts
+        self._run = secrets.token_hex(4)
+        self._frames = 0
+        self._brought: dict[str, list[Any]] = {}
+        self._wish: dict[str, Any] = {}
+
+    def bring(self, outputs: Outputs) -> dict[str, Any]:
+        """The value that has ``outputs``, new values by component name; those of controls gradio is asked to set."""
+        self._frames += 1
+        mark = f"{self._run}.{self._frames}"
+        wish = {name: value for name, value in outputs.items() if "." in name}
+        for name, value in outputs.items():
+            if name not in wish:
+                self._brought[self.parts[name].elem_id] = [mark, value]
+        if wish:
+            self._wish = {"wish": [mark, wish]}
+        return {"parts": dict(self._brought), **self._wish}
 
 
 def finding(**options: Any) -> gr.HTML:
@@ -160,11 +200,12 @@ def live_plot(
 
 
 def _scripted(template: str, mount: str, *scripts: Path, value: Any = None, **options: Any) -> gr.HTML:
+    files = (_SCRIPTS["parts"], *scripts)
     return gr.HTML(
         value,
         html_template=template,
-        js_on_load=f"window.tda.{mount}(element, props, watch);",
-        head="".join(f'<script src="gradio_api/file={script}"></script>' for script in scripts),
+        js_on_load=f"window.tda.mount({json.dumps([mount, options.get('elem_id')])}, element, props, watch);",
+        head="".join(f'<script src="gradio_api/file={script}"></script>' for script in files),
         apply_default_css=False,
         **options,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -30,6 +32,7 @@ from tda_demo.ui.models import Models, ModelState
 from tda_demo.ui.requests import Offers
 from tda_demo.ui.service import Service
 from tda_demo.ui.visits import Visit
+from tda_demo.ui.widgets import Courier
 from tda_demo.ui.worker import Closed, Failed, Ticket, Waiting
 
 Outputs = dict[str, Any]
@@ -333,3 +336,17 @@ def test_a_view_s_first_and_last_words() -> None:
     failed.apply(Failed("Do this."))
     failed.apply(Closed())
     assert failed.notice == {"text": "Do this.", "tone": "error", "progress": None}
+
+
+def test_a_courier_brings_all_there_was_and_marks_what_is_new() -> None:
+    parts = {"notice": SimpleNamespace(elem_id="the-notice"), "plot": SimpleNamespace(elem_id="the-plot")}
+    courier, other = Courier(parts), Courier(parts)
+    first = courier.bring({"notice": 1, "tda.cett": 0.2})
+    second = courier.bring({"plot": 2})
+    third = courier.bring({"notice": 3})
+    assert first["parts"] == {"the-notice": [ANY, 1]} and first["wish"][1] == {"tda.cett": 0.2}
+    assert {name: value for name, (_, value) in third["parts"].items()} == {"the-notice": 3, "the-plot": 2}
+    assert third["wish"] == second["wish"] == first["wish"]  # asked for once, whichever value a browser sees
+    assert third["parts"]["the-plot"] == second["parts"]["the-plot"] != first["parts"]["the-notice"]
+    marks = [value["parts"]["the-notice"][0] for value in (first, third, other.bring({"notice": 1}))]
+    assert len(set(marks)) == 3  # of another run, too

@@ -13,7 +13,7 @@ from tda_demo.evaluate.budget import QualityCurve
 from tda_demo.methods import GRIFFIN, Random
 from tda_demo.model import loading as models
 from tda_demo.model.loading import LoadedModel
-from tda_demo.race import Finished, PromptRead
+from tda_demo.race import Finished, PromptRead, Stepped
 from tda_demo.support.errors import UserError
 from tda_demo.support.progress import Progress, Report
 from tda_demo.ui.job import TimedOut
@@ -106,11 +106,17 @@ class TestARun:
         assert TimedOut(0) in events and not any(isinstance(event, PromptRead | Finished) for event in events)
 
     def test_over_time_it_concludes_from_what_it_has(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        seconds = iter(range(1000))
-        clock = SimpleNamespace(monotonic=lambda: float(next(seconds)))  # a second passes between any two looks
-        monkeypatch.setattr("tda_demo.ui.job.time", clock)
-        events = run(RunRequest("hello", GRIFFIN(), max_new_tokens=50), Limits(seconds_per_run=30))
-        assert TimedOut(30) in events and events[-1].result.dense.ended == "stopped"
+        now = [0.0]
+        monkeypatch.setattr("tda_demo.ui.job.time", SimpleNamespace(monotonic=lambda: now[0]))
+        ticket = Ticket("a", lambda _: iter(()))  # type: ignore[arg-type, return-value]
+        events = []
+        for event in race_job(RunRequest("hello", GRIFFIN(), max_new_tokens=50), Limits(seconds_per_run=30))(
+            Models(2), ticket=ticket
+        ):
+            events.append(event)
+            now[0] += 10 * isinstance(event, Stepped)  # whatever came before may have taken as long as it liked
+        assert TimedOut(30) in ticket.drain(0.01)
+        assert isinstance(events[-1], Finished) and events[-1].result.dense.ended == "stopped"
 
     def test_a_prompt_of_too_many_tokens_is_refused_before_it_is_read(self) -> None:
         with pytest.raises(UserError, match="at most 8: shorten it"):

@@ -47,7 +47,7 @@ def panel(service: Service, experiment: type[Experiment], model: gr.Dropdown) ->
         job = lab_job(parse_experiment(experiment, service.offers, service.limits, **wishes))
         return job, LabFrame(LabView(), name)
 
-    wire(service, parts, tuple(parts), [model, text, *sizes], start)
+    wire(service, parts, [model, text, *sizes], start)
     return parts
 
 

@@ -24,7 +24,6 @@ from .runs import PASSAGES, SweepFrame, SweepView, parse_sweep, sweep_job, visit
 Components = dict[str, Any]
 
 _WISHES = ("method", "values", "passages", "model", "precision")
-_DRAWN = ("notice", "plot", "run", "stop")
 _LOOK_SECONDS = 0.5
 
 
@@ -135,7 +134,7 @@ def _wire(service: Service, parts: Components) -> None:
     assert isinstance(tab, gr.Tab), "a tab is built inside its gr.Tab"
     tab.select(look, None, parts["plot"], **EVENT)
     parts["method"].input(dial, parts["method"], parts["values"], **EVENT)
-    wire(service, parts, _DRAWN, [parts[name] for name in _WISHES], start)
+    wire(service, parts, [parts[name] for name in _WISHES], start)
 
 
 def _report(visit: Visit) -> ReportContent:

@@ -22,8 +22,6 @@ from .recorded import recorded_race
 from .runs import race_job
 from .view import RaceView
 
-# Components that a run draws; with the dials, which a budget turns, and factors, as many as the model has layers.
-_DRAWN = ("notice", "stage", "layers", "neurons", "machine", "model_notice", "run", "stop")
 _STANDARD = RunRequest(prompt="")
 
 
@@ -85,7 +83,6 @@ def _report(visit: Visit) -> ReportContent:
 def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
     of_methods, of_layers = list(settings()), tuple(layered())
     controlled = ("prompt", *defaults(), *of_layers)
-    drawn = (*_DRAWN, *(setting.key for setting in of_methods if setting.is_dial), *of_layers)
     loaded = (*controlled, "notice", "model_notice", "machine")
 
     def start(*values: Any) -> JobAndFrame:
@@ -111,7 +108,7 @@ def _wire(page: gr.Blocks, service: Service, parts: Components) -> None:
                 outputs |= {name: ones for name in of_layers if name not in linked}
             yield in_order(loaded, outputs)
 
-    wire(service, parts, drawn, [parts[name] for name in controlled], start, parts["prompt"].submit)
+    wire(service, parts, [parts[name] for name in controlled], start, parts["prompt"].submit)
     page.load(begin, None, [parts[name] for name in loaded], **EVENT)
 
 
