@@ -156,6 +156,17 @@ def left_out(method: Method | None) -> str:
     return "from a 4-bit copy" if has_rest(method) else "skipped"
 
 
+def _above(efficiency: float) -> str:
+    """Why a speedup may be more than the bytes allow; nothing of one that is not."""
+    if efficiency <= 1:
+        return ""
+    if efficiency > _ALLOWED:
+        return (
+            "; more than that is no gain: other work on this machine slowed the dense arm, or its weights fit a cache"
+        )
+    return "; the little above that is chance"
+
+
 def verdict(
     speedup: Speedup | None,
     byte_bound: float | None,
@@ -182,7 +193,7 @@ def verdict(
             "is how far two equal arms differ on this machine."
         )
     if speedup.low > 1:
-        above = "; what is above that is chance, or weights that fit a cache" if speedup.ratio > byte_bound else ""
+        above = _above(speedup.ratio / byte_bound)
         return (
             f"{times(speedup.ratio)}: {name} was faster, {skipping} {skipped}; "
             f"the bytes it saves allow at most {times(byte_bound)}{above}."
