@@ -161,9 +161,7 @@ def _above(efficiency: float) -> str:
     if efficiency <= 1:
         return ""
     if efficiency > _ALLOWED:
-        return (
-            "; more than that is no gain: other work on this machine slowed the dense arm, or its weights fit a cache"
-        )
+        return "; the rest is no gain: other work on this machine slowed the dense arm, or its weights fit a cache"
     return "; the little above that is chance"
 
 
