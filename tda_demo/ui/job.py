@@ -22,7 +22,7 @@ from .models import Models
 from .requests import LIMITS
 from .service import Service
 from .visits import Visit, owner
-from .widgets import EVENT, Courier, Outputs, courier, in_order, sentence
+from .widgets import EVENT, Courier, Outputs, courier, in_browser, sentence
 from .worker import Closed, Failed, Loading, Ticket, Waiting, reporter
 from .zero_gpu import GpuNeed
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 NOT_BEGUN = ("empty", "queued")
 OVER = ("finished", "stopped", "failed")
+RUNNING, IDLE = {"running": True}, {"running": False}  # which of Run and Stop can be pressed
 CONCLUDING_SECONDS = 5.0  # of a job whose time is up, to judge what it has
 _HEARTBEAT_SECONDS = 1.0  # a frame comes this often even when nothing changed: gradio hears of a closed tab by it
 
@@ -277,7 +278,7 @@ def stream(service: Service, owner: str, start: Callable[[], JobAndFrame]) -> Ge
         yield {"notice": sentence(str(error), "error")}
         return
     with closing(frames):
-        yield buttons(running=True)
+        yield RUNNING
         sent = time.monotonic()
         for _ in frames:
             frame.remember(service.visits.of(owner))
@@ -285,11 +286,7 @@ def stream(service: Service, owner: str, start: Callable[[], JobAndFrame]) -> Ge
             if outputs or time.monotonic() - sent >= _HEARTBEAT_SECONDS:
                 yield outputs
                 sent = time.monotonic()
-    yield buttons(running=False)
-
-
-def buttons(running: bool) -> Outputs:
-    return {"run": gr.update(interactive=not running), "stop": gr.update(interactive=running)}
+    yield IDLE
 
 
 def wire(
@@ -304,14 +301,14 @@ def wire(
     Stop ends it. Its frames change ``parts``.
     """
 
-    frames, own = courier(), ("run", "stop")
+    frames, buttons = courier(), [parts["run"], parts["stop"]]
 
-    def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+    def run(request: gr.Request, *values: Any) -> Iterator[Any]:
         news = Courier(parts)
         with closing(stream(service, owner(request), lambda: start(*values))) as all_outputs:
             for outputs in all_outputs:
-                brought = {name: value for name, value in outputs.items() if name not in own}
-                yield [news.bring(brought) if brought else gr.skip(), *in_order(own, outputs)]
+                yield news.bring(outputs) if outputs else gr.skip()
 
-    gr.on([*others, parts["run"].click], run, inputs, [frames, *(parts[name] for name in own)], **EVENT)
+    gr.on([*others, parts["run"].click], run, inputs, frames, **EVENT)
+    in_browser(frames.click, "({ running }) => window.tda.buttons(running)", buttons, frames)
     parts["stop"].click(service.stop, queue=False, **EVENT)

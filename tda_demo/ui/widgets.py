@@ -111,38 +111,36 @@ def applier(**options: Any) -> gr.HTML:
 
 def courier(**options: Any) -> gr.HTML:
     """Nothing to see: brings values to the page's own components past gradio, for which each output of a handler costs
-    a millisecond a frame, taken from whatever is measured meanwhile. Value: see ``Courier``.
+    a millisecond a frame, taken from whatever is measured meanwhile. Value: see ``Courier``; a ``click`` is sent
+    whenever ``running`` is another one.
     """
     component = _scripted(_NOTHING, "courier", elem_classes=["unseen"], **options)
-    component.js_on_load = "window.tda.courier(props, watch);"
+    component.js_on_load = "window.tda.courier(props, watch, trigger);"
     return component
 
 
 class Courier:
     """Makes the values of a ``courier`` of what changed on the page, frame by frame.
 
-    ``{"parts": {element id: [mark, value]}, "wish": [mark, {control: value}]}``: everything that was brought so far,
-    since a browser that is busy passes values over; by its mark it knows what it has had.
+    ``{"run": a name, "running": whether there is more to come, "parts": {element id: JSON}, "wish": JSON of
+    {control: value}}``: all that was brought so far, since a browser that is busy passes values over. As text each
+    costs both sides little that is as it was.
     """
 
     def __init__(self, parts: dict[str, Any]) -> None:
-        self.parts = parts
-        self._run = secrets.token_hex(4)
-        self._frames = 0
-        self._brought: dict[str, list[Any]] = {}
-        self._wish: dict[str, Any] = {}
+        self._ids = {name: part.elem_id for name, part in parts.items()}
+        self._run, self._running = secrets.token_hex(4), False
+        self._brought: dict[str, str] = {}
+        self._wish = ""
 
     def bring(self, outputs: Outputs) -> dict[str, Any]:
         """The value that has ``outputs``, new values by component name; those of controls gradio is asked to set."""
-        self._frames += 1
-        mark = f"{self._run}.{self._frames}"
         wish = {name: value for name, value in outputs.items() if "." in name}
-        for name, value in outputs.items():
-            if name not in wish:
-                self._brought[self.parts[name].elem_id] = [mark, value]
-        if wish:
-            self._wish = {"wish": [mark, wish]}
-        return {"parts": dict(self._brought), **self._wish}
+        shown = {name: value for name, value in outputs.items() if name not in wish and name != "running"}
+        self._running = outputs.get("running", self._running)
+        self._brought |= {self._ids[name]: json.dumps(value) for name, value in shown.items()}
+        self._wish = json.dumps(wish) if wish else self._wish
+        return {"run": self._run, "running": self._running, "parts": dict(self._brought), "wish": self._wish}
 
 
 def finding(**options: Any) -> gr.HTML:

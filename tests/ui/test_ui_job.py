@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import ANY
 
 import pytest
 
@@ -17,6 +16,8 @@ from tda_demo.ui import job as pipeline
 from tda_demo.ui.interruption import GivenUp
 from tda_demo.ui.job import (
     CONCLUDING_SECONDS,
+    IDLE,
+    RUNNING,
     Clock,
     Frame,
     JobAndFrame,
@@ -24,7 +25,6 @@ from tda_demo.ui.job import (
     Measuring,
     PageJob,
     TimedOut,
-    buttons,
     follow_job,
     stream,
 )
@@ -113,7 +113,7 @@ def notices(frames: list[Outputs]) -> list[str]:
 
 def test_a_job_is_shown_from_its_first_event_to_its_last(service: Service) -> None:
     frames = list(outputs(service, counting(30)))
-    assert frames[0] == buttons(running=True) and frames[-1] == buttons(running=False)
+    assert frames[0] == RUNNING and frames[-1] == IDLE
     assert notices(frames)[-1] == "Finished." and any("Counting" in notice for notice in notices(frames))
     assert [frame["numbers"] for frame in frames if "numbers" in frame][-1] == list(range(30))
     assert service.visits.of("a").rows == [{"number": number} for number in range(30)]
@@ -132,7 +132,7 @@ def test_who_waits_is_told_the_place_and_that_nothing_changed_is_heard_of(
     monkeypatch.setattr(pipeline, "_HEARTBEAT_SECONDS", 0.0)
     first = held(service)
     frames = outputs(service, counting(1))
-    assert next(frames) == buttons(running=True)
+    assert next(frames) == RUNNING
     assert next(frames)["notice"]["text"].startswith("You are 2nd in line: one race runs at a time")
     assert next(frames) == {}  # so that gradio notices a visitor who has left
     service.withdraw(first)
@@ -275,7 +275,7 @@ def test_the_page_says_that_the_time_was_up(service: Service) -> None:
 def test_a_failure_is_said_and_the_next_job_runs(service: Service) -> None:
     frames = list(outputs(service, counting(-1)))
     assert frames[-2]["notice"] == {"text": "It is below zero.", "tone": "error", "progress": None}
-    assert frames[-1] == buttons(running=False)
+    assert frames[-1] == IDLE
     assert notices(list(outputs(service, counting(2))))[-1] == "Finished."
 
 
@@ -310,7 +310,7 @@ def test_a_visitor_who_leaves_frees_the_model(service: Service) -> None:
     for _ in range(2):
         next(begun)
     service.worker.abandon("a")
-    assert list(begun)[-1] == buttons(running=False)
+    assert list(begun)[-1] == IDLE
     eventually(lambda: not service.worker.busy("a"))
 
 
@@ -338,15 +338,17 @@ def test_a_view_s_first_and_last_words() -> None:
     assert failed.notice == {"text": "Do this.", "tone": "error", "progress": None}
 
 
-def test_a_courier_brings_all_there_was_and_marks_what_is_new() -> None:
+def test_a_courier_brings_all_there_was_for_whoever_passed_values_over() -> None:
     parts = {"notice": SimpleNamespace(elem_id="the-notice"), "plot": SimpleNamespace(elem_id="the-plot")}
-    courier, other = Courier(parts), Courier(parts)
-    first = courier.bring({"notice": 1, "tda.cett": 0.2})
-    second = courier.bring({"plot": 2})
-    third = courier.bring({"notice": 3})
-    assert first["parts"] == {"the-notice": [ANY, 1]} and first["wish"][1] == {"tda.cett": 0.2}
-    assert {name: value for name, (_, value) in third["parts"].items()} == {"the-notice": 3, "the-plot": 2}
-    assert third["wish"] == second["wish"] == first["wish"]  # asked for once, whichever value a browser sees
-    assert third["parts"]["the-plot"] == second["parts"]["the-plot"] != first["parts"]["the-notice"]
-    marks = [value["parts"]["the-notice"][0] for value in (first, third, other.bring({"notice": 1}))]
-    assert len(set(marks)) == 3  # of another run, too
+    courier = Courier(parts)
+    frames = (RUNNING, {"notice": "a", "tda.cett": 0.2}, {"plot": [2]}, {"notice": "b"} | IDLE)
+    values = [courier.bring(outputs) for outputs in frames]
+    assert [value["parts"] for value in values] == [
+        {},
+        {"the-notice": '"a"'},
+        {"the-notice": '"a"', "the-plot": "[2]"},
+        {"the-notice": '"b"', "the-plot": "[2]"},
+    ]
+    assert [value["running"] for value in values] == [True, True, True, False]
+    assert [value["wish"] for value in values] == ["", *['{"tda.cett": 0.2}'] * 3]
+    assert len({value["run"] for value in [*values, Courier(parts).bring({"notice": "b"})]}) == 2
