@@ -108,7 +108,7 @@ def test_a_drag_is_answered_in_the_same_frame(open_page: Callable[..., Visitor])
     bytes_dial.focus()
     for _ in range(10):
         bytes_dial.press("ArrowLeft")
-    assert float(visitor.page.input_value("#tda-cett input[type=number]")) > 0.2
+    visitor.page.wait_for_function("Number(document.querySelector('#tda-cett input[type=number]').value) > 0.2")
     quality = visitor.page.locator("[data-dial=quality]")
     quality.fill("0")
     visitor.page.wait_for_function("document.querySelector('[data-slot=kl]').textContent === '0'")

@@ -67,7 +67,7 @@ def test_another_method_brings_its_own_controls_and_a_link_keeps_them(open_page:
     expect(second.page.locator("#max-new-tokens input[type=number]")).to_have_value("4")
     second.page.click("#reset")
     second.page.wait_for_selector("#tda-cett")
-    assert open_page(query="tda.cett=9").notice.startswith("This link cannot be used. cett is 9")
+    open_page(query="tda.cett=9").wait_for_notice("This link cannot be used. cett is 9")
 
 
 def test_two_methods_race_each_other_and_a_link_keeps_both(open_page: Callable[..., Visitor]) -> None:
@@ -94,7 +94,7 @@ def test_two_methods_race_each_other_and_a_link_keeps_both(open_page: Callable[.
     second = open_page(query=first.page.evaluate("window.copied").partition("/?")[2])
     second.page.wait_for_selector("#tda-cett")
     assert second.page.is_visible("#griffin-keep")
-    assert open_page(query="rival=tda").notice.startswith("This link cannot be used. TDA cannot race itself")
+    open_page(query="rival=tda").wait_for_notice("This link cannot be used. TDA cannot race itself")
 
 
 def test_a_budget_sets_the_dial_and_says_what_it_came_to(visitor: Visitor) -> None:
