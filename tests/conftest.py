@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import gpu_device  # noqa: F401 - first of all: it decides how Triton is imported
 import pytest
+import torch
 from hypothesis import settings
 from little_text import little_text, shared_cache  # noqa: F401 - fixtures
 from tiny import tiny
@@ -14,6 +17,9 @@ from tda_demo.model.loading import LoadedModel
 
 settings.register_profile("no deadline", deadline=None)  # a first example may compile, and machines are slow at times
 settings.load_profile("no deadline")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores: threads that wait for one another would mostly wait for the other worker's.
+    torch.set_num_threads(1)
 pytest.register_assert_rewrite("gpu_blocks", "gpu_step", "parity")  # an assertion there says what it saw, as in a test
 
 
@@ -21,6 +27,15 @@ pytest.register_assert_rewrite("gpu_blocks", "gpu_step", "parity")  # an asserti
 def lm() -> LoadedModel:
     """A tiny random llama."""
     return tiny()
+
+
+@pytest.fixture(scope="module")
+def two_threads() -> Iterator[None]:
+    """What is computed is computed by two threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ from tda_demo.model.family import FAMILIES
 from tda_demo.model.loading import LoadedModel
 from tda_demo.race import RaceSettings, race
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 LAYOUTS = [name for name, config in CONFIGS.items() if FAMILIES[config.model_type].decoder]
 
 

@@ -33,6 +33,8 @@ from tda_demo.methods.low_bit import low_bit_rest
 from tda_demo.model.loading import LoadedModel
 from tda_demo.race import RaceSettings, race
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 ROW = {"float32": 4 * 32, "bfloat16": 2 * 32, "int8": 32 + 4, "nf4": 32 + 4, "q4": 40}  # bytes of a row of 32 columns
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Locator, Page, Playwright, Route
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright, Route
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTION = "Why is the sky blue? Explain it in simple words."
@@ -63,6 +63,11 @@ def launch(playwright: Playwright) -> Browser:
     return playwright.chromium.launch(executable_path=path, args=FLAGS)
 
 
+def _context(browser: Browser) -> BrowserContext:
+    """The one that all tabs share: what the page is made of is fetched and compiled once."""
+    return browser.contexts[0] if browser.contexts else browser.new_context()
+
+
 class Visitor:
     """One open tab. What goes wrong in it, and what it asks of other hosts, is kept in ``complaints``."""
 
@@ -77,7 +82,9 @@ class Visitor:
         ready: bool = True,
     ) -> None:
         self.complaints: list[str] = []
-        self.page: Page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)  # type: ignore[arg-type]
+        self.page: Page = _context(browser).new_page()
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
         self.page.set_default_timeout(90_000)  # of a machine that does much else
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         self.page.on("console", lambda line: line.type == "error" and self.complaints.append(f"console: {line.text}"))

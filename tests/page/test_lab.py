@@ -39,6 +39,8 @@ def test_the_lab_stops_at_once(visitor: Visitor) -> None:
     page.click("#root-cause-run")
     page.wait_for_selector("#root-cause-notice:has-text('Measuring:')")
     page.click("#root-cause-stop")
-    page.wait_for_selector("#root-cause-notice:has-text('Stopped before enough')", timeout=6000)  # two seconds on cores of its own
+    page.wait_for_selector(
+        "#root-cause-notice:has-text('Stopped before enough')", timeout=6000
+    )  # two seconds on cores of its own
     expect(page.locator("#root-cause-run")).to_be_enabled()
     expect(page.locator("#root-cause-stop")).to_be_disabled()
