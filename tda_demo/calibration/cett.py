@@ -77,6 +77,7 @@ def _tail_norms(activations: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
         base = tail.double().square().sum(dim=1, keepdim=True)
         squares[:, start + 1 : start + 1 + a.shape[1]] = base + (a * cross).double().cumsum(dim=1)
         tail = tail + a @ w.T
+        squares[:, start + a.shape[1]] = tail.double().square().sum(dim=1)  # the running sum has rounded at every step
     norms = squares.clamp_min(0).sqrt()
     output = tail.double().norm(dim=1, keepdim=True)
     return torch.where(output > 0, norms / output.clamp_min(torch.finfo(torch.float64).tiny), 0.0)

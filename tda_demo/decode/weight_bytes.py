@@ -139,10 +139,7 @@ def bytes_per_step(model: PreTrainedModel) -> int:
 
 def stored_bytes(lm: LoadedModel, *, runs_kernels: bool) -> StepBytes:
     """Where the compiled kernels of a CPU read the weights, in their formats."""
-    counts = _stored.setdefault(lm.model, {})
-    if lm.precision not in counts:
-        counts[lm.precision] = _count_stored(lm, lm.precision)
-    dense, neurons = counts[lm.precision]
+    dense, neurons = _stored_in(lm, lm.precision)
     return StepBytes(dense, neurons, _widths(lm), (True,) * len(lm.blocks), runs_kernels)
 
 
@@ -151,13 +148,21 @@ _stored: WeakKeyDictionary[Any, dict[str, tuple[int, tuple[NeuronBytes, ...]]]] 
 
 def fewer_stored_bytes(lm: LoadedModel) -> dict[str, int]:
     """What a dense step of the compiled kernels would read in nearly exact precisions, where it is less than now."""
-    now = _count_stored(lm, lm.precision)[0]
-    others = {name: _count_stored(lm, name)[0] for name in NEARLY_EXACT}
+    now = _stored_in(lm, lm.precision)[0]
+    others = {name: _stored_in(lm, name)[0] for name in NEARLY_EXACT}
     return {name: read for name, read in others.items() if read < now}
 
 
+def _stored_in(lm: LoadedModel, precision: str) -> tuple[int, tuple[NeuronBytes, ...]]:
+    """Of a dense step, and of a neuron of every layer; counted once for a model, which takes a quarter of a second."""
+    counts = _stored.setdefault(lm.model, {})
+    if precision not in counts:
+        counts[precision] = _count_stored(lm, precision)
+    return counts[precision]
+
+
 def _count_stored(lm: LoadedModel, precision: str) -> tuple[int, tuple[NeuronBytes, ...]]:
-    """Of a dense step, and of a neuron of every layer."""
+    """``_stored_in``, counted."""
     dense = 0
     downs = {block.down for block in lm.blocks}
     head = lm.model.get_output_embeddings()

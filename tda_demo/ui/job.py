@@ -266,7 +266,7 @@ JobAndFrame = tuple[PageJob[Any], Frame[Any]]  # what a visitor asks to have mea
 
 
 def stream(service: Service, owner: str, start: Callable[[], JobAndFrame]) -> Generator[Outputs]:
-    """The job of ``start``, or its UserError: what changed on the page, by component name, about six times a second.
+    """The job of ``start``, or its UserError: what changed on the page, by component name, about four times a second.
 
     Closing it ends the job.
     """

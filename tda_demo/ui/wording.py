@@ -110,7 +110,7 @@ def sureness(speedup: Speedup | None, bound: float | None) -> str:
     More than they allow was not gained by reading less: something else took time from the dense arm's steps.
     """
     limit = "" if bound is None else f"limit {times(bound)}"
-    if bound is not None and speedup is not None and speedup.ratio > _ALLOWED * bound:
+    if bound is not None and speedup is not None and speedup.settled and speedup.ratio > _ALLOWED * bound:
         limit = f"above the limit of {times(bound)}: disturbed"
     if speedup is None or not speedup.settled:
         return limit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -30,6 +30,7 @@ def brute_error(activations: torch.Tensor, down: torch.Tensor, dropped: torch.Te
     return float(np.mean(errors))
 
 
+@example(tokens=7, d_ff=113, d_model=1, seed=227)  # what neurons give nearly cancels out
 @settings(max_examples=40, deadline=None)
 @given(tokens=st.integers(1, 12), d_ff=st.integers(1, 150), d_model=st.integers(1, 20), seed=st.integers(0, 999))
 def test_tail_curve_is_the_brute_force_error_at_every_neuron(tokens: int, d_ff: int, d_model: int, seed: int) -> None:
@@ -39,10 +40,9 @@ def test_tail_curve_is_the_brute_force_error_at_every_neuron(tokens: int, d_ff: 
     scores = score(strengths(activations))
     curve = tail_curve(block_of(down), activations, scores)
     order = torch.argsort(scores, stable=True)
-    # In float32: where terms nearly cancel out in a narrow output, its norm is that much less sure.
     for dropped in {0, 1, d_ff // 2, d_ff}:
         expected = brute_error(activations, down, order[:dropped])
-        assert curve.errors[dropped] == pytest.approx(expected, rel=1e-2, abs=1e-2)
+        assert curve.errors[dropped] == pytest.approx(expected, rel=1e-3, abs=2e-3)
 
 
 @settings(max_examples=40, deadline=None)

@@ -119,3 +119,12 @@ def test_what_fewer_bits_would_read_is_what_a_model_stored_in_them_reads() -> No
     assert told == {name: engine_for(stored(tiny(), name)).step_bytes.dense for name in ("int8", "q4")}
     assert "int8" not in engine_for(stored(tiny(), "int8")).fewer_bits
     assert EagerEngine(lm).fewer_bits == {}
+
+
+def test_a_race_does_not_count_what_was_counted_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would at its end, where whoever pressed Stop waits for it."""
+    lm = tiny()
+    engine_for(lm).warm_up()
+    monkeypatch.setattr("tda_demo.decode.weight_bytes.modules_of_a_step", lambda _: pytest.fail("counts again"))
+    engine = engine_for(lm)
+    assert engine.fewer_bits and engine.step_bytes.dense > 0

@@ -13,8 +13,9 @@ from tiny import tiny
 
 from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.kernels.cpu import cores, most_threads
-from tda_demo.kernels.cpu.launch import Together, arguments_at
-from tda_demo.kernels.cpu.together import meet, share
+from tda_demo.kernels.cpu.barrier import barrier
+from tda_demo.kernels.cpu.launch import ParallelCall, arguments_at
+from tda_demo.kernels.cpu.partition import share
 from tda_demo.methods import TDA
 from tda_demo.support.errors import UserError
 
@@ -37,15 +38,13 @@ class Sums(NamedTuple):
 def _sums(t: Any, threads: Any, counters: Any, address: Any, kind: Any) -> None:
     """In every round each thread writes its number, and all see the sum of all: a late or early one would not."""
     work = arguments_at(address, kind)
-    table, arrivals = work.inner.table, 0
+    table, passed = work.inner.table, 0
     for k in range(work.seen.shape[1]):
         table[t] = (k + t) * int(work.factor) * (2 if work.doubled else 1)
-        arrivals += threads
-        meet(counters, arrivals)
+        passed = barrier(counters, passed, threads)
         for other in range(threads):
             work.seen[t, k] += table[other]
-        arrivals += threads
-        meet(counters, arrivals)
+        passed = barrier(counters, passed, threads)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -53,22 +52,22 @@ def test_every_thread_sees_what_all_wrote_before_they_met(threads: int) -> None:
     threads = min(threads, most_threads())
     for repeat in range(3):  # a launch begins its counting anew
         work = Sums(Inner(np.zeros(threads, np.int64), None), 3.0, repeat == 1, np.zeros((threads, ROUNDS), np.int64))
-        together = Together(_sums, work, threads)
+        call = ParallelCall(_sums, work, threads)
         with cores(threads):
-            assert together()
+            assert call()
         rounds = np.arange(ROUNDS) * threads + sum(range(threads))
         assert (work.seen == rounds * 3 * (2 if repeat == 1 else 1)).all()
 
 
 def test_a_pool_that_runs_one_task_after_the_other_is_told_and_does_nothing() -> None:
     work = Sums(Inner(np.zeros(2, np.int64), None), 1.0, False, np.zeros((2, ROUNDS), np.int64))
-    together = Together(_sums, work, 2)
+    call = ParallelCall(_sums, work, 2)
     with cores(1):
-        assert not together()
+        assert not call()
     assert not work.seen.any()
     if most_threads() > 1:
         with cores(2):
-            assert together()  # the next call is one like any other
+            assert call()  # the next call is one like any other
 
 
 def test_a_step_whose_threads_do_not_meet_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from numba import threading_layer
 
 from ...kernels.cpu import cores, most_threads
 from ...kernels.cpu import step as cpu
-from ...kernels.cpu.launch import Together
+from ...kernels.cpu.launch import ParallelCall
 from ...kernels.cpu.layer import Neurons
 from ...methods.plan import ActiveSets, Plan, StepTraits
 from ...methods.policy import Policy
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
 
-_TRIES = 3  # of a step whose threads did not meet, as on a machine that is very busy
+_TRIES = 3  # of a step whose threads did not run at once, as on a machine that is very busy
 
 _packers: weakref.WeakKeyDictionary[PreTrainedModel, Packer] = weakref.WeakKeyDictionary()
 # What has run once on a model: the step of these kinds of policy or rest, and without one (None).
@@ -75,6 +75,7 @@ class CpuStepEngine(Engine):
         if None in ready:
             return
         ready.add(None)
+        _ = self.fewer_bits  # which every race tells in the end
         report(Progress("Preparing the compiled step", 0, 0, "steps"))
         CpuStepArm(self, self.layout.neurons, self.layout.everything, 1).step(0)
         first_neuron = torch.zeros(1, dtype=torch.int64)
@@ -114,7 +115,7 @@ def _step_of(policy: Policy | None) -> type | None:
 class CpuStepArm:
     """The decoder's arrays, some of its neurons, and a float32 KV cache for ``positions`` tokens."""
 
-    _take: Together | None
+    _take: ParallelCall | None
 
     def __init__(
         self,
@@ -169,7 +170,7 @@ class CpuStepArm:
         self.position += 1
         return torch.from_numpy(self.logits)
 
-    def _prepare(self) -> Together:
+    def _prepare(self) -> ParallelCall:
         shape, (_, _, positions, _) = self.layout.shape, self.keys.shape
         width, places = len(self._embedding), len(self.fired)
         step = cpu.Step(
@@ -189,7 +190,7 @@ class CpuStepArm:
             logits=self.logits,
             scratch=cpu.Scratch.of(shape, width, self.threads, places, positions),
         )
-        self._take = Together(cpu.take_step, step, self.threads)
+        self._take = ParallelCall(cpu.take_step, step, self.threads)
         return self._take
 
     def activations(self) -> list[torch.Tensor]:

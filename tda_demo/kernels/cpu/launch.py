@@ -15,15 +15,15 @@ from numba import njit, prange, typeof, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from .barrier import clear, new_counters, roll_call, was_complete
 from .nf4_loops import LOOP
-from .together import all_here, clear, new_counters, were_all_here
 
 
-class Together:
+class ParallelCall:
     """Runs ``function(t, threads, counters, address, kind)`` for all t below ``threads``, as many threads at once.
 
     The function is an njit one; it begins with ``arguments_at(address, kind)``, a named tuple of arrays, numbers and
-    such tuples. Arrays are the caller's own: what one writes, the other sees. ``counters`` are for ``together.meet``.
+    such tuples. Arrays are the caller's own: what one writes, the other sees. ``counters`` are for ``barrier.barrier``.
     """
 
     def __init__(self, function: Any, arguments: tuple[Any, ...], threads: int) -> None:
@@ -33,7 +33,7 @@ class Together:
         kind: Any = typeof(arguments)
         context: Any = cpu_target.target_context
         self._at = np.zeros(context.get_abi_sizeof(context.get_data_type(kind)), np.uint8)
-        _lay_down(arguments, self._at.ctypes.data)
+        _keep_at(arguments, self._at.ctypes.data)
         signature = (types.int64, types.int64, typeof(self._counters), types.int64, types.TypeRef(kind))
         function.compile(signature)
         compiled = function.overloads[signature]
@@ -45,20 +45,20 @@ class Together:
 
 
 @intrinsic
-def _laying(_context, arguments, address):
+def _storing(_context, arguments, address):
     """Writes arguments where ``arguments_at`` reads them, arrays without an owner: nobody counts who uses them."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kind = signature.args[0]
         place = builder.inttoptr(values[1], context.get_data_type(kind).as_pointer())
         model = context.data_model_manager[kind]
-        builder.store(model.as_data(builder, _lent(context, builder, kind, values[0])), place)
+        builder.store(model.as_data(builder, _borrowed(context, builder, kind, values[0])), place)
         return context.get_dummy_value()
 
     return types.void(arguments, types.int64), generate
 
 
-def _lent(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     if isinstance(kind, types.Array):
         array = context.make_array(kind)(context, builder, value)
         array.meminfo = ir.Constant(array.meminfo.type, None)
@@ -67,14 +67,14 @@ def _lent(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     if isinstance(kind, types.BaseTuple):
         parts: Any = kind
         for place, part in enumerate(parts):
-            inner = _lent(context, builder, part, builder.extract_value(value, place))
+            inner = _borrowed(context, builder, part, builder.extract_value(value, place))
             value = builder.insert_value(value, inner, place)
     return value
 
 
 @intrinsic
 def _arguments_at(_context, address, kind):
-    """The arguments that ``Together`` was given, inside its function."""
+    """The arguments that ``ParallelCall`` was given, inside its function."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kind = signature.return_type
@@ -100,20 +100,20 @@ def _calling(_context, function, t, threads, counters, address):
     return signature, generate
 
 
-_lay: Any = _laying
+_store: Any = _storing
 _call: Any = _calling
 arguments_at: Any = _arguments_at
 
 
 @njit(**LOOP)
-def _lay_down(arguments, address):
-    _lay(arguments, address)
+def _keep_at(arguments, address):
+    _store(arguments, address)
 
 
 @njit(parallel=True, **LOOP)
 def _launch(function, address, threads, counters):
     clear(counters)
     for t in prange(threads):
-        if all_here(counters, threads):
+        if roll_call(counters, threads):
             _call(function, np.int64(t), threads, counters, address)
-    return were_all_here(counters, threads)
+    return was_complete(counters, threads)

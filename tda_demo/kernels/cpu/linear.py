@@ -13,8 +13,8 @@ from numba import get_num_threads, njit, prange
 from torch import nn
 
 from ..formats import ByNeuron, Rows, encode, encode_by_neuron
+from .partition import share
 from .rows import LOOP, f32, matvec, weighted_rows
-from .together import share
 
 _NO_BIAS = np.empty(0, np.float32)
 

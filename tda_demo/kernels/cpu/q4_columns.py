@@ -18,8 +18,8 @@ from numba.extending import intrinsic
 
 from ..q4_sizes import GROUP, LEVELS, TILE, TILE_BYTES, X_ONE
 from .nf4_loops import HAS_SHUFFLE, LOOP, f32
+from .partition import share
 from .q4_rows import from_half
-from .together import share
 from .vectors import (
     LINE,
     Bytes,

@@ -14,7 +14,7 @@ from numba import njit, prange
 
 from ..q4_sizes import GROUP, LEVELS
 from .nf4_loops import LOOP, f32
-from .together import share
+from .partition import share
 from .vectors import nearest
 
 _SHRINKINGS = (f32(1.0), f32(0.88))  # of a group's range; clipping its ends a little costs less than coarse steps

@@ -6,8 +6,8 @@ import numpy as np
 from numba import njit, prange
 
 from ..q4_sizes import GROUP, RECORD
+from .partition import share
 from .q4_rows import from_half
-from .together import share
 
 _HALF = GROUP // 2
 

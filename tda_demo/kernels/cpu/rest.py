@@ -9,10 +9,10 @@ import numpy as np
 from ..q4_sizes import GROUP, RECORD, TILE
 from .elementwise import activate_all
 from .layer import kernel, mlp
+from .partition import share
 from .q4_columns import add_columns
 from .q4_rows import matvec, quantise
 from .rows import f32
-from .together import share
 
 
 class Rest(NamedTuple):

@@ -14,10 +14,10 @@ from numba import get_num_threads, njit, prange
 
 from ..q4_sizes import GROUP, RECORD, TILE
 from .elementwise import activate_all
+from .partition import share
 from .q4_columns import add_columns
 from .q4_rows import matvec, quantise
 from .rows import LOOP, f32
-from .together import share
 
 
 class RestBlock(NamedTuple):

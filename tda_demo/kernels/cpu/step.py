@@ -13,11 +13,12 @@ import numpy as np
 from numba import njit, prange
 
 from .attention import attend, combine
+from .barrier import barrier
 from .elementwise import tanh
 from .launch import arguments_at
 from .layer import OUT, QKV, Neurons, mlp, project
+from .partition import share
 from .rows import LOOP, f32, matvec
-from .together import meet, share
 
 
 class Shape(NamedTuple):
@@ -215,7 +216,7 @@ def _attend(t, threads, layer, step, by_head):
 
 @njit(**LOOP)
 def take_step(t, threads, counters, address, kind):
-    """What thread ``t`` does of the ``Step`` at ``address``, of type ``kind`` (``launch.Together``).
+    """What thread ``t`` does of the ``Step`` at ``address``, of type ``kind`` (``launch.ParallelCall``).
 
     What is short, each thread does for itself: it costs less than to wait for another.
     """
@@ -227,26 +228,23 @@ def take_step(t, threads, counters, address, kind):
     projected, by_head, mixed = scratch.projected, scratch.heads[t], scratch.mixed[t]
     row, last_row = share(rows, t, threads)
     first, last = share(width, t, threads)
-    arrivals = 0
+    passed = 0
     _copy(step.embedding, x)
     for layer in range(layers):
         _rms_norm(x, shared.norms[layer, 0], epsilon, normed)
         project(rule, layer, QKV, shared.qkv[layer], shared.qkv_scale[layer], normed, row, last_row, projected)
         for j in range(row, last_row):
             projected[j] += shared.qkv_bias[layer, j]
-        arrivals += threads
-        meet(counters, arrivals)
+        passed = barrier(counters, passed, threads)
         _copy(projected, by_head.reshape(rows))
         _attend(t, threads, layer, step, by_head)
-        arrivals += threads
-        meet(counters, arrivals)
+        passed = barrier(counters, passed, threads)
         combine(scratch.outs, scratch.peaks, scratch.sums, mixed)
         flat = mixed.reshape(mixed.size)
         project(rule, layer, OUT, shared.out[layer], shared.out_scale[layer], flat, first, last, scratch.update)
         for j in range(first, last):
             scratch.update[j] += shared.out_bias[layer, j]
-        arrivals += threads
-        meet(counters, arrivals)
+        passed = barrier(counters, passed, threads)
         _copy(scratch.update, update)
         _add(x, update, shared.norms[layer, 1], epsilon, shape.output_norms)
 
@@ -268,8 +266,7 @@ def take_step(t, threads, counters, address, kind):
             step.activations,
             scratch.partial[t],
         )
-        arrivals += threads
-        meet(counters, arrivals)
+        passed = barrier(counters, passed, threads)
         _add_up(scratch.partial, update)
         for j in range(width):
             update[j] = update[j] * shared.output_scale[layer, j] + shared.down_bias[layer, j]

@@ -1,4 +1,4 @@
-"""Threads of one step that wait for each other: a roll call as it begins, and a barrier wherever one needs them all.
+"""A barrier for the threads of one parallel region, and the roll call that makes sure they run at once.
 
 Numba can only start threads and wait for their end, which costs some microseconds every time; a decode step would do so
 four times a layer. These wait by looking at a counter. Whoever has looked for long gives the core to somebody else.
@@ -96,18 +96,8 @@ _yield: Any = _yielding
 
 
 def new_counters() -> np.ndarray:
-    """A step's counters, int64."""
+    """A region's counters, int64."""
     return np.zeros(COUNTERS, np.int64)
-
-
-@njit(**LOOP)
-def share(count, t, threads):
-    """The first of ``count`` things that are thread ``t``'s, and the first that is not any more.
-
-    In numba's loops over threads t is unsigned; what is called with such numbers would be compiled for them apart.
-    """
-    count, t, threads = np.int64(count), np.int64(t), np.int64(threads)
-    return count * t // threads, count * (t + 1) // threads
 
 
 @njit(**LOOP)
@@ -117,7 +107,7 @@ def clear(counters):
 
 
 @njit(**LOOP)
-def all_here(counters, threads):
+def roll_call(counters, threads):
     """Called by each of ``threads``: True once all have; False, for all, where one has waited in vain.
 
     A pool may run its tasks one after the other, and a barrier would then wait for ever.
@@ -141,19 +131,24 @@ def all_here(counters, threads):
 
 
 @njit(**LOOP)
-def were_all_here(counters, threads):
-    """After the step: whether its roll call was complete."""
+def was_complete(counters, threads):
+    """After the region: whether its roll call was."""
     return _read(counters, _HERE) == threads
 
 
 @njit(**LOOP)
-def meet(counters, arrivals):
-    """Returns once ``arrivals`` calls have been made since the step began: what was written before any is seen."""
+def barrier(counters, passed, threads):
+    """Returns once all ``threads`` have called it: what any wrote before is seen by all after it.
+
+    ``passed`` is what the last barrier of the region returned, 0 before the first.
+    """
+    passed += threads
     _add(counters, _ARRIVED, 1)
     looks = 0
-    while _read(counters, _ARRIVED) < arrivals:
+    while _read(counters, _ARRIVED) < passed:
         if looks > _LOOKS:
             _yield()
         else:
             _pause()
         looks += 1
+    return passed
