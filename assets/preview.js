@@ -118,7 +118,7 @@
         share: percent(known.share),
         kl,
         bound: `limit ${known.bound.toFixed(2)}×`,
-        source: exact(curve) ? "layers exact for your prompt, the rest expected" : curve.points ? "expected, held-out answers" : "expected, calibration texts",
+        source: exact(curve) ? "layers exact, the rest expected" : curve.points ? "expected, held-out answers" : "expected, calibration texts",
       });
       tda.drawRows?.();
     };
