@@ -46,7 +46,7 @@ def served_page(log: Path, *arguments: str) -> Iterator[str]:
 
 
 def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert server.poll() is None, log.read_text()
         try:
@@ -85,7 +85,7 @@ class Visitor:
         self.page: Page = _context(browser).new_page()
         self.page.set_viewport_size({"width": width, "height": height})
         self.page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
-        self.page.set_default_timeout(90_000)  # of a machine that does much else
+        self.page.set_default_timeout(30_000)
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         self.page.on("console", lambda line: line.type == "error" and self.complaints.append(f"console: {line.text}"))
         self.page.route(lambda url: urlsplit(url).hostname not in ("127.0.0.1", None), self._refuse)

@@ -19,7 +19,7 @@ def test_the_lab_trains_draws_and_saves(visitor: Visitor) -> None:
     page.click("#training-run")
     page.click("#claims button[role=tab]:has-text('Inertia')")  # what is drawn meanwhile must fit when it is seen
     page.click("#claims button[role=tab]:has-text('Training')")
-    page.wait_for_selector("#training-notice:has-text('Finished')")
+    page.wait_for_selector("#training-notice:has-text('Finished')", timeout=90_000)  # four runs are trained
     assert page.locator("#training-finding .finding-check").count() == 5
     page.locator("#training-sparsity .plot-area").scroll_into_view_if_needed()
     area = page.locator("#training-sparsity .plot-area").bounding_box()
