@@ -1,22 +1,18 @@
 """Attention inside the compiled step: a thread's share of the positions, then the shares together.
 
 Threads share positions and not heads, as Flash-Decoding does (Dao and others, 2023): all have equally many, and
-keys and values are read from memory once. By the time a layer comes round again its cache has been pushed out by the
-weights of all others, and a few kilobytes are over before the processor has noticed that they are read in order, so
-they are asked for ahead.
+keys and values are read from memory once.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from numba import njit
 
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
-
+from .attention_loops import HEADS, LINE, mix, score
 from .elementwise import exp, tanh
-from .rows import LOOP, f32, matvec, weighted_rows
-from .vectors import LINE, ask, constant, need_contiguous, pointer
+from .rows import LOOP, f32
+
+PADDING = 32  # numbers: loops over numbers take so many at once, and what is left one by one
 
 _LOWEST = f32(-3e38)
 
@@ -28,32 +24,64 @@ def attend(queries, keys, values, begin, end, scale, cap, weights, outs, peaks, 
     Args:
         queries: float32 [heads, head_dim].
         keys, values: float32 [kv_heads, positions, head_dim].
-        scale: float32 [positions], the same number everywhere.
-        cap: of a product; 0 for none.
-        weights: float32 [positions], scratch.
+        scale: float32, of a product.
+        cap: of a scaled product; 0 for none.
+        weights: float32 [HEADS, positions + PADDING], scratch.
         outs: float32 [heads, head_dim], written: values weighted by exp(product - peak), added up.
         peaks, sums: float32 [heads], written: the highest product, and the weights added up.
     """
     kv_heads = keys.shape[0]
     group = queries.shape[0] // kv_heads
-    _ask_for(keys, 0, begin, end)
     for kv in range(kv_heads):
-        _ask_for(values, kv, begin, end)
-        for h in range(kv * group, (kv + 1) * group):
-            highest, total = _LOWEST, f32(0)
-            matvec(keys[kv], scale, queries[h], None, begin, end, weights)
-            if cap > 0:
-                for p in range(begin, end):
-                    weights[p] = f32(cap) * tanh(weights[p] / f32(cap))
+        following = keys[min(kv + 1, kv_heads - 1)]
+        for first in range(kv * group, (kv + 1) * group, HEADS):
+            last = min(first + HEADS, (kv + 1) * group)
+            score(keys[kv], begin, end, queries[first:last], scale, weights, values[kv])
+            _score_other_columns(keys[kv], begin, end, queries[first:last], scale, weights)
+            for h in range(first, last):
+                peaks[h], sums[h] = _weigh(weights[h - first], end - begin, cap)
+            mix(values[kv], begin, end, weights, outs[first:last], following)
+            _mix_other_columns(values[kv], begin, end, weights, outs[first:last])
+
+
+@njit(**LOOP)
+def _weigh(products, count, cap):
+    """The first ``count`` products as exp(product - peak), in place; returns the peak and their sum."""
+    if count <= 0:
+        return _LOWEST, f32(0)
+    padded = (count + PADDING - 1) // PADDING * PADDING
+    for p in range(count, padded):
+        products[p] = _LOWEST
+    if cap > 0:
+        for p in range(count):
+            products[p] = f32(cap) * tanh(products[p] / f32(cap))
+    highest, total = _LOWEST, f32(0)
+    for p in range(padded):
+        highest = max(highest, products[p])
+    for p in range(padded):
+        products[p] = exp(products[p] - highest)
+        total += products[p]
+    return highest, total
+
+
+@njit(**LOOP)
+def _score_other_columns(keys, begin, end, queries, scale, products):
+    """Adds what ``score`` leaves out: columns that fill no line."""
+    for column in range(keys.shape[1] - keys.shape[1] % LINE, keys.shape[1]):
+        for h in range(len(queries)):
             for p in range(begin, end):
-                highest = max(highest, weights[p])
+                products[h, p - begin] += scale * queries[h, column] * keys[p, column]
+
+
+@njit(**LOOP)
+def _mix_other_columns(values, begin, end, weights, outs):
+    """The columns that ``mix`` leaves out."""
+    for column in range(values.shape[1] - values.shape[1] % LINE, values.shape[1]):
+        for h in range(len(outs)):
+            total = f32(0)
             for p in range(begin, end):
-                weights[p] = exp(weights[p] - highest)
-                total += weights[p]
-            weighted_rows(values[kv], scale, weights, None, begin, end, outs[h])
-            peaks[h], sums[h] = highest, total
-        if kv + 1 < kv_heads:
-            _ask_for(keys, kv + 1, begin, end)
+                total += weights[h, p - begin] * values[p, column]
+            outs[h, column] = total
 
 
 @njit(**LOOP)
@@ -64,37 +92,9 @@ def combine(outs, peaks, sums, mixed):
         highest, total = _LOWEST, f32(0)
         for t in range(threads):
             highest = max(highest, peaks[t, h])
-        for j in range(head_dim):
-            mixed[h, j] = f32(0)
         for t in range(threads):
-            factor = exp(peaks[t, h] - highest)
-            total += factor * sums[t, h]
+            total += exp(peaks[t, h] - highest) * sums[t, h]
+        for t in range(threads):
+            factor = exp(peaks[t, h] - highest) / total
             for j in range(head_dim):
-                mixed[h, j] += factor * outs[t, h, j]
-        for j in range(head_dim):
-            mixed[h, j] /= total
-
-
-@intrinsic
-def _asking_for(_context, array, index, begin, end):
-    """Asks for ``array[index, begin:end]``."""
-    need_contiguous(array)
-    signature = types.void(array, index, begin, end)
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        start = pointer(context, builder, signature.args[0], values[0])
-        rows, columns = (
-            builder.extract_value(context.make_array(signature.args[0])(context, builder, values[0]).shape, axis)
-            for axis in (1, 2)
-        )
-        row = builder.add(builder.mul(values[1], rows), values[2])
-        here = builder.gep(start, [builder.mul(row, columns)])
-        count = builder.mul(builder.sub(values[3], values[2]), columns)
-        with cgutils.for_range_slice(builder, constant(0), count, constant(LINE // 4)) as (at, _):
-            ask(builder, here, at)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-_ask_for: Any = _asking_for
+                mixed[h, j] = factor * outs[t, h, j] + (mixed[h, j] if t else f32(0))

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, prange
 
-from .attention import attend, combine
+from .attention import PADDING, attend, combine
+from .attention_loops import HEADS
 from .barrier import barrier
 from .elementwise import tanh
 from .launch import arguments_at
@@ -124,8 +125,7 @@ class Scratch(NamedTuple):
     peaks: np.ndarray  # [threads, heads]
     sums: np.ndarray  # [threads, heads]
     up: np.ndarray  # [places]
-    scale: np.ndarray  # [positions], attention's, the same number everywhere
-    weights: np.ndarray  # [threads, positions]
+    weights: np.ndarray  # [threads, HEADS, positions + PADDING], attention's
     vectors: np.ndarray  # [threads, 3, d]
     heads: np.ndarray  # [threads, heads + 2 kv_heads, head_dim]
     mixed: np.ndarray  # [threads, heads, head_dim]
@@ -141,13 +141,12 @@ class Scratch(NamedTuple):
             "peaks": (threads, shape.heads),
             "sums": (threads, shape.heads),
             "up": (places,),
-            "weights": (threads, positions),
+            "weights": (threads, HEADS, positions + PADDING),
             "vectors": (threads, 3, width),
             "heads": (threads, all_heads, shape.head_dim),
             "mixed": (threads, shape.heads, shape.head_dim),
         }
-        scale = np.full(positions, shape.attention_scale, np.float32)
-        return cls(scale=scale, **{name: np.zeros(size, np.float32) for name, size in sizes.items()})
+        return cls(**{name: np.zeros(size, np.float32) for name, size in sizes.items()})
 
 
 class Step(NamedTuple):
@@ -205,7 +204,7 @@ def _attend(t, threads, layer, step, by_head):
         step.values[layer],
         begin + first,
         begin + last,
-        scratch.scale,
+        f32(shape.attention_scale),
         shape.attention_cap,
         scratch.weights[t],
         scratch.outs[t],
