@@ -15,10 +15,12 @@ from itertools import groupby
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 import damage
 import fuzz
 import hangups
+import payloads
 import visitors
 import worst
 from served import ROOT, page
@@ -51,6 +53,12 @@ def of_requests(n: int, work: Path) -> Iterator[Line]:
         scripts = list(fuzz.scripts(served))
     yield "tracebacks in odd requests", str(row.tracebacks), f"{row.tried:,}"
     yield "script payloads answered other than as JSON text", str(len(scripts)), str(4 * len(fuzz.SCRIPTS))
+
+
+def of_scripts(n: int, work: Path) -> Iterator[Line]:
+    with page(work / "page.log") as served:
+        for row in payloads.run(served, work):
+            yield f"script payloads through {row.way}", f"{row.executed} executed", str(row.tried)
 
 
 def of_commands(n: int, work: Path) -> Iterator[Line]:
@@ -93,6 +101,7 @@ PARTS: dict[str, Callable[[int, Path], Iterator[Line]]] = {
     "hangups": of_hangups,
     "worst": of_worst,
     "requests": of_requests,
+    "scripts": of_scripts,
     "commands": of_commands,
     "ggufs": of_ggufs,
     "flips": of_flips,
