@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import types
+from numba import njit, types
 from numba.extending import overload
 
 from ..nf4 import BLOCK, ONE
 from ..q4_sizes import RECORD, RECORD_BYTES
 from . import q4_rows
 from .nf4_loops import LOOP, add_row, f32, quantise, row_times
+from .scattered_rows import FOUR, add_four, dot
 
-__all__ = ["LOOP", "f32", "matvec", "pick", "weighted_rows"]
+__all__ = ["LOOP", "add_chosen", "f32", "matvec", "pick", "weighted_rows"]
+
+_AHEAD = 2  # rows
 
 
 def matvec(codes, scales, x, chosen, first, last, out):
@@ -41,12 +44,16 @@ def _compiled_pick(chosen, i):
 def _matvec(codes, scales, x, chosen, first, last, out):
     if codes.dtype == types.uint32:
         return _q4_matvec if chosen in (None, types.none) else _q4_matvec_of_chosen
-    return _nf4_matvec if codes.dtype == types.uint8 else _plain_matvec
+    if codes.dtype == types.uint8:
+        return _nf4_matvec
+    return _plain_matvec if chosen in (None, types.none) else _plain_matvec_of_chosen
 
 
 @overload(weighted_rows, jit_options=LOOP)
 def _weighted_rows(codes, block_scales, weights, chosen, first, last, out):
-    return _nf4_weighted_rows if codes.dtype == types.uint8 else _plain_weighted_rows
+    if codes.dtype == types.uint8:
+        return _nf4_weighted_rows
+    return _plain_weighted_rows if chosen in (None, types.none) else _weighted_rows_of_chosen
 
 
 def _q4_matvec(codes, scales, x, chosen, first, last, out):
@@ -85,25 +92,29 @@ def _plain_matvec(codes, scales, x, chosen, first, last, out):
     quarter = (last - first) // 4
     for i in range(first, first + quarter):
         i1, i2, i3 = i + quarter, i + 2 * quarter, i + 3 * quarter
-        r0, r1, r2, r3 = pick(chosen, i), pick(chosen, i1), pick(chosen, i2), pick(chosen, i3)
-        row_0, row_1, row_2, row_3 = codes[r0], codes[r1], codes[r2], codes[r3]
+        row_0, row_1, row_2, row_3 = codes[i], codes[i1], codes[i2], codes[i3]
         sum_0, sum_1, sum_2, sum_3 = f32(0), f32(0), f32(0), f32(0)
         for j in range(columns):
             sum_0 += _widen(row_0[j]) * x[j]
             sum_1 += _widen(row_1[j]) * x[j]
             sum_2 += _widen(row_2[j]) * x[j]
             sum_3 += _widen(row_3[j]) * x[j]
-        out[i] = sum_0 * scales[r0]
-        out[i1] = sum_1 * scales[r1]
-        out[i2] = sum_2 * scales[r2]
-        out[i3] = sum_3 * scales[r3]
+        out[i] = sum_0 * scales[i]
+        out[i1] = sum_1 * scales[i1]
+        out[i2] = sum_2 * scales[i2]
+        out[i3] = sum_3 * scales[i3]
     for i in range(first + 4 * quarter, last):
-        r0 = pick(chosen, i)
-        row_0 = codes[r0]
+        row_0 = codes[i]
         sum_0 = f32(0)
         for j in range(columns):
             sum_0 += _widen(row_0[j]) * x[j]
-        out[i] = sum_0 * scales[r0]
+        out[i] = sum_0 * scales[i]
+
+
+def _plain_matvec_of_chosen(codes, scales, x, chosen, first, last, out):
+    for i in range(first, last):
+        row = chosen[i]
+        out[i] = dot(codes, row, chosen[min(i + _AHEAD, last - 1)], x) * scales[row]
 
 
 def _plain_weighted_rows(codes, block_scales, weights, chosen, first, last, out):
@@ -114,16 +125,33 @@ def _plain_weighted_rows(codes, block_scales, weights, chosen, first, last, out)
     quarter = (last - first) // 4
     for i in range(first, first + quarter):
         i1, i2, i3 = i + quarter, i + 2 * quarter, i + 3 * quarter
-        row_0, row_1 = codes[pick(chosen, i)], codes[pick(chosen, i1)]
-        row_2, row_3 = codes[pick(chosen, i2)], codes[pick(chosen, i3)]
+        row_0, row_1, row_2, row_3 = codes[i], codes[i1], codes[i2], codes[i3]
         weight_0, weight_1, weight_2, weight_3 = weights[i], weights[i1], weights[i2], weights[i3]
         for j in range(columns):
             out[j] += (weight_0 * _widen(row_0[j]) + weight_1 * _widen(row_1[j])) + (
                 weight_2 * _widen(row_2[j]) + weight_3 * _widen(row_3[j])
             )
     for i in range(first + 4 * quarter, last):
-        row, weight = codes[pick(chosen, i)], weights[i]
+        row, weight = codes[i], weights[i]
         for j in range(columns):
+            out[j] += weight * _widen(row[j])
+
+
+def _weighted_rows_of_chosen(codes, block_scales, weights, chosen, first, last, out):
+    add_chosen(codes, weights, chosen, first, last, 0, out)
+
+
+@njit(**LOOP)
+def add_chosen(codes, weights, chosen, first, last, begin, out):
+    """out = the sum of weights[i] times row chosen[i], columns from ``begin`` on, i from first to last."""
+    for j in range(out.shape[0]):
+        out[j] = f32(0)
+    whole = first + (last - first) // FOUR * FOUR
+    for i in range(first, whole, FOUR):
+        add_four(codes, chosen, weights, i, last, begin, out)
+    for i in range(whole, last):
+        row, weight = codes[chosen[i]][begin : begin + out.shape[0]], weights[i]
+        for j in range(out.shape[0]):
             out[j] += weight * _widen(row[j])
 
 

@@ -15,7 +15,7 @@ from numba import njit
 
 from ..elementwise import activate_all
 from ..layer import QKV, kernel, projection
-from ..rows import LOOP, _widen, f32, weighted_rows
+from ..rows import LOOP, add_chosen, f32, weighted_rows
 
 
 class Channels(NamedTuple):
@@ -43,24 +43,7 @@ def _columns(codes, x, limit, begin, out):
         rows[count] = i
         weights[count] = x[i]
         count += abs(x[i]) > limit
-    columns = out.shape[0]
-    for j in range(columns):
-        out[j] = f32(0)
-    last = begin + columns
-    quarter = count // 4
-    for i in range(quarter):  # four streams, as in ``rows``
-        i1, i2, i3 = i + quarter, i + 2 * quarter, i + 3 * quarter
-        row_0, row_1 = codes[rows[i]][begin:last], codes[rows[i1]][begin:last]
-        row_2, row_3 = codes[rows[i2]][begin:last], codes[rows[i3]][begin:last]
-        weight_0, weight_1, weight_2, weight_3 = weights[i], weights[i1], weights[i2], weights[i3]
-        for j in range(columns):
-            out[j] += (weight_0 * _widen(row_0[j]) + weight_1 * _widen(row_1[j])) + (
-                weight_2 * _widen(row_2[j]) + weight_3 * _widen(row_3[j])
-            )
-    for i in range(4 * quarter, count):
-        row, weight = codes[rows[i]][begin:last], weights[i]
-        for j in range(columns):
-            out[j] += weight * _widen(row[j])
+    add_chosen(codes, weights, rows, 0, count, begin, out)
     return count
 
 
