@@ -202,6 +202,8 @@ def _figures(result: RaceResult | MethodResult) -> list[str]:
 
 
 def _speedup(speed: Speedup, other: str) -> str:
+    if speed.doubt:
+        return f"speedup: {speed.doubt}"
     capped = f", {speed.capped} steps capped" if speed.capped else ""
     verdict = " (undecided: no difference was measured)" if speed.undecided else ""
     if speed.high < 1:

@@ -180,6 +180,8 @@ def _figures(raced: RaceResult | MethodResult, mlp_share: float | None, prompt: 
 def _speedup(speed: metrics.Speedup | None) -> tuple[str, str]:
     if speed is None:
         return _NONE, "too few steps"
+    if speed.doubt:
+        return _NONE, speed.doubt
     undecided = "; no difference was measured" if speed.undecided else ""
     return f"{speed.ratio:.2f}×", f"95 % interval {speed.low:.2f}–{speed.high:.2f}, n = {speed.n}{undecided}"
 

@@ -87,10 +87,9 @@ def progress_text(progress: Progress) -> str:
 def claim(speedup: Speedup | None, over: bool) -> tuple[str, str]:
     """A speedup as a headline: the number, empty while it is not sure enough to be one, and what it means."""
     if speedup is None or not speedup.settled:
-        n = 0 if speedup is None else speedup.n
         if not over:
-            return "", f"measuring, n = {n}"
-        return "", f"too few steps to tell, n = {n}" if n < LEAST_SHOWN else f"too noisy to tell, n = {n}"
+            return "", f"measuring, n = {0 if speedup is None else speedup.n}"
+        return "", "too few steps to tell, n = 0" if speedup is None else speedup.doubt
     if speedup.undecided:
         return times(speedup.ratio), "no difference"
     return times(speedup.ratio), "faster" if speedup.ratio > 1 else "slower than dense"

@@ -63,23 +63,26 @@ def test_so_is_what_is_no_value(assignment: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said", "efficient"),
+    ("n", "low", "high", "said", "efficient"),
     [
-        (0.557, 1.350, "undecided", False),
-        (0.557, 0.99, "slower than dense", True),
-        (1.01, 1.35, "n = 9;", True),
-        (0.9, 1.0, "undecided", False),
+        (90, 0.557, 1.350, "too noisy to tell, n = 90", False),
+        (90, 0.87, 1.10, "undecided", False),
+        (90, 0.8, 0.99, "slower than dense", True),
+        (90, 1.01, 1.15, "n = 90;", True),
+        (90, 0.9, 1.0, "undecided", False),
+        (19, 1.2, 1.2, "too few steps to tell, n = 19", False),
     ],
 )
 def test_the_command_line_tells_what_the_page_tells(
-    lm: LoadedModel, low: float, high: float, said: str, efficient: bool
+    lm: LoadedModel, n: int, low: float, high: float, said: str, efficient: bool
 ) -> None:
     *_, finished = race(lm, GRIFFIN(keep=0.5), PROMPT, RaceSettings(8))
     median = (low + high) / 2
-    speed = Speedup(median, low, high, 9, 0, median)
+    speed = Speedup(median, low, high, n, 0, median)
     result = dataclasses.replace(finished.result, speedup=speed, efficiency=median / finished.result.byte_bound)
     (line,) = [line for line in summary(result).splitlines() if line.startswith("speedup")]
     assert said in line and ("efficiency" in line) is efficient and ("slower" in line) is (high < 1)
+    assert (f"{median:.3f}" in line) is ("to tell" not in said)
 
 
 def test_a_reader_who_has_had_enough_is_no_error() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from io import StringIO
 from itertools import product
 from pathlib import Path
 from unittest.mock import patch
@@ -112,6 +114,7 @@ def _reports(folder: Path) -> Iterator[tuple[str, Path]]:
         for kind, prompt, name in (("texts", payload, lm.name), ("names", "the end", payload)):
             path = folder / f"{at}-{kind}.html"
             named = replace(lm, name=name)
-            with patch.object(loading, "load_model", lambda *_args, named=named, **_settings: named):
+            loads = patch.object(loading, "load_model", lambda *_args, named=named, **_settings: named)
+            with loads, redirect_stdout(StringIO()):
                 assert main(["race", prompt, "--max-new-tokens", "2", "--report", str(path)]) == 0
             yield kind, path
