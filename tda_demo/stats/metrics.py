@@ -46,16 +46,16 @@ class Speedup:
         return self.n >= LEAST_SHOWN and self.high - self.low <= 2 * MOST_DOUBT * self.ratio
 
     @property
-    def doubt(self) -> str:
-        """Why it is not shown, in words; empty where it is."""
-        if self.settled:
-            return ""
-        return f"too {'few steps' if self.n < LEAST_SHOWN else 'noisy'} to tell, n = {self.n}"
+    def winner(self) -> int:
+        """1 where the arm was shown to be faster, by however much, -1 where the other one was, 0 where neither was."""
+        return 0 if self.undecided or self.n < LEAST_SHOWN else 1 if self.ratio > 1 else -1
 
     @property
-    def winner(self) -> int:
-        """1 where the arm was shown to be faster, -1 where the other one was, 0 where neither was."""
-        return 0 if self.undecided or not self.settled else 1 if self.ratio > 1 else -1
+    def doubt(self) -> str:
+        """Why nothing is said of it, in words; empty where it is shown, or at least who was faster."""
+        if self.settled or self.winner:
+            return ""
+        return f"too {'few steps' if self.n < LEAST_SHOWN else 'noisy'} to tell, n = {self.n}"
 
 
 def speedup(other: StepClock, own: StepClock, n: int | None = None) -> Speedup | None:
@@ -113,7 +113,7 @@ def efficiency(measured: float, bound: float) -> float:
 
 def decided_efficiency(measured: Speedup | None, bound: float | None) -> float | None:
     """``efficiency`` where a difference was measured: beside a low bound no gain at all would look like most of it."""
-    if measured is None or bound is None or not measured.winner:
+    if measured is None or bound is None or not (measured.settled and measured.winner):
         return None
     return efficiency(measured.ratio, bound)
 

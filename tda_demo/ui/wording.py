@@ -89,7 +89,11 @@ def claim(speedup: Speedup | None, over: bool) -> tuple[str, str]:
     if speedup is None or not speedup.settled:
         if not over:
             return "", f"measuring, n = {0 if speedup is None else speedup.n}"
-        return "", "too few steps to tell, n = 0" if speedup is None else speedup.doubt
+        if speedup is None:
+            return "", "too few steps to tell, n = 0"
+        than = "faster" if speedup.winner > 0 else "slower than dense"
+        low, high = _ends(speedup)
+        return "", speedup.doubt or f"{than}, {low} to {high}×"
     if speedup.undecided:
         return times(speedup.ratio), "no difference"
     return times(speedup.ratio), "faster" if speedup.ratio > 1 else "slower than dense"
@@ -97,10 +101,15 @@ def claim(speedup: Speedup | None, over: bool) -> tuple[str, str]:
 
 def interval(speedup: Speedup) -> str:
     """``95 % interval 1.12–1.16, n = 112``, and how many steps were capped."""
-    near = any(round(end, 2) == 1 for end in (speedup.low, speedup.high))
-    digits = 4 if near and not speedup.undecided else 2  # which side of 1 it lies on is the verdict
     capped = f", {count(speedup.capped, 'step')} capped" if speedup.capped else ""
-    return f"95 % interval {speedup.low:.{digits}f}–{speedup.high:.{digits}f}, n = {speedup.n}{capped}"
+    return f"95 % interval {'–'.join(_ends(speedup))}, n = {speedup.n}{capped}"
+
+
+def _ends(speedup: Speedup) -> tuple[str, str]:
+    """The interval's, with so many digits that they lie on the side of 1 they do lie on, which is the verdict."""
+    near = any(round(end, 2) == 1 for end in (speedup.low, speedup.high))
+    digits = 4 if near and not speedup.undecided else 2
+    return f"{speedup.low:.{digits}f}", f"{speedup.high:.{digits}f}"
 
 
 def sureness(speedup: Speedup | None, bound: float | None) -> str:
@@ -114,7 +123,7 @@ def sureness(speedup: Speedup | None, bound: float | None) -> str:
     if speedup is None or not speedup.settled:
         return limit
     capped = f", {speedup.capped} capped" if speedup.capped else ""
-    parts = [f"{speedup.low:.2f}–{speedup.high:.2f} (95 %)", limit, f"n = {speedup.n}{capped}"]
+    parts = [f"{'–'.join(_ends(speedup))} (95 %)", limit, f"n = {speedup.n}{capped}"]
     return " · ".join(filter(None, parts))
 
 
@@ -137,12 +146,13 @@ def machine(environment: Mapping[str, Any]) -> list[list[str]]:
 
 
 def chosen(method: Method | None) -> str:
-    """When ``method`` chooses what it computes."""
+    """When ``method`` chooses what it computes, and what becomes of the rest."""
     if not isinstance(method, SequenceMethod):
         return "a new set at every token"
     when = f"after {count(method.first, 'dense token')}" if method.first else "from the prompt"
     every = getattr(method, "refresh", 0)
-    return f"one set, {when}" if not every else f"a set {when}, a new one every {count(every, 'token')}"
+    sets = f"one set, {when}" if not every else f"a set {when}, a new one every {count(every, 'token')}"
+    return f"{sets}; the rest {left_out(method)}"
 
 
 def has_rest(method: Method | None) -> bool:
@@ -180,8 +190,11 @@ def verdict(
     """
     if speedup is None or byte_bound is None or dense_rate is None or speedup.n < LEAST_SHOWN:
         return "Too few steps to compare the two speeds."
-    if not speedup.settled:
+    if speedup.doubt:
         return f"The step times vary too much here to compare the two speeds ({interval(speedup)})."
+    if not speedup.settled:
+        than = "faster" if speedup.winner > 0 else "slower"
+        return f"{name} was {than} than dense; by how much, step times vary too much here to say ({interval(speedup)})."
     skipped = f"{percent(sparsity, 1)} {leaves_out}"
     skips, skipping = ("reads a 4-bit copy of", "reading a 4-bit copy of") if has_rest else ("skips", "skipping")
     if sparsity == 0:
@@ -212,13 +225,12 @@ def verdict(
 
 def price_label(damaged: bool, so_far: bool) -> str:
     """After the number of next tokens that are dense's, or where the text is damaged, of those that are not."""
-    judged = " so far" if so_far else ""
-    return f"differ{judged}: damaged" if damaged else f"unchanged{judged}"
+    return "differ: damaged" if damaged else f"unchanged{' so far' if so_far else ''}"
 
 
 def price_note(kl: float, parting: str) -> str:
     """What stands under the price; ``parting`` is where the texts part, as far as that is known."""
-    return f"KL {kl:.2f} nats/token" + (f" · texts part: {parting}" if parting != NONE else "")
+    return f"KL {kl:.2f} nats/token on dense's text" + (f" · texts part: {parting}" if parting != NONE else "")
 
 
 def price(kl: float, same: int, positions: int) -> str:
@@ -245,7 +257,7 @@ def method_summary(name: str, byte_bound: float | None, speedup: Speedup | None,
 
 def duel(name: str, rival: str, over_rival: Speedup | None) -> str:
     """Which of two methods was faster, by how much of the other's speed the first one ran at."""
-    if over_rival is None or not over_rival.settled:
+    if over_rival is None or over_rival.doubt:
         return f"Too few steps, or too uneven ones, to compare the speeds of {name} and {rival}."
     ratio = f"{times(over_rival.ratio)} the speed of {rival} ({interval(over_rival)})"
     if over_rival.low > 1:

@@ -66,6 +66,7 @@ def test_so_is_what_is_no_value(assignment: str) -> None:
     ("n", "low", "high", "said", "efficient"),
     [
         (90, 0.557, 1.350, "too noisy to tell, n = 90", False),
+        (90, 1.04, 1.55, "n = 90;", False),
         (90, 0.87, 1.10, "undecided", False),
         (90, 0.8, 0.99, "slower than dense", True),
         (90, 1.01, 1.15, "n = 90;", True),

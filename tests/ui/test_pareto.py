@@ -94,6 +94,20 @@ def test_every_pair_of_axes_has_the_points_it_can_show() -> None:
     assert figures.plot_value([]) is None
 
 
+def test_a_line_joins_points_that_differ_in_the_dial_alone() -> None:
+    paper, rest = ({"shape": "uniform", "rest": "skip"}, {"shape": "sensitivity", "rest": "4bit"})
+    settings = [{"cett": cett, **paper} for cett in (0.1, 0.2)] + [{"cett": 0.7, **rest}]
+    told = [
+        point(SHIPPED, fields(method="tda", settings=json.dumps(each), step_bytes=(3 - at) * 1e6))
+        for at, each in enumerate(settings)
+    ]
+    value = figures.plot_value(told)
+    assert value is not None
+    traces = [trace for trace in value["views"]["kl/bytes"]["data"] if "customdata" in trace]
+    assert sorted(sorted(trace["customdata"]) for trace in traces) == [[0, 1], [2]]
+    assert {trace["meta"]["method"] for trace in traces} == {"tda"}
+
+
 def test_every_method_has_a_colour_of_its_own_in_both_themes() -> None:
     told = [point(SHIPPED, fields(method=method)) for method in ("dense", *METHODS)]
     value = figures.plot_value(told[::-1])

@@ -147,7 +147,7 @@ def test_a_damaged_text_is_said_in_the_headline_and_a_setting_that_keeps_it_offe
     for event in (READY, prompt_read(), Priced("sparse", (True,) * 10 + (False,) * 20, (1.0,) * 30)):
         view.apply(event)
     value = stage(view)
-    assert (value["slots"]["agreement"], value["slots"]["price_label"]) == ("20 of 30", "differ so far: damaged")
+    assert (value["slots"]["agreement"], value["slots"]["price_label"]) == ("20 of 30", "differ: damaged")
     assert value["damaged"] == ["sparse"]
     assert value["remedy"]["set"]["tda.rest"] == "4bit" and "keeps it" in value["remedy"]["label"]
     kept = after(prompt_read(), Priced("sparse", (True,) * 30, (0.0,) * 30))
@@ -255,7 +255,7 @@ def test_the_empty_page_says_what_will_be_seen() -> None:
 
 def test_the_method_has_its_own_name_everywhere() -> None:
     shown = slots(after(prompt_read()))
-    assert (shown["lane"], shown["chosen"]) == ("GRIFFIN", "one set, from the prompt")
+    assert (shown["lane"], shown["chosen"]) == ("GRIFFIN", "one set, from the prompt; the rest skipped")
     assert slots(RaceView())["lane"] == "Sparse"
 
 

@@ -44,6 +44,7 @@ def test_an_interval_that_nearly_reaches_one_says_on_which_side() -> None:
     assert wording.interval(speed(1.02, 1.0004, 1.05, 9)) == "95 % interval 1.0004–1.0500, n = 9"
     assert wording.interval(speed(1.02, 0.9996, 1.05, 9)) == "95 % interval 1.00–1.05, n = 9"
     assert wording.interval(FAST) == "95 % interval 1.10–1.30, n = 50"
+    assert wording.sureness(speed(1.1, 1.0004, 1.19, 90), None) == "1.0004–1.1900 (95 %) · n = 90"
     assert wording.interval(speed(1.2, 1.1, 1.3, 50, 2)) == "95 % interval 1.10–1.30, n = 50, 2 steps capped"
 
 
@@ -54,6 +55,9 @@ def test_an_interval_that_nearly_reaches_one_says_on_which_side() -> None:
         (speed(2.0, 1.0, 3.0, 12), False, ("", "measuring, n = 12")),
         (speed(2.0, 1.0, 3.0, 12), True, ("", "too few steps to tell, n = 12")),
         (speed(2.0, 1.0, 3.0, 60), True, ("", "too noisy to tell, n = 60")),
+        (speed(1.3, 1.04, 1.55, 60), True, ("", "faster, 1.04 to 1.55×")),
+        (speed(0.7, 0.5, 0.9, 60), True, ("", "slower than dense, 0.50 to 0.90×")),
+        (speed(1.3, 1.04, 1.55, 60), False, ("", "measuring, n = 60")),
         (EVEN, True, ("1.01×", "no difference")),
         (FAST, False, ("1.20×", "faster")),
         (SLOW, True, ("0.90×", "slower than dense")),
@@ -108,9 +112,10 @@ def test_the_machine_in_a_fixed_order_without_what_is_not_known() -> None:
 
 
 def test_when_a_method_chooses() -> None:
-    assert wording.chosen(GRIFFIN()) == "one set, from the prompt"
-    assert wording.chosen(GRIFFIN(first=16)) == "one set, after 16 dense tokens"
-    assert wording.chosen(GRIFFIN(refresh=8)) == "a set from the prompt, a new one every 8 tokens"
+    assert wording.chosen(GRIFFIN()) == "one set, from the prompt; the rest skipped"
+    assert wording.chosen(GRIFFIN(rest="4bit")) == "one set, from the prompt; the rest from a 4-bit copy"
+    assert wording.chosen(GRIFFIN(first=16)) == "one set, after 16 dense tokens; the rest skipped"
+    assert wording.chosen(GRIFFIN(refresh=8)) == "a set from the prompt, a new one every 8 tokens; the rest skipped"
     assert wording.chosen(CATS()) == "a new set at every token"
 
 

@@ -217,9 +217,11 @@ def _figure(points: Sequence[Point], quality: Axis, cost: Axis, colours: Mapping
     }
 
 
-def _trace_key(point: Point) -> tuple[int, str, str]:
-    """In the order of drawing: a race's point lies on top."""
-    return (SOURCES.index(point.source), point.method, point.precision)
+def _trace_key(point: Point) -> tuple[int, str, str, str]:
+    """In the order of drawing: a race's point lies on top. A line joins what differs in the method's dial alone."""
+    dial = METHODS[point.method].dial.setting if point.method in METHODS else ""
+    others = sorted(f"{name}={value}" for name, value in point.settings.items() if name != dial)
+    return (SOURCES.index(point.source), point.method, point.precision, ", ".join(others))
 
 
 def _trace(
@@ -228,7 +230,7 @@ def _trace(
     places: Sequence[tuple[float | None, float | None]],
     colours: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The points ``members``, of the source, method and precision of the ``first`` of them."""
+    """The points ``members``, of the source, method, precision and settings but for the dial of the ``first``."""
     is_visitors, is_race, colour = first.source == VISITOR, first.source == RACE, colours[first.method]
     return {
         "type": "scatter",

@@ -87,7 +87,7 @@ def facts_of(view: RaceView) -> list[list[str]]:
 
 
 def _standing(arm: MethodView) -> str:
-    if arm.speedup is None or not arm.speedup.settled:
+    if arm.speedup is None or arm.speedup.doubt:
         return ""
     return {1: "faster", -1: "slower", 0: "even"}[arm.speedup.winner]
 
