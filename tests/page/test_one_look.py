@@ -99,6 +99,7 @@ DRAG = """value => {
 
 def test_a_drag_is_answered_in_the_same_frame(open_page: Callable[..., Visitor]) -> None:
     visitor = open_page()
+    visitor.page.get_by_test_id("preview").wait_for()  # what is not seen has no text
     before, after, _ = visitor.page.evaluate(DRAG, 0.35)
     assert before != after and re.search(r"MLP bytes\s*\d+ %", after) and "limit 1." in after
     assert "expected" in after
