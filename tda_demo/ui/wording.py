@@ -91,9 +91,10 @@ def claim(speedup: Speedup | None, over: bool) -> tuple[str, str]:
             return "", f"measuring, n = {0 if speedup is None else speedup.n}"
         if speedup is None:
             return "", "too few steps to tell, n = 0"
+        if speedup.doubt:
+            return "", speedup.doubt
         than = "faster" if speedup.winner > 0 else "slower than dense"
-        low, high = _ends(speedup)
-        return "", speedup.doubt or f"{than}, {low} to {high}×"
+        return "", f"{than}, {' to '.join(_ends(speedup))}×"
     if speedup.undecided:
         return times(speedup.ratio), "no difference"
     return times(speedup.ratio), "faster" if speedup.ratio > 1 else "slower than dense"

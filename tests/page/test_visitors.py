@@ -50,24 +50,13 @@ def test_hostile_text_is_shown_as_text(visitor: Visitor) -> None:
 
 def test_hostile_output_is_shown_as_text(visitor: Visitor) -> None:
     """The stage and the tip, given what a model might write."""
+    visitor.show_output(HOSTILE)
     shown = visitor.page.evaluate(
-        """hostile => {
-            const value = {phase: "finished", label: hostile, duel: true, standing: {}, damaged: [],
-                remedy: {label: hostile}, track: {}, texts: {}, heat: null,
-                slots: {verdict: hostile, lane: hostile, agreement: hostile}};
-            for (const arm of ["dense", "sparse", "rival"]) {
-                value.track[arm] = {share: 1, mark: null};
-                value.texts[arm] = {pieces: [hostile], part: 10};
-            }
-            const element = document.querySelector("#stage .stage").parentElement;
-            window.tda.stage(element, {value}, () => {});
-            return {
-                text: document.querySelector(".pane .text").textContent,
-                verdict: document.querySelector("[data-slot=verdict]").textContent,
-                tags: document.querySelectorAll(".stage img, .stage script, .stage .text b").length,
-            };
-        }""",
-        HOSTILE,
+        """() => ({
+            text: document.querySelector(".pane .text").textContent,
+            verdict: document.querySelector("[data-slot=verdict]").textContent,
+            tags: document.querySelectorAll(".stage img, .stage script, .stage .text b").length,
+        })"""
     )
     assert shown["text"].replace("≠ texts part here", "") == HOSTILE and shown["verdict"] == HOSTILE
     assert shown["tags"] == 0 and visitor.page.evaluate("window.hacked") is None

@@ -27,18 +27,6 @@ _VECTORS = (
 )
 PAYLOADS = tuple(start + vector for start, vector in product(_BREAKS, _VECTORS))
 
-# What a model might write, given to the panes as a race gives it.
-_WRITE = """payload => {
-    const value = {phase: "finished", label: payload, duel: true, standing: {}, damaged: [],
-        remedy: {label: payload}, track: {}, texts: {}, heat: null,
-        slots: {verdict: payload, lane: payload, agreement: payload}};
-    for (const arm of ["dense", "sparse", "rival"]) {
-        value.track[arm] = {share: 1, mark: null};
-        value.texts[arm] = {pieces: [payload], part: 10};
-    }
-    window.tda.stage(document.querySelector("#stage .stage").parentElement, {value}, () => {});
-}"""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -56,7 +44,7 @@ def run(page: Page, folder: Path) -> Iterator[Row]:
         visitor = Visitor(browser, address)
         visitor.set_new_tokens(1)
         yield _tried("a prompt", visitor.page, lambda payload: _race(visitor, payload))
-        yield _tried("what a model writes", visitor.page, lambda payload: visitor.page.evaluate(_WRITE, payload))
+        yield _tried("what a model writes", visitor.page, visitor.show_output)
         yield _tried("a text in the Lab", visitor.page, lambda payload: _measure(visitor, payload))
         yield _tried("a link", visitor.page, lambda payload: _follow(visitor, address, payload))
         reports = list(_reports(folder))
