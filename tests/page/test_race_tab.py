@@ -35,7 +35,7 @@ def test_the_threshold_moves_by_keyboard_and_zero_is_exact(visitor: Visitor) -> 
     number = visitor.page.locator("#tda-cett input[type=number]")
     slider.focus()
     slider.press("ArrowLeft")
-    assert float(number.input_value()) == 0.69
+    expect(number).to_have_value("0.69")
     visitor.page.click(".presets button:has-text('exact'):visible")
     visitor.page.wait_for_function("document.querySelector('#tda-cett input[type=number]').value == '0'")
     visitor.ask(QUESTION, new_tokens=12)
