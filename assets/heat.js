@@ -58,6 +58,7 @@
     const marksName = root.querySelector(".marks-name");
     const [divider, cursor, ghost] = [".divider", ".column", ".ghost"].map((name) => root.querySelector(name));
     const tip = root.querySelector(".tip");
+    const who = root.querySelector(".heat-who");
     const rows = tda.rows(root);
     const view = root.querySelector(".view");
     const [low, high] = ["low", "high"].map((end) => root.querySelector(`[data-scale=${end}]`));
@@ -120,6 +121,7 @@
       value = next;
       ghost.hidden = Boolean(value);
       root.dataset.empty = !value;
+      who.textContent = value ? `${value.name}: ` : "";
       rows.measured(value);
       if (!value) {
         counts = null;

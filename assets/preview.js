@@ -82,6 +82,7 @@
       const { curve, value } = now;
       if (curve.points && !curve.values.some((each) => Math.abs(each - value) < 1e-6)) return null;
       let share = interpolate(curve.values, curve.share, value);
+      let step = interpolate(curve.values, curve.step, value);
       const at = curve.values.findIndex((each) => Math.abs(each - value) < 1e-6);
       let kl = curve.kl.includes(null) ? (curve.kl[at] ?? null) : interpolate(curve.values, curve.kl, value);
       if (curve.limits) {
@@ -90,9 +91,10 @@
         const rest = k < 1 ? (s - k) / (1 - k) : 0;
         const own = mean(kept().shares);
         share = own + (1 - own) * rest;
+        step = 1 - (data.mlp_bytes / data.dense_bytes) * (1 - share); // it leaves out nothing but neurons
         if (tda.factors?.get().some((factor) => factor !== 1)) kl = curve.kl.includes(null) ? null : interpolate(curve.share, curve.kl, share);
       }
-      return { share, kl, bound: data.dense_bytes / (data.dense_bytes - data.mlp_bytes * (1 - share)) };
+      return { share, kl, bound: 1 / step };
     };
 
     const draw = () => {

@@ -29,7 +29,7 @@ from .texts import batches
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
 
-_FORMAT = 3  # of the count of bytes; part of a curve's name
+_FORMAT = 4  # of the count of bytes; part of a curve's name
 _MOST_TEXTS = 16
 # Where on the dial the curve is measured, 0 dense and 1 sparsest; closest where some method turns from good to bad, and
 # at the dense end, where KL rises faster than in proportion and a straight line would promise too much of it.
@@ -40,8 +40,8 @@ PLACES = (0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0
 class QualityCurve:
     """What a method costs at ``values`` of its dial, dense first: ``kl`` nats/token, ``perplexity`` over the dense one.
 
-    ``mlp_share`` is the share of the dense model's MLP weight bytes that a step reads. The rest says what it was
-    measured on.
+    ``mlp_share`` is the share of the dense model's MLP weight bytes that a step reads, ``step_share`` that of all its
+    weight bytes. The rest says what it was measured on.
     """
 
     method: str
@@ -50,6 +50,7 @@ class QualityCurve:
     kl: tuple[float, ...]
     perplexity: tuple[float, ...]
     mlp_share: tuple[float, ...]
+    step_share: tuple[float, ...]
     precision: str
     source: str
     documents: int
@@ -142,7 +143,7 @@ def within(
 def with_dial_at(method: Method, value: float) -> Method:
     """``method`` with its dial at ``value``; a dial of whole numbers is turned to the next one towards dense."""
     dial = method.dial
-    if isinstance(getattr(method, dial.setting), int):
+    if isinstance(getattr(type(method)(), dial.setting), int):  # its own default: 0 may stand for 0.0
         value = math.floor(value) if dial.sparsest > dial.dense else math.ceil(value)
     return dataclasses.replace(method, **{dial.setting: value})
 
@@ -203,6 +204,7 @@ def measure_curve(lm: LoadedModel, method: Method, source: Source = ANSWERS, rep
         kl=tuple(total.kl for total in totals),
         perplexity=tuple(total.sparse_perplexity / total.dense_perplexity for total in totals),
         mlp_share=tuple(total.mlp_share for total in totals),
+        step_share=tuple(1 / total.byte_bound for total in totals),
         precision=lm.precision,
         source=source.name,
         documents=totals[0].documents,

@@ -64,6 +64,7 @@ def _curve(lm: LoadedModel, method: Method, presets: list[Preset], report: Repor
     """Where a curve of the method's quality is known, that one; else, of a sequence-level method, the bytes that what
     it keeps comes to, and quality only at its ``presets``, as null elsewhere. None of others.
 
+    ``share`` is of the MLP's weight bytes, ``step`` of all that a dense step reads.
     ``kept`` [values][layers] is of sequence-level methods; of TDA there are the ``limits`` that scores must reach, as
     many, and quantiles of the ``scores`` themselves, [layers][quantiles], which tell what any limit keeps.
     """
@@ -81,6 +82,7 @@ def _curve(lm: LoadedModel, method: Method, presets: list[Preset], report: Repor
         "values": values,
         "kl": _short(known.kl) if known else [0 if value == dial.dense else at_presets.get(value) for value in values],
         "share": _short(known.mlp_share) if known else [],
+        "step": _short(known.step_share) if known else [],
     }
     if not sequence_level:
         return told
@@ -88,10 +90,11 @@ def _curve(lm: LoadedModel, method: Method, presets: list[Preset], report: Repor
     told["kept"] = [_short(layers) for layers in kept]
     if known is None:
         widths = np.array([block.d_ff for block in lm.blocks])
-        pairs = zip(sequence_level, kept, strict=True)
-        told["share"] = _short(
-            step_bytes(lm, policy).read(policy, layers * widths).mlp_share for policy, layers in pairs
-        )
+        weights = [step_bytes(lm, policy) for policy in sequence_level]
+        plans = zip(weights, sequence_level, kept * widths, strict=True)
+        read = [each.read(policy, counts) for each, policy, counts in plans]
+        told["share"] = _short(traffic.mlp_share for traffic in read)
+        told["step"] = _short(traffic.bytes / each.dense for each, traffic in zip(weights, read, strict=True))
     if isinstance(method, TDA):
         limits = [_short(limits_of(policy)) for policy in policies]
         told |= {"evidence": method.score_name, "limits": limits, "scores": [_short(layer) for layer in scores]}

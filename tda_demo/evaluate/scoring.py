@@ -1,16 +1,12 @@
-"""The judge: teacher-forced scores of a batch of equally long texts, in one dense pass and one pass a method.
+"""Teacher-forced scores of a batch of equally long texts, in one dense pass and one pass a method.
 
 The dense pass reads prompt and scored tokens at once; a method sees of it the prompt's activations only. The scored
 tokens then run again under the method, on the dense pass's KV cache of the prompt. The prompt's last token is run
 again with them, because the first scored token is predicted there: so every scored token is computed by the method.
-
-A race is judged by the same passes, as one text whose prompt has been read.
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,15 +15,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..decode.arm import Prefill
-from ..decode.engine import Engine
-from ..decode.shared_model import share_weights
 from ..methods.plan import LayerUse, Plan, PlanSchedule
 from ..methods.policy import Policy
-from ..model.feedforward import FeedForward, find_blocks
+from ..model.feedforward import FeedForward
 from ..model.hooks import intercept, observe
 from ..stats import metrics
-from .fidelity import Fidelity, ServedPlans, fidelity, realised_cett
+from .fidelity import Fidelity, ServedPlans, fidelity
 
 if TYPE_CHECKING:
     from transformers import Cache
@@ -251,45 +244,3 @@ def _fidelity_afterwards(lm: LoadedModel, reading: Reading, served: ServedPlans)
     dense_pass(lm, reading.cache, reading.inputs, lambda block, x, a: layers.append(fidelity(block, x, a, served)))
     reading.cache.crop(-reading.inputs.shape[1])
     return layers
-
-
-@dataclass(frozen=True, eq=False)
-class Judgement:
-    """Teacher-forced on one text: logits [positions, vocabulary] of both models, realised CETT per layer."""
-
-    dense_logits: torch.Tensor
-    sparse_logits: torch.Tensor
-    cett: list[float]
-
-    def compare(self, targets: Sequence[int]) -> metrics.ForcedComparison:
-        """On the tokens that follow each position."""
-        given = torch.tensor(targets, device=self.dense_logits.device)
-        return metrics.compare_forced(self.dense_logits, self.sparse_logits, given)
-
-
-class Judge:
-    """Both models on one text that grows, slice by slice, under the plan of each of ``prefills``, of one prompt.
-
-    One dense pass serves all of them. It runs in a module tree of its own: races may run in parallel.
-    """
-
-    def __init__(self, engine: Engine, prefills: Sequence[Prefill]) -> None:
-        model = share_weights(engine.lm.model)
-        self._lm = dataclasses.replace(engine.lm, model=model, blocks=find_blocks(model))
-        self._cache = copy.deepcopy(prefills[0].cache)
-        self._arms = [(copy.deepcopy(prefill.cache), PlanSchedule(prefill.plan)) for prefill in prefills]
-
-    @torch.inference_mode()
-    def read(self, tokens: Sequence[int]) -> list[Judgement]:
-        """One judgement a prefill of the next ``tokens``, at least one."""
-        lm, inputs = self._lm, torch.tensor([tokens], device=self._lm.device)
-        passes = [pass_under(lm, cache, inputs, schedule) for cache, schedule in self._arms]
-        cett: list[list[float]] = [[] for _ in passes]
-
-        def see(block: FeedForward, x: torch.Tensor, a: torch.Tensor) -> None:
-            for layers, sparse in zip(cett, passes, strict=True):
-                layers.append(float(realised_cett(block, x, a, sparse.served)))
-
-        dense_logits = dense_pass(lm, self._cache, inputs, see)[0]
-        pairs = zip(passes, cett, strict=True)
-        return [Judgement(dense_logits, sparse.logits[0], layers) for sparse, layers in pairs]

@@ -6,13 +6,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from ..decode.arm import Arm, Prefill
 from ..decode.engine import Engine
-from ..evaluate.scoring import Judge
+from ..evaluate.judge import Judge
 from ..stats import metrics
 from .events import ArmName, Priced
 from .lanes import Lane
@@ -57,8 +58,13 @@ class Pricing(ABC):
 
     def __init__(self, engine: Engine, prefills: dict[ArmName, Prefill]) -> None:
         self.prices: dict[ArmName, Price] = {name: Price() for name in prefills}
-        self._judge = Judge(engine, list(prefills.values()))
+        self._engine, self._prefills = engine, list(prefills.values())
         self._told = 0  # positions
+
+    @cached_property
+    def _judge(self) -> Judge:
+        """Made when it is first asked: it copies the prompt's cache."""
+        return Judge(self._engine, self._prefills)
 
     @abstractmethod
     def go_on(self, dense: Lane) -> Iterator[Priced]:
@@ -142,11 +148,12 @@ class SteppedPricing(Pricing):
             self._judge_next(dense)
         if self._dense:
             yield from self._compare(dense)
+        self._arms.clear()  # what follows takes as much memory as they do
         read = dense.tokens[:-1]
         for begin in range(0, len(read), _PIECE):
             piece = read[begin : begin + _PIECE]
-            for price, judgement in zip(self.prices.values(), self._judge.read(piece), strict=True):
-                price.add_cett(judgement.cett, len(piece))
+            for price, cett in zip(self.prices.values(), self._judge.read_cett(piece), strict=True):
+                price.add_cett(cett, len(piece))
 
     def _compare(self, dense: Lane) -> Iterator[Priced]:
         logits = torch.stack(self._dense[: self._judged])

@@ -21,10 +21,14 @@ from .findings import Check, Finding, Table
 
 @dataclass(frozen=True)
 class Claim:
-    """``statement``: the paper's claim in two sentences; ``prediction``: what the experiment sees if it is true."""
+    """``statement``: the paper's claim in two sentences; ``prediction``: what the experiment sees if it is true.
+
+    ``symbols`` says what letters in them and in the findings' names stand for.
+    """
 
     statement: str
     prediction: str
+    symbols: str = ""
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ class Training(Experiment):
         RootCause.claim.statement,
         "While the loss falls, exact zeros become more frequent with ReLU and activations near zero with SiLU, and the "
         "mean of dL/dp over positive activations is above zero.",
+        "L is the loss of the next token, p what a neuron gives to the down projection.",
     )
     duration: ClassVar[str] = (
         "under two minutes on two cores; it trains models of its own, the one chosen above is not used"

@@ -108,9 +108,11 @@ def interval(speedup: Speedup) -> str:
 
 def _ends(speedup: Speedup) -> tuple[str, str]:
     """The interval's, with so many digits that they lie on the side of 1 they do lie on, which is the verdict."""
-    near = any(round(end, 2) == 1 for end in (speedup.low, speedup.high))
-    digits = 4 if near and not speedup.undecided else 2
-    return f"{speedup.low:.{digits}f}", f"{speedup.high:.{digits}f}"
+    ends = (speedup.low, speedup.high)
+    if speedup.undecided:
+        return f"{ends[0]:.2f}", f"{ends[1]:.2f}"
+    digits = [next((few for few in (2, 3) if round(end, few) != 1), 4) for end in ends]
+    return f"{ends[0]:.{digits[0]}f}", f"{ends[1]:.{digits[1]}f}"
 
 
 def sureness(speedup: Speedup | None, bound: float | None) -> str:

@@ -130,15 +130,16 @@ def test_an_arm_changes_between_plans_with_a_rest_and_without() -> None:
 def test_packed_rests_in_use_share_no_memory_and_given_back_memory_is_used_again() -> None:
     lm = tiny()
     packer = CpuStepEngine(lm).packer
-    most, fewer = sets_of(lm, (0, 1, 2)), sets_of(lm, (40, 50, 30))
-    first, second = packer.pack(most), packer.pack(most)
+    most, others, fewer = (sets_of(lm, counts) for counts in ((0, 1, 2), (0, 1, 2), (40, 50, 30)))
+    first, second = packer.pack(most), packer.pack(others)
     assert first.rest is not None and second.rest is not None
     assert not np.shares_memory(first.rest.gate, second.rest.gate)
     assert first.rest.tiles.tolist() == [0, 3, 6] and first.rest.counts.tolist() == [70, 69, 68]
-    packer.take_back(first)
+    gate, down = first.rest.gate, first.rest.down
+    del first
     third = packer.pack(fewer)
     assert third.rest is not None
-    assert np.shares_memory(third.rest.gate, first.rest.gate) and np.shares_memory(third.rest.down, first.rest.down)
+    assert np.shares_memory(third.rest.gate, gate) and np.shares_memory(third.rest.down, down)
     left_out = (~fewer.masks[1][0]).nonzero().squeeze(1).numpy()
     assert np.array_equal(third.rest.up[TILE : TILE + 20], copy_of(lm)[1].up.records[left_out])
 

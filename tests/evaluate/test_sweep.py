@@ -221,15 +221,15 @@ def test_a_table_of_unknown_kind_is_refused_before_any_work(tmp_path: Path, caps
 def test_a_budget_is_spent_and_not_exceeded(rises: list[float], most: float) -> None:
     kl = tuple(np.concatenate([[0], np.cumsum(rises)]).tolist())
     values = tuple(0.1 * step for step in range(len(kl)))
-    curve = QualityCurve(
-        "tda", "cett", values, kl, tuple(1 + each for each in kl), (1.0,) * len(kl), "float32", "answers", 1, 1
-    )
+    whole = (1.0,) * len(kl)
+    curve = QualityCurve("tda", "cett", values, kl, whole, whole, whole, "float32", "answers", 1, 1)
     found = curve.value_for_kl(most)
     assert np.interp(found, values, kl) == pytest.approx(min(most, kl[-1]), abs=1e-9)
 
 
 def test_a_budget_below_nothing_is_refused() -> None:
-    curve = QualityCurve("tda", "cett", (0.0, 0.1), (0.0, 1.0), (1.0, 2.0), (1.0, 0.5), "float32", "answers", 1, 1)
+    ends = ((0.0, 0.1), (0.0, 1.0), (1.0, 2.0), (1.0, 0.5), (1.0, 0.7))
+    curve = QualityCurve("tda", "cett", *ends, "float32", "answers", 1, 1)
     for wrong in (-0.1, float("nan")):
         with pytest.raises(UserError, match="cannot be met"):
             curve.value_for_kl(wrong)
@@ -239,9 +239,8 @@ def test_a_budget_below_nothing_is_refused() -> None:
 def test_a_budget_of_bytes_is_met_where_the_method_can(falls: list[float], most: float, falling_dial: bool) -> None:
     share = (1 - np.concatenate([[0], np.cumsum(falls)]) / (2 * sum(falls))).tolist()  # from 1 to one half
     values = [0.1 * step for step in range(len(share))][:: -1 if falling_dial else 1]
-    curve = QualityCurve(
-        "m", "dial", tuple(values), (0.0,) * len(share), (1.0,) * len(share), tuple(share), "float32", "answers", 1, 1
-    )
+    same, read = (1.0,) * len(share), tuple(share)
+    curve = QualityCurve("m", "dial", tuple(values), (0.0,) * len(share), same, read, read, "float32", "answers", 1, 1)
     if most < 0.49:
         with pytest.raises(UserError, match="m reads 50 % of the MLP weight bytes at its sparsest"):
             curve.value_for_mlp_share(most)
@@ -259,6 +258,7 @@ def test_a_dial_of_whole_numbers_is_turned_towards_dense() -> None:
     assert budget.with_dial_at(Every(), 3.7).settings()["n"] == 3
     Every.dial = Dial("n", dense=8, sparsest=1)
     assert budget.with_dial_at(Every(), 3.2).settings()["n"] == 4
+    assert budget.with_dial_at(TDA(cett=0), 0.7).settings()["cett"] == 0.7
 
 
 def test_a_curve_is_measured_on_calibration_text_once(
@@ -286,6 +286,7 @@ def test_a_curve_is_measured_on_calibration_text_once(
 
 
 SHIPPED = DATA / "budgets"
+MLP_PART = 79_994_880 / 135_441_408  # of the weight bytes that a dense int8 step of the embedded model reads
 SHIPPED_CURVES = (TDA, GRIFFIN, CoreInfer, CATS, TEAL, TT, Sketch)  # all that need no training
 
 
@@ -295,6 +296,12 @@ def test_a_shipped_curve_is_read(path: Path) -> None:
     curve = QualityCurve(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
     assert curve.kl[0] == 0 and curve.documents == 16 and curve.source == ANSWERS.name
     assert curve.mlp_share[0] >= 1 and len(curve.mlp_share) == len(curve.kl) == len(curve.values)
+    saved = 1 - np.array(curve.mlp_share)
+    of_all = (1 - np.array(curve.step_share)) / np.where(saved == 0, 1, saved)  # the MLP's part of a step's bytes
+    if curve.method == TEAL.name:  # which leaves out channels of the attention's matrices too
+        assert (of_all[1:] > MLP_PART).all()
+    else:
+        assert np.allclose(of_all[saved != 0], MLP_PART, atol=1e-4)
 
 
 def test_shipped_curves_are_those_that_are_looked_for(lm: LoadedModel) -> None:

@@ -16,8 +16,9 @@ from transformers import DynamicCache
 
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
+from tda_demo.evaluate.judge import Judge
 from tda_demo.evaluate.result import quality
-from tda_demo.evaluate.scoring import Judge, score_texts
+from tda_demo.evaluate.scoring import score_texts
 from tda_demo.methods import GRIFFIN, METHODS, CoreInfer, Magnitude, Method, Prior, Random
 from tda_demo.methods.base import EvidenceMethod, SequenceMethod
 from tda_demo.model.hooks import observe

@@ -19,8 +19,9 @@ import tda_demo.model.loading
 from tda_demo.__main__ import main
 from tda_demo.decode.choose import engine_for, step_bytes
 from tda_demo.decode.eager import EagerEngine
+from tda_demo.evaluate.judge import Judge
 from tda_demo.evaluate.result import quality
-from tda_demo.evaluate.scoring import Judge, score_texts
+from tda_demo.evaluate.scoring import score_texts
 from tda_demo.methods import GRIFFIN, METHODS, TDA, CoreInfer, Magnitude, Random
 from tda_demo.methods.base import SequenceMethod
 from tda_demo.model.loading import LoadedModel

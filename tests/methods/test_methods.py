@@ -19,7 +19,7 @@ import tda_demo
 from tda_demo.calibration.sources import ANSWERS, PASSAGES, Source
 from tda_demo.calibration.thresholds import ThresholdTable, calibrate, threshold_table
 from tda_demo.decode.choose import engine_for
-from tda_demo.evaluate.scoring import Judge
+from tda_demo.evaluate.judge import Judge
 from tda_demo.methods import (
     CATS,
     GRIFFIN,

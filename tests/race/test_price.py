@@ -11,7 +11,7 @@ from tiny import PROMPT, tiny, tiny_tokenizer
 from tda_demo.decode.arm import Arm, Prefill
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.text import TextStream
-from tda_demo.evaluate.scoring import Judge
+from tda_demo.evaluate.judge import Judge
 from tda_demo.methods import GRIFFIN
 from tda_demo.race import Lane, Priced
 from tda_demo.race.price import Pricing, SlicedPricing, SteppedPricing, pricing_of

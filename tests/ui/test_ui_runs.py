@@ -50,7 +50,7 @@ def run(request: RunRequest, limits: Limits = LIMITS, stopped: bool = False) -> 
 
 def curve_of(method: str, keep: tuple[float, float], kl: tuple[float, float]) -> QualityCurve:
     """Of two places, where it keeps and reads as much."""
-    return QualityCurve(method, "keep", keep, kl, (1.0, 2.0), keep, "float32", "answers", 1, 1)
+    return QualityCurve(method, "keep", keep, kl, (1.0, 2.0), keep, keep, "float32", "answers", 1, 1)
 
 
 @pytest.mark.usefixtures("loads")

@@ -41,10 +41,11 @@ def test_slower_says_so_and_why_in_numbers() -> None:
 
 
 def test_an_interval_that_nearly_reaches_one_says_on_which_side() -> None:
-    assert wording.interval(speed(1.02, 1.0004, 1.05, 9)) == "95 % interval 1.0004–1.0500, n = 9"
+    assert wording.interval(speed(1.02, 1.0004, 1.05, 9)) == "95 % interval 1.0004–1.05, n = 9"
+    assert wording.interval(speed(0.9, 0.71, 0.9983, 47)) == "95 % interval 0.71–0.998, n = 47"
     assert wording.interval(speed(1.02, 0.9996, 1.05, 9)) == "95 % interval 1.00–1.05, n = 9"
     assert wording.interval(FAST) == "95 % interval 1.10–1.30, n = 50"
-    assert wording.sureness(speed(1.1, 1.0004, 1.19, 90), None) == "1.0004–1.1900 (95 %) · n = 90"
+    assert wording.sureness(speed(1.1, 1.0004, 1.19, 90), None) == "1.0004–1.19 (95 %) · n = 90"
     assert wording.interval(speed(1.2, 1.1, 1.3, 50, 2)) == "95 % interval 1.10–1.30, n = 50, 2 steps capped"
 
 

@@ -217,8 +217,7 @@ class PackedArm(CpuStepArm):
         layout = engine.layout
         super().__init__(engine, layout.neurons, layout.everything, positions, prompt_cache)
         self.packer = engine.packer
-        self._held: list[PackedNeurons] = []
-        weakref.finalize(self, _take_back, self.packer, self._held)
+        self._packed: PackedNeurons | None = None
         begin = time.perf_counter()
         self.use(plan)
         self.packing_ms = (time.perf_counter() - begin) * 1e3
@@ -229,16 +228,10 @@ class PackedArm(CpuStepArm):
             self.neurons, self.kernel, self._traits = self.layout.neurons, None, StepTraits()
             self._use(self.layout.everything)
             return
-        _take_back(self.packer, self._held)
-        packed = self.packer.pack(plan.sets)
-        self._held.append(packed)
+        self._packed = None  # whose memory may serve the next
+        self._packed = packed = self.packer.pack(plan.sets)
         self.neurons, self.kernel, self._traits = packed.neurons, packed.rest, plan
         self._use(packed.active)
-
-
-def _take_back(packer: Packer, held: list[PackedNeurons]) -> None:
-    while held:
-        packer.take_back(held.pop())
 
 
 class TokenArm(CpuStepArm):

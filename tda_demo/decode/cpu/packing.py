@@ -90,11 +90,25 @@ class Packer:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self._memory, self._rest_memory = _Memory(), _Memory()
+        self._packed: weakref.WeakKeyDictionary[ActiveSets, weakref.ref[PackedNeurons]] = weakref.WeakKeyDictionary()
         self._records: Callable[[], np.ndarray | None] = lambda: None  # those in the model's own order, while in use
 
     def pack(self, active: ActiveSets) -> PackedNeurons:
+        """Copies for ``active``, the same ones for all that use them at one time; their memory serves others after."""
         if not any(active.sparsity()):
             return PackedNeurons(self.layout.neurons, self.layout.everything, None)
+        packed = self._packed[active]() if active in self._packed else None
+        if packed is None:
+            packed = self._pack(active)
+            self._packed[active] = weakref.ref(packed)
+            weakref.finalize(packed, self._take_back, packed.pages, packed.rest_pages).atexit = False
+        return packed
+
+    def _take_back(self, pages: tuple[np.ndarray, ...] | None, rest_pages: tuple[np.ndarray, ...] | None) -> None:
+        self._memory.give_back(pages)
+        self._rest_memory.give_back(rest_pages)
+
+    def _pack(self, active: ActiveSets) -> PackedNeurons:
         packed = self.arrange(active.indices)
         rest = active.rest
         if not isinstance(rest, LowBitRest):
@@ -170,11 +184,6 @@ class Packer:
         nothing = np.empty((len(records), 0), records.dtype)
         vectors = {name: getattr(neurons, name)[chosen] for name in _VECTORS}
         return Neurons(gate=records, up=nothing, down=nothing, **vectors)
-
-    def take_back(self, packed: PackedNeurons) -> None:
-        """For when nothing reads ``packed`` any more."""
-        self._memory.give_back(packed.pages)
-        self._rest_memory.give_back(packed.rest_pages)
 
 
 def _flat(records: np.ndarray) -> np.ndarray:

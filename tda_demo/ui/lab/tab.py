@@ -53,10 +53,9 @@ def panel(service: Service, experiment: type[Experiment], model: gr.Dropdown) ->
 
 def _claim(experiment: type[Experiment]) -> str:
     claim = experiment.claim
-    return (
-        f'<div class="claim"><h2>Claim</h2><p>{escape(claim.statement)}</p>'
-        f"<h2>Prediction</h2><p>{escape(claim.prediction)}</p></div>"
-    )
+    told = {"Claim": claim.statement, "Prediction": claim.prediction, "Symbols": claim.symbols}
+    rows = (f"<h2>{name}</h2><p>{escape(text)}</p>" for name, text in told.items() if text)
+    return f'<div class="claim">{"".join(rows)}</div>'
 
 
 def _sizes(experiment: type[Experiment]) -> list[gr.Number]:

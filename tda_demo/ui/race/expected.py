@@ -48,11 +48,12 @@ def _points(method: dict[str, Any], of_method: list[Setting]) -> list[dict[str, 
         others = {name: value for name, value in values.items() if name != method["key"] and value != []}
         if any(_same(others, curve["others"]) for curve in method["curves"]):
             continue
-        empty = {"others": others, "values": [method["dense"]], "kl": [0], "share": [1], "points": True}
+        empty = {"others": others, "values": [method["dense"]], "kl": [0], "share": [1], "step": [1], "points": True}
         point = points.setdefault(repr(others), empty)
         point["values"].append(values[method["key"]])
         point["kl"].append(preset.kl)
         point["share"].append(preset.mlp_share)
+        point["step"].append(1 / preset.byte_bound)
     return list(points.values())
 
 
