@@ -65,8 +65,8 @@ class RootCause(Experiment):
         "E[dL/dp] > 0. Gradient descent so lowers positive activations: with ReLU they end at zero, with SiLU or GELU "
         "near it.",
         "The mean of dL/dp over positive activations lies above zero in most layers.",
-        "L is the loss of the next token and p what a neuron gives: a = act(g) · u, which goes into the down projection, "
-        "or act(g) alone; g and u are the neuron's rows of gate and up times the block's input.",
+        "L is the loss of the next token and p what a neuron gives: a = act(g) · u, which the down projection gets, or "
+        "act(g) alone; g and u are the neuron's rows of gate and up times the block's input.",
     )
     duration: ClassVar[str] = "about half a minute on two cores"
     text_use: ClassVar[str] = "A text is cut into pieces, which take the place of the passages; 8 tokens or more."

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from numba import njit
 
 from tda_demo.kernels.activations import SILU
+from tda_demo.kernels.cpu import int8_rows
 from tda_demo.kernels.cpu.layer import Neurons
+from tda_demo.kernels.cpu.nf4_loops import HAS_SHUFFLE
 from tda_demo.kernels.cpu.scattered import compute
 from tda_demo.kernels.formats import encode, encode_by_neuron, round_by_neuron, round_by_row
 
@@ -50,6 +52,9 @@ def test_any_neurons_of_any_width(precision: str, width: int, d_ff: int, share: 
     scratch, activations, out = (np.full(size, 7, np.float32) for size in (last, last, width))
     _compute(neurons, x, chosen, first, last, scratch, activations, out)
 
+    if precision == "int8" and HAS_SHUFFLE:
+        codes, units = int8_rows.quantised(x)
+        x = (codes * np.repeat(units.astype(np.float64), int8_rows.BLOCK)[:width]).astype(np.float32)
     wide = [round_by_row(gate, precision), round_by_row(up, precision), round_by_neuron(down, precision)]
     g, u, d = (part.double().numpy() for part in wide)
     linear = g @ x + gate_bias

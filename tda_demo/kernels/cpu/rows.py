@@ -8,9 +8,9 @@ from numba.extending import overload
 
 from ..nf4 import BLOCK, ONE
 from ..q4_sizes import RECORD, RECORD_BYTES
-from . import q4_rows
-from .nf4_loops import LOOP, add_row, f32, quantise, row_times
-from .scattered_rows import FOUR, add_four, dot
+from . import int8_rows, q4_rows
+from .nf4_loops import HAS_SHUFFLE, LOOP, add_row, f32, quantise, row_times
+from .scattered_rows import FOUR, add_apart, add_four, dot
 
 __all__ = ["LOOP", "add_chosen", "f32", "matvec", "pick", "weighted_rows"]
 
@@ -46,6 +46,8 @@ def _matvec(codes, scales, x, chosen, first, last, out):
         return _q4_matvec if chosen in (None, types.none) else _q4_matvec_of_chosen
     if codes.dtype == types.uint8:
         return _nf4_matvec
+    if codes.dtype == types.int8 and HAS_SHUFFLE:
+        return _int8_matvec if chosen in (None, types.none) else _int8_matvec_of_chosen
     return _plain_matvec if chosen in (None, types.none) else _plain_matvec_of_chosen
 
 
@@ -85,6 +87,14 @@ def _nf4_weighted_rows(codes, block_scales, weights, chosen, first, last, out):
         out[j] = whole[j] * f32(1 / ONE)
 
 
+def _int8_matvec(codes, scales, x, chosen, first, last, out):
+    int8_rows.matvec(codes, scales, x, first, last, out)
+
+
+def _int8_matvec_of_chosen(codes, scales, x, chosen, first, last, out):
+    int8_rows.matvec_of_chosen(codes, scales, x, chosen, first, last, out)
+
+
 def _plain_matvec(codes, scales, x, chosen, first, last, out):
     # Four rows share each load of x. They lie a quarter of the range apart, so that the processor sees four streams,
     # each read front to back; four neighbouring rows would look to its prefetcher like jumps to and fro.
@@ -118,22 +128,14 @@ def _plain_matvec_of_chosen(codes, scales, x, chosen, first, last, out):
 
 
 def _plain_weighted_rows(codes, block_scales, weights, chosen, first, last, out):
-    # Four streams as above.
-    columns = out.shape[0]
-    for j in range(columns):
+    for j in range(out.shape[0]):
         out[j] = f32(0)
-    quarter = (last - first) // 4
+    quarter = (last - first) // FOUR  # as many streams as above
     for i in range(first, first + quarter):
-        i1, i2, i3 = i + quarter, i + 2 * quarter, i + 3 * quarter
-        row_0, row_1, row_2, row_3 = codes[i], codes[i1], codes[i2], codes[i3]
-        weight_0, weight_1, weight_2, weight_3 = weights[i], weights[i1], weights[i2], weights[i3]
-        for j in range(columns):
-            out[j] += (weight_0 * _widen(row_0[j]) + weight_1 * _widen(row_1[j])) + (
-                weight_2 * _widen(row_2[j]) + weight_3 * _widen(row_3[j])
-            )
-    for i in range(first + 4 * quarter, last):
+        add_apart(codes, i, quarter, weights, out)
+    for i in range(first + FOUR * quarter, last):
         row, weight = codes[i], weights[i]
-        for j in range(columns):
+        for j in range(out.shape[0]):
             out[j] += weight * _widen(row[j])
 
 

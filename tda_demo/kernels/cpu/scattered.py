@@ -11,7 +11,9 @@ from __future__ import annotations
 from numba import types
 from numba.extending import overload
 
+from . import int8_rows
 from .elementwise import activate, activate_all
+from .nf4_loops import HAS_SHUFFLE
 from .rows import LOOP, f32, matvec, weighted_rows
 from .scattered_rows import add_row, dot
 
@@ -44,14 +46,38 @@ def _by_matrix(neurons, x, chosen, first, last, activation, up, activations, out
 
 
 def _by_record(neurons, x, chosen, first, last, activation, up, activations, out):
-    records = neurons.gate
+    records, vector = neurons.gate, _prepared(neurons.gate, x)
     for j in range(out.shape[0]):
         out[j] = f32(0)
     for i in range(first, last):
         neuron, later = chosen[i], chosen[min(i + _AHEAD, last - 1)]
-        gate = dot(records, 3 * neuron, 3 * later, x)
-        linear = dot(records, 3 * neuron + 1, 3 * later + 1, x)
+        gate = _times(records, 3 * neuron, 3 * later, vector)
+        linear = _times(records, 3 * neuron + 1, 3 * later + 1, vector)
         gate = gate * neurons.gate_scale[neuron] + neurons.gate_bias[neuron]
         linear = linear * neurons.up_scale[neuron] + neurons.up_bias[neuron]
         activations[i] = activate(gate, activation) * linear
         add_row(records, 3 * neuron + 2, 3 * later + 2, activations[i], out)
+
+
+def _prepared(records, x):
+    """``x`` as ``_times`` wants it."""
+    raise NotImplementedError("only inside compiled code")
+
+
+@overload(_prepared, jit_options=LOOP)
+def _compiled_prepared(records, x):
+    if records.dtype == types.int8 and HAS_SHUFFLE:
+        return lambda records, x: int8_rows.quantised(x)
+    return lambda records, x: x
+
+
+def _times(records, row, later, vector):
+    """A row of ``records`` times a prepared vector, its scale aside; asks for the row ``later``."""
+    raise NotImplementedError("only inside compiled code")
+
+
+@overload(_times, jit_options=LOOP)
+def _compiled_times(records, row, later, vector):
+    if isinstance(vector, types.BaseTuple):
+        return lambda records, row, later, vector: int8_rows.dot(records, row, later, vector[0], vector[1])
+    return lambda records, row, later, vector: dot(records, row, later, vector)

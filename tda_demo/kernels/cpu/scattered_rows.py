@@ -1,7 +1,7 @@
-"""Rows of codes that lie anywhere: those that come next are asked for while some are computed.
+"""Rows of codes that lie apart: those that come next are asked for while some are computed.
 
 The processor cannot guess where the next row lies, and a row of a small model is over before it has noticed that it is
-read in order. Loops over rows that lie side by side are in ``rows``.
+read in order.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from numba.extending import intrinsic
 
 from .vectors import LINE, Floats, ask, constant, external, float32, int8, int16, int32, need_contiguous, spread
 
-FOUR = 4  # rows that ``add_four`` takes at once
+FOUR = 4  # rows that ``add_four`` and ``add_apart`` take at once
 
 _LANES = Floats.count
 _LOOSE = ("contract", "reassoc")
 
 
-def _row(context: Any, builder: Any, array_type: Any, value: Any, row: Any) -> tuple[Any, Any]:
+def row_address(context: Any, builder: Any, array_type: Any, value: Any, row: Any) -> tuple[Any, Any]:
     """The address of a row's first code, and how many it has; of records, three rows each, rows are counted through."""
     array = context.make_array(array_type)(context, builder, value)
     columns = builder.extract_value(array.shape, array_type.ndim - 1)
@@ -53,8 +53,8 @@ def _dot(_context, codes, row, later, x):
     signature = types.float32(codes, row, later, x)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        start, columns = _row(context, builder, signature.args[0], values[0], values[1])
-        next_start, _ = _row(context, builder, signature.args[0], values[0], values[2])
+        start, columns = row_address(context, builder, signature.args[0], values[0], values[1])
+        next_start, _ = row_address(context, builder, signature.args[0], values[0], values[2])
         x = context.make_array(signature.args[3])(context, builder, values[3]).data
         code, step = signature.args[0].dtype, 4 * _LANES
         sums = [cgutils.alloca_once(builder, Floats) for _ in range(4)]
@@ -89,8 +89,8 @@ def _add_row(_context, codes, row, later, weight, out):
     signature = types.void(codes, row, later, weight, out)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        start, _ = _row(context, builder, signature.args[0], values[0], values[1])
-        following, _ = _row(context, builder, signature.args[0], values[0], values[2])
+        start, _ = row_address(context, builder, signature.args[0], values[0], values[1])
+        following, _ = row_address(context, builder, signature.args[0], values[0], values[2])
         out = context.make_array(signature.args[4])(context, builder, values[4])
         _add(builder, signature.args[0].dtype, [start], [following], [values[3]], out)
         return context.get_dummy_value()
@@ -113,7 +113,7 @@ def _add_four(_context, codes, rows, weights, i, last, begin, out):
 
         def start(place: Any) -> Any:
             row = builder.load(builder.gep(rows, [place]))
-            address, _ = _row(context, builder, signature.args[0], values[0], row)
+            address, _ = row_address(context, builder, signature.args[0], values[0], row)
             return builder.gep(address, [values[5]])
 
         places = [builder.add(values[3], constant(k)) for k in range(FOUR)]
@@ -122,6 +122,37 @@ def _add_four(_context, codes, rows, weights, i, last, begin, out):
         numbers = [builder.load(builder.gep(weights, [place])) for place in places]
         starts, following = [start(place) for place in places], [start(place) for place in later]
         out = context.make_array(signature.args[6])(context, builder, values[6])
+        _add(builder, signature.args[0].dtype, starts, following, numbers, out)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def _add_apart(_context, codes, i, step, weights, out):
+    """out += the sum of weights[n] times row n, n being i and three others, each ``step`` on from the one before.
+
+    Asks for the rows that follow them.
+    """
+    need_contiguous(codes, weights, out)
+    signature = types.void(codes, i, step, weights, out)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        weights = context.make_array(signature.args[3])(context, builder, values[3]).data
+
+        def start(row: Any) -> Any:
+            return row_address(context, builder, signature.args[0], values[0], row)[0]
+
+        places = [builder.add(values[1], builder.mul(values[2], constant(k))) for k in range(FOUR)]
+        starts, following = (
+            [
+                row_address(context, builder, signature.args[0], values[0], builder.add(place, constant(on)))[0]
+                for place in places
+            ]
+            for on in (0, 1)
+        )
+        numbers = [builder.load(builder.gep(weights, [place])) for place in places]
+        out = context.make_array(signature.args[4])(context, builder, values[4])
         _add(builder, signature.args[0].dtype, starts, following, numbers, out)
         return context.get_dummy_value()
 
@@ -154,3 +185,4 @@ def _add(builder: Any, code: Any, starts: list[Any], following: list[Any], weigh
 dot: Any = _dot
 add_row: Any = _add_row
 add_four: Any = _add_four
+add_apart: Any = _add_apart
