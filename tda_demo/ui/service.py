@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.context import LocalContext
 
-from ..support.memory import trim_memory
+from ..support.memory import map_large_blocks, trim_memory
 from . import wording
 from .models import EMBEDDED, Models
 from .presence import listener_of
@@ -30,6 +30,7 @@ class Service:
     """Runs the tabs' jobs one at a time and tells how far each one is."""
 
     def __init__(self, offers: Offers, limits: Limits = LIMITS) -> None:
+        map_large_blocks()  # before a model is loaded
         self.offers = offers
         self.limits = limits
         self._lent = lent_gpu()
