@@ -6,15 +6,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import gpu_device  # noqa: F401 - first of all: it decides how Triton is imported
+import gpu_device  # first of all: it decides how Triton is imported
 import pytest
 import torch
 from hypothesis import settings
 from little_text import little_text, shared_cache  # noqa: F401 - fixtures
 from tiny import tiny
 
+from tda_demo.decode.gpu import graph
 from tda_demo.model.loading import LoadedModel
 
+if not gpu_device.CUDA:  # a longer cache is read by more programs, each of which is interpreted
+    graph._ROOM = 64
 settings.register_profile("no deadline", deadline=None)  # a first example may compile, and machines are slow at times
 settings.load_profile("no deadline")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -34,6 +37,15 @@ def two_threads() -> Iterator[None]:
     """What is computed is computed by two threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What the test computes is computed by one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 

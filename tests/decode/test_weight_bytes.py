@@ -79,7 +79,7 @@ def test_all_token_level_methods_are_here() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "opt"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "nf4"])
+@pytest.mark.parametrize("precision", ["float32", "int8", "nf4"])
 @pytest.mark.parametrize("name", TOKEN_LEVEL)
 def test_the_bound_of_evaluation_is_the_arms(name: str, precision: str, family: str) -> None:
     lm = stored(tiny(family), precision)

@@ -262,10 +262,11 @@ def test_the_command_prints_or_writes_and_leaves_nothing_else(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_give_what_one_gives(texts: Path, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     repository = Path(__file__).parents[2]
-    command = ["-m", "tda_demo", "evaluate", "--text", str(texts), "--model", str(model), "--threads", "1"]
+    command = ["evaluate", "--text", str(texts), "--model", str(model), "--threads", "1"]
     command += ["--prompt-tokens", str(PROMPT), "--score-tokens", str(SCORED), "--set", "online=1", "--device", "cpu"]
     launch = [
         "-m",
@@ -275,18 +276,16 @@ def test_two_processes_give_what_one_gives(texts: Path, tmp_path: Path) -> None:
         "--num_machines=1",
         "--main_process_port=0",
     ]
-    results = []
-    for name, start in (("one", []), ("two", launch)):
-        path = tmp_path / name / "result.json"
-        done = subprocess.run(
-            [sys.executable, *start, *command, "--json", str(path)],
-            cwd=repository,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        assert [each.name for each in path.parent.iterdir()] == ["result.json"]
-        results.append(json.loads(path.read_text(encoding="utf-8")))
-    assert results[0] == results[1]
+    one, two = (tmp_path / name / "result.json" for name in ("one", "two"))
+    assert main([*command, "--json", str(one)]) == 0
+    done = subprocess.run(
+        [sys.executable, *launch, "-m", "tda_demo", *command, "--json", str(two)],
+        cwd=repository,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [each.name for each in two.parent.iterdir()] == ["result.json"]
+    assert json.loads(one.read_text(encoding="utf-8")) == json.loads(two.read_text(encoding="utf-8"))

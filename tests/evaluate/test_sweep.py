@@ -141,9 +141,10 @@ def test_a_row_is_told_as_soon_as_it_is_measured(texts: Path) -> None:
     assert [{**dataclasses.asdict(row), **dict.fromkeys(times)} for row in everything] == whole
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_give_what_one_gives(texts: Path, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
-    command = ["-m", "tda_demo", "sweep", "--text", str(texts), "--model", str(model), "--threads", "1"]
+    command = ["sweep", "--text", str(texts), "--model", str(model), "--threads", "1"]
     command += [
         "--grid",
         "cett=0.2,0.5",
@@ -157,21 +158,20 @@ def test_two_processes_give_what_one_gives(texts: Path, tmp_path: Path) -> None:
     ]
     command += ["--prompt-tokens", "20", "--score-tokens", "9", "--device", "cpu"]
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    written = []
-    for name, start in (("one", []), ("two", [*launch, "--main_process_port=0"])):
-        path = tmp_path / name / "sweep.csv"
-        done = subprocess.run(
-            [sys.executable, *start, *command, "--out", str(path)],
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        assert [each.name for each in path.parent.iterdir()] == ["sweep.csv"]
-        written.append(path.read_text(encoding="utf-8"))
-    assert written[0] == written[1] and written[0].count("\n") == 7
+    one, two = (tmp_path / name / "sweep.csv" for name in ("one", "two"))
+    assert main([*command, "--out", str(one)]) == 0
+    done = subprocess.run(
+        [sys.executable, *launch, "--main_process_port=0", "-m", "tda_demo", *command, "--out", str(two)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [each.name for each in two.parent.iterdir()] == ["sweep.csv"]
+    written = one.read_text(encoding="utf-8")
+    assert two.read_text(encoding="utf-8") == written and written.count("\n") == 7
 
 
 @pytest.mark.parametrize("ending", ["csv", "json", "parquet"])

@@ -10,7 +10,6 @@ from gpu_device import CUDA, DEVICE
 from parity import PROMPT_IDS, STEPS
 from transformers import DynamicCache
 
-from tda_demo.decode.gpu import graph
 from tda_demo.decode.gpu.graph import CudaGraphEngine, supported
 from tda_demo.kernels.gpu.blocks import Tiles
 from tda_demo.kernels.gpu.choice import KernelChoice, Way
@@ -25,9 +24,6 @@ SMALL = Tiles(rows=32, down_rows=32, down_columns=32, splits=2)
 REST = dataclasses.replace(SMALL, down_columns=64)  # of which one half reads blocks of 64
 
 LINEAR = LinearTiles(rows=64, warps=1)
-
-if not CUDA:  # a longer cache is read in more programs, each of which is interpreted
-    graph._ROOM = 64
 
 
 def on_device(lm: LoadedModel) -> LoadedModel:

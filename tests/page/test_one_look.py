@@ -33,8 +33,17 @@ def assert_in_view(visitor: Visitor, width: int, height: int, *names: str) -> No
         assert 0 <= left < right <= width and 0 <= top < bottom <= height, f"{name} is at {box}"
 
 
+SHIFTS = """() => {
+    window.shifts = [];
+    const told = ({ node }) => node?.className || node?.id || String(node);
+    const watch = (list) => list.getEntries().filter((entry) => !entry.hadRecentInput)
+        .forEach((entry) => window.shifts.push([entry.value, entry.sources.map(told)]));
+    new PerformanceObserver(watch).observe({ type: "layout-shift" });
+}"""
+
+
 @pytest.mark.parametrize(("width", "height"), WINDOWS)
-def test_all_of_a_race_is_in_one_viewport_from_run_to_the_end(
+def test_all_of_a_race_is_in_one_viewport_from_run_to_the_end_and_nothing_shifts(
     open_page: Callable[..., Visitor], width: int, height: int
 ) -> None:
     visitor = open_page(width=width, height=height)
@@ -42,6 +51,7 @@ def test_all_of_a_race_is_in_one_viewport_from_run_to_the_end(
     assert_in_view(visitor, width, height, *names)
     visitor.set_new_tokens(24)
     before = places(visitor, "heatmap", "speedup", "price", "verdict")
+    visitor.page.evaluate(SHIFTS)
     visitor.page.get_by_test_id("run").click()
     for phase in ("running", "finished"):
         visitor.page.wait_for_function(
@@ -55,6 +65,8 @@ def test_all_of_a_race_is_in_one_viewport_from_run_to_the_end(
     assert_in_view(visitor, width, height, *names)
     after = places(visitor, "heatmap", "verdict")
     assert {name: before[name] for name in after} == after  # one geometry
+    shifts = visitor.page.evaluate("window.shifts")
+    assert sum(value for value, _ in shifts) <= 0.01, shifts
 
 
 def test_a_recorded_race_moves_before_the_model_is_there(open_page: Callable[..., Visitor]) -> None:
@@ -146,15 +158,6 @@ def test_what_is_changed_while_a_race_runs_is_said_to_be_for_the_next(open_page:
     visitor.wait_for_phase("stopped")
 
 
-SHIFTS = """() => {
-    window.shifts = [];
-    const told = ({ node }) => node?.className || node?.id || String(node);
-    const watch = (list) => list.getEntries().filter((entry) => !entry.hadRecentInput)
-        .forEach((entry) => window.shifts.push([entry.value, entry.sources.map(told)]));
-    new PerformanceObserver(watch).observe({ type: "layout-shift" });
-}"""
-
-
 @pytest.mark.parametrize(("width", "height"), WINDOWS)
 def test_the_race_is_on_before_gradio_is_and_goes_on_where_it_stands(
     browser: Browser, address: str, width: int, height: int
@@ -174,18 +177,6 @@ def test_the_race_is_on_before_gradio_is_and_goes_on_where_it_stands(
     page.wait_for_function("document.querySelector('.stage').dataset.phase === 'finished'", timeout=7000)
     assert sum(value for value, _ in page.evaluate("window.shifts")) < 0.1
     page.close()
-
-
-@pytest.mark.parametrize(("width", "height"), WINDOWS)
-def test_nothing_shifts_during_a_race(open_page: Callable[..., Visitor], width: int, height: int) -> None:
-    visitor = open_page(width=width, height=height)
-    visitor.set_new_tokens(24)
-    visitor.page.evaluate(SHIFTS)
-    visitor.page.get_by_test_id("run").click()
-    visitor.page.wait_for_function("!document.querySelector('.badge').textContent")
-    visitor.wait_for_phase("finished")
-    shifts = visitor.page.evaluate("window.shifts")
-    assert sum(value for value, _ in shifts) <= 0.01, shifts
 
 
 def test_in_a_frame_the_stage_stands_alone(open_page: Callable[..., Visitor]) -> None:
