@@ -19,8 +19,7 @@ from .widgets import Outputs, ready, sentence
 from .worker import Loading, Ticket, Waiting, Worker
 from .zero_gpu import FetchedModels, GpuNeed, Job, lent_gpu, on_lent_gpu
 
-# A browser that draws on the cores that are measured lengthens a step or two with every frame: at 0.15 s the mean step
-# took half as long again as without one, at 0.25 s a fifth.
+# For every frame the race pauses (``worker``), so that it draws nothing out of a step: often enough to be seen to move.
 _FRAME_SECONDS = 0.25
 _WAITING_SECONDS = 1.0  # a frame of those who wait: each one takes a little time from the race
 _STATE_SECONDS = 0.25

@@ -21,6 +21,9 @@ from .interruption import GivenUp, looking
 
 logger = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.2
+# What a frame takes to be made, sent and drawn, on the cores that the next step would use.
+_SHOWN_SECONDS = 0.05
+_PATIENCE = 0.05  # of a frame that is due, in seconds: a job that is at something long lets nobody wait for its events
 _UNFOLLOWED = 25  # looks in a row, 5 s, at a job that its follower has not come back to: nobody ever will
 _MISHAP = "Something went wrong in this run; the server's log has the details. Try again."
 
@@ -66,6 +69,8 @@ class Ticket:
     closed: threading.Event = field(default_factory=threading.Event)
     events: queue.SimpleQueue[Any] = field(default_factory=queue.SimpleQueue)
     context: Context = field(default_factory=copy_context)
+    _due: threading.Event = field(default_factory=threading.Event)
+    _handed: threading.Event = field(default_factory=threading.Event)
     _followers: int = 0  # calls that wait for its news now
     _unfollowed: int | None = None  # looks since the last one; None before the first
 
@@ -97,14 +102,27 @@ class Ticket:
         """The events of the coming ``seconds``; sooner when the job closes. [] when nothing happened.
 
         Sleeps through them rather than wake at each: a waking thread takes the interpreter from the one that steps.
+        Wakes between two events, while the job pauses, and so does whoever draws them.
         """
-        self.closed.wait(seconds)
+        if not self.closed.wait(seconds) and seconds:
+            self._handed.clear()
+            self._due.set()
+            self._handed.wait(_PATIENCE)
         return [self.events.get_nowait() for _ in range(self.events.qsize())]
+
+    def put(self, event: Any) -> None:
+        """An event of the job's, which then pauses where a frame is due: what is timed is timed undisturbed."""
+        self.events.put(event)
+        if self._due.is_set():
+            self._due.clear()
+            self._handed.set()
+            time.sleep(_SHOWN_SECONDS)
 
     def close(self) -> None:
         """Puts the last event."""
         self.events.put(Closed())
         self.closed.set()
+        self._handed.set()
 
 
 def reporter(ticket: Ticket) -> Report:
@@ -123,7 +141,7 @@ def carry_out(ticket: Ticket) -> None:
     try:
         with looking(ticket.look), closing(ticket.job(ticket)) as events:
             for event in events:
-                ticket.events.put(event)
+                ticket.put(event)
                 if ticket.withdrawn.is_set():
                     break
     except GivenUp:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import tda_demo.ui.worker as worker_module
 from tda_demo.support.errors import UserError
 from tda_demo.ui.interruption import interruptible
 from tda_demo.ui.worker import _UNFOLLOWED, _WATCH_SECONDS, Closed, Failed, Ticket, Worker
@@ -47,6 +48,34 @@ def running(worker: Worker, owner: str = "a") -> Ticket:
 
 def test_events_come_in_order() -> None:
     assert everything(Worker(1).submit("a", count_to_three)) == [1, 2, 3]
+
+
+def test_a_frame_falls_between_two_events_and_the_job_waits_until_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_SHOWN_SECONDS", 2.0)
+    stepping = threading.Event()
+
+    def steps(ticket: Ticket) -> Generator[str]:
+        while not ticket.stop.is_set():
+            stepping.set()
+            time.sleep(0.002)
+            stepping.clear()
+            yield "step"
+
+    worker = Worker(1)
+    ticket = worker.submit("a", steps)
+    assert set(ticket.drain(0.05)) == {"step"}
+    assert not stepping.is_set() and ticket.events.empty()
+    time.sleep(0.1)  # fifty steps' worth
+    assert ticket.events.empty()
+    worker.withdraw(ticket)
+    assert ticket.closed.wait(5)
+
+
+def test_what_takes_long_between_two_events_keeps_no_frame_waiting() -> None:
+    ticket = running(Worker(1))
+    assert ticket.drain(0.01) == []  # though no event comes
+    ticket.stop.set()
+    assert everything(ticket) == ["stopped", "judged"]
 
 
 def test_first_come_first_served() -> None:
