@@ -121,7 +121,7 @@
       value = next;
       ghost.hidden = Boolean(value);
       root.dataset.empty = !value;
-      who.textContent = value ? `${value.name}: ` : "";
+      who.textContent = value ? `${value.name}: kept per layer` : "Kept per layer";
       rows.measured(value);
       if (!value) {
         counts = null;

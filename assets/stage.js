@@ -136,6 +136,7 @@
       tda.fill(root, value.slots);
       remedy.hidden = !value.remedy;
       remedy.textContent = value.remedy?.label ?? "";
+      remedy.title = value.remedy?.why ?? "";
       for (const { name, pane, run, mark } of arms) {
         const { share, mark: at } = value.track[name];
         run.style.transform = `scaleX(${share})`;

@@ -140,7 +140,7 @@ def test_a_result_of_other_settings_is_dimmed_and_the_strip_brings_it_back(open_
     page.wait_for_function("document.querySelectorAll('.history button').length === 2")
     assert page.get_attribute(".stage", "data-stale") == "false" and "damaged" in visitor.slot("price_label")
     remedy = page.locator(".remedy")
-    assert "keeps it" in remedy.inner_text()
+    assert "keep it" in remedy.inner_text()
     text = visitor.text("sparse")
     page.click(".history button >> nth=0")
     page.wait_for_function("document.querySelector('#tda-cett input[type=number]').value === '0.7'")

@@ -11,7 +11,8 @@ from .method_controls import settings
 
 
 def remedy(method: Method | None) -> dict[str, Any] | None:
-    """A ``label`` and the values of the method's controls to ``set``, by name; None where nothing better is known.
+    """A ``label``, ``why``, and the values of the method's controls to ``set``, by name; None where nothing better is
+    known.
 
     Where a curve of the method's quality is shipped, the dial alone moves; else all goes to the method's default.
     """
@@ -35,7 +36,7 @@ def _along_the_dial(method: Method) -> dict[str, Any] | None:
         ]
         if kept:
             _, value, kl = min(kept)
-            return {"label": _label(kind, f"{value:.3g}", kl), "set": {key: value}}
+            return {**_told(kind, f"{value:.3g}", kl), "set": {key: value}}
     return None
 
 
@@ -44,7 +45,7 @@ def _default(method: Method) -> dict[str, Any] | None:
     for preset in presets_of(kind):
         better = preset.of(kind)
         if preset.name == "default" and preset.kl <= MOST_KL and better != method:
-            return {"label": _label(kind, "at its default", preset.kl), "set": _moves(method, better)}
+            return {**_told(kind, "default", preset.kl), "set": _moves(method, better)}
     return None
 
 
@@ -55,8 +56,8 @@ def _moves(method: Method, better: Method) -> dict[str, Any]:
     return {name: value for name, value in moves.items() if value != []}
 
 
-def _label(kind: type[Method], setting: str, kl: float) -> str:
-    return f"{kind.__name__} {setting} keeps it: expected KL {kl:.2g}"
+def _told(kind: type[Method], setting: str, kl: float) -> dict[str, str]:
+    return {"label": f"keep it: {kind.__name__} {setting}", "why": f"expected KL {kl:.2g} nats per token"}
 
 
 def _controls(method: Method) -> dict[str, Any]:
