@@ -43,6 +43,17 @@ def test_products_are_off_by_no_more_than_rounding_allows(count: int, columns: i
     assert (np.abs(of_chosen - exact[chosen]) <= allowed(rows, scales, x)[chosen]).all()
 
 
+@given(st.integers(1, 700), st.integers(0, 2**32 - 1))
+def test_elements_are_rounded_to_the_nearest(columns: int, seed: int) -> None:
+    x = np.random.default_rng(seed).standard_normal(columns).astype(np.float32)
+    codes, units = int8_rows.quantised(x)
+    for number, begin in enumerate(range(0, columns, int8_rows.BLOCK)):
+        block, found = x[begin : begin + int8_rows.BLOCK], codes[begin : begin + int8_rows.BLOCK]
+        assert units[number] == pytest.approx(np.abs(block).max() / (2**15 - 1), rel=1e-6)
+        assert np.abs(found - block / units[number].astype(np.float64)).max() < 0.51
+        assert np.abs(found).max() == 2**15 - 1
+
+
 def test_the_largest_sums_fit() -> None:
     """All codes and all elements at their largest, over many blocks."""
     rows, x = np.full((5, 20_000), -127, np.int8), np.full(20_000, -3.0, np.float32)

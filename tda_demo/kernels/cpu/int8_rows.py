@@ -18,6 +18,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from . import rounding
 from .nf4_loops import LOOP, f32
 from .scattered_rows import row_address
 from .vectors import (
@@ -58,11 +59,13 @@ def quantised(x):
     codes, units = np.empty(x.shape[0], np.int16), np.empty((x.shape[0] + BLOCK - 1) // BLOCK, f32)
     for block in range(units.shape[0]):
         first, last = block * BLOCK, min((block + 1) * BLOCK, x.shape[0])
-        largest = f32(0)
-        for j in range(first, last):
+        whole = first + (last - first) // _STEP * _STEP
+        largest = rounding.largest(x, first, whole)
+        for j in range(whole, last):
             largest = max(largest, abs(x[j]))
         inverse = _X_ONE / max(largest, _LEAST)
-        for j in range(first, last):
+        rounding.to_shorts(x, first, whole, inverse, codes)
+        for j in range(whole, last):
             codes[j] = np.int16(nearest(x[j] * inverse))
         units[block] = largest / _X_ONE
     return codes, units

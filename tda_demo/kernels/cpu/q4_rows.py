@@ -18,6 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..q4_sizes import GROUP, RECORD, RECORD_BYTES, X_ONE
+from . import rounding
 from .nf4_loops import HAS_SHUFFLE, LOOP, f32
 from .vectors import (
     Bytes,
@@ -51,12 +52,9 @@ _Four, _Halves = ir.VectorType(float32, 4), ir.VectorType(ir.HalfType(), 4)
 
 
 @njit(**LOOP)
-def quantise(x, codes, factors):
-    """x float32 [columns] as ``codes`` int8 [64 * records], in the order of a record's codes.
-
-    ``factors`` float32 [records, 4]: what one unit of each group is worth, and the groups' sums.
-    """
-    for record in range(factors.shape[0]):
+def plain_quantise(x, codes, factors, begin):
+    """``quantise`` from the record ``begin`` on."""
+    for record in range(begin, factors.shape[0]):
         for group in range(2):
             first = record * RECORD + group * GROUP
             last = min(first + GROUP, x.shape[0])
@@ -72,6 +70,28 @@ def quantise(x, codes, factors):
                     total += np.int32(whole)
             factors[record, group] = largest / _X_ONE
             factors[record, 2 + group] = largest / _X_ONE * f32(total)
+
+
+@njit(**LOOP)
+def _fast_quantise(x, codes, factors):
+    full = x.shape[0] // RECORD
+    for record in range(full):
+        for group in range(2):
+            place = record * RECORD + group * _HALF
+            largest, total = rounding.to_bytes(x, record * RECORD + group * GROUP, _X_ONE, codes, place)
+            factors[record, group] = largest / _X_ONE
+            factors[record, 2 + group] = largest / _X_ONE * total
+    plain_quantise(x, codes, factors, full)
+
+
+@njit(**LOOP)
+def _plain_quantise(x, codes, factors):
+    plain_quantise(x, codes, factors, 0)
+
+
+# quantise(x, codes, factors): x float32 [columns] as ``codes`` int8 [64 * records], in the order of a record's codes;
+# ``factors`` float32 [records, 4] are what one unit of each group is worth, and the groups' sums.
+quantise: Any = _fast_quantise if HAS_SHUFFLE else _plain_quantise
 
 
 @njit(**LOOP)
