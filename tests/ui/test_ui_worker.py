@@ -52,6 +52,7 @@ def test_events_come_in_order() -> None:
 
 def test_a_frame_falls_between_two_events_and_the_job_waits_until_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "_SHOWN_SECONDS", 2.0)
+    monkeypatch.setattr(worker_module, "_PATIENCE", 5.0)
     stepping = threading.Event()
 
     def steps(ticket: Ticket) -> Generator[str]:
