@@ -192,6 +192,13 @@ def test_one_token_is_no_race() -> None:
     assert slots(view)["verdict"].startswith("One token")
 
 
+def test_a_race_stopped_before_a_step_is_not_said_to_be_over() -> None:
+    one = ArmResult("Once", 1, [], 100.0, None, 1000, "stopped")
+    stopped = dataclasses.replace(result("Once", "Once"), dense=one, sparse=one, speedup=None, quality=None)
+    view = after(prompt_read(), Finished(stopped))
+    assert slots(view)["verdict"].startswith("Stopped before a step was taken")
+
+
 def test_the_place_of_the_slower_arm_is_marked_when_the_faster_ends() -> None:
     view = after(
         prompt_read(), *steps("dense", ["x"] * 15, 12), *steps("sparse", ["x"] * 20, 10), Ended("sparse", "length")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DAMAGED = 0.75  # share of unchanged next tokens below which a text is called damaged
 _ENOUGH = 20  # positions judged, of which a share can be told
+_ONE_TOKEN = "One token, which the prompt itself decides: nothing to race for."
+_STOPPED_EARLY = "Stopped before a step was taken: the one token there is, the prompt decides."
 _PROMISE = "Press Enter: dense and sparse write the same answer side by side, and the faster one pulls ahead."
 
 
@@ -136,7 +138,7 @@ def _verdict(view: RaceView) -> str:
     if result is None or method is None:
         return _lead(view)
     if result.dense.tokens == 1:
-        return "One token, which the prompt itself decides: nothing to race for."
+        return _STOPPED_EARLY if result.dense.ended == "stopped" else _ONE_TOKEN
     price = view.sparse.price
     verdict = wording.verdict(
         result.speedup,
@@ -212,7 +214,7 @@ def _lead(view: RaceView) -> str:
         return _PROMISE
     if view.first_end is not None:
         if view.first_end[1][view.first_end[0]] == 1:
-            return "One token, which the prompt itself decides: nothing to race for."
+            return _ONE_TOKEN
         return f"{_at_the_end(view)}."
     if view.sparse.prompt is None:
         return view.message
