@@ -35,6 +35,7 @@ from .vectors import (
     need_contiguous,
     pointer,
     spread,
+    zeroed,
 )
 
 BLOCK = 256  # columns that are rounded alike
@@ -128,14 +129,14 @@ def _dot(_context, rows, row, later, codes, units):
 
 def _products(builder: Any, starts: list[Any], asked: list[Any], columns: Any, codes: Any, units: Any) -> list[Any]:
     """Of the rows at ``starts``; as many bytes are asked for at ``asked``."""
-    totals = [_set(builder, Floats) for _ in starts]
-    tails = [_set(builder, float32) for _ in starts]
+    totals = [zeroed(builder, Floats) for _ in starts]
+    tails = [zeroed(builder, float32) for _ in starts]
     with cgutils.for_range_slice(builder, constant(0), columns, constant(BLOCK)) as (begin, _):
         unit = builder.load(builder.gep(units, [builder.udiv(begin, constant(BLOCK))]))
         beyond = builder.add(begin, constant(BLOCK))
         end = builder.select(builder.icmp_unsigned("<", beyond, columns), beyond, columns)
         whole = builder.add(begin, builder.and_(builder.sub(end, begin), constant(-_STEP)))
-        sums = [_set(builder, Ints) for _ in starts]
+        sums = [zeroed(builder, Ints) for _ in starts]
         with cgutils.for_range_slice(builder, begin, whole, constant(_STEP)) as (at, _):
             for each in asked:
                 ask(builder, each, at)
@@ -166,13 +167,6 @@ def _multiply(builder: Any, starts: list[Any], codes: Any, at: Any, sums: list[A
             own = builder.sext(load(builder, row, _Codes, place), Shorts)
             total = builder.add(total, builder.call(add_pairs, [own, other]))
         builder.store(total, each)
-
-
-def _set(builder: Any, kind: Any) -> Any:
-    """A variable of zeros."""
-    variable = cgutils.alloca_once(builder, kind)
-    builder.store(ir.Constant(kind, None), variable)
-    return variable
 
 
 def _add(builder: Any, variable: Any, one: Any, other: Any) -> None:

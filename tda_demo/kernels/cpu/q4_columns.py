@@ -31,6 +31,7 @@ from .vectors import (
     external,
     float32,
     int32,
+    larger,
     load,
     need_contiguous,
     nibbles,
@@ -189,9 +190,9 @@ def _weights(builder: Any, chunk: Any, activations: list[Any]) -> tuple[list[Any
     add_up = external(builder, "llvm.vector.reduce.fadd.v8f32", float32, float32, Floats)
     largest = builder.call(most, [largest], fastmath=("nnan", "nsz"))
     total = builder.call(add_up, [ir.Constant(float32, 0.0), _sum(builder, sizes)], fastmath=("reassoc",))
-    least = _larger(builder, largest, ir.Constant(float32, float(_LEAST)))
+    least = larger(builder, largest, ir.Constant(float32, float(_LEAST)))
     unit = builder.fmul(least, ir.Constant(float32, float(f32(1 / X_ONE))))
-    unit = _larger(builder, unit, builder.fmul(total, ir.Constant(float32, float(f32(1 / _MOST)))))
+    unit = larger(builder, unit, builder.fmul(total, ir.Constant(float32, float(f32(1 / _MOST)))))
     inverses = spread(builder, builder.fdiv(ir.Constant(float32, 1.0), unit), Floats)
     to_whole = external(builder, "llvm.x86.avx.cvt.ps2dq.256", Ints, Floats)
     wholes = [builder.call(to_whole, [builder.fmul(weight, inverses)]) for weight in weights]
@@ -203,10 +204,6 @@ def _weights(builder: Any, chunk: Any, activations: list[Any]) -> tuple[list[Any
     products = [builder.fmul(a, minimum, flags=_LOOSE) for a, minimum in zip(activations, minima, strict=True)]
     middles = ir.Constant(Floats, [float(_MIDDLE)] * 8)
     return wholes, unit, builder.fadd(_sum(builder, products), builder.fmul(left, middles, flags=_LOOSE), flags=_LOOSE)
-
-
-def _larger(builder: Any, one: Any, other: Any) -> Any:
-    return builder.select(builder.fcmp_ordered(">", one, other), one, other)
 
 
 def _sum(builder: Any, vectors: list[Any]) -> Any:

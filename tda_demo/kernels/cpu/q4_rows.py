@@ -37,6 +37,7 @@ from .vectors import (
     nibbles,
     pointer,
     vector,
+    zeroed,
 )
 
 _features = binding.get_host_cpu_features()
@@ -163,8 +164,8 @@ def _fast_rows_times(count: int) -> Any:
             numbers = [builder.add(values[1], builder.mul(values[2], constant(k))) for k in range(count)]
             rows = [builder.gep(array.data, [builder.mul(number, width)]) for number in numbers]
             codes, factors, out = (pointer(context, builder, signature.args[k], values[k]) for k in (3, 4, 6))
-            products = [_set(builder, Floats) for _ in range(count)]
-            minima = [_set(builder, _Four) for _ in range(count)]
+            products = [zeroed(builder, Floats) for _ in range(count)]
+            minima = [zeroed(builder, _Four) for _ in range(count)]
             halves = vector([0] * 4 + [1] * 4, int32)
             with cgutils.for_range(builder, length) as loop:
                 here = builder.gep(codes, [builder.mul(loop.index, constant(RECORD))])
@@ -193,14 +194,6 @@ def _fast_rows_times(count: int) -> Any:
         return signature, generate
 
     return rows_times
-
-
-def _set(builder: Any, kind: Any) -> Any:
-    """A variable of zeros."""
-    nothing = ir.Constant(kind, [0.0] * kind.count)
-    variable = cgutils.alloca_once(builder, kind)
-    builder.store(nothing, variable)
-    return variable
 
 
 def _add(builder: Any, variable: Any, number: Any) -> None:

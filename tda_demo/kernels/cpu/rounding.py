@@ -21,6 +21,7 @@ from .vectors import (
     external,
     float32,
     int32,
+    larger,
     load,
     need_contiguous,
     pointer,
@@ -45,7 +46,7 @@ def _largest(_context, x, first, last):
             builder.store(ir.Constant(Floats, None), each)
         with cgutils.for_range_slice(builder, values[1], values[2], constant(_STEP)) as (at, _):
             for each, numbers in zip(found, _numbers(builder, x, at), strict=True):
-                builder.store(_larger(builder, _sizes(builder, numbers), builder.load(each)), each)
+                builder.store(larger(builder, _sizes(builder, numbers), builder.load(each)), each)
         return _most(builder, [builder.load(each) for each in found])
 
     return signature, generate
@@ -113,14 +114,10 @@ def _sizes(builder: Any, numbers: Any) -> Any:
     return builder.call(external(builder, "llvm.fabs.v8f32", Floats, Floats), [numbers])
 
 
-def _larger(builder: Any, one: Any, other: Any) -> Any:
-    return builder.select(builder.fcmp_ordered(">", one, other), one, other)
-
-
 def _most(builder: Any, vectors: list[Any]) -> Any:
     """The largest of four vectors' numbers."""
     first, second, third, fourth = vectors
-    found = _larger(builder, _larger(builder, first, second), _larger(builder, third, fourth))
+    found = larger(builder, larger(builder, first, second), larger(builder, third, fourth))
     most = external(builder, "llvm.vector.reduce.fmax.v8f32", float32, Floats)
     return builder.call(most, [found], fastmath=("nnan", "nsz"))
 

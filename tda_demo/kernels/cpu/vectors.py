@@ -6,6 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
@@ -62,6 +63,17 @@ def nibbles(builder: Any, both: Any) -> tuple[Any, Any]:
     fifteen, four = vector([15] * 32, int8), vector([4] * 16, int16)
     shifted = builder.bitcast(builder.lshr(builder.bitcast(both, Shorts), four), Bytes)
     return builder.and_(both, fifteen), builder.and_(shifted, fifteen)
+
+
+def larger(builder: Any, one: Any, other: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", one, other), one, other)
+
+
+def zeroed(builder: Any, kind: Any) -> Any:
+    """A variable of zeros."""
+    variable = cgutils.alloca_once(builder, kind)
+    builder.store(ir.Constant(kind, None), variable)
+    return variable
 
 
 def external(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
