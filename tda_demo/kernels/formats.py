@@ -72,6 +72,10 @@ class ByNeuron:
     def take(self, neurons: np.ndarray) -> ByNeuron:
         return ByNeuron(self.codes[neurons], self.block_scales[neurons], self.output_scales)
 
+    def stretch(self, neurons: slice) -> ByNeuron:
+        """Some that lie together, as views."""
+        return ByNeuron(self.codes[neurons], self.block_scales[neurons], self.output_scales)
+
 
 Encode = Callable[["torch.Tensor"], tuple[np.ndarray, np.ndarray]]
 Decode = Callable[[np.ndarray, np.ndarray, int], "torch.Tensor"]
@@ -170,7 +174,7 @@ def _decode_bfloat16(codes: np.ndarray, _scales: np.ndarray, _columns: int) -> t
 
 def _encode_int8(matrix: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     scales = matrix.abs().amax(dim=1) / 127
-    codes = (matrix / torch.where(scales > 0, scales, 1)[:, None]).round().to(torch.int8)
+    codes = (matrix / torch.where(scales > 0, scales, 1)[:, None]).round_().to(torch.int8)
     return codes.numpy(), scales.numpy()
 
 

@@ -1,7 +1,7 @@
 """Matrices that a model holds in a kernels' format only (``kernels.formats``), without a float copy beside.
 
 A linear or an embedding of that kind has a ``weight`` like any other, float32, which is decoded whenever it is asked
-for and let go again: at most one matrix at a time is held in floats. The compiled kernels read the codes themselves.
+for and let go again. Products decode a stretch of it at a time; the compiled kernels read the codes themselves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 from ..kernels.formats import ByNeuron, Rows, encode, encode_by_neuron, format_of
 from .projection import Projection
 
-_AT_ONCE = 2**24  # weights decoded at a time: 64 MiB in float32
+_AT_ONCE = 2**19  # weights decoded at a time: 2 MiB in float32, which stay in a core's cache until they are multiplied
 
 
 class StoredLinear(nn.Linear):
@@ -34,21 +34,36 @@ class StoredLinear(nn.Linear):
         return form.decode_rows(self.stored.codes, self.stored.scales, self.in_features)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if isinstance(self.stored, ByNeuron) or self.weight_count <= _AT_ONCE:
-            return nn.functional.linear(input, self.weight, self.bias)
-        outputs = torch.cat([nn.functional.linear(input, weight) for weight in self._stretches()], dim=-1)
+        x = input.reshape(-1, self.in_features)
+        if len(x) == 1 and not x.requires_grad:  # a step of decoding: bound by the bytes of codes
+            return self._compiled(x[0]).view(*input.shape[:-1], self.out_features)
+        outputs = self._by_neuron(x, self.stored) if isinstance(self.stored, ByNeuron) else self._by_row(x, self.stored)
+        outputs = outputs.view(*input.shape[:-1], self.out_features)
         return outputs if self.bias is None else outputs + self.bias
 
-    @property
-    def weight_count(self) -> int:
-        return self.in_features * self.out_features
+    def _compiled(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [columns] -> [rows], the bias included."""
+        from ..kernels.cpu import cores
+        from ..kernels.cpu.linear import NeuronMajor, RowMajor, bias_of
 
-    def _stretches(self) -> Iterator[torch.Tensor]:
-        """The weight's rows, some at a time."""
-        form, step = format_of(self.precision), max(1, _AT_ONCE // self.in_features)
-        for start in range(0, self.out_features, step):
-            codes, scales = (part[start : start + step] for part in (self.stored.codes, cast(Rows, self.stored).scales))
-            yield form.decode_rows(codes, scales, self.in_features)
+        layout: Any = NeuronMajor if isinstance(self.stored, ByNeuron) else RowMajor
+        with cores(torch.get_num_threads()):
+            return layout(self.stored, bias_of(self))(x)
+
+    def _by_row(self, x: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """[T, rows] of ``x`` [T, columns]."""
+        form, columns = format_of(self.precision), x.T
+        parts = _stretches(self.out_features, self.in_features)
+        values = (form.decode_rows(rows.codes[part], rows.scales[part], self.in_features) for part in parts)
+        return torch.cat([each @ columns for each in values]).T
+
+    def _by_neuron(self, x: torch.Tensor, neurons: ByNeuron) -> torch.Tensor:
+        """[T, d] of ``x`` [T, d_ff]."""
+        form = format_of(self.precision)
+        total = torch.zeros(len(x), self.out_features)
+        for part in _stretches(self.in_features, self.out_features):
+            total = torch.addmm(total, x[:, part], form.decode_by_neuron(neurons.stretch(part)).T)
+        return total
 
 
 class StoredEmbedding(nn.Embedding):
@@ -101,6 +116,12 @@ def neurons_of(down: nn.Linear, precision: str) -> ByNeuron:
     if isinstance(down, StoredLinear) and isinstance(down.stored, ByNeuron) and down.precision == precision:
         return down.stored
     return encode_by_neuron(down.weight, precision)
+
+
+def _stretches(count: int, width: int) -> Iterator[slice]:
+    """Of ``count`` stored rows of ``width`` weights, as many at a time as are decoded at once."""
+    step = max(1, _AT_ONCE // width)
+    return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
 def joined(parts: list[Rows]) -> Rows:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader, GGUFWriter
+from hypothesis import given
+from hypothesis import strategies as st
 from model_files import CHAT_TEMPLATE, count_conversions, unfinished, write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tda_demo.model import weights
 from tda_demo.model.loading import load_model
+from tda_demo.model.weights.gguf_reader import QuickReader
 from tda_demo.support.errors import UserError
 
 
@@ -95,3 +101,32 @@ def test_gguf_of_an_unsupported_architecture(own_cache: Path, tmp_path: Path) ->
 def test_missing_gguf() -> None:
     with pytest.raises(UserError, match=r"There is no file 'nowhere.gguf'"):
         load_model("nowhere.gguf")
+
+
+def test_the_quick_reader_gives_what_the_package_does(tmp_path: Path) -> None:
+    def change(writer: GGUFWriter) -> None:
+        writer.add_array("odd.numbers", [1.5, -2.0])
+        writer.add_array("odd.one", [True])
+        writer.add_string("odd.text", "äöü")
+
+    path = write_gguf(tmp_path / "tiny.gguf", change=change)
+    ours, theirs = QuickReader(path), GGUFReader(path)
+    assert list(ours.fields) == list(theirs.fields)
+    for name, field in theirs.fields.items():
+        assert ours.fields[name].types == field.types
+        assert ours.fields[name].contents() == field.contents()
+    for tensor, expected in zip(ours.tensors, theirs.tensors, strict=True):
+        assert tensor.name == expected.name
+        np.testing.assert_array_equal(tensor.data, expected.data)
+    ours.let_go()
+    np.testing.assert_array_equal(ours.tensors[0].data, theirs.tensors[0].data)
+
+
+@given(length=st.integers(24, 6000))
+def test_the_quick_reader_refuses_a_file_cut_short(length: int) -> None:
+    with TemporaryDirectory() as folder:
+        path = write_gguf(Path(folder) / "tiny.gguf")
+        whole = path.read_bytes()
+        path.write_bytes(whole[:length])
+        with pytest.raises((ValueError, IndexError)):
+            QuickReader(path)

@@ -28,7 +28,7 @@ class RowMajor:
 
     @classmethod
     def of(cls, linear: nn.Linear, precision: str) -> RowMajor:
-        return cls(encode(linear.weight, precision), _bias(linear))
+        return cls(encode(linear.weight, precision), bias_of(linear))
 
     def take(self, outputs: np.ndarray) -> RowMajor:
         """A copy that computes only ``outputs`` int64 [k]."""
@@ -52,7 +52,7 @@ class NeuronMajor:
 
     @classmethod
     def of(cls, linear: nn.Linear, precision: str) -> NeuronMajor:
-        return cls(encode_by_neuron(linear.weight, precision), _bias(linear))
+        return cls(encode_by_neuron(linear.weight, precision), bias_of(linear))
 
     def take(self, neurons: np.ndarray) -> NeuronMajor:
         """A copy that takes the activations of ``neurons`` int64 [k] only."""
@@ -74,7 +74,8 @@ class NeuronMajor:
         return out
 
 
-def _bias(linear: nn.Linear) -> np.ndarray:
+def bias_of(linear: nn.Linear) -> np.ndarray:
+    """Float32 [rows], a view; empty where it has none."""
     return _NO_BIAS if linear.bias is None else linear.bias.detach().float().numpy()
 
 

@@ -29,9 +29,12 @@ def convert(gguf: Path, folder: Path, name: str, report: Report) -> None:
     """
     from safetensors import SafetensorError
 
+    from .gguf_reader import quick_reading
+
     stage = f"Converting {name}"
     report(Progress(stage, 0, 0, "tensors"))
-    with quiet_transformers(), _each_tensor(lambda done, total: report(Progress(stage, done, total, "tensors"))):
+    telling = _each_tensor(lambda done, total: report(Progress(stage, done, total, "tensors")))
+    with quiet_transformers(), quick_reading(), telling:
         model, tokenizer = _read(gguf, name)
         find_blocks(model)
         _forget_gguf(model)
@@ -51,9 +54,11 @@ def write_text(gguf: Path, folder: Path, name: str, report: Report) -> None:
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    from .gguf_reader import quick_reading
+
     report(Progress(f"Reading the tokenizer of {name}", 0, 0, "tensors"))
     source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
-    with quiet_transformers():
+    with quiet_transformers(), quick_reading():
         try:
             config = AutoConfig.from_pretrained(gguf.parent, **source)
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)

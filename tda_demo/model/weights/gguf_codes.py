@@ -1,6 +1,6 @@
 """From a GGUF file straight into a kernels' format: tensor by tensor, no float copy of the model anywhere.
 
-Matrices in Q4_0 and Q4_1 are taken over code by code where the format is q4, whose fields are theirs. Others are
+Matrices in Q4_0, Q4_1 and Q4_K are taken over code by code where the format is q4, whose fields are theirs. Others are
 unpacked a stretch of rows at a time and rounded.
 """
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ...kernels import q4
+from ...kernels.cpu import cores, gguf_blocks
 from ...kernels.formats import BFLOAT16, Q4, ByNeuron, Rows, format_of
 from ...support.errors import UserError
 from ...support.progress import Progress, Report
@@ -27,9 +28,10 @@ from .folder import quiet_transformers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_AT_ONCE = 2**24  # weights unpacked at a time: 64 MiB in float32
+_AT_ONCE = 2**20  # weights unpacked at a time: 4 MiB in float32
 _TABLE = BFLOAT16.name  # of an embedding that is no output head
 _BLOCK_BYTES = {"Q4_0": 18, "Q4_1": 20}  # of 32 weights: a scale, in Q4_1 a minimum, and 16 bytes of codes
+_FIELDS_OF_Q4 = (*_BLOCK_BYTES, "Q4_K")  # four bits, and a scale and a minimum every 32 weights
 
 Rearrange = Callable[[np.ndarray], np.ndarray]
 """Puts a tensor's rows into transformers' order."""
@@ -49,9 +51,10 @@ def read_codes(gguf: Path, folder: Path, precision: str, report: Report) -> PreT
         UserError: the file is not a whole GGUF model.
     """
     from accelerate import init_empty_weights
-    from gguf import GGUFReader
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    from .gguf_reader import QuickReader, quick_reading
 
     name = gguf.name
     with quiet_transformers():
@@ -62,15 +65,17 @@ def read_codes(gguf: Path, folder: Path, precision: str, report: Report) -> PreT
         return None
     model.tie_weights()
     try:
-        reader = GGUFReader(gguf)
+        reader = QuickReader(gguf)
         architecture = str(reader.fields["general.architecture"].contents())
         processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config.to_dict())
-        names = get_gguf_hf_weights_map(model, processor)
+        with quick_reading():
+            names = get_gguf_hf_weights_map(model, processor)
         places = _Places(model, precision)
         tensors: list[Any] = [tensor for tensor in reader.tensors if tensor.name in names]
         for done, tensor in enumerate(tensors):
             report(Progress(f"Reading {name}", done, len(tensors), "tensors"))
             places.put(names[tensor.name], tensor, lambda rows, name=tensor.name: processor.process(rows, name).weights)
+            reader.let_go()
     except UserError:
         raise
     except Exception as error:  # a damaged file fails anywhere in the reader, with any exception
@@ -116,12 +121,16 @@ class _Places:
 
 def _rows(tensor: Any, precision: str, rearrange: Rearrange) -> Rows:
     """A matrix [rows, columns] by row."""
-    form = format_of(precision)
-    if form is Q4 and tensor.tensor_type.name in _BLOCK_BYTES:
-        rows = Rows(code_by_code(tensor.data, tensor.tensor_type.name).words, np.ones(len(tensor.data), np.float32))
+    form, kind = format_of(precision), tensor.tensor_type.name
+    if form is Q4 and kind in _FIELDS_OF_Q4:
+        rows = joined([_as_rows(code_by_code(tensor.data[part], kind)) for part in _parts(tensor)])
     else:
         rows = joined([form.encode(torch.from_numpy(_values(tensor, part))) for part in _parts(tensor)])
     return Rows(np.ascontiguousarray(rearrange(rows.codes)), np.ascontiguousarray(rearrange(rows.scales)))
+
+
+def _as_rows(rows: q4.Q4Rows) -> Rows:
+    return Rows(rows.words, np.ones(len(rows.words), np.float32))
 
 
 def _columns(tensor: Any, precision: str) -> ByNeuron:
@@ -130,22 +139,32 @@ def _columns(tensor: Any, precision: str) -> ByNeuron:
 
 
 def code_by_code(data: np.ndarray, kind: str) -> q4.Q4Rows:
-    """Rows of Q4_0 or Q4_1 blocks, uint8 [rows, bytes], as records that stand for the same values, bit by bit.
+    """Rows of Q4_0, Q4_1 or Q4_K blocks, uint8 [rows, bytes], as records with the same codes.
 
-    A Q4_0 code stands for ``scale * (code - 8)``; the minimum ``-8 * scale`` has a half's digits, but not always its
-    range: a scale beyond an eighth of the largest half, which no weight has, is refused.
+    Those of Q4_0 and Q4_1 stand for the same values, bit by bit; of Q4_K, whose scales and minima are products, for
+    values rounded as ``gguf_blocks.q4_k_groups`` says. A Q4_0 code stands for ``scale * (code - 8)``; the minimum
+    ``-8 * scale`` has a half's digits, but not always its range: a scale beyond an eighth of the largest half, which no
+    weight has, is refused.
 
     Raises:
         ValueError: such a scale, or a damaged one.
     """
+    if kind == "Q4_K":
+        nibbles, scales, minima = gguf_blocks.q4_k_groups(data)
+        _check_finite(scales, minima)
+        return q4.of_groups(nibbles, scales, minima, 32 * scales.shape[1])
     blocks = np.ascontiguousarray(data).reshape(len(data), -1, _BLOCK_BYTES[kind])
     numbers = np.ascontiguousarray(blocks[:, :, :-16]).view(np.float16)
     scales = numbers[:, :, 0]
     with np.errstate(over="ignore"):
         minima = numbers[:, :, 1] if kind == "Q4_1" else np.float16(-8) * scales
-    if not (np.isfinite(scales).all() and np.isfinite(minima).all()):
-        raise ValueError("a scale is not a number, or too large")
+    _check_finite(scales, minima)
     return q4.of_groups(blocks[:, :, -16:], scales, minima, 32 * blocks.shape[1])
+
+
+def _check_finite(*numbers: np.ndarray) -> None:
+    if not all(np.isfinite(each).all() for each in numbers):
+        raise ValueError("a scale is not a number, or too large")
 
 
 def _parts(tensor: Any) -> Iterator[slice]:
@@ -161,11 +180,22 @@ def _values(tensor: Any, rows: slice) -> np.ndarray:
     Raises:
         UserError: one is no number, or infinite: everything computed from it would be so too.
     """
-    from gguf import dequantize
-
-    values = np.ascontiguousarray(dequantize(tensor.data[rows], tensor.tensor_type), dtype=np.float32)
+    values = np.ascontiguousarray(_unpacked(tensor.data[rows], tensor.tensor_type), dtype=np.float32)
     if not (np.isfinite(values.min()) and np.isfinite(values.max())):
         raise UserError(
             f"The weights are damaged: {tensor.name} holds what is no number (NaN or infinite). Fetch the file again."
         )
     return values
+
+
+def _unpacked(data: np.ndarray, tensor_type: Any) -> np.ndarray:
+    """Rows of blocks as the ``gguf`` package unpacks them, by compiled loops where there are some for the kind."""
+    from gguf import dequantize
+
+    kind, threads = tensor_type.name, torch.get_num_threads()
+    if kind in _BLOCK_BYTES:
+        return q4.decode(code_by_code(data, kind)).numpy()
+    if kind not in gguf_blocks.KINDS:
+        return dequantize(data, tensor_type)
+    with cores(threads):
+        return gguf_blocks.unpack(data, kind, threads)

@@ -27,10 +27,10 @@ def read_facts(gguf: Path, name: str) -> GgufFacts:
     Raises:
         UserError: it is not a whole GGUF file.
     """
-    from gguf import GGUFReader
+    from .gguf_reader import QuickReader
 
     try:
-        reader = GGUFReader(gguf)
+        reader = QuickReader(gguf)
         values = {key: _value(reader.fields[key]) for key in reader.fields if ".rope." in key or key in _ENDINGS}
         factors = [tensor.data for tensor in reader.tensors if tensor.name in _ROPE_TENSORS]
         scaled = any((factor != 1).any() for factor in factors)
