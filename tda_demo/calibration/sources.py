@@ -15,6 +15,8 @@ from .documents import Passages, calibration_passages, held_out_passages
 if TYPE_CHECKING:
     from ..model.loading import LoadedModel
 
+_FEW, _FEW_TOKENS = 3, 128  # passages, and tokens of each, that a large model reads in seconds
+
 
 @dataclass(frozen=True)
 class Text:
@@ -76,6 +78,10 @@ def _passages(lm: LoadedModel, held_out: bool, report: Report) -> list[Text]:
     return from_passages(held_out_passages() if held_out else calibration_passages()).read(lm, held_out, report)
 
 
+def _few_passages(lm: LoadedModel, held_out: bool, report: Report) -> list[Text]:
+    return [Text(text.ids[:_FEW_TOKENS]) for text in _passages(lm, held_out, report)[:_FEW]]
+
+
 def _answers(lm: LoadedModel, held_out: bool, report: Report) -> list[Text]:
     return [
         Text((*answer.question, *answer.answer), len(answer.question))
@@ -84,6 +90,7 @@ def _answers(lm: LoadedModel, held_out: bool, report: Report) -> list[Text]:
 
 
 ANSWERS = Source("answers", "answers", _answers, questions_sha256)
+FEW_PASSAGES = Source("few-passages", "passages", _few_passages, lambda: calibration_passages().sha256)
 PASSAGES = Source("passages", "passages", _passages, lambda: calibration_passages().sha256)
 
 

@@ -36,7 +36,7 @@ def realised_cett(block: FeedForward, x: torch.Tensor, a: torch.Tensor, served: 
 
     ``lacking`` is what the output lacks under the plan. A token whose output is zero counts as 0.
     """
-    output = (a.float() @ block.output_weight().T).norm(dim=2)
+    output = block.outputs_of(a).norm(dim=2)
     lacking = torch.cat([plan.missing_output(block, *tokens) for plan, tokens in _split(x, a, served)], dim=1)
     tiny = torch.finfo(torch.float32).tiny
     return torch.where(output > 0, lacking.norm(dim=2) / output.clamp_min(tiny), 0.0).mean(dim=1).double().cpu()

@@ -31,6 +31,7 @@ from .q4_sizes import GROUP, RECORD, RECORD_BYTES, TILE, TILE_BYTES, X_ONE
 f32 = np.float32
 _CODES = RECORD // 2  # bytes of a record
 _TILE_CODES = TILE * GROUP // 2  # bytes of a tile
+_AT_ONCE = 2**20  # weights encoded at a time: what is made on the way stays in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +90,17 @@ def encode(weight: torch.Tensor) -> Q4Rows:
     One whose groups have a scale and a minimum in half precision and codes from 0 to 15, both of them met, is held
     exactly.
     """
-    matrix = weight.detach().float().cpu().numpy()
-    rows, columns = matrix.shape
+    rows, columns = weight.shape
+    step = max(1, _AT_ONCE // columns)
+    parts = [_encode(weight[first : first + step].detach().float().cpu().numpy()) for first in range(0, rows, step)]
+    return Q4Rows(np.concatenate(parts), columns)
+
+
+def _encode(matrix: np.ndarray) -> np.ndarray:
+    """Records of some rows."""
     codes, scales, minima = _fit(_filled_up(matrix, RECORD))
-    halves = codes.reshape(rows, -1, 2, GROUP // 2)
-    return of_groups(halves[:, :, 0] | halves[:, :, 1] << 4, scales, minima, columns)
+    halves = codes.reshape(len(matrix), -1, 2, GROUP // 2)
+    return of_groups(halves[:, :, 0] | halves[:, :, 1] << 4, scales, minima, matrix.shape[1]).records
 
 
 def of_groups(nibbles: np.ndarray, scales: np.ndarray, minima: np.ndarray, columns: int) -> Q4Rows:
@@ -110,10 +117,19 @@ def of_groups(nibbles: np.ndarray, scales: np.ndarray, minima: np.ndarray, colum
 def encode_columns(weight: torch.Tensor, output_scales: np.ndarray) -> Q4Columns:
     """The copy of ``weight`` [outputs, neurons], any float type, with float32 ``output_scales`` [outputs]."""
     by_output = np.where(output_scales > 0, output_scales, f32(1))
-    matrix = weight.detach().float().cpu().numpy().T / by_output
-    neurons = len(matrix)
+    outputs, neurons = weight.shape
+    step = max(1, _AT_ONCE // (TILE * outputs)) * TILE
+    parts = [
+        _encode_columns(weight[:, first : first + step].detach().float().cpu().numpy().T / by_output)
+        for first in range(0, neurons, step)
+    ]
+    return Q4Columns(np.concatenate(parts), neurons, output_scales)
+
+
+def _encode_columns(matrix: np.ndarray) -> np.ndarray:
+    """Tiles of some neurons [neurons, outputs]."""
     codes, scales, minima = (
-        np.pad(each, ((0, -neurons % TILE), *([(0, 0)] * (each.ndim - 1)))) for each in _fit(_filled_up(matrix, GROUP))
+        np.pad(each, ((0, -len(matrix) % TILE), *([(0, 0)] * (each.ndim - 1)))) for each in _fit(_filled_up(matrix, GROUP))
     )
     tiles, chunks = len(codes) // TILE, codes.shape[1]
     parts = codes.reshape(tiles, TILE // 2, 2, chunks, 2, GROUP // 2)  # tile, pair, turn, chunk, half, output
@@ -121,7 +137,7 @@ def encode_columns(weight: torch.Tensor, output_scales: np.ndarray) -> Q4Columns
     nibbles = (by_turns[:, :, :, 0] | by_turns[:, :, :, 1] << 4).reshape(tiles, chunks, _TILE_CODES)
     numbers = np.stack([each.reshape(tiles, TILE, chunks) for each in (scales, minima)], axis=1)
     in_order = np.ascontiguousarray(numbers.transpose(0, 3, 1, 2)).reshape(tiles, chunks, 2 * TILE)
-    return Q4Columns(np.concatenate([nibbles, in_order.view(np.uint8)], axis=2), neurons, output_scales)
+    return np.concatenate([nibbles, in_order.view(np.uint8)], axis=2)
 
 
 def _filled_up(matrix: np.ndarray, multiple: int) -> np.ndarray:

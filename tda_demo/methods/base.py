@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -56,6 +56,10 @@ class Method(ABC):
         Raises:
             UserError: a setting is out of its range or does not fit the model.
         """
+
+    def without_calibration(self) -> Method:
+        """The nearest of its kind that a prompt alone is enough for; itself where there is none."""
+        return self
 
     def settings(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in ordered_fields(self)}
@@ -113,6 +117,9 @@ class EvidenceMethod(SequenceMethod):
 
     @abstractmethod
     def policy(self, lm: LoadedModel, report: Report, source: Source) -> EvidencePolicy: ...
+
+    def without_calibration(self) -> Method:
+        return replace(self, prior=0.0)
 
     def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> SequencePolicy:
         policy = super().bind(lm, report, source)

@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..kernels.activations import activation_of
-from ..kernels.formats import encode_by_neuron
 from ..kernels.nf4 import BLOCK
 from ..kernels.q4 import Q4Columns, Q4Rows, encode, encode_columns, multiply, multiply_columns
 from ..model.configuration import Activation, activation_function
@@ -188,8 +187,10 @@ def _encoded(block: FeedForward, lm: LoadedModel) -> BlockCopy:
 
 def _output_scales(block: FeedForward, lm: LoadedModel) -> np.ndarray:
     """What the compiled kernels multiply down's outputs with, at the end."""
+    from ..model.stored import neurons_of
+
     if lm.device.type == "cpu":
-        return encode_by_neuron(block.down.weight, lm.precision).output_scales
+        return neurons_of(block.down, lm.precision).output_scales
     return np.ones(block.down.out_features, np.float32)
 
 

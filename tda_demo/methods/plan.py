@@ -218,10 +218,8 @@ class ActiveSets(Plan):
         return self.masks[block.layer][:, None]
 
     def missing_output(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> torch.Tensor:
-        weight = block.output_weight()  # a set serves a whole text, so only what it leaves out is multiplied
         masks = self.masks[block.layer]
-        texts = zip(activations, masks, strict=True)
-        lacks = torch.stack([text[:, ~mask].float() @ weight[:, ~mask].T for text, mask in texts])
+        lacks = block.outputs_of(activations * ~masks[:, None])
         return lacks if self.rest is None or masks.all() else lacks - self.rest.output(block, x, ~masks)
 
     def of_active(self, layer: int, activations: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ that a rule has found (``methods.presets``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -83,6 +83,9 @@ class TDA(EvidenceMethod):
         measured = sensitivity(lm, source, weighted=self.weighted, report=report)
         targets = allocate(measured, share_at(measured, self.cett))
         return _ThresholdPolicy(table.at_each(targets) * factors, self.weighted)
+
+    def without_calibration(self) -> TDA:
+        return replace(self, online=True, shape="uniform", prior=0.0)
 
     def _factors(self, layers: int) -> np.ndarray:
         """One factor per layer, float64 [layers], 0 where the layer is exempt.

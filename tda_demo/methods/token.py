@@ -93,7 +93,7 @@ class TokenPolicy(Policy, Plan):
         flat_x, flat = x.flatten(0, 1), activations.flatten(0, 1)
         left_out = flat.float() - self.sparse_activations(block, flat_x, flat).float()
         rest = self.rest(block, flat_x, self.fire(block, flat_x, flat))
-        lacks = left_out @ block.output_weight().T
+        lacks = block.outputs_of(left_out)
         return (lacks if rest is None else lacks - rest).view(*activations.shape[:2], -1)
 
     def on(self, blocks: Iterable[FeedForward], see: UseObserver | None = None) -> ExitStack:

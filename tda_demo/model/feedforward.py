@@ -96,6 +96,13 @@ class FeedForward:
         """The values of ``down.weight``, float32 [d_model, d_ff], however bitsandbytes may hold them."""
         return _values(self.down)
 
+    def outputs_of(self, activations: torch.Tensor) -> torch.Tensor:
+        """``activations`` [..., d_ff] times the down projection, without its bias: float32 [..., d_model]."""
+        if _is_decoded(self.down):
+            down: Any = self.down
+            return down.product(activations.float())
+        return activations.float() @ self.output_weight().T
+
     @property
     def layer_linears(self) -> tuple[nn.Linear, ...]:
         """The matrices of the block's layer: its attention projections as the family orders them, then the block's."""
@@ -118,7 +125,7 @@ class FeedForward:
 
 
 def _is_decoded(linear: nn.Linear) -> bool:
-    """Whether its weight is decoded from codes when asked for (``stored``), which is not done only to see its type."""
+    """Whether its weight is decoded from codes when asked for, which is not done only to see its type."""
     return "weight" not in linear._parameters
 
 

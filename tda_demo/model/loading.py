@@ -49,6 +49,12 @@ class LoadedModel:
         return self.model.config.get_text_config().max_position_embeddings
 
     @property
+    def weight_count(self) -> int:
+        """Of the blocks' matrices: what reading a token takes grows with it."""
+        linears = (linear for block in self.blocks for linear in block.layer_linears)
+        return sum(linear.in_features * linear.out_features for linear in linears)
+
+    @property
     def is_spread(self) -> bool:
         """Whether its parts are in different places; ``device`` is then where token ids go."""
         return is_spread(self.model)

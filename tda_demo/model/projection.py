@@ -27,6 +27,11 @@ class Projection:
         return tuple(cls(linear, slice(sum(counts[:part]), sum(counts[: part + 1]))) for part in range(len(counts)))
 
     @property
+    def out_features(self) -> int:
+        """How many rows."""
+        return self.rows.stop - self.rows.start
+
+    @property
     def weight(self) -> torch.Tensor:
         """[rows, d], a view of what the linear holds; without meaning where bitsandbytes has quantised it."""
         return self.linear.weight.detach()[self.rows]

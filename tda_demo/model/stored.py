@@ -37,9 +37,14 @@ class StoredLinear(nn.Linear):
         x = input.reshape(-1, self.in_features)
         if len(x) == 1 and not x.requires_grad:  # a step of decoding: bound by the bytes of codes
             return self._compiled(x[0]).view(*input.shape[:-1], self.out_features)
-        outputs = self._by_neuron(x, self.stored) if isinstance(self.stored, ByNeuron) else self._by_row(x, self.stored)
-        outputs = outputs.view(*input.shape[:-1], self.out_features)
+        outputs = self.product(input)
         return outputs if self.bias is None else outputs + self.bias
+
+    def product(self, input: torch.Tensor) -> torch.Tensor:
+        """``input`` float32 [..., in] times the matrix, the bias left out: [..., out]."""
+        x = input.reshape(-1, self.in_features)
+        outputs = self._by_neuron(x, self.stored) if isinstance(self.stored, ByNeuron) else self._by_row(x, self.stored)
+        return outputs.view(*input.shape[:-1], self.out_features)
 
     def _compiled(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [columns] -> [rows], the bias included."""

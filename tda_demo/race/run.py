@@ -22,6 +22,7 @@ from ..decode.choose import engine_for
 from ..decode.text import TextStream, decode, sampler
 from ..methods import TDA
 from ..methods.base import Method
+from ..methods.first_use import bind_at_once
 from ..methods.plan import ActiveSets
 from ..methods.policy import Policy
 from ..methods.sequence import SequencePolicy
@@ -62,12 +63,16 @@ class RaceSettings:
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """``prefill`` is what the method's policy made of the prompt, ``lane`` that of the arm which decodes under it."""
+    """``prefill`` is what the method's policy made of the prompt, ``lane`` that of the arm which decodes under it.
+
+    ``note`` says what it was chosen from, where that is not what the method asks for.
+    """
 
     lm: LoadedModel
     method: Method
     prefill: Prefill
     lane: Lane
+    note: str = ""
 
     def read(self, tokens: tuple[str, ...], dense: Lane, rival: PromptRead | None = None) -> PromptRead:
         """How reading the prompt went, which has ``tokens``."""
@@ -113,7 +118,7 @@ class Contender:
             efficiency=None if speedup is None or bound is None else metrics.efficiency(speedup.ratio, bound),
             sparsity=self._sparsity(),
             quality=quality,
-            note=prefill.plan.note,
+            note="; ".join(filter(None, [self.note, prefill.plan.note])),
         )
 
     def _bound(self, dense: Lane) -> float | None:
@@ -189,7 +194,8 @@ def race(
     stop = stop or threading.Event()
     ids = lm.prompt_ids(prompt)
     methods = [method] if rival is None else [method, rival]
-    policies = [raced.bind(lm, report) for raced in methods]
+    bound = [bind_at_once(raced, lm, report) for raced in methods]
+    policies = [each.policy for each in bound]
     engine = engine_for(lm, *policies)
     for policy in policies:
         engine.warm_up(report, policy)
@@ -206,9 +212,13 @@ def race(
     names: tuple[ArmName, ...] = ("sparse", "rival")
     contenders = [
         Contender(
-            lm, raced, prefill, lane(name, engine.sparse_arm(prefill, room), partial(count_fired, lm, policy, prefill))
+            lm,
+            raced.method,
+            prefill,
+            lane(name, engine.sparse_arm(prefill, room), partial(count_fired, lm, raced.policy, prefill)),
+            raced.note,
         )
-        for name, raced, policy, prefill in zip(names, methods, policies, prefills, strict=False)
+        for name, raced, prefill in zip(names, bound, prefills, strict=False)
     ]
     first, *rivals = contenders  # one rival at most
     tokens = tuple(decode(lm.tokenizer, [token], special=True) for token in ids)

@@ -65,8 +65,9 @@ class CpuStepEngine(Engine):
         return fewer_stored_bytes(self.lm)
 
     def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
-        super().warm_up(report, policy)
         ready = _ready.setdefault(self.lm.model, set())
+        if None not in ready:
+            super().warm_up(report, policy)
         kind = _step_of(policy)
         if kind is not None and kind not in ready:
             report(Progress("Preparing the method's compiled step", 0, 0, "steps"))

@@ -115,7 +115,7 @@ def rope_tables(model: PreTrainedModel, positions: int) -> tuple[np.ndarray, np.
 
 
 def _bias(linear: nn.Linear | Projection) -> np.ndarray:
-    return np.zeros(linear.weight.shape[0], np.float32) if linear.bias is None else linear.bias.float().numpy()
+    return np.zeros(linear.out_features, np.float32) if linear.bias is None else linear.bias.float().numpy()
 
 
 def _norm_weight(family: DecoderLayout, norm: nn.Module) -> np.ndarray:
