@@ -31,7 +31,7 @@ from .q4_sizes import GROUP, RECORD, RECORD_BYTES, TILE, TILE_BYTES, X_ONE
 f32 = np.float32
 _CODES = RECORD // 2  # bytes of a record
 _TILE_CODES = TILE * GROUP // 2  # bytes of a tile
-_AT_ONCE = 2**20  # weights encoded at a time: what is made on the way stays in the processor's cache
+_AT_ONCE = 15 << 16  # weights encoded at a time: what is made on the way stays in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +108,9 @@ def of_groups(nibbles: np.ndarray, scales: np.ndarray, minima: np.ndarray, colum
     halves, and float16 ``scales`` and ``minima`` [rows, groups]; filled up with zeros to whole records.
     """
     rows, groups = scales.shape
-    missing = ((0, 0), (0, groups % 2))
-    codes = np.pad(nibbles, (*missing, (0, 0))).reshape(rows, -1, _CODES)
-    numbers = np.concatenate([np.pad(each, missing).reshape(rows, -1, 2) for each in (scales, minima)], axis=2)
+    missing = (0, groups % 2)
+    codes = _padded(nibbles, (0, 0), missing).reshape(rows, -1, _CODES)
+    numbers = np.concatenate([_padded(each, (0, 0), missing).reshape(rows, -1, 2) for each in (scales, minima)], axis=2)
     return Q4Rows(np.concatenate([codes, numbers.view(np.uint8)], axis=2), columns)
 
 
@@ -128,9 +128,8 @@ def encode_columns(weight: torch.Tensor, output_scales: np.ndarray) -> Q4Columns
 
 def _encode_columns(matrix: np.ndarray) -> np.ndarray:
     """Tiles of some neurons [neurons, outputs]."""
-    codes, scales, minima = (
-        np.pad(each, ((0, -len(matrix) % TILE), *([(0, 0)] * (each.ndim - 1)))) for each in _fit(_filled_up(matrix, GROUP))
-    )
+    missing = (0, -len(matrix) % TILE)
+    codes, scales, minima = (_padded(each, missing) for each in _fit(_filled_up(matrix, GROUP)))
     tiles, chunks = len(codes) // TILE, codes.shape[1]
     parts = codes.reshape(tiles, TILE // 2, 2, chunks, 2, GROUP // 2)  # tile, pair, turn, chunk, half, output
     by_turns = parts.transpose(0, 3, 1, 4, 5, 2).reshape(tiles, chunks, TILE // 2, 2, GROUP)
@@ -145,8 +144,17 @@ def _filled_up(matrix: np.ndarray, multiple: int) -> np.ndarray:
 
     What stands for no weight then widens no range; what it is multiplied with is zero.
     """
+    if matrix.shape[1] % multiple == 0:
+        return matrix
     begun = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % GROUP)), "edge")
-    return np.pad(begun, ((0, 0), (0, -begun.shape[1] % multiple)))
+    return _padded(begun, (0, 0), (0, -begun.shape[1] % multiple))
+
+
+def _padded(array: np.ndarray, *missing: tuple[int, int]) -> np.ndarray:
+    """``array`` with zeros where they are ``missing``, of its first axes; itself where none are."""
+    if not any(map(any, missing)):
+        return array
+    return np.pad(array, (*missing, *([(0, 0)] * (array.ndim - len(missing)))))
 
 
 def _fit(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

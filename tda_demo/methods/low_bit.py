@@ -20,6 +20,7 @@ from ..model.configuration import Activation, activation_function
 from ..model.feedforward import FeedForward
 from ..support.errors import UserError
 from ..support.lazy import torch
+from ..support.memory import trim_memory
 from ..support.progress import Progress, Report, silent
 from .rest import Rest
 
@@ -161,6 +162,7 @@ def model_copy_of(lm: LoadedModel, report: Report = silent) -> ModelCopy:
     _need_values(lm)
     if lm.model not in _kept:
         _kept[lm.model] = _joined([_encoded(block, lm) for block in _telling(lm, report)])
+        trim_memory()
     return _kept[lm.model]
 
 

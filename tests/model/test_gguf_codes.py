@@ -166,7 +166,9 @@ def test_the_compiled_step_reads_the_codes_and_shares_them(gguf: Path) -> None:
             assert worst < TOLERANCE["q4"] * expected_logits.abs().max()
     neurons = arms[0][0].layout.neurons
     held = [codes.codes for codes in stored_codes(lm.model)]
-    for array in (neurons.gate, neurons.up, neurons.down):
+    shared = arms[0][0].layout.shared
+    assert sum(np.shares_memory(shared.qkv, codes) for codes in held) == 3 * len(lm.blocks)
+    for array in (neurons.gate, neurons.up, neurons.down, shared.out):
         assert sum(np.shares_memory(array, codes) for codes in held) == len(lm.blocks)
 
 

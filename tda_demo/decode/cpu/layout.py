@@ -5,6 +5,7 @@ The layout, and what varies in it from family to family, is ``model.family.Decod
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,10 +19,11 @@ from ...kernels.cpu.layer import Neurons
 from ...kernels.formats import ByNeuron, Rows, encode, encode_by_neuron, stack
 from ...model.configuration import has_length_dependent_rope, rope_kind, rope_kinds, window_of
 from ...model.family import DecoderLayout, family_of
-from ...model.feedforward import FeedForward, find_layers
+from ...model.feedforward import find_layers
 from ...model.precision import head_format
 from ...model.projection import Projection, query_key_value
 from ...model.stored import StoredLinear, joined, neurons_of, rows_of
+from ...support.memory import trim_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,6 +68,9 @@ def read_layout(lm: LoadedModel) -> Layout:
     projections = [query_key_value(family, part, config) for part in attention]
     qkv = stack(joined([rows_of(linear, lm.precision) for linear in three]) for three in projections)
     out = stack(rows_of(part.o_proj, lm.precision) for part in attention)
+    for layer, part in enumerate(attention):
+        _hold(projections[layer], Rows(qkv.codes[layer], qkv.scales[layer]))
+        _hold([Projection.whole(part.o_proj)], Rows(out.codes[layer], out.scales[layer]))
     head = rows_of(whole.get_output_embeddings(), head_format(lm.precision))
     head_dim = attention[0].head_dim
     first = np.concatenate([[0], np.cumsum([block.d_ff for block in lm.blocks])])
@@ -100,6 +105,7 @@ def read_layout(lm: LoadedModel) -> Layout:
         output_norms=not family.is_pre_norm,
         head_norms=family.head_norms,
     )
+    trim_memory()
     return Layout(shape, shared, neurons, first)
 
 
@@ -139,13 +145,14 @@ def _head_norms(family: DecoderLayout, attention: Any, head_dim: int) -> np.ndar
     return np.stack([_norm_weight(family, attention.q_norm), _norm_weight(family, attention.k_norm)])
 
 
-def _hold(block: FeedForward, gate: Rows, up: Rows) -> None:
-    """Has linears that hold codes only share those of the step, where each has a matrix of its own."""
-    assert block.gate is not None
-    for projection, rows in ((block.gate, gate), (block.up, up)):
-        linear = projection.linear
-        if isinstance(linear, StoredLinear) and linear.out_features == block.d_ff:
-            linear.stored = rows
+def _hold(projections: Iterable[Projection], rows: Rows) -> None:
+    """Has linears that hold codes only share the step's ``rows``, where each has a matrix of its own."""
+    begin = 0
+    for projection in projections:
+        linear, end = projection.linear, begin + projection.out_features
+        if isinstance(linear, StoredLinear) and linear.out_features == end - begin:
+            linear.stored = Rows(rows.codes[begin:end], rows.scales[begin:end])
+        begin = end
 
 
 def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[Neurons, np.ndarray]:
@@ -171,7 +178,8 @@ def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[Neurons, np.ndarray]:
         down[here], down_scale[here] = down_columns.codes, down_columns.block_scales
         output_scale[block.layer] = down_columns.output_scales
         gate_bias[here], up_bias[here] = _bias(block.gate), _bias(block.up)
-        _hold(block, Rows(gate[here], gate_scale[here]), Rows(up[here], up_scale[here]))
+        _hold([block.gate], Rows(gate[here], gate_scale[here]))
+        _hold([block.up], Rows(up[here], up_scale[here]))
         if isinstance(block.down, StoredLinear):
             block.down.stored = ByNeuron(down[here], down_scale[here], down_columns.output_scales)
     return Neurons(gate, up, down, gate_scale, up_scale, down_scale, gate_bias, up_bias), output_scale

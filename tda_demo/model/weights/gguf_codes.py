@@ -18,6 +18,7 @@ from ...kernels import q4
 from ...kernels.cpu import cores, gguf_blocks
 from ...kernels.formats import BFLOAT16, Q4, ByNeuron, Rows, format_of
 from ...support.errors import UserError
+from ...support.memory import map_large_blocks, trim_memory
 from ...support.progress import Progress, Report
 from ..family import family_of
 from ..feedforward import find_blocks
@@ -28,7 +29,7 @@ from .folder import quiet_transformers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_AT_ONCE = 2**20  # weights unpacked at a time: 4 MiB in float32
+_AT_ONCE = 15 << 16  # weights unpacked at a time: just less in float32 than what ``map_large_blocks`` maps anew
 _TABLE = BFLOAT16.name  # of an embedding that is no output head
 _BLOCK_BYTES = {"Q4_0": 18, "Q4_1": 20}  # of 32 weights: a scale, in Q4_1 a minimum, and 16 bytes of codes
 _FIELDS_OF_Q4 = (*_BLOCK_BYTES, "Q4_K")  # four bits, and a scale and a minimum every 32 weights
@@ -57,6 +58,7 @@ def read_codes(gguf: Path, folder: Path, precision: str, report: Report) -> PreT
     from .gguf_reader import QuickReader, quick_reading
 
     name = gguf.name
+    map_large_blocks()
     with quiet_transformers():
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with init_empty_weights(include_buffers=False):
@@ -76,6 +78,7 @@ def read_codes(gguf: Path, folder: Path, precision: str, report: Report) -> PreT
             report(Progress(f"Reading {name}", done, len(tensors), "tensors"))
             places.put(names[tensor.name], tensor, lambda rows, name=tensor.name: processor.process(rows, name).weights)
             reader.let_go()
+        trim_memory()
     except UserError:
         raise
     except Exception as error:  # a damaged file fails anywhere in the reader, with any exception
