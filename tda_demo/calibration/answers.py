@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 QUESTIONS = DATA / "questions.jsonl"
 LENGTH = 96  # tokens of an answer at most
-_AT_ONCE = 12  # questions: reading the weights serves them all
+_AT_ONCE = 12  # questions: reading the weights serves them all, unless a lone token is computed from their codes
 _BEGINNING = 32  # tokens of a passage that a model without a chat template goes on from
 
 
@@ -80,9 +80,10 @@ def _write_all(lm: LoadedModel, kept: KeptTable[list[Answer]], report: Report) -
     questions = _questions(lm)
     part = kept.unfinished(questions_sha256())
     written = (part.find() or [])[: len(questions)]
+    at_once = 1 if lm.blocks[0].is_stored else _AT_ONCE
     while len(written) < len(questions):
         report(Progress(f"Writing answers of {lm.name} to calibrate on", len(written), len(questions), "answers"))
-        group = questions[len(written) : len(written) + _AT_ONCE]
+        group = questions[len(written) : len(written) + at_once]
         texts = write(lm, [list(ids) for ids, _ in group])
         pairs = zip(group, texts, strict=True)
         written += [Answer(ids, tuple(text), held_out) for (ids, held_out), text in pairs]

@@ -1,4 +1,4 @@
-"""``calibrate``: a model's thresholds, kept for its races."""
+"""``calibrate``: what is known of a model before a prompt is read, kept for its races."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from .arguments import TEXT, Commands, add_model
 
 
 def add(commands: Commands) -> None:
-    calibrate = commands.add_parser("calibrate", help="find a model's thresholds and keep them for its races")
+    told = "find a model's thresholds, prior and sensitivities, and keep them for its races"
+    calibrate = commands.add_parser("calibrate", help=told)
     add_model(calibrate)
     calibrate.add_argument(
         "--on",
@@ -29,6 +30,7 @@ def run(options: argparse.Namespace) -> None:
     from ..calibration.documents import read_passages
     from ..calibration.sources import from_passages
     from ..calibration.thresholds import calibrate, kept_thresholds
+    from ..methods import TDA, first_use
     from ..model.loading import load_model
     from ..support.environment import use_threads
 
@@ -38,7 +40,9 @@ def run(options: argparse.Namespace) -> None:
     with terminal_bar() as report:
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
         table = calibrate(lm, source, weighted=options.weighted, report=report)
-    kept = kept_thresholds(lm, options.weighted, use)
-    path = options.out or kept.path
-    kept.save(table, path)
+        kept = kept_thresholds(lm, options.weighted, use)
+        path = options.out or kept.path
+        kept.save(table, path)
+        if source is ANSWERS and options.out is None:  # what else a race needs
+            first_use.calibrate(TDA(weighted=options.weighted), lm, report)
     print(f"{path}: {len(table.thresholds)} layers, {table.texts} texts ({table.data}), {table.tokens} tokens")

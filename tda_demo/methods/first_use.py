@@ -8,13 +8,13 @@ model is calibrated first, as ever: it takes a minute or two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..calibration.answers import questions_sha256
 from ..calibration.sources import ANSWERS, FEW_PASSAGES, Source, Text
 from ..support.progress import Report, silent
-from .base import Method
+from .base import Method, SequenceMethod
 from .policy import Policy
 
 if TYPE_CHECKING:
@@ -63,7 +63,17 @@ def bind_at_once(method: Method, lm: LoadedModel, report: Report = silent) -> Bo
 def is_calibrated(method: Method, lm: LoadedModel) -> bool:
     """Whether ``method`` finds all it needs of ``lm``."""
     try:
-        method.bind(lm, source=_KEPT_ANSWERS)
+        _without_copies(method).bind(lm, source=_KEPT_ANSWERS)
     except NotCalibrated:
         return False
     return True
+
+
+def calibrate(method: Method, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> None:
+    """Makes, and keeps, what ``method`` needs of ``lm`` and is not there; goes on where it was broken off."""
+    _without_copies(method).bind(lm, report, source)
+
+
+def _without_copies(method: Method) -> Method:
+    """What has the same tables, and holds no copy of the model in memory."""
+    return replace(method, rest="skip") if isinstance(method, SequenceMethod) else method

@@ -109,6 +109,11 @@ class FeedForward:
         return *self.attention, *self.linears
 
     @property
+    def is_stored(self) -> bool:
+        """Whether its matrices are codes of the compiled kernels and nothing else (``stored``)."""
+        return _is_decoded(self.down)
+
+    @property
     def is_quantised(self) -> bool:
         """Whether its matrices are bitsandbytes', whose rows and columns cannot be taken out as they are."""
         return not all(_is_decoded(linear) or linear.weight.is_floating_point() for linear in self.linears)

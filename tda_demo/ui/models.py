@@ -206,6 +206,8 @@ class Models:
         self.state = ModelState(Progress("Starting", 0, 0, ""))
         self._loaded: OrderedDict[tuple[str | None, str], LoadedModel] = OrderedDict()
         self._automatic: dict[str | None, str] = {}  # which precision None came to
+        self.calibrating: dict[str, Progress] = {}  # by fingerprint
+        self._given_up: set[str] = set()
 
     def preload(self) -> None:
         """Loads the default model, so that the first visitor does not wait for it."""
@@ -235,6 +237,30 @@ class Models:
             self._loaded[name, wanted] = lm
         self._loaded.move_to_end((name, wanted))
         return self._loaded[name, wanted]
+
+    def calibrate(self, report: Report) -> bool:
+        """Goes on with the calibration of a large model that is loaded, whose first race did without; whether there is
+        one. ``calibrating`` says how far it is.
+        """
+        from ..methods.first_use import SMALL, calibrate, is_calibrated
+
+        method = next(iter(METHODS.values()))()
+        for lm in list(self._loaded.values()):
+            if lm.weight_count < SMALL or lm.fingerprint in self._given_up or is_calibrated(method, lm):
+                continue
+
+            def tell(progress: Progress, lm: LoadedModel = lm) -> None:
+                self.calibrating[lm.fingerprint] = progress
+                report(progress)
+
+            try:
+                calibrate(method, lm, tell)
+            except UserError as error:  # no room on the disk, or a model that calibration does not suit
+                logger.warning("%s is not calibrated: %s", lm.name, error)
+                self._given_up.add(lm.fingerprint)
+            self.calibrating.pop(lm.fingerprint, None)
+            return True
+        return False
 
     def _load(self, name: str | None, precision: str | None, report: Report) -> LoadedModel:
         from ..decode.choose import engine_for

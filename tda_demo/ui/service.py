@@ -34,7 +34,7 @@ class Service:
         self.limits = limits
         self._lent = lent_gpu()
         self.models = FetchedModels(limits.loaded_models) if self._lent else Models(limits.loaded_models)
-        self.worker = Worker(limits.waiting_runs, after=trim_memory)
+        self.worker = Worker(limits.waiting_runs, after=trim_memory, quiet=self.models.calibrate)
         self.visits = Visits()
 
     def preload(self) -> None:

@@ -21,6 +21,7 @@ from .interruption import GivenUp, looking
 
 logger = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.2
+_QUIET_SECONDS = 5.0  # without anybody in the line: a visitor who reads a race's end may start the next
 # What a frame takes to be made, sent and drawn, on the cores that the next step would use.
 _SHOWN_SECONDS = 0.05
 _PATIENCE = 0.05  # of a frame that is due, in seconds: a job that is at something long lets nobody wait for its events
@@ -157,12 +158,20 @@ def carry_out(ticket: Ticket) -> None:
 class Worker:
     """Runs tickets one at a time in a daemon thread. At most ``waiting`` tickets wait.
 
-    Another thread looks whether anybody still waits for them, and withdraws those that nobody does.
+    Another thread looks whether anybody still waits for them, and withdraws those that nobody does. When the line has
+    been empty for a while the first does what ``quiet`` does, which is True as long as there is more; it ends by
+    GivenUp as soon as somebody comes, wherever it looks or reports.
     """
 
-    def __init__(self, waiting: int, after: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        waiting: int,
+        after: Callable[[], None] = lambda: None,
+        quiet: Callable[[Report], bool] = lambda _: False,
+    ) -> None:
         self.waiting = waiting
         self._after = after  # of every job
+        self._quiet = quiet
         self._changed = threading.Condition()
         self._line: list[Ticket] = []
         self._running: Ticket | None = None
@@ -248,12 +257,31 @@ class Worker:
                     self.withdraw(ticket)
 
     def _work(self) -> None:
+        more = False
         while True:
             with self._changed:
                 self._running = None
-                self._changed.wait_for(lambda: self._line)
-                self._running = ticket = self._line.pop(0)
+                self._changed.wait_for(lambda: self._line, timeout=_QUIET_SECONDS if more else None)
+                self._running = ticket = self._line.pop(0) if self._line else None
                 self._changed.notify_all()
+            if ticket is None:
+                more = self._use_quiet()
+                continue
             ticket.context.run(carry_out, ticket)
             del ticket
             self._after()
+            more = True
+
+    def _use_quiet(self) -> bool:
+        def give_way(_: Progress | None = None) -> None:
+            if self._line:
+                raise GivenUp
+
+        try:
+            with looking(give_way):
+                return self._quiet(give_way)
+        except GivenUp:
+            return True
+        except Exception:
+            logger.exception("What was done while nobody waited failed.")
+            return False

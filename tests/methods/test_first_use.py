@@ -15,6 +15,10 @@ from tda_demo.methods.base import EvidenceMethod, Method
 from tda_demo.methods.first_use import bind_at_once, is_calibrated
 from tda_demo.model.loading import LoadedModel
 from tda_demo.race import Finished, RaceSettings, race
+from tda_demo.support.errors import UserError
+from tda_demo.support.progress import Progress, silent
+from tda_demo.ui.interruption import GivenUp
+from tda_demo.ui.models import Models
 
 TRAINED = ("dejavu", "moefication")
 
@@ -68,3 +72,37 @@ def test_a_small_model_is_calibrated_first(own_cache: Path) -> None:
 @pytest.mark.parametrize("method", [TDA(cett=0.0), METHODS["griffin"]()], ids=lambda method: method.name)
 def test_what_needs_no_calibration_is_as_ever(method: Method, large: LoadedModel, no_answers: None) -> None:
     assert bind_at_once(method, large).note == ""
+
+
+def test_the_page_calibrates_a_large_model_while_nobody_races(
+    large: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_use, "SMALL", 0)
+    models, told = Models(2), []
+    models._loaded["tiny", "float32"] = large
+    broken_off = 0
+
+    def report(progress: Progress) -> None:
+        nonlocal broken_off
+        told.append(models.calibrating[large.fingerprint])
+        if len(told) == 3:  # a visitor comes
+            broken_off += 1
+            raise GivenUp
+
+    with pytest.raises(GivenUp):
+        models.calibrate(report)
+    assert broken_off and not is_calibrated(TDA(), large)
+    assert models.calibrate(report) and is_calibrated(TDA(), large)
+    assert not models.calibrating and not models.calibrate(report)
+    assert bind_at_once(TDA(), large).note == ""
+
+
+def test_a_model_that_cannot_be_calibrated_is_left_alone(large: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(first_use, "calibrate", fails)
+    models = Models(2)
+    models._loaded["tiny", "float32"] = large
+    assert models.calibrate(silent)
+    assert not models.calibrate(silent)

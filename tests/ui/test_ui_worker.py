@@ -14,6 +14,7 @@ from torch import nn
 
 import tda_demo.ui.worker as worker_module
 from tda_demo.support.errors import UserError
+from tda_demo.support.progress import Progress, Report
 from tda_demo.ui.interruption import interruptible
 from tda_demo.ui.worker import _UNFOLLOWED, _WATCH_SECONDS, Closed, Failed, Ticket, Worker
 
@@ -258,3 +259,47 @@ def test_withdrawing_what_is_over_does_nothing() -> None:
     everything(ticket)
     worker.withdraw(ticket)
     assert ticket.drain(0.01) == []
+
+
+def test_a_quiet_moment_is_used_and_ends_when_somebody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_QUIET_SECONDS", 0.05)
+    calls, at_it = [], threading.Event()
+
+    def quiet(report: Report) -> bool:
+        calls.append(time.monotonic())
+        at_it.set()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            report(Progress("Calibrating", 0, 0, ""))
+            time.sleep(0.01)
+        raise AssertionError("nobody interrupted it")
+
+    worker = Worker(1, quiet=quiet)
+    time.sleep(0.3)
+    assert not calls  # nothing has run yet, so nothing is there to be done
+    assert everything(worker.submit("a", count_to_three)) == [1, 2, 3]
+    assert at_it.wait(5)
+    assert everything(worker.submit("a", count_to_three)) == [1, 2, 3]
+
+
+def test_what_is_done_in_quiet_ends_once_there_is_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_QUIET_SECONDS", 0.01)
+    left = [True, True, False]
+    worker = Worker(1, quiet=lambda _: left.pop(0))
+    assert everything(worker.submit("a", count_to_three)) == [1, 2, 3]
+    time.sleep(0.5)
+    assert not left
+
+
+def test_a_mishap_in_quiet_hurts_no_visitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_QUIET_SECONDS", 0.01)
+    failed = threading.Event()
+
+    def fails(_: Report) -> bool:
+        failed.set()
+        raise ValueError("a mishap")
+
+    worker = Worker(1, quiet=fails)
+    assert everything(worker.submit("a", count_to_three)) == [1, 2, 3]
+    assert failed.wait(5)
+    assert everything(worker.submit("a", count_to_three)) == [1, 2, 3]

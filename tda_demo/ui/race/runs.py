@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...methods import Method
 from ...support.errors import UserError
+from ...support.progress import Progress
 from ..job import Clock, PageJob
 from ..models import Models
 from ..requests import Budget, Limits, RunRequest
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ready:
-    """An event: the model is there. ``d_ff`` of every layer, and the bytes of the MLP weights a dense step reads."""
+    """An event: the model is there. ``d_ff`` of every layer, and the bytes of the MLP weights a dense step reads.
+
+    ``calibrating``: how far its calibration is, which goes on while nobody races.
+    """
 
     d_ff: tuple[int, ...]
     mlp_bytes: float
+    calibrating: Progress | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def measure_race(models: Models, request: RunRequest, clock: Clock) -> Generator
     from ...race import RaceSettings, race
 
     widths = tuple(block.d_ff for block in lm.blocks)
-    yield Ready(widths, step_bytes(lm).mlp)
+    yield Ready(widths, step_bytes(lm).mlp, models.calibrating.get(lm.fingerprint))
     method, rival = request.method, request.rival
     if request.budget is not None:
         yield (found := _find_setting(lm, method, request.budget, clock.load))

@@ -169,6 +169,8 @@ def _details(view: RaceView) -> str:
             ]
             parts.append(against_control(result, lambda method: METHODS[method].__name__))
         parts += [f"{arm.name}: {arm.result.note}." for arm in view.methods if arm.result and arm.result.note]
+        if view.ready is not None and view.ready.calibrating is not None:
+            parts.append(f"While nobody races: {wording.progress_text(view.ready.calibrating)}")
     return " ".join(filter(None, parts))
 
 
