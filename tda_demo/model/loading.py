@@ -18,8 +18,10 @@ from .feedforward import FeedForward, find_blocks
 from .placement import DeviceMap, automatic_device_map, input_device, is_spread
 from .precision import PRECISIONS, REFERENCE, choose_precision, loading_arguments, model_dtype, round_weights
 from .weights import WeightFolder, embedded, find_weights, gguf_file, gguf_text
+from .weights.codes import can_store
 from .weights.folder import quiet_transformers
-from .weights.gguf_codes import can_store, read_codes
+from .weights.folder_codes import read_folder_codes
+from .weights.gguf_codes import read_codes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -156,9 +158,14 @@ def load_model(
         if precision != REFERENCE:
             raise UserError(f"On a CPU a device map takes the precision {REFERENCE} only, not {precision}.")
     precision = choose_precision(precision, place)
-    if place.type == "cpu" and device_map is None and (stored := _from_codes(name, precision, report)):
-        return stored
+    as_codes = place.type == "cpu" and device_map is None and can_store(precision)
+    if as_codes and (gguf := gguf_file(name)):
+        text = gguf_text(gguf, report)
+        if model := read_codes(gguf, text.folder, precision, report):
+            return _of_codes(model, text, precision)
     weights = find_weights(name, report)
+    if as_codes and (model := read_folder_codes(weights.folder, weights.name, precision, report)):
+        return _of_codes(model, weights, precision)
     device_map = device_map or automatic_device_map(weights.folder, precision, place)
     placed = loading_arguments(precision, place) | ({} if device_map is None else {"device_map": device_map})
     model, tokenizer = _read(weights, model_dtype(precision, place), placed)
@@ -182,20 +189,13 @@ def load_model(
     )
 
 
-def _from_codes(name: str | None, precision: str, report: Report) -> LoadedModel | None:
-    """A GGUF file read straight into codes; None for what is none, and where floats are needed."""
-    gguf = gguf_file(name) if can_store(precision) else None
-    if gguf is None:
-        return None
-    text = gguf_text(gguf, report)
-    model = read_codes(gguf, text.folder, precision, report)
-    if model is None:
-        return None
+def _of_codes(model: PreTrainedModel, weights: WeightFolder, precision: str) -> LoadedModel:
+    """A ``model`` for a CPU that holds codes only; its tokenizer is in the folder of ``weights``."""
     return LoadedModel(
-        name=text.name,
-        fingerprint=text.fingerprint,
+        name=weights.name,
+        fingerprint=weights.fingerprint,
         model=model.eval().requires_grad_(False),
-        tokenizer=_tokenizer(text),
+        tokenizer=_tokenizer(weights),
         precision=precision,
         device=torch.device("cpu"),
         blocks=find_blocks(model),

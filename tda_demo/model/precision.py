@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Device = Literal["cpu", "cuda"]
 
 
+LARGE = 1e9  # weights of a model that a CPU holds as codes only, where the precision has codes
+
+
 @dataclass(frozen=True)
 class Precision:
     """What holds of a precision wherever it is named.

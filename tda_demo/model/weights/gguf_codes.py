@@ -1,46 +1,32 @@
-"""From a GGUF file straight into a kernels' format: tensor by tensor, no float copy of the model anywhere.
+"""From a GGUF file straight into a kernels' format (``codes``).
 
 Matrices in Q4_0, Q4_1 and Q4_K are taken over code by code where the format is q4, whose fields are theirs. Others are
-unpacked a stretch of rows at a time and rounded.
+unpacked and rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ...kernels import q4
 from ...kernels.cpu import cores, gguf_blocks
-from ...kernels.formats import BFLOAT16, Q4, ByNeuron, Rows, format_of
+from ...kernels.formats import Q4, Format, Rows
 from ...support.errors import UserError
-from ...support.memory import map_large_blocks, trim_memory
+from ...support.memory import trim_memory
 from ...support.progress import Progress, Report
-from ..family import family_of
-from ..feedforward import find_blocks
-from ..precision import PRECISIONS
-from ..stored import joined, store
-from .folder import quiet_transformers
+from ..stored import joined
+from .codes import Places, count_missing, empty_model, stretches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_AT_ONCE = 15 << 16  # weights unpacked at a time: just less in float32 than what ``map_large_blocks`` maps anew
-_TABLE = BFLOAT16.name  # of an embedding that is no output head
 _BLOCK_BYTES = {"Q4_0": 18, "Q4_1": 20}  # of 32 weights: a scale, in Q4_1 a minimum, and 16 bytes of codes
 _FIELDS_OF_Q4 = (*_BLOCK_BYTES, "Q4_K")  # four bits, and a scale and a minimum every 32 weights
-
-Rearrange = Callable[[np.ndarray], np.ndarray]
-"""Puts a tensor's rows into transformers' order."""
-
-
-def can_store(precision: str) -> bool:
-    """Whether ``precision`` holds codes, which take less than floats do."""
-    return PRECISIONS[precision].dtype is None
 
 
 def read_codes(gguf: Path, folder: Path, precision: str, report: Report) -> PreTrainedModel | None:
@@ -51,32 +37,24 @@ def read_codes(gguf: Path, folder: Path, precision: str, report: Report) -> PreT
     Raises:
         UserError: the file is not a whole GGUF model.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     from .gguf_reader import QuickReader, quick_reading
 
     name = gguf.name
-    map_large_blocks()
-    with quiet_transformers():
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with init_empty_weights(include_buffers=False):
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    if family_of(model).decoder is None:
+    if (model := empty_model(folder)) is None:
         return None
-    model.tie_weights()
     try:
         reader = QuickReader(gguf)
         architecture = str(reader.fields["general.architecture"].contents())
-        processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config.to_dict())
+        processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=model.config.to_dict())
         with quick_reading():
             names = get_gguf_hf_weights_map(model, processor)
-        places = _Places(model, precision)
+        places = Places(model, precision)
         tensors: list[Any] = [tensor for tensor in reader.tensors if tensor.name in names]
         for done, tensor in enumerate(tensors):
             report(Progress(f"Reading {name}", done, len(tensors), "tensors"))
-            places.put(names[tensor.name], tensor, lambda rows, name=tensor.name: processor.process(rows, name).weights)
+            places.put(names[tensor.name], _Tensor(tensor, processor))
             reader.let_go()
         trim_memory()
     except UserError:
@@ -85,60 +63,38 @@ def read_codes(gguf: Path, folder: Path, precision: str, report: Report) -> PreT
         raise UserError(
             f"'{name}' cannot be read as a GGUF model; it may be damaged or cut short: download it again."
         ) from error
-    if (folder / "generation_config.json").is_file():  # with every token that ends a text
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    missing = [path for path, parameter in model.named_parameters() if parameter.is_meta]
-    if missing:
-        raise UserError(f"'{name}' lacks {len(missing)} of the model's tensors: download all of it.")
+    if missing := count_missing(model):
+        raise UserError(f"'{name}' lacks {missing} of the model's tensors: download all of it.")
     return model
 
 
-class _Places:
-    """Where the tensors of a file belong in a ``model``, whose weights lie on the meta device, in ``precision``."""
+@dataclass(frozen=True)
+class _Tensor:
+    """A ``tensor`` of the file; transformers' ``processor`` puts its rows in order."""
 
-    def __init__(self, model: PreTrainedModel, precision: str) -> None:
-        self.model, self.precision = model, precision
-        self.downs = {block.down for block in find_blocks(model)}
-        self.head: Any = model.get_output_embeddings()
-        self.table: Any = model.get_input_embeddings()
-        self.tied = self.head.weight is self.table.weight
+    tensor: Any
+    processor: Any
 
-    def put(self, name: str, tensor: Any, rearrange: Rearrange) -> None:
-        """Puts a GGUF ``tensor`` into the parameter ``name``."""
-        path, _, kind = name.rpartition(".")
-        module: Any = self.model.get_submodule(path)
-        head_format = PRECISIONS[self.precision].head_format
-        if module is self.table and not self.tied:
-            store(module, _rows(tensor, _TABLE, rearrange), _TABLE)
-        elif module in (self.table, self.head):
-            codes = _rows(tensor, head_format, rearrange)
-            for sharing in (self.table, self.head) if self.tied else (self.head,):
-                store(sharing, codes, head_format)
-        elif isinstance(module, nn.Linear) and kind == "weight":
-            codes = _columns(tensor, self.precision) if module in self.downs else None
-            store(module, codes or _rows(tensor, self.precision, rearrange), self.precision)
-        else:
-            values = np.array(rearrange(_values(tensor, slice(None))), np.float32).reshape(getattr(module, kind).shape)
-            setattr(module, kind, nn.Parameter(torch.from_numpy(values), requires_grad=False))
+    @property
+    def name(self) -> str:
+        return self.tensor.name
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(size) for size in reversed(self.tensor.shape))
 
-def _rows(tensor: Any, precision: str, rearrange: Rearrange) -> Rows:
-    """A matrix [rows, columns] by row."""
-    form, kind = format_of(precision), tensor.tensor_type.name
-    if form is Q4 and kind in _FIELDS_OF_Q4:
-        rows = joined([_as_rows(code_by_code(tensor.data[part], kind)) for part in _parts(tensor)])
-    else:
-        rows = joined([form.encode(torch.from_numpy(_values(tensor, part))) for part in _parts(tensor)])
-    return Rows(np.ascontiguousarray(rearrange(rows.codes)), np.ascontiguousarray(rearrange(rows.scales)))
+    def values(self, rows: slice) -> np.ndarray:
+        return _unpacked(self.tensor.data[rows], self.tensor.tensor_type)
 
+    def codes(self, form: Format) -> Rows | None:
+        kind = self.tensor.tensor_type.name
+        if form is not Q4 or kind not in _FIELDS_OF_Q4:
+            return None
+        words = [code_by_code(self.tensor.data[part], kind).words for part in stretches(self.shape)]
+        return joined([Rows(part, np.ones(len(part), np.float32)) for part in words])
 
-def _as_rows(rows: q4.Q4Rows) -> Rows:
-    return Rows(rows.words, np.ones(len(rows.words), np.float32))
-
-
-def _columns(tensor: Any, precision: str) -> ByNeuron:
-    """A down projection [d, d_ff] by neuron."""
-    return format_of(precision).encode_by_neuron(torch.from_numpy(_values(tensor, slice(None))))
+    def in_order(self, rows: np.ndarray) -> np.ndarray:
+        return self.processor.process(rows, self.name).weights
 
 
 def code_by_code(data: np.ndarray, kind: str) -> q4.Q4Rows:
@@ -168,27 +124,6 @@ def code_by_code(data: np.ndarray, kind: str) -> q4.Q4Rows:
 def _check_finite(*numbers: np.ndarray) -> None:
     if not all(np.isfinite(each).all() for each in numbers):
         raise ValueError("a scale is not a number, or too large")
-
-
-def _parts(tensor: Any) -> Iterator[slice]:
-    """Stretches of rows, of about as many weights as are unpacked at a time."""
-    columns, rows = (int(size) for size in tensor.shape)
-    step = max(1, _AT_ONCE // columns)
-    return (slice(start, start + step) for start in range(0, rows, step))
-
-
-def _values(tensor: Any, rows: slice) -> np.ndarray:
-    """Float32 values of some rows.
-
-    Raises:
-        UserError: one is no number, or infinite: everything computed from it would be so too.
-    """
-    values = np.ascontiguousarray(_unpacked(tensor.data[rows], tensor.tensor_type), dtype=np.float32)
-    if not (np.isfinite(values.min()) and np.isfinite(values.max())):
-        raise UserError(
-            f"The weights are damaged: {tensor.name} holds what is no number (NaN or infinite). Fetch the file again."
-        )
-    return values
 
 
 def _unpacked(data: np.ndarray, tensor_type: Any) -> np.ndarray:
