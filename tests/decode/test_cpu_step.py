@@ -99,8 +99,10 @@ def test_in_place_computes_what_packed_copies_do(counts: tuple[int, ...], precis
     prefill = dataclasses.replace(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), plan=random_sets(lm, counts))
     arm, packed = engine.in_place_arm(prefill, 2), engine.sparse_arm(prefill, 2)
     for token in (40, 41):
-        torch.testing.assert_close(arm.step(token), packed.step(token), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(arm.activations(), packed.activations(), rtol=1e-4, atol=1e-5)
+        pairs = [(arm.step(token), packed.step(token)), *zip(arm.activations(), packed.activations(), strict=True)]
+        for ours, theirs in pairs:  # sums in another order may tip a rounding over
+            assert ours.shape == theirs.shape
+            assert ((ours - theirs).abs() <= TOLERANCE[precision] * (theirs.abs().max() if theirs.numel() else 1)).all()
     assert arm.weight_bytes == packed.weight_bytes
 
 

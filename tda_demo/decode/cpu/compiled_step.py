@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -36,6 +37,34 @@ _TRIES = 3  # of a step whose threads did not run at once, as on a machine that 
 _packers: weakref.WeakKeyDictionary[PreTrainedModel, Packer] = weakref.WeakKeyDictionary()
 # What has run once on a model: the step of these kinds of policy or rest, and without one (None).
 _ready: weakref.WeakKeyDictionary[PreTrainedModel, set[type | None]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class PromptCache:
+    """``keys`` and ``values`` float32 [layers, kv_heads, T, head_dim] of a prompt; arms read them and write none."""
+
+    keys: np.ndarray
+    values: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        return self.keys.shape[2]
+
+
+_prompts: weakref.WeakKeyDictionary[Cache, PromptCache] = weakref.WeakKeyDictionary()
+
+
+def prompt_of(cache: Cache) -> PromptCache:
+    """What ``cache`` holds, in one piece for all arms that start from it; its own tensors become views of that."""
+    if cache not in _prompts:
+        layers: Any = cache.layers
+        keys, values = (np.empty((len(layers), *layers[0].keys.shape[1:]), np.float32) for _ in range(2))
+        for number, layer in enumerate(layers):  # one by one, so that not all of it is there twice
+            for name, whole in (("keys", keys), ("values", values)):
+                whole[number] = getattr(layer, name)[0].numpy()
+                setattr(layer, name, torch.from_numpy(whole[number : number + 1]))
+        _prompts[cache] = PromptCache(keys, values)
+    return _prompts[cache]
 
 
 class CpuStepEngine(Engine):
@@ -115,7 +144,9 @@ def _step_of(policy: Policy | None) -> type | None:
 
 
 class CpuStepArm:
-    """The decoder's arrays, some of its neurons, and a float32 KV cache for ``positions`` tokens."""
+    """The decoder's arrays, some of its neurons, and a float32 KV cache: for ``positions`` tokens, the prompt's, which
+    arms share, included.
+    """
 
     _take: ParallelCall | None
 
@@ -142,9 +173,11 @@ class CpuStepArm:
         self._computed = np.zeros((len(lm.blocks), self.threads), np.int64)
         self.cosines, self.sines = rope_tables(lm.model, positions)
         shape, layers = layout.shape, len(layout.shared.window)
-        self.keys = np.zeros((layers, shape.kv_heads, positions, shape.head_dim), np.float32)
+        no_prompt = np.zeros((layers, shape.kv_heads, 0, shape.head_dim), np.float32)
+        self.prompt = PromptCache(no_prompt, no_prompt) if prompt_cache is None else prompt_of(prompt_cache)
+        self.position, self.positions = self.prompt.tokens, positions
+        self.keys = np.zeros((layers, shape.kv_heads, positions - self.position, shape.head_dim), np.float32)
         self.values = np.zeros_like(self.keys)
-        self.position = 0 if prompt_cache is None else self._fill(prompt_cache)
         self.logits = np.empty(len(layout.shared.head_scale), np.float32)
 
     @property
@@ -158,7 +191,7 @@ class CpuStepArm:
 
     @torch.inference_mode()
     def step(self, token: int) -> torch.Tensor:
-        if self.position == self.keys.shape[2]:  # compiled code would write beyond the cache
+        if self.position == self.positions:  # compiled code would write beyond the cache
             raise IndexError(f"this arm was made for {self.position} tokens, and has had them")
         self._position[0] = self.position
         self._embedding[:] = self.embed(torch.tensor([token]))[0].numpy()
@@ -179,8 +212,7 @@ class CpuStepArm:
         return self
 
     def _prepare(self) -> ParallelCall:
-        shape, (_, _, positions, _) = self.layout.shape, self.keys.shape
-        width, places = len(self._embedding), len(self.fired)
+        shape, width, places = self.layout.shape, len(self._embedding), len(self.fired)
         step = cpu.Step(
             position=self._position,
             embedding=self._embedding,
@@ -191,12 +223,14 @@ class CpuStepArm:
             rule=self.kernel,
             cosines=self.cosines,
             sines=self.sines,
+            prompt_keys=self.prompt.keys,
+            prompt_values=self.prompt.values,
             keys=self.keys,
             values=self.values,
             activations=self.fired,
             computed=self._computed,
             logits=self.logits,
-            scratch=cpu.Scratch.of(shape, width, self.threads, places, positions),
+            scratch=cpu.Scratch.of(shape, width, self.threads, places, self.positions),
         )
         self._take = ParallelCall(cpu.take_step, step, self.threads)
         return self._take
@@ -207,15 +241,6 @@ class CpuStepArm:
 
     def computed(self) -> list[int]:
         return self._computed.sum(axis=1).tolist()
-
-    def _fill(self, prompt_cache: Cache) -> int:
-        """Copies the prompt's keys and values [1, kv_heads, T, head_dim] of every layer; returns T."""
-        layers: Any = prompt_cache.layers
-        for layer, cached in enumerate(layers):
-            tokens = cached.keys.shape[2]
-            self.keys[layer, :, :tokens] = cached.keys[0].numpy()
-            self.values[layer, :, :tokens] = cached.values[0].numpy()
-        return prompt_cache.get_seq_length()
 
 
 class PackedArm(CpuStepArm):

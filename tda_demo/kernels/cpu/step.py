@@ -121,9 +121,9 @@ class Scratch(NamedTuple):
     projected: np.ndarray  # [q]
     update: np.ndarray  # [d]
     partial: np.ndarray  # [threads, d], what each thread's neurons give
-    outs: np.ndarray  # [threads, heads, head_dim], of each thread's positions (``attention``)
-    peaks: np.ndarray  # [threads, heads]
-    sums: np.ndarray  # [threads, heads]
+    outs: np.ndarray  # [2 threads, heads, head_dim], of each thread's positions in the prompt, and after it
+    peaks: np.ndarray  # [2 threads, heads]
+    sums: np.ndarray  # [2 threads, heads]
     up: np.ndarray  # [places]
     weights: np.ndarray  # [threads, HEADS, positions + PADDING], attention's
     vectors: np.ndarray  # [threads, 3, d]
@@ -137,9 +137,9 @@ class Scratch(NamedTuple):
             "projected": (all_heads * shape.head_dim,),
             "update": (width,),
             "partial": (threads, width),
-            "outs": (threads, shape.heads, shape.head_dim),
-            "peaks": (threads, shape.heads),
-            "sums": (threads, shape.heads),
+            "outs": (2 * threads, shape.heads, shape.head_dim),
+            "peaks": (2 * threads, shape.heads),
+            "sums": (2 * threads, shape.heads),
             "up": (places,),
             "weights": (threads, HEADS, positions + PADDING),
             "vectors": (threads, 3, width),
@@ -165,8 +165,10 @@ class Step(NamedTuple):
     rule: Any
     cosines: np.ndarray  # float32 [tables, positions, rotary]
     sines: np.ndarray  # float32 [tables, positions, rotary]
-    keys: np.ndarray  # float32 [layers, kv_heads, positions, head_dim]; position's row is written
-    values: np.ndarray  # float32 [layers, kv_heads, positions, head_dim]; position's row is written
+    prompt_keys: np.ndarray  # float32 [layers, kv_heads, tokens, head_dim], of the prompt, which other arms read too
+    prompt_values: np.ndarray  # float32 [layers, kv_heads, tokens, head_dim]
+    keys: np.ndarray  # float32 [layers, kv_heads, room, head_dim], of what follows; the token's row is written
+    values: np.ndarray  # float32 [layers, kv_heads, room, head_dim]; the token's row is written
     activations: np.ndarray  # float32 [places], written: the active neurons' activations
     computed: np.ndarray  # int64 [layers, threads], written: how many neurons each thread computed
     logits: np.ndarray  # float32 [vocabulary], written
@@ -189,28 +191,25 @@ def _attend(t, threads, layer, step, by_head):
     heads, kv_heads = shape.heads, shape.kv_heads
     cosine, sine = step.cosines[shared.rope[layer], position], step.sines[shared.rope[layer], position]
     _turn(by_head, 0, heads, shared.head_norms[layer, 0], cosine, sine, shape)
+    prompt = step.prompt_keys.shape[2]
     if t == threads - 1:
         _turn(by_head, heads, heads + kv_heads, shared.head_norms[layer, 1], cosine, sine, shape)
         for h in range(kv_heads):
             for j in range(shape.head_dim):
-                step.keys[layer, h, position, j] = by_head[heads + h, j]
-                step.values[layer, h, position, j] = by_head[heads + kv_heads + h, j]
+                step.keys[layer, h, position - prompt, j] = by_head[heads + h, j]
+                step.values[layer, h, position - prompt, j] = by_head[heads + kv_heads + h, j]
     end, window = position + 1, shared.window[layer]
     begin = max(0, end - window) if window > 0 else 0
     first, last = share(end - begin, t, threads)
-    attend(
-        by_head[:heads],
-        step.keys[layer],
-        step.values[layer],
-        begin + first,
-        begin + last,
-        f32(shape.attention_scale),
-        shape.attention_cap,
-        scratch.weights[t],
-        scratch.outs[t],
-        scratch.peaks[t],
-        scratch.sums[t],
-    )
+    first, last = begin + first, begin + last
+    queries, scale, cap, weights = by_head[:heads], f32(shape.attention_scale), shape.attention_cap, scratch.weights[t]
+    keys, values, one = step.prompt_keys[layer], step.prompt_values[layer], 2 * t
+    outs, peaks, sums = scratch.outs[one], scratch.peaks[one], scratch.sums[one]
+    attend(queries, keys, values, min(first, prompt), min(last, prompt), scale, cap, weights, outs, peaks, sums)
+    keys, values, other = step.keys[layer], step.values[layer], 2 * t + 1
+    outs, peaks, sums = scratch.outs[other], scratch.peaks[other], scratch.sums[other]
+    first, last = max(first, prompt) - prompt, max(last, prompt) - prompt
+    attend(queries, keys, values, first, last, scale, cap, weights, outs, peaks, sums)
 
 
 @njit(**LOOP)
