@@ -57,8 +57,13 @@ class TailCurve:
 def tail_curve(block: FeedForward, activations: torch.Tensor, scores: torch.Tensor) -> TailCurve:
     """The exact curve, one entry per neuron, for ``activations`` [T, d_ff] and ``scores`` [d_ff]."""
     order = torch.argsort(scores, stable=True)
-    ratios = _tail_norms(activations.float()[:, order], block.output_weight()[:, order])
+    ratios = _tail_norms(activations.float()[:, order], _columns(block.output_weight(), order))
     return TailCurve(scores[order].double().cpu().numpy(), ratios.mean(dim=0).cpu().numpy(), activations.shape[0])
+
+
+def _columns(matrix: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Columns of ``matrix``; where each lies in one piece, as of a down projection by neuron, they are copied so."""
+    return matrix[:, chosen] if matrix.is_contiguous() else matrix.T[chosen].T
 
 
 def _tail_norms(activations: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
