@@ -21,6 +21,7 @@ belong to one output, and a tile's fit into 16 bits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,10 +91,21 @@ def encode(weight: torch.Tensor) -> Q4Rows:
     One whose groups have a scale and a minimum in half precision and codes from 0 to 15, both of them met, is held
     exactly.
     """
-    rows, columns = weight.shape
-    step = max(1, _AT_ONCE // columns)
-    parts = [_encode(weight[first : first + step].detach().float().cpu().numpy()) for first in range(0, rows, step)]
-    return Q4Rows(np.concatenate(parts), columns)
+    return encode_parts([weight])
+
+
+def encode_parts(parts: Iterable[torch.Tensor]) -> Q4Rows:
+    """As ``encode``, of ``parts`` that lie one below the other."""
+    records, columns = [], 0
+    for part in parts:
+        rows, columns = part.shape
+        step = max(1, _AT_ONCE // columns)
+        records += [_encode(_floats(part[first : first + step])) for first in range(0, rows, step)]
+    return Q4Rows(np.concatenate(records), columns)
+
+
+def _floats(weight: torch.Tensor) -> np.ndarray:
+    return weight.detach().float().cpu().numpy()
 
 
 def _encode(matrix: np.ndarray) -> np.ndarray:
@@ -116,14 +128,20 @@ def of_groups(nibbles: np.ndarray, scales: np.ndarray, minima: np.ndarray, colum
 
 def encode_columns(weight: torch.Tensor, output_scales: np.ndarray) -> Q4Columns:
     """The copy of ``weight`` [outputs, neurons], any float type, with float32 ``output_scales`` [outputs]."""
+    return encode_column_parts([weight], output_scales)
+
+
+def encode_column_parts(parts: Iterable[torch.Tensor], output_scales: np.ndarray) -> Q4Columns:
+    """As ``encode_columns``, of ``parts`` side by side, each but the last of a multiple of ``TILE`` neurons."""
     by_output = np.where(output_scales > 0, output_scales, f32(1))
-    outputs, neurons = weight.shape
-    step = max(1, _AT_ONCE // (TILE * outputs)) * TILE
-    parts = [
-        _encode_columns(weight[:, first : first + step].detach().float().cpu().numpy().T / by_output)
-        for first in range(0, neurons, step)
-    ]
-    return Q4Columns(np.concatenate(parts), neurons, output_scales)
+    tiles, neurons = [], 0
+    for part in parts:
+        outputs, count = part.shape
+        step = max(1, _AT_ONCE // (TILE * outputs)) * TILE
+        firsts = range(0, count, step)
+        tiles += [_encode_columns(_floats(part[:, first : first + step]).T / by_output) for first in firsts]
+        neurons += count
+    return Q4Columns(np.concatenate(tiles), neurons, output_scales)
 
 
 def _encode_columns(matrix: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ In the format of the CPU's kernels (``kernels.q4``), and for the rest of active 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -15,7 +15,8 @@ import numpy as np
 
 from ..kernels.activations import activation_of
 from ..kernels.nf4 import BLOCK
-from ..kernels.q4 import Q4Columns, Q4Rows, encode, encode_columns, multiply, multiply_columns
+from ..kernels.q4 import Q4Columns, Q4Rows, encode_column_parts, encode_parts, multiply, multiply_columns
+from ..kernels.q4_sizes import TILE
 from ..model.configuration import Activation, activation_function
 from ..model.feedforward import FeedForward
 from ..support.errors import UserError
@@ -161,7 +162,8 @@ def model_copy_of(lm: LoadedModel, report: Report = silent) -> ModelCopy:
     """
     _need_values(lm)
     if lm.model not in _kept:
-        _kept[lm.model] = _joined([_encoded(block, lm) for block in _telling(lm, report)])
+        blocks = (_encoded(block, lm) for block in _telling(lm, report))
+        _kept[lm.model] = _joined(blocks, [block.d_ff for block in lm.blocks])
         trim_memory()
     return _kept[lm.model]
 
@@ -182,9 +184,12 @@ def _telling(lm: LoadedModel, report: Report) -> Iterator[FeedForward]:
 
 
 def _encoded(block: FeedForward, lm: LoadedModel) -> BlockCopy:
-    gate, gate_bias = (None, None) if block.gate is None else (encode(block.gate.weight), block.gate.bias)
-    down = encode_columns(block.output_weight(), _output_scales(block, lm))
-    return BlockCopy(gate, encode(block.up.weight), down, gate_bias, block.up.bias)
+    from ..model.stored import columns_of, values_of
+
+    gate, gate_bias = (None, None) if block.gate is None else (encode_parts(values_of(block.gate)), block.gate.bias)
+    columns = columns_of(block.down, TILE) if block.is_stored else [block.output_weight()]
+    down = encode_column_parts(columns, _output_scales(block, lm))
+    return BlockCopy(gate, encode_parts(values_of(block.up)), down, gate_bias, block.up.bias)
 
 
 def _output_scales(block: FeedForward, lm: LoadedModel) -> np.ndarray:
@@ -196,24 +201,30 @@ def _output_scales(block: FeedForward, lm: LoadedModel) -> np.ndarray:
     return np.ones(block.down.out_features, np.float32)
 
 
-def _joined(blocks: list[BlockCopy]) -> ModelCopy:
-    gates = [block.gate.records for block in blocks if block.gate is not None]
-    ups, downs = [block.up.records for block in blocks], [block.down.tiles for block in blocks]
-    gate, up, down = np.concatenate(gates) if gates else None, np.concatenate(ups), np.concatenate(downs)
-    rows, tiles = (np.cumsum([0, *(len(part) for part in parts)]) for parts in (ups, downs))
+def _joined(blocks: Iterator[BlockCopy], widths: Sequence[int]) -> ModelCopy:
+    """Copies of blocks of ``widths`` neurons, as they come, in one piece of each kind."""
+    rows, tiles = (np.cumsum([0, *counts]) for counts in (widths, [-(-width // TILE) for width in widths]))
+    whole: dict[str, np.ndarray] = {}
     parts = []
     for layer, block in enumerate(blocks):
         row, tile = slice(*rows[layer : layer + 2]), slice(*tiles[layer : layer + 2])
+
+        def into(name: str, part: np.ndarray, places: slice, count: int) -> np.ndarray:
+            if name not in whole:
+                whole[name] = np.empty((count, *part.shape[1:]), part.dtype)
+            whole[name][places] = part
+            return whole[name][places]
+
         columns = block.up.columns
         parts.append(
             dataclasses.replace(
                 block,
-                gate=None if gate is None else Q4Rows(gate[row], columns),
-                up=Q4Rows(up[row], columns),
-                down=dataclasses.replace(block.down, tiles=down[tile]),
+                gate=block.gate and Q4Rows(into("gate", block.gate.records, row, rows[-1]), columns),
+                up=Q4Rows(into("up", block.up.records, row, rows[-1]), columns),
+                down=dataclasses.replace(block.down, tiles=into("down", block.down.tiles, tile, tiles[-1])),
             )
         )
-    return ModelCopy(tuple(parts), gate, up, down, rows, tiles)
+    return ModelCopy(tuple(parts), whole.get("gate"), whole["up"], whole["down"], rows, tiles)
 
 
 def _plus(outputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

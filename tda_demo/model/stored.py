@@ -123,10 +123,31 @@ def neurons_of(down: nn.Linear, precision: str) -> ByNeuron:
     return encode_by_neuron(down.weight, precision)
 
 
-def _stretches(count: int, width: int) -> Iterator[slice]:
-    """Of ``count`` stored rows of ``width`` weights, as many at a time as are decoded at once."""
-    step = max(1, _AT_ONCE // width)
+def _stretches(count: int, width: int, multiple: int = 1) -> Iterator[slice]:
+    """Of ``count`` stored rows of ``width`` weights, as many at a time as are decoded at once, and a ``multiple``."""
+    step = max(1, _AT_ONCE // (width * multiple)) * multiple
     return (slice(first, min(first + step, count)) for first in range(0, count, step))
+
+
+def values_of(matrix: Projection) -> Iterator[torch.Tensor]:
+    """The rows of ``matrix`` in float32, whole, or some at a time where they are decoded."""
+    linear = matrix.linear
+    if isinstance(linear, StoredLinear) and isinstance(linear.stored, Rows):
+        form, stored = format_of(linear.precision), rows_of(matrix, linear.precision)
+        for part in _stretches(len(stored.codes), linear.in_features):
+            yield form.decode_rows(stored.codes[part], stored.scales[part], linear.in_features)
+    else:
+        yield matrix.weight
+
+
+def columns_of(down: nn.Linear, multiple: int) -> Iterator[torch.Tensor]:
+    """The values of ``down`` [d, d_ff] in float32, whole, or a ``multiple`` of neurons at a time where decoded."""
+    if isinstance(down, StoredLinear) and isinstance(down.stored, ByNeuron):
+        form = format_of(down.precision)
+        for part in _stretches(down.in_features, down.out_features, multiple):
+            yield form.decode_by_neuron(down.stored.stretch(part))
+    else:
+        yield down.weight
 
 
 def joined(parts: list[Rows]) -> Rows:

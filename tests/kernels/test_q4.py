@@ -54,6 +54,17 @@ def test_what_four_bits_can_hold_comes_back(rows: int, columns: int, seed: int) 
     assert torch.equal(q4.decode_columns(q4.encode_columns(down, np.ones(len(down), np.float32))), down)
 
 
+def test_a_matrix_encoded_in_parts_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, scales = some(70, 90, 0), np.full(70, 0.5, np.float32)
+    rows, columns = q4.encode(weight), q4.encode_columns(weight, scales)
+    monkeypatch.setattr(q4, "_AT_ONCE", 200)
+    by_parts = q4.encode_parts([weight[:33], weight[33:]])
+    np.testing.assert_array_equal(by_parts.records, rows.records)
+    by_parts = q4.encode_column_parts([weight[:, :64], weight[:, 64:]], scales)
+    np.testing.assert_array_equal(by_parts.tiles, columns.tiles)
+    assert by_parts.neurons == 90
+
+
 @settings(deadline=None)  # the first example compiles
 @given(**SHAPES)
 def test_a_copy_is_close_and_each_code_in_its_place(rows: int, columns: int, seed: int) -> None:

@@ -198,7 +198,9 @@ def test_a_model_without_its_weights_values_is_told_so_in_one_sentence(
     lacking: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lm = tiny()
-    blocks: Any = [SimpleNamespace(**{"is_quantised": False, "is_offloaded": False, lacking: True}, d_ff=WIDTH)] * 3
+    blocks: Any = [
+        SimpleNamespace(layer_linears=(), **{"is_quantised": False, "is_offloaded": False, lacking: True}, d_ff=WIDTH)
+    ] * 3
     lost = dataclasses.replace(lm, blocks=blocks)
     for method in (GRIFFIN(rest="4bit"), Random(rest="4bit"), plain_tda(online=True, rest="4bit")):
         with pytest.raises(UserError, match="A 4-bit copy is made from the weights' values") as raised:

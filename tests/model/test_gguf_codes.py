@@ -21,6 +21,7 @@ from tda_demo.kernels import q4
 from tda_demo.kernels.cpu import cores, gguf_blocks
 from tda_demo.kernels.formats import encode, encode_by_neuron
 from tda_demo.methods import GRIFFIN
+from tda_demo.methods.low_bit import model_copy_of
 from tda_demo.model import stored as model_stored
 from tda_demo.model.loading import LoadedModel, load_model
 from tda_demo.model.precision import REFERENCE, round_weights
@@ -170,6 +171,17 @@ def test_the_compiled_step_reads_the_codes_and_shares_them(gguf: Path) -> None:
     assert sum(np.shares_memory(shared.qkv, codes) for codes in held) == 3 * len(lm.blocks)
     for array in (neurons.gate, neurons.up, neurons.down, shared.out):
         assert sum(np.shares_memory(array, codes) for codes in held) == len(lm.blocks)
+
+
+@pytest.mark.parametrize("precision", ["q4", "int8", "nf4"])
+def test_a_low_bit_copy_is_that_of_the_same_values(gguf: Path, precision: str) -> None:
+    stored, floats = load_model(str(gguf), precision=precision, device="cpu"), rounded(gguf, precision)
+    ours, theirs = (model_copy_of(lm) for lm in (stored, dataclasses.replace(floats, precision=precision)))
+    for name in ("gate", "up", "down", "rows", "tiles"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    for block in ours.blocks:
+        assert block.gate is not None and np.shares_memory(block.gate.records, ours.gate)  # type: ignore[arg-type]
+        assert np.shares_memory(block.down.tiles, ours.down)
 
 
 def test_a_file_cut_short_is_refused(gguf: Path, tmp_path: Path) -> None:
