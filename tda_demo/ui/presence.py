@@ -40,6 +40,8 @@ _SESSION_STREAM = re.compile(r"/gradio_api/queue/data/?$")
 _EVENT_STREAM = re.compile(r"/gradio_api/call/(?:v2/)?[^/]+/([^/]+)/?$")
 _CLOSED = re.compile(r"/gradio_api/upload/?$")  # the page takes no files
 
+# An escape in a JSON text: a surrogate pair, a half of one alone, or another.
+_ESCAPES = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<half>\\u[dD][89a-fA-F]..)|\\.", re.DOTALL)
 _EMPTY_SESSION = re.compile(rb'"session_hash"\s*:\s*""')
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _DEEPEST = 64  # brackets within brackets; gradio and pydantic go down into them by recursion
@@ -155,6 +157,7 @@ class Presence:
             return await _refuse(send, 400, "The request is nested too deeply.")
         if _EMPTY_SESSION.search(body):
             return await _refuse(send, 400, "session_hash is empty: name a session, or leave it out.")
+        body = _without_halves(body)
         if _DIRECT.search(path):
             return await self._direct(scope, receive, send, body)
         if _QUEUED.search(path):
@@ -216,6 +219,11 @@ async def _read(scope: MutableMapping[str, Any], receive: Receive) -> bytes | No
             return None
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+def _without_halves(body: bytes) -> bytes:
+    """JSON whose lone halves of surrogate pairs, which no answer could hold, are replacement characters, as long."""
+    return _ESCAPES.sub(lambda escape: rb"\ufffd" if escape["half"] else escape[0], body)
 
 
 def _is_deep(body: bytes) -> bool:

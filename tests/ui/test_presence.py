@@ -17,8 +17,11 @@ import uvicorn
 from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
+from tda_demo.ui import presence
 from tda_demo.ui.presence import BODY_BYTES, GRACE_SECONDS, Presence, listener_of
 
 
@@ -183,3 +186,13 @@ def test_what_gradio_would_fall_over_is_refused(server: Server, path: str) -> No
     assert server.listeners == {}
     server.finish.set()
     assert server.answer(path, {"name": "a", "data": "[" * 3000, "session_hash": None})[0] == 200
+
+
+@given(st.text(st.one_of(st.characters(), st.sampled_from('\ud83d\udfc1\\u"')), max_size=20))
+def test_halves_of_surrogate_pairs_are_replaced_and_nothing_else(text: str) -> None:
+    body = json.dumps({"data": [text]}).encode()
+    replaced = presence._without_halves(body)
+    whole = json.loads(body)["data"][0]  # where two halves have met, they are one character
+    got = json.loads(replaced)["data"][0]
+    assert len(replaced) == len(body)
+    assert got == "".join("\ufffd" if "\ud800" <= letter <= "\udfff" else letter for letter in whole)
