@@ -69,9 +69,9 @@ def is_calibrated(method: Method, lm: LoadedModel) -> bool:
     return True
 
 
-def calibrate(method: Method, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> None:
+def calibrate(method: Method, lm: LoadedModel, report: Report = silent) -> None:
     """Makes, and keeps, what ``method`` needs of ``lm`` and is not there; goes on where it was broken off."""
-    _without_copies(method).bind(lm, report, source)
+    _without_copies(method).bind(lm, report)
 
 
 def _without_copies(method: Method) -> Method:

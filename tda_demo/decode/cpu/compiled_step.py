@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import weakref
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -27,6 +26,7 @@ from ..engine import Engine
 from ..weight_bytes import StepBytes, fewer_stored_bytes, stored_bytes
 from .layout import Layout, read_layout, rope_tables
 from .packing import PackedNeurons, Packer, in_place
+from .prompt_cache import PromptCache, prompt_of
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -37,34 +37,6 @@ _TRIES = 3  # of a step whose threads did not run at once, as on a machine that 
 _packers: weakref.WeakKeyDictionary[PreTrainedModel, Packer] = weakref.WeakKeyDictionary()
 # What has run once on a model: the step of these kinds of policy or rest, and without one (None).
 _ready: weakref.WeakKeyDictionary[PreTrainedModel, set[type | None]] = weakref.WeakKeyDictionary()
-
-
-@dataclass(frozen=True, eq=False)
-class PromptCache:
-    """``keys`` and ``values`` float32 [layers, kv_heads, T, head_dim] of a prompt; arms read them and write none."""
-
-    keys: np.ndarray
-    values: np.ndarray
-
-    @property
-    def tokens(self) -> int:
-        return self.keys.shape[2]
-
-
-_prompts: weakref.WeakKeyDictionary[Cache, PromptCache] = weakref.WeakKeyDictionary()
-
-
-def prompt_of(cache: Cache) -> PromptCache:
-    """What ``cache`` holds, in one piece for all arms that start from it; its own tensors become views of that."""
-    if cache not in _prompts:
-        layers: Any = cache.layers
-        keys, values = (np.empty((len(layers), *layers[0].keys.shape[1:]), np.float32) for _ in range(2))
-        for number, layer in enumerate(layers):  # one by one, so that not all of it is there twice
-            for name, whole in (("keys", keys), ("values", values)):
-                whole[number] = getattr(layer, name)[0].numpy()
-                setattr(layer, name, torch.from_numpy(whole[number : number + 1]))
-        _prompts[cache] = PromptCache(keys, values)
-    return _prompts[cache]
 
 
 class CpuStepEngine(Engine):

@@ -54,8 +54,10 @@ class QuickReader(GGUFReader):
         return strings, begin
 
     def let_go(self) -> None:
-        """What has been read of the file need not stay in memory: it can be read again."""
-        self.data._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+        """What has been read of the file need not stay in memory, where the system can be told so."""
+        advice = getattr(mmap, "MADV_DONTNEED", None)  # not on Windows
+        if advice is not None:
+            self.data._mmap.madvise(advice)  # type: ignore[attr-defined]
 
 
 @contextmanager
