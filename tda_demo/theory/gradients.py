@@ -103,6 +103,20 @@ def tally(layer: Signals) -> Tally:
     return Tally(*counts, bins.double().cpu().numpy())  # pyright: ignore[reportCallIssue]
 
 
+def tally_layers(layers: Sequence[Signals], stop: threading.Event | None = None) -> Tally:
+    """The sums of every layer on one passage, arrays [layers].
+
+    Raises:
+        Stopped: ``stop`` was set.
+    """
+    tallies = []
+    for layer in layers:
+        if stop is not None and stop.is_set():
+            raise Stopped
+        tallies.append(tally(layer))
+    return stack_tallies(tallies)
+
+
 def stack_tallies(tallies: list[Tally]) -> Tally:
     return Tally(*(np.stack([getattr(one, field) for one in tallies]) for field in Tally.__dataclass_fields__))
 
@@ -118,10 +132,14 @@ def _taps(
 ) -> Iterator[torch.utils.hooks.RemovableHandle]:
     """Hooks that keep ``a`` with its graph, and ``gate`` and ``up`` of GLU blocks without."""
 
+    def look(_gradient: torch.Tensor | None = None) -> None:
+        if stop.is_set():
+            raise Stopped
+
     def take_input(layer: int) -> Hook:
         def take(_module: nn.Module, inputs: tuple) -> None:
-            if stop.is_set():
-                raise Stopped
+            look()
+            inputs[0].register_hook(look)  # the way back is twice as long as the way there
             seen[layer, "a"] = inputs[0]
 
         return take

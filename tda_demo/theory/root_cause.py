@@ -41,7 +41,7 @@ from ..support.lazy import torch
 from ..support.progress import Progress, Report, silent
 from .experiment import Claim, Experiment, NumberInput, number_setting, seed_setting
 from .findings import Check, Finding, Table, columns
-from .gradients import BINS, NEAR, REACH, Tally, gradient_scale, signals, stack_tallies, tally
+from .gradients import BINS, NEAR, REACH, Tally, gradient_scale, signals, stack_tallies, tally_layers
 from .reading import Stopped, pieces, pieces_note, plain_ids
 from .texts import english_passages
 
@@ -124,10 +124,11 @@ def _measure(
                 _draw_blocks(model, settings.seed + passage)
             try:
                 by_tensor = signals(model, ids.to(lm.device), stop)
+                counted = {tensor: tally_layers(layers, stop) for tensor, layers in by_tensor.items()}
             except Stopped:
                 break
-            for tensor, layers in by_tensor.items():
-                tallies.setdefault(tensor, []).append(stack_tallies([tally(layer) for layer in layers]))
+            for tensor, sums in counted.items():
+                tallies.setdefault(tensor, []).append(sums)
             done += 1
             report(Progress("Root cause", done, total, "passages"))
         measured[name] = {tensor: stack_tallies(passages) for tensor, passages in tallies.items()}

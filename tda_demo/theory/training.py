@@ -27,7 +27,7 @@ from ..support.lazy import nn, torch
 from ..support.progress import Progress, Report, silent
 from .experiment import Claim, Experiment, NumberInput, number_setting, seed_setting
 from .findings import Check, Finding, Table, check_above_zero
-from .gradients import Tally, gradient_scale, signals, stack_tallies, tally
+from .gradients import Tally, gradient_scale, signals, stack_tallies, tally_layers
 from .root_cause import RootCause
 from .texts import VOCABULARY, grammar_passages
 
@@ -158,9 +158,7 @@ def new_model(function: str, seed: int) -> PreTrainedModel:
 
 def measure(model: PreTrainedModel, held_out: torch.Tensor, function: str, run: int, step: int) -> TrainingPoint:
     """Loss, sparsity and gradients on ``held_out`` int64 [passages, LENGTH]."""
-    sums = stack_tallies(
-        [stack_tallies([tally(layer) for layer in signals(model, ids[None])["a"]]) for ids in held_out]
-    )
+    sums = stack_tallies([tally_layers(signals(model, ids[None])["a"]) for ids in held_out])
     with torch.no_grad():
         loss = _loss(model, held_out).double().numpy()
     return TrainingPoint(function, run, step, loss, sums.zeros / sums.entries, sums.near / sums.entries, _push(sums))

@@ -15,7 +15,8 @@ from torch import nn
 from tda_demo.model.feedforward import find_blocks
 from tda_demo.model.loading import LoadedModel
 from tda_demo.support.errors import UserError
-from tda_demo.theory.gradients import Signals, signals, stack_tallies, tally
+from tda_demo.theory.gradients import Signals, signals, stack_tallies, tally, tally_layers
+from tda_demo.theory.reading import Stopped
 from tda_demo.theory.root_cause import RootCause, conclude
 
 IDS = torch.tensor([[5, 9, 17, 30, 31, 44]])
@@ -56,6 +57,26 @@ def test_gradient_at_the_down_projections_input(family: str) -> None:
             assert float(layer.gradients[token, neuron]) == pytest.approx(
                 (ends[0] - ends[1]) / (2 * STEP), rel=5e-3, abs=5e-4
             )
+
+
+def test_the_way_back_breaks_off_between_layers() -> None:
+    """It is twice as long as the way there; a passage of a large model takes seconds."""
+    model, stop = tiny_model("llama"), threading.Event()
+    reached = []
+
+    def after_the_last(_module: object, _inputs: object, _output: object) -> None:
+        reached.append(stop.set())
+
+    model.get_output_embeddings().register_forward_hook(after_the_last)
+    with pytest.raises(Stopped):
+        signals(model, IDS, stop)
+    assert len(reached) == 1
+    stop.clear()
+    model.get_output_embeddings()._forward_hooks.clear()
+    layers = signals(model, IDS, stop)["a"]
+    stop.set()
+    with pytest.raises(Stopped):
+        tally_layers(layers, stop)
 
 
 @pytest.mark.parametrize(("family", "name"), [("llama", "act_fn"), ("phi3", "activation_fn"), ("gemma2", "act_fn")])
