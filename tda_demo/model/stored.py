@@ -34,9 +34,12 @@ class StoredLinear(nn.Linear):
         return form.decode_rows(self.stored.codes, self.stored.scales, self.in_features)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        x = input.reshape(-1, self.in_features)
-        if len(x) == 1 and not x.requires_grad:  # a step of decoding: bound by the bytes of codes
-            return self._compiled(x[0]).view(*input.shape[:-1], self.out_features)
+        from ..kernels.cpu.linear import NeuronMajor, RowMajor, bias_of, compiled
+
+        layout: Any = NeuronMajor if isinstance(self.stored, ByNeuron) else RowMajor
+        outputs = compiled(layout(self.stored, bias_of(self)), input)
+        if outputs is not None:
+            return outputs
         outputs = self.product(input)
         return outputs if self.bias is None else outputs + self.bias
 
@@ -45,15 +48,6 @@ class StoredLinear(nn.Linear):
         x = input.reshape(-1, self.in_features)
         outputs = self._by_neuron(x, self.stored) if isinstance(self.stored, ByNeuron) else self._by_row(x, self.stored)
         return outputs.view(*input.shape[:-1], self.out_features)
-
-    def _compiled(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 [columns] -> [rows], the bias included."""
-        from ..kernels.cpu import cores
-        from ..kernels.cpu.linear import NeuronMajor, RowMajor, bias_of
-
-        layout: Any = NeuronMajor if isinstance(self.stored, ByNeuron) else RowMajor
-        with cores(torch.get_num_threads()):
-            return layout(self.stored, bias_of(self))(x)
 
     def _by_row(self, x: torch.Tensor, rows: Rows) -> torch.Tensor:
         """[T, rows] of ``x`` [T, columns]."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from model_files import write_model
+from parity import TOLERANCE, logits_in_floats
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -36,7 +37,9 @@ def test_it_computes_what_one_held_in_floats_does(family: str, precision: str, t
     table = expected.model.get_input_embeddings()
     if table.weight is not expected.model.get_output_embeddings().weight:  # looked up, never multiplied: in bfloat16
         table.weight.data = table.weight.bfloat16().float()
-    torch.testing.assert_close(lm.model(IDS).logits, expected.model(IDS).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*(logits_in_floats(each, IDS) for each in (lm, expected)), rtol=1e-4, atol=1e-5)
+    logits = expected.model(IDS).logits
+    assert (lm.model(IDS).logits - logits).abs().max() < TOLERANCE[precision] * logits.abs().max()
     assert lm.fingerprint == expected.fingerprint
     matrices = [module for module in lm.model.modules() if isinstance(module, nn.Linear | nn.Embedding)]
     assert all(isinstance(module, StoredLinear | StoredEmbedding) for module in matrices)

@@ -1,11 +1,13 @@
-"""Compiled linears for a single input row: one call reads one matrix, bound by its bytes.
+"""Compiled linears: one call reads one matrix, bound by its bytes, or by arithmetic where several rows are multiplied.
 
-For decoders that the compiled step does not cover: transformers runs the model and these run its matrices.
+For prompts, and for decoders that the compiled step does not cover: transformers runs the model and these run its
+matrices.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
@@ -13,6 +15,8 @@ from numba import get_num_threads, njit, prange
 from torch import nn
 
 from ..formats import ByNeuron, Rows, encode, encode_by_neuron
+from . import cores
+from .matmul import neurons_have_matmul, neurons_product, rows_have_matmul, rows_product
 from .partition import share
 from .rows import LOOP, f32, matvec, weighted_rows
 
@@ -41,6 +45,16 @@ class RowMajor:
             self.rows.codes, self.rows.scales, self.bias, x.contiguous().numpy(), get_num_threads(), out.numpy()
         )
         return out
+
+    @property
+    def has_matmul(self) -> bool:
+        """Whether ``matmul`` is there for this format and size."""
+        return rows_have_matmul(self.rows.codes)
+
+    def matmul(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [T, columns] -> a new float32 [T, rows]."""
+        out = rows_product(self.rows.codes, self.rows.scales, x.contiguous().numpy(), get_num_threads())
+        return _with_bias(out, self.bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +86,36 @@ class NeuronMajor:
             out.numpy(),
         )
         return out
+
+    @property
+    def has_matmul(self) -> bool:
+        """Whether ``matmul`` is there for this format and size."""
+        return neurons_have_matmul(self.neurons.codes)
+
+    def matmul(self, activations: torch.Tensor) -> torch.Tensor:
+        """float32 [T, d_ff] -> a new float32 [T, d]."""
+        stored = self.neurons
+        out = neurons_product(stored.codes, stored.output_scales, activations.contiguous().numpy(), get_num_threads())
+        return _with_bias(out, self.bias)
+
+
+def compiled(matrix: RowMajor | NeuronMajor, x: torch.Tensor) -> torch.Tensor | None:
+    """``matrix`` of ``x`` float32 [..., columns], as [..., rows], on torch's number of threads.
+
+    None where only torch can: of a matrix without ``matmul``, or where gradients are asked for.
+    """
+    flat = x.reshape(prod(x.shape[:-1]), x.shape[-1])
+    if x.requires_grad or (len(flat) > 1 and not matrix.has_matmul):
+        return None
+    with cores(torch.get_num_threads()):
+        out = matrix(flat[0]) if len(flat) == 1 else matrix.matmul(flat)
+    return out.view(*x.shape[:-1], out.shape[-1])
+
+
+def _with_bias(out: np.ndarray, bias: np.ndarray) -> torch.Tensor:
+    if bias.size:
+        out += bias
+    return torch.from_numpy(out)
 
 
 def bias_of(linear: nn.Linear) -> np.ndarray:
