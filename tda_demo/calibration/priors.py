@@ -15,7 +15,8 @@ from ..support.files import kept_name
 from ..support.lazy import inference_mode, torch
 from ..support.progress import Progress, Report, silent
 from .cett import squared_strengths
-from .sources import Source, inputs
+from .parts import Parts
+from .sources import Source, Text, inputs
 from .tables import KeptTable, json_rows
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def prior_of(
 
     ``kind`` tells evidences apart. Kept, else shipped, else measured now and kept; what one precision gives serves all.
     """
-    rows = kept_prior(lm, kind, source).get(lambda: measure_prior(lm, evidence, source, report))
+    rows = kept_prior(lm, kind, source).get(lambda: measure_prior(lm, kind, evidence, source, report))
     return tuple(torch.from_numpy(row.astype(np.float32)).to(lm.device) for row in rows)
 
 
@@ -75,19 +76,30 @@ def _parse(widths: tuple[int, ...], layers: Any) -> list[np.ndarray]:
 
 
 @inference_mode
-def measure_prior(lm: LoadedModel, evidence: Evidence, source: Source, report: Report = silent) -> list[np.ndarray]:
-    """``prior``, measured: float64 [d_ff] a layer, rounded as the file holds it."""
+def measure_prior(
+    lm: LoadedModel, kind: str, evidence: Evidence, source: Source, report: Report = silent
+) -> list[np.ndarray]:
+    """``prior_of``, measured: float64 [d_ff] a layer, rounded as the file holds it."""
     texts = source.texts(lm, longest=_LONGEST, report=report)
-    sums = [torch.zeros(block.d_ff, dtype=torch.float64, device=lm.device) for block in lm.blocks]
-    begin = 0
+    parts = Parts(f"{kept_prior(lm, kind, source).name}.{texts.sha256[:8]}")
+    sums = [np.zeros(block.d_ff) for block in lm.blocks]
+    for place, text in enumerate(texts.texts):
+        report(Progress(f"Averaging over {texts.name}", place, len(texts.texts), texts.unit))
+        of_text = parts.get(place, partial(_sums, lm, text, evidence))
+        for layer, total in enumerate(sums):
+            total += of_text[str(layer)]
+    parts.remove()
+    means = [total / texts.tokens for total in sums]
+    return [(mean * len(mean)).astype("<f2").astype(np.float64) / len(mean) for mean in means]
+
+
+def _sums(lm: LoadedModel, text: Text, evidence: Evidence) -> dict[str, np.ndarray]:
+    """What one text's counted tokens say, float32 [d_ff] by layer."""
+    sums: dict[str, np.ndarray] = {}
 
     def see(block: FeedForward, activations: torch.Tensor) -> None:
-        sums[block.layer] += evidence(block, activations[begin:]).double()
+        sums[str(block.layer)] = evidence(block, activations[text.begin :]).float().cpu().numpy()
 
     with observe(lm.blocks, see):
-        for done, text in enumerate(texts.texts):
-            report(Progress(f"Averaging over {texts.name}", done, len(texts.texts), texts.unit))
-            begin = text.begin
-            lm.model(input_ids=inputs(text, lm), use_cache=False, logits_to_keep=1)
-    means = [total.cpu().numpy() / texts.tokens for total in sums]
-    return [(mean * len(mean)).astype("<f2").astype(np.float64) / len(mean) for mean in means]
+        lm.model(input_ids=inputs(text, lm), use_cache=False, logits_to_keep=1)
+    return sums

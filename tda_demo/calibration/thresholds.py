@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from ..support.files import kept_name
 from ..support.lazy import torch
 from ..support.progress import Progress, Report, silent
 from .cett import TailCurve, score, strengths, tail_curve, thresholds
-from .sources import Source, inputs
+from .parts import Parts
+from .sources import Source, Text, inputs
 from .tables import KeptTable, json_rows, significant
 
 if TYPE_CHECKING:
@@ -95,22 +97,18 @@ def _frozen(value: Any) -> Any:
 def calibrate(lm: LoadedModel, source: Source, *, weighted: bool = False, report: Report = silent) -> ThresholdTable:
     """Runs every text of ``source`` through the dense model and finds each layer's thresholds (``cett.thresholds``)."""
     texts = source.texts(lm, longest=_MAX_TOKENS, report=report)
+    parts = Parts(f"{kept_thresholds(lm, weighted, source).name}.{texts.sha256[:8]}")
     curves: list[list[TailCurve]] = [[] for _ in lm.blocks]
-    begin = 0
-
-    def see(block: FeedForward, activations: torch.Tensor) -> None:
-        activations = activations[begin:]
-        scores = score(strengths(activations, block.output_norms if weighted else None))
-        curves[block.layer].append(tail_curve(block, activations, scores))
-
     report(Progress(f"Calibrating {lm.name}", 0, len(texts.texts), texts.unit))
-    for done, text in enumerate(texts.texts, start=1):
-        begin = text.begin
-        with torch.inference_mode(), observe(lm.blocks, see):
-            lm.model(input_ids=inputs(text, lm), use_cache=False, logits_to_keep=1)
-        report(Progress(f"Calibrating {lm.name}", done, len(texts.texts), texts.unit))
+    for place, text in enumerate(texts.texts):
+        arrays = parts.get(place, partial(_curves, lm, text, weighted))
+        for layer, of_layer in enumerate(curves):
+            errors = arrays[f"errors {layer}"].astype(np.float64)
+            scores = arrays[f"scores {layer}"].astype(np.float64)
+            of_layer.append(TailCurve(scores, errors, len(text.ids) - text.begin))
+        report(Progress(f"Calibrating {lm.name}", place + 1, len(texts.texts), texts.unit))
     targets = np.array(TARGETS)
-    return ThresholdTable(
+    table = ThresholdTable(
         model=lm.name,
         fingerprint=lm.fingerprint,
         weighted=weighted,
@@ -122,3 +120,20 @@ def calibrate(lm: LoadedModel, source: Source, *, weighted: bool = False, report
         targets=TARGETS,
         thresholds=tuple(tuple(thresholds(layer, targets).tolist()) for layer in curves),
     )
+    parts.remove()
+    return table
+
+
+def _curves(lm: LoadedModel, text: Text, weighted: bool) -> dict[str, np.ndarray]:
+    """The scores and errors of every layer's ``TailCurve`` on one text, float32: the table has six digits of them."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def see(block: FeedForward, activations: torch.Tensor) -> None:
+        activations = activations[text.begin :]
+        curve = tail_curve(block, activations, score(strengths(activations, block.output_norms if weighted else None)))
+        arrays[f"scores {block.layer}"] = curve.scores.astype(np.float32)
+        arrays[f"errors {block.layer}"] = curve.errors.astype(np.float32)
+
+    with torch.inference_mode(), observe(lm.blocks, see):
+        lm.model(input_ids=inputs(text, lm), use_cache=False, logits_to_keep=1)
+    return arrays

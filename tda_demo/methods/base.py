@@ -7,16 +7,18 @@ prompt, which runs dense, and answers with one active set per layer for the whol
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from ..calibration.priors import prior_of
 from ..calibration.sources import ANSWERS, Source
 from ..support.progress import Report, silent
+from .first_use import bind_at_once
 from .low_bit import low_bit_rest
 from .patching import patch_model
 from .policy import Policy
@@ -57,8 +59,12 @@ class Method(ABC):
             UserError: a setting is out of its range or does not fit the model.
         """
 
-    def without_calibration(self) -> Method:
+    def without_calibration(self) -> Self:
         """The nearest of its kind that a prompt alone is enough for; itself where there is none."""
+        return self
+
+    def without_copies(self) -> Self:
+        """What has the same tables and holds no copy of the model in memory."""
         return self
 
     def settings(self) -> dict[str, Any]:
@@ -66,8 +72,17 @@ class Method(ABC):
 
     @contextmanager
     def __call__(self, lm: LoadedModel) -> Iterator[LoadedModel]:
-        """Within the context a prompt (a call on an empty cache) runs dense and chooses the neurons of later calls."""
-        with patch_model(lm, self.bind(lm)):
+        """Within the context a prompt (a call on an empty cache) runs dense and chooses the neurons of later calls.
+
+        A large model that is not calibrated does without, as in a race (``first_use``), and a warning says so.
+
+        Raises:
+            UserError: as ``bind``.
+        """
+        bound = bind_at_once(self, lm)
+        if bound.note:
+            warnings.warn(f"{bound.note}; 'tda_demo calibrate' does it, once.", stacklevel=3)
+        with patch_model(lm, bound.policy):
             yield lm
 
 
@@ -92,6 +107,9 @@ class SequenceMethod(Method):
         if self.rest == "4bit" and self.leaves_something_out:
             policy.rest = low_bit_rest(lm, report)
         return policy
+
+    def without_copies(self) -> Self:
+        return replace(self, rest="skip")
 
     @property
     def leaves_something_out(self) -> bool:
@@ -118,7 +136,7 @@ class EvidenceMethod(SequenceMethod):
     @abstractmethod
     def policy(self, lm: LoadedModel, report: Report, source: Source) -> EvidencePolicy: ...
 
-    def without_calibration(self) -> Method:
+    def without_calibration(self) -> Self:
         return replace(self, prior=0.0)
 
     def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> SequencePolicy:

@@ -8,13 +8,12 @@ model is calibrated first, as ever: it takes a minute or two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 from ..calibration.answers import questions_sha256
 from ..calibration.sources import ANSWERS, FEW_PASSAGES, Source, Text
 from ..support.progress import Report, silent
-from .base import Method, SequenceMethod
 from .policy import Policy
 
 if TYPE_CHECKING:
@@ -23,16 +22,29 @@ if TYPE_CHECKING:
 SMALL = 250e6  # weights of a model that is calibrated before its first race
 
 
+class Calibrated(Protocol):
+    """What of a method (``base.Method``) is asked for here."""
+
+    def bind(self, lm: LoadedModel, report: Report = ..., source: Source = ...) -> Policy: ...
+
+    def without_calibration(self) -> Self: ...
+
+    def without_copies(self) -> Self: ...
+
+
+M = TypeVar("M", bound=Calibrated)
+
+
 class NotCalibrated(Exception):
     """A table would have to be made of the model's answers."""
 
 
 @dataclass(frozen=True)
-class Bound:
+class Bound(Generic[M]):
     """The ``policy`` of ``method``, the one asked for or what of it needs no calibration, and a ``note`` of that."""
 
     policy: Policy
-    method: Method
+    method: M
     note: str = ""
 
 
@@ -43,7 +55,7 @@ def _refuse(_lm: LoadedModel, _held_out: bool, _report: Report) -> list[Text]:
 _KEPT_ANSWERS = Source(ANSWERS.name, ANSWERS.unit, _refuse, questions_sha256)  # finds tables, makes none
 
 
-def bind_at_once(method: Method, lm: LoadedModel, report: Report = silent) -> Bound:
+def bind_at_once(method: M, lm: LoadedModel, report: Report = silent) -> Bound[M]:
     """``method`` bound to ``lm`` without minutes of calibration before.
 
     Raises:
@@ -60,20 +72,15 @@ def bind_at_once(method: Method, lm: LoadedModel, report: Report = silent) -> Bo
     return Bound(policy, simpler, f"{chosen}: {lm.name} is not calibrated yet")
 
 
-def is_calibrated(method: Method, lm: LoadedModel) -> bool:
+def is_calibrated(method: Calibrated, lm: LoadedModel) -> bool:
     """Whether ``method`` finds all it needs of ``lm``."""
     try:
-        _without_copies(method).bind(lm, source=_KEPT_ANSWERS)
+        method.without_copies().bind(lm, source=_KEPT_ANSWERS)
     except NotCalibrated:
         return False
     return True
 
 
-def calibrate(method: Method, lm: LoadedModel, report: Report = silent) -> None:
+def calibrate(method: Calibrated, lm: LoadedModel, report: Report = silent) -> None:
     """Makes, and keeps, what ``method`` needs of ``lm`` and is not there; goes on where it was broken off."""
-    _without_copies(method).bind(lm, report)
-
-
-def _without_copies(method: Method) -> Method:
-    """What has the same tables, and holds no copy of the model in memory."""
-    return replace(method, rest="skip") if isinstance(method, SequenceMethod) else method
+    method.without_copies().bind(lm, report)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -84,7 +84,7 @@ class TDA(EvidenceMethod):
         targets = allocate(measured, share_at(measured, self.cett))
         return _ThresholdPolicy(table.at_each(targets) * factors, self.weighted)
 
-    def without_calibration(self) -> TDA:
+    def without_calibration(self) -> Self:
         return replace(self, online=True, shape="uniform", prior=0.0)
 
     def _factors(self, layers: int) -> np.ndarray:

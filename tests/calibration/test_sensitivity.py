@@ -209,7 +209,7 @@ def test_a_prior_is_the_mean_evidence_of_the_tokens_that_count(family: str, sour
     for layer, own in enumerate(votes):
         assert policy.priors[layer].numpy() == pytest.approx(own / tokens, rel=1e-3)
     assert kept_prior(lm, "votes-0.2", source).path.exists() and policy.prior_tokens == 3
-    measured = measure_prior(lm, policy.evidence, source)
+    measured = measure_prior(lm, "strength", policy.evidence, source)
     again = prior_of(lm, "votes-0.2", policy.evidence, source)
     for here, there in zip(measured, again, strict=True):
         assert here.astype(np.float32).tolist() == there.tolist()  # measured now or read from the file

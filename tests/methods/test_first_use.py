@@ -55,6 +55,13 @@ def test_the_default_is_chosen_from_the_prompt_and_the_result_says_so(large: Loa
     assert "from this prompt alone" in last.result.note and "not calibrated" in last.result.note
 
 
+def test_the_library_does_without_too_and_warns(large: LoadedModel, no_answers: None) -> None:
+    ids = torch.tensor([large.prompt_ids("alpha beta")])
+    with pytest.warns(UserWarning, match="this prompt alone: .* not calibrated yet") as told, TDA()(large):
+        assert large.model.generate(ids, max_new_tokens=3, do_sample=False).shape[1] == ids.shape[1] + 3
+    assert told[0].filename == __file__ and "'tda_demo calibrate'" in str(told[0].message)
+
+
 def test_once_it_is_calibrated_the_method_is_what_was_asked_for(large: LoadedModel) -> None:
     method = TDA(0.2)
     assert not is_calibrated(method, large)
