@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 from browser import QUESTION, Visitor
@@ -29,6 +30,10 @@ def test_quality_and_cost_from_the_shipped_sweep_to_a_report(visitor: Visitor, t
         page.mouse.move(dot["x"] + dot["width"] / 2 + nudge, dot["y"] + dot["height"] / 2)
     page.wait_for_selector("#pareto-plot .plot-tip:not([hidden])")
     assert "nats/token" in page.inner_text("#pareto-plot .plot-tip")
+    page.click("#pareto-method input")  # another method brings its own dial and values of it
+    page.click("#pareto-method li:has-text('TEAL'), [role=option]:has-text('TEAL')")
+    page.wait_for_selector("#pareto-values:has-text('Values of sparsity')")
+    assert page.locator("#pareto-values input, #pareto-values textarea").input_value() == "0.07, 0.15, 0.3, 0.45"
     page.fill("#pareto-values input, #pareto-values textarea", "zebra")
     page.click("#pareto-run")
     page.wait_for_selector("#pareto-notice:has-text('write numbers')")
@@ -46,3 +51,7 @@ def test_quality_and_cost_from_the_shipped_sweep_to_a_report(visitor: Visitor, t
         page.click("#sweep-report-html")
     download.value.save_as(tmp_path / "sweep.html")
     assert "Every row" in (tmp_path / "sweep.html").read_text(encoding="utf-8")
+    with page.expect_download() as download:
+        page.click("#sweep-report-json")
+    download.value.save_as(tmp_path / "sweep.json")
+    assert len(json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))) == len(rows)

@@ -196,19 +196,21 @@ class CpuStepArm:
     def _prepare(self) -> ParallelCall:
         shape, width, places = self.layout.shape, len(self._embedding), len(self.fired)
         step = cpu.Step(
-            position=self._position,
             embedding=self._embedding,
             shape=shape,
             shared=self.layout.shared,
             neurons=self.neurons,
             active=self.active,
             rule=self.kernel,
-            cosines=self.cosines,
-            sines=self.sines,
-            prompt_keys=self.prompt.keys,
-            prompt_values=self.prompt.values,
-            keys=self.keys,
-            values=self.values,
+            cache=cpu.Cache(
+                position=self._position,
+                cosines=self.cosines,
+                sines=self.sines,
+                prompt_keys=self.prompt.keys,
+                prompt_values=self.prompt.values,
+                keys=self.keys,
+                values=self.values,
+            ),
             activations=self.fired,
             computed=self._computed,
             logits=self.logits,

@@ -45,7 +45,10 @@ def activate(x, activation):
 
 @njit(**LOOP)
 def activate_all(x, first, last, activation):
-    """``x[first:last]`` in place. Each activation has a loop of its own: one that chooses inside does not vectorise."""
+    """``x[first:last]`` in place. Each activation has a loop of its own: one that chooses inside does not vectorise.
+
+    A literal 0 as ``first`` would be a type of its own, and all of it compiled once more for that.
+    """
     if activation == SILU:
         for i in range(first, last):
             x[i] = activate(x[i], SILU)

@@ -19,7 +19,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .int8_rows import BLOCK, quantised
+from .int8_rows import BLOCK, quantise
 from .nf4_loops import LOOP
 from .vectors import (
     Floats,
@@ -51,11 +51,14 @@ _Codes, _Half = ir.VectorType(int8, 16), ir.VectorType(int8, 8)
 
 @njit(**LOOP)
 def quantise_token(x, t, codes, units):
-    """Row t of x float32 [T, columns] as ``quantised`` has it: zeros where x has no such row."""
+    """Row t of x float32 [T, columns] as ``int8_rows.quantised`` has it: zeros where x has no such row."""
     if t < x.shape[0]:
-        codes[t], units[t] = quantised(x[t])
-    else:
-        codes[t], units[t] = 0, 0
+        quantise(x[t], codes[t], units[t])
+        return
+    for j in range(codes.shape[1]):
+        codes[t, j] = 0
+    for block in range(units.shape[1]):
+        units[t, block] = 0
 
 
 @intrinsic
@@ -182,14 +185,16 @@ _add_panel: Any = _compiled_add_panel
 
 
 @njit(**LOOP)
-def neurons_times_tokens(matrix, codes, units, first, last, out):
-    """out[t, j] = the sum over neurons n of token t's activation times ``matrix`` int8 [n, j], j from first to last.
+def neurons_times_tokens(matrix, output_scales, codes, units, first, last, out):
+    """out[t, j] = output_scales[j] times the sum over neurons of token t's activation times ``matrix`` int8 [n, j].
 
     ``codes`` int16 [tokens, neurons] and ``units`` float32 [tokens, blocks] are activations from ``quantise_token``;
-    tokens are a multiple of 4, neurons of 2, first and last of 16.
+    tokens are a multiple of 4, neurons of 2; first and last, between which j is, of 16.
     """
     panel = np.empty(BLOCK * OUTPUTS, np.int16)
-    out[:, first:last] = 0
+    for t in range(out.shape[0]):
+        for j in range(first, last):
+            out[t, j] = 0
     for block in range(units.shape[1]):
         begin, end = block * BLOCK, min((block + 1) * BLOCK, matrix.shape[0])
         for j in range(first, last, OUTPUTS):
@@ -198,6 +203,9 @@ def neurons_times_tokens(matrix, codes, units, first, last, out):
                     _lay_out(matrix, n, j + k * _LANES, panel, ((n - begin) // 2 * _WIDE + k) * _STEP)
             for t in range(0, codes.shape[0], TOKENS):
                 _add_panel(panel, (end - begin) // 2, codes, begin, units, block, t, out, j)
+    for t in range(out.shape[0]):
+        for j in range(first, last):
+            out[t, j] *= output_scales[j]
 
 
 def _sign_extended(builder: Any, start: Any) -> Any:

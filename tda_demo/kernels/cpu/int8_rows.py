@@ -58,6 +58,13 @@ def quantised(x):
     An element is off by 1.6e-5 of the largest of its block at most.
     """
     codes, units = np.empty(x.shape[0], np.int16), np.empty((x.shape[0] + BLOCK - 1) // BLOCK, f32)
+    quantise(x, codes, units)
+    return codes, units
+
+
+@njit(**LOOP)
+def quantise(x, codes, units):
+    """Writes what ``quantised`` gives."""
     for block in range(units.shape[0]):
         first, last = block * BLOCK, min((block + 1) * BLOCK, x.shape[0])
         whole = first + (last - first) // _STEP * _STEP
@@ -69,7 +76,6 @@ def quantised(x):
         for j in range(whole, last):
             codes[j] = np.int16(nearest(x[j] * inverse))
         units[block] = largest / _X_ONE
-    return codes, units
 
 
 @njit(**LOOP)

@@ -55,7 +55,11 @@ def _filled_up(tokens: int) -> int:
 
 @njit(parallel=True, **LOOP)
 def _int8_product(rows, scales, x, threads, out):
-    codes, units = _rounded(x, threads, out.shape[0])
+    codes, units = _room(x, out.shape[0])
+    for t in prange(threads):
+        first, last = share(out.shape[0], t, threads)
+        for token in range(first, last):
+            int8_matmul.quantise_token(x, token, codes, units)
     for t in prange(threads):
         first, last = share(rows.shape[0], t, threads)
         int8_matmul.rows_times_tokens(rows, scales, codes, units, first, last, out)
@@ -63,25 +67,19 @@ def _int8_product(rows, scales, x, threads, out):
 
 @njit(parallel=True, **LOOP)
 def _neurons_product(neurons, output_scales, activations, threads, out):
-    codes, units = _rounded(activations, threads, out.shape[0])
+    codes, units = _room(activations, out.shape[0])
+    for t in prange(threads):
+        first, last = share(out.shape[0], t, threads)
+        for token in range(first, last):
+            int8_matmul.quantise_token(activations, token, codes, units)
     for t in prange(threads):
         first, last = share(neurons.shape[1] // OUTPUTS, t, threads)
-        first, last = first * OUTPUTS, last * OUTPUTS
-        int8_matmul.neurons_times_tokens(neurons, codes, units, first, last, out)
-        for token in range(activations.shape[0]):
-            for j in range(first, last):
-                out[token, j] *= output_scales[j]
+        int8_matmul.neurons_times_tokens(neurons, output_scales, codes, units, first * OUTPUTS, last * OUTPUTS, out)
 
 
-@njit(parallel=True, **LOOP)
-def _rounded(x, threads, tokens):
-    codes = np.empty((tokens, x.shape[1]), np.int16)
-    units = np.empty((tokens, (x.shape[1] + BLOCK - 1) // BLOCK), f32)
-    for t in prange(threads):
-        first, last = share(tokens, t, threads)
-        for token in range(first, last):
-            int8_matmul.quantise_token(x, token, codes, units)
-    return codes, units
+@njit(**LOOP)
+def _room(x, tokens):
+    return np.empty((tokens, x.shape[1]), np.int16), np.empty((tokens, (x.shape[1] + BLOCK - 1) // BLOCK), f32)
 
 
 @njit(parallel=True, **LOOP)

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from ..q4_sizes import GROUP, RECORD, RECORD_BYTES
 from .int8_matmul import TOKENS
-from .int8_rows import BLOCK, quantised
+from .int8_rows import BLOCK, quantise
 from .nf4_loops import LOOP, f32
 from .vectors import (
     Floats,
@@ -51,11 +51,13 @@ def quantise_token(x, t, codes, units, sums):
     ``codes`` int16 [tokens, 64 * records] and ``units`` float32 [tokens, blocks] as ``int8_rows.quantised`` has them;
     ``sums`` float32 [tokens, 8 * records] of each group's codes.
     """
-    sums[t] = 0
     whole = np.zeros(codes.shape[1], f32)
     if t < x.shape[0]:
-        whole[: x.shape[1]] = x[t]
-    codes[t], units[t] = quantised(whole)
+        for j in range(x.shape[1]):
+            whole[j] = x[t, j]
+    quantise(whole, codes[t], units[t])
+    for place in range(sums.shape[1]):
+        sums[t, place] = 0
     for group in range(codes.shape[1] // GROUP):
         total = np.int32(0)
         for j in range(group * GROUP, (group + 1) * GROUP):

@@ -49,7 +49,7 @@ def _with_rest(rule, layer, thread, threads, neurons, chosen, x, first, last, ac
     matvec(rule.up, codes, factors, start, start + count, linear)
     for i in range(count):
         a[i] += rule.gate_bias[start + i]
-    activate_all(a, 0, count, activation)
+    activate_all(a, np.int64(0), count, activation)
     for i in range(count):
         a[i] *= linear[i] + rule.up_bias[start + i]
     added = np.zeros(chunks * GROUP, f32)

@@ -64,14 +64,14 @@ def rest_product(block, x, threads, out):
                 matvec(block.up, codes, factors, start, start + count, linear)
                 for i in range(count):
                     a[i] += block.gate_bias[start + i]
-                activate_all(a, 0, count, block.activation)
+                activate_all(a, np.int64(0), count, block.activation)
                 for i in range(count):
                     a[i] *= linear[i] + block.up_bias[start + i]
             else:
                 matvec(block.up, codes, factors, start, start + count, a)
                 for i in range(count):
                     a[i] += block.up_bias[start + i]
-                activate_all(a, 0, count, block.activation)
+                activate_all(a, np.int64(0), count, block.activation)
             add_columns(block.down, first, last, a, partial[t])
     for j in range(out.shape[0]):
         total = f32(0)

@@ -149,6 +149,18 @@ class Scratch(NamedTuple):
         return cls(**{name: np.zeros(size, np.float32) for name, size in sizes.items()})
 
 
+class Cache(NamedTuple):
+    """Keys and values of the tokens before, in two stretches, and where among them the token is."""
+
+    position: np.ndarray  # int64 [1], how many tokens came before
+    cosines: np.ndarray  # float32 [tables, positions, rotary]
+    sines: np.ndarray  # float32 [tables, positions, rotary]
+    prompt_keys: np.ndarray  # float32 [layers, kv_heads, tokens, head_dim], of the prompt, which other arms read too
+    prompt_values: np.ndarray  # float32 [layers, kv_heads, tokens, head_dim]
+    keys: np.ndarray  # float32 [layers, kv_heads, room, head_dim], of what follows; the token's row is written
+    values: np.ndarray  # float32 [layers, kv_heads, room, head_dim]; the token's row is written
+
+
 class Step(NamedTuple):
     """What a decode step reads and writes.
 
@@ -156,19 +168,13 @@ class Step(NamedTuple):
     or low-bit copies of the neurons left out (``rest``); None where these give nothing.
     """
 
-    position: np.ndarray  # int64 [1], how many tokens came before
     embedding: np.ndarray  # float32 [d], the token's
     shape: Shape
     shared: Shared
     neurons: Neurons
     active: Active
     rule: Any
-    cosines: np.ndarray  # float32 [tables, positions, rotary]
-    sines: np.ndarray  # float32 [tables, positions, rotary]
-    prompt_keys: np.ndarray  # float32 [layers, kv_heads, tokens, head_dim], of the prompt, which other arms read too
-    prompt_values: np.ndarray  # float32 [layers, kv_heads, tokens, head_dim]
-    keys: np.ndarray  # float32 [layers, kv_heads, room, head_dim], of what follows; the token's row is written
-    values: np.ndarray  # float32 [layers, kv_heads, room, head_dim]; the token's row is written
+    cache: Cache
     activations: np.ndarray  # float32 [places], written: the active neurons' activations
     computed: np.ndarray  # int64 [layers, threads], written: how many neurons each thread computed
     logits: np.ndarray  # float32 [vocabulary], written
@@ -185,28 +191,31 @@ def _turn(by_head, first, last, norm, cosine, sine, shape):
 
 
 @njit(**LOOP)
-def _attend(t, threads, layer, step, by_head):
-    """The positions of one thread, for all heads. The one that has the token's own writes its key and value."""
-    shape, shared, scratch, position = step.shape, step.shared, step.scratch, step.position[0]
-    heads, kv_heads = shape.heads, shape.kv_heads
-    cosine, sine = step.cosines[shared.rope[layer], position], step.sines[shared.rope[layer], position]
-    _turn(by_head, 0, heads, shared.head_norms[layer, 0], cosine, sine, shape)
-    prompt = step.prompt_keys.shape[2]
+def _attend(t, threads, layer, shape, head_norms, rope, window, cache, scratch, by_head):
+    """The positions of one thread, for all heads. The one that has the token's own writes its key and value.
+
+    ``rope`` and ``window`` are the layer's. What is passed has the same type whatever the matrices' format and the rule
+    are: this is compiled once for all steps.
+    """
+    heads, kv_heads, position = shape.heads, shape.kv_heads, cache.position[0]
+    cosine, sine = cache.cosines[rope, position], cache.sines[rope, position]
+    _turn(by_head, 0, heads, head_norms[layer, 0], cosine, sine, shape)
+    prompt = cache.prompt_keys.shape[2]
     if t == threads - 1:
-        _turn(by_head, heads, heads + kv_heads, shared.head_norms[layer, 1], cosine, sine, shape)
+        _turn(by_head, heads, heads + kv_heads, head_norms[layer, 1], cosine, sine, shape)
         for h in range(kv_heads):
             for j in range(shape.head_dim):
-                step.keys[layer, h, position - prompt, j] = by_head[heads + h, j]
-                step.values[layer, h, position - prompt, j] = by_head[heads + kv_heads + h, j]
-    end, window = position + 1, shared.window[layer]
+                cache.keys[layer, h, position - prompt, j] = by_head[heads + h, j]
+                cache.values[layer, h, position - prompt, j] = by_head[heads + kv_heads + h, j]
+    end = position + 1
     begin = max(0, end - window) if window > 0 else 0
     first, last = share(end - begin, t, threads)
     first, last = begin + first, begin + last
     queries, scale, cap, weights = by_head[:heads], f32(shape.attention_scale), shape.attention_cap, scratch.weights[t]
-    keys, values, one = step.prompt_keys[layer], step.prompt_values[layer], 2 * t
+    keys, values, one = cache.prompt_keys[layer], cache.prompt_values[layer], 2 * t
     outs, peaks, sums = scratch.outs[one], scratch.peaks[one], scratch.sums[one]
     attend(queries, keys, values, min(first, prompt), min(last, prompt), scale, cap, weights, outs, peaks, sums)
-    keys, values, other = step.keys[layer], step.values[layer], 2 * t + 1
+    keys, values, other = cache.keys[layer], cache.values[layer], 2 * t + 1
     outs, peaks, sums = scratch.outs[other], scratch.peaks[other], scratch.sums[other]
     first, last = max(first, prompt) - prompt, max(last, prompt) - prompt
     attend(queries, keys, values, first, last, scale, cap, weights, outs, peaks, sums)
@@ -235,7 +244,8 @@ def take_step(t, threads, counters, address, kind):
             projected[j] += shared.qkv_bias[layer, j]
         passed = barrier(counters, passed, threads)
         _copy(projected, by_head.reshape(rows))
-        _attend(t, threads, layer, step, by_head)
+        rope, window = shared.rope[layer], shared.window[layer]
+        _attend(t, threads, layer, shape, shared.head_norms, rope, window, step.cache, scratch, by_head)
         passed = barrier(counters, passed, threads)
         combine(scratch.outs, scratch.peaks, scratch.sums, mixed)
         flat = mixed.reshape(mixed.size)

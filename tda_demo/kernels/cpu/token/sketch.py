@@ -52,7 +52,7 @@ def _predicted(rule, layer, thread, threads, neurons, chosen, x, first, last, ac
         moved[i - first] = activations[i] + rule.gate_error[i] * length
         up[i] += neurons.up_bias[i]
     activate_all(activations, first, last, activation)
-    activate_all(moved, 0, last - first, activation)
+    activate_all(moved, np.int64(0), last - first, activation)
     for i in range(first, last):
         by_gate = (moved[i - first] - activations[i]) * up[i] * rule.norms[i]
         by_up = activations[i] * (rule.up_error[i] * length) * rule.norms[i]
