@@ -27,7 +27,20 @@ if TYPE_CHECKING:
 Device = Literal["cpu", "cuda"]
 
 
-LARGE = 1e9  # weights of a model that a CPU holds as codes only, where the precision has codes
+LARGE = 1e9  # weights of a model whose floats are too much beside its codes
+
+
+def holds_codes_only(precision: str, weights: float) -> bool:
+    """Whether a CPU holds a model of so many ``weights`` as codes only, where its family has a compiled step.
+
+    It does where floats would read a prompt no faster, or would be too much.
+    """
+    from ..kernels.cpu.matmul import WITH_MATMUL
+    from ..kernels.formats import FORMATS
+
+    if PRECISIONS[precision].dtype is not None:
+        return False
+    return weights >= LARGE or FORMATS[precision].code_type in WITH_MATMUL
 
 
 @dataclass(frozen=True)

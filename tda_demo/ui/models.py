@@ -17,7 +17,7 @@ import psutil
 
 from ..kernels.q4_sizes import RECORD, RECORD_BYTES
 from ..methods import METHODS
-from ..model.precision import LARGE, PRECISIONS, Device, default_precision, precisions_on
+from ..model.precision import PRECISIONS, Device, default_precision, holds_codes_only, precisions_on
 from ..support.errors import UserError
 from ..support.progress import Progress, Report, silent
 from .interruption import interruptible
@@ -108,11 +108,11 @@ class Entry:
         matrices = self.parameters - self.tables
         per_weight = PRECISIONS[precision].bytes_per_weight
         if device == "cpu":
-            # transformers' float32 model reads prompts, unless it is so large that codes are all there is; the
-            # compiled step has its own copy, and another one of the neurons it keeps; a low-bit copy says what the
-            # others contribute, and is packed too.
+            # transformers' float32 model reads prompts, unless codes are all there is; the compiled step has its own
+            # copy, and another one of the neurons it keeps; a low-bit copy says what the others contribute, and is
+            # packed too.
             number = 4
-            floats = 0 if self.parameters >= LARGE and PRECISIONS[precision].dtype is None else 4
+            floats = 0 if holds_codes_only(precision, self.parameters) else 4
             weights = self.parameters * (floats + per_weight) + matrices * (per_weight + 2 * _LOW_BIT)
         else:
             # Packed copies of the neurons kept, or down projections laid out by neuron beside those of bitsandbytes,

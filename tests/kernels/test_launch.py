@@ -14,7 +14,7 @@ from tiny import tiny
 from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.kernels.cpu import cores, most_threads
 from tda_demo.kernels.cpu.barrier import barrier
-from tda_demo.kernels.cpu.launch import ParallelCall, arguments_at
+from tda_demo.kernels.cpu.launch import ParallelCall, argument
 from tda_demo.kernels.cpu.partition import share
 from tda_demo.methods import TDA
 from tda_demo.support.errors import UserError
@@ -37,13 +37,15 @@ class Sums(NamedTuple):
 @numba.njit(nogil=True)
 def _sums(t: Any, threads: Any, counters: Any, address: Any, kind: Any) -> None:
     """In every round each thread writes its number, and all see the sum of all: a late or early one would not."""
-    work = arguments_at(address, kind)
-    table, passed = work.inner.table, 0
-    for k in range(work.seen.shape[1]):
-        table[t] = (k + t) * int(work.factor) * (2 if work.doubled else 1)
+    factor = argument(address, kind, "factor")
+    doubled = argument(address, kind, "doubled")
+    seen = argument(address, kind, "seen")
+    table, passed = argument(address, kind, "inner").table, 0
+    for k in range(seen.shape[1]):
+        table[t] = (k + t) * int(factor) * (2 if doubled else 1)
         passed = barrier(counters, passed, threads)
         for other in range(threads):
-            work.seen[t, k] += table[other]
+            seen[t, k] += table[other]
         passed = barrier(counters, passed, threads)
 
 

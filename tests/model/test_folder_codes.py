@@ -11,11 +11,12 @@ from parity import TOLERANCE, logits_in_floats
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tda_demo.kernels.cpu import matmul
 from tda_demo.methods import GRIFFIN
+from tda_demo.model import precision as model_precision
 from tda_demo.model.loading import load_model
 from tda_demo.model.precision import REFERENCE, round_weights
 from tda_demo.model.stored import StoredEmbedding, StoredLinear
-from tda_demo.model.weights import folder_codes
 from tda_demo.race import Finished, RaceSettings, race
 from tda_demo.support.errors import UserError
 
@@ -24,7 +25,7 @@ IDS = torch.tensor([[3, 7, 40, 41, 90]])
 
 @pytest.fixture(autouse=True)
 def every_model_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_codes, "LARGE", 1)
+    monkeypatch.setattr(model_precision, "LARGE", 1)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi3"])
@@ -52,9 +53,17 @@ def test_a_family_without_a_compiled_step_keeps_floats(tmp_path: Path) -> None:
     assert not any(isinstance(module, StoredLinear) for module in lm.model.modules())
 
 
-def test_a_small_model_keeps_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_codes, "LARGE", 1e9)
-    lm = load_model(str(write_model(tmp_path / "model")), precision="int8", device="cpu")
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_a_small_model_keeps_floats_where_codes_have_no_matmul(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_precision, "LARGE", 1e9)
+    folder = str(write_model(tmp_path / "model"))
+    if matmul.WITH_MATMUL and precision == "int8":
+        lm = load_model(folder, precision=precision, device="cpu")
+        assert any(isinstance(module, StoredLinear) for module in lm.model.modules())
+    monkeypatch.setattr(matmul, "WITH_MATMUL", ())  # as of a processor without AVX2
+    lm = load_model(folder, precision=precision, device="cpu")
     assert not any(isinstance(module, StoredLinear) for module in lm.model.modules())
 
 

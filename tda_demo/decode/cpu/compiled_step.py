@@ -1,6 +1,6 @@
 """Both arms on the compiled CPU step; the prompt and the teacher-forced passes run in transformers.
 
-A prompt is multiplied with the step's own arrays where their format has products of several rows.
+Where the model holds codes only (``model.stored``), they are the step's own arrays that transformers multiplies with.
 """
 
 from __future__ import annotations
@@ -27,11 +27,9 @@ from ...support.progress import Progress, Report, silent
 from ..arm import Arm, Prefill, RefreshingArm
 from ..engine import Engine
 from ..weight_bytes import StepBytes, fewer_stored_bytes, stored_bytes
-from .fast_linears import install_linears
 from .layout import Layout, read_layout, rope_tables
 from .packing import PackedNeurons, Packer, in_place
 from .prompt_cache import PromptCache, prompt_of
-from .prompt_linears import prompt_linears
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -69,11 +67,6 @@ class CpuStepEngine(Engine):
     @property
     def fewer_bits(self) -> dict[str, int]:
         return fewer_stored_bytes(self.lm)
-
-    def prompt_reader(self) -> PreTrainedModel:
-        model = super().prompt_reader()
-        install_linears(prompt_linears(self.lm, self.layout), model)
-        return model
 
     def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
         ready = _ready.setdefault(self.lm.model, set())

@@ -17,13 +17,18 @@ from numba.extending import intrinsic
 
 from .barrier import clear, new_counters, roll_call, was_complete
 from .nf4_loops import LOOP
+from .vectors import constant
 
 
 class ParallelCall:
     """Runs ``function(t, threads, counters, address, kind)`` for all t below ``threads``, as many threads at once.
 
-    The function is an njit one; it begins with ``arguments_at(address, kind)``, a named tuple of arrays, numbers and
-    such tuples. Arrays are the caller's own: what one writes, the other sees. ``counters`` are for ``barrier.barrier``.
+    The function is an njit one; ``argument(address, kind, name)`` gives it a field of ``arguments``, a named tuple of
+    arrays, numbers and such tuples. Arrays are the caller's own: what one writes, the other sees. ``counters`` are for
+    ``barrier.barrier``.
+
+    Fields are stored, and asked for, one by one: a value that held all of them would be written out in full wherever
+    one is used, and compiling would take a third longer.
     """
 
     def __init__(self, function: Any, arguments: tuple[Any, ...], threads: int) -> None:
@@ -33,7 +38,9 @@ class ParallelCall:
         kind: Any = typeof(arguments)
         context: Any = cpu_target.target_context
         self._at = np.zeros(context.get_abi_sizeof(context.get_data_type(kind)), np.uint8)
-        _keep_at(arguments, self._at.ctypes.data)
+        for place, field in enumerate(arguments):
+            if field is not None:
+                _keep_at(field, self._at.ctypes.data + _offset(context, kind, place))
         signature = (types.int64, types.int64, typeof(self._counters), types.int64, types.TypeRef(kind))
         function.compile(signature)
         compiled = function.overloads[signature]
@@ -44,9 +51,14 @@ class ParallelCall:
         return _launch(self._function, self._at.ctypes.data, self.threads, self._counters)
 
 
+def _offset(context: Any, kind: Any, place: int) -> int:
+    """Bytes from the beginning of such a tuple to its field number ``place``."""
+    return context.get_data_type(kind).get_element_offset(context.target_data, place)
+
+
 @intrinsic
-def _storing(_context, arguments, address):
-    """Writes arguments where ``arguments_at`` reads them, arrays without an owner: nobody counts who uses them."""
+def _storing(_context, field, address):
+    """Writes a field where ``argument`` reads it, arrays without an owner: nobody counts who uses them."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kind = signature.args[0]
@@ -55,7 +67,7 @@ def _storing(_context, arguments, address):
         builder.store(model.as_data(builder, _borrowed(context, builder, kind, values[0])), place)
         return context.get_dummy_value()
 
-    return types.void(arguments, types.int64), generate
+    return types.void(field, types.int64), generate
 
 
 def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
@@ -72,16 +84,19 @@ def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     return value
 
 
-@intrinsic
-def _arguments_at(_context, address, kind):
-    """The arguments that ``ParallelCall`` was given, inside its function."""
+@intrinsic(prefer_literal=True)
+def _argument(_context, address, kind, name):
+    """The field ``name``, a literal, of the arguments that ``ParallelCall`` was given, inside its function."""
+    whole = kind.instance_type
+    place = whole.fields.index(name.literal_value)
+    field = whole.types[place]
 
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = signature.return_type
-        place = builder.inttoptr(values[0], context.get_data_type(kind).as_pointer())
-        return context.data_model_manager[kind].load_from_data_pointer(builder, place)
+    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        address = builder.add(values[0], constant(_offset(context, whole, place)))
+        pointer = builder.inttoptr(address, context.get_data_type(field).as_pointer())
+        return context.data_model_manager[field].load_from_data_pointer(builder, pointer)
 
-    return kind.instance_type(types.int64, kind), generate
+    return field(types.int64, kind, name), generate
 
 
 @intrinsic
@@ -102,12 +117,12 @@ def _calling(_context, function, t, threads, counters, address):
 
 _store: Any = _storing
 _call: Any = _calling
-arguments_at: Any = _arguments_at
+argument: Any = _argument
 
 
 @njit(**LOOP)
-def _keep_at(arguments, address):
-    _store(arguments, address)
+def _keep_at(field, address):
+    _store(field, address)
 
 
 @njit(parallel=True, **LOOP)

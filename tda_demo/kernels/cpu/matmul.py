@@ -15,6 +15,9 @@ from .int8_rows import BLOCK
 from .nf4_loops import HAS_SHUFFLE, LOOP, f32
 from .partition import share
 
+WITH_MATMUL: tuple[type[np.generic], ...] = (np.int8, np.uint32) if HAS_SHUFFLE else ()
+"""The types of codes (``formats``) that are multiplied, odd sizes aside, about as fast as torch multiplies floats."""
+
 
 def rows_have_matmul(codes: np.ndarray) -> bool:
     """Whether ``rows_product`` takes a matrix in ``codes`` (``formats.Rows``)."""

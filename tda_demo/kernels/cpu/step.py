@@ -16,7 +16,7 @@ from .attention import PADDING, attend, combine
 from .attention_loops import HEADS
 from .barrier import barrier
 from .elementwise import tanh
-from .launch import arguments_at
+from .launch import argument
 from .layer import OUT, QKV, Neurons, mlp, project
 from .partition import share
 from .rows import LOOP, f32, matvec
@@ -227,16 +227,25 @@ def take_step(t, threads, counters, address, kind):
 
     What is short, each thread does for itself: it costs less than to wait for another.
     """
-    step = arguments_at(address, kind)
-    shape, shared, scratch, active, rule = step.shape, step.shared, step.scratch, step.active, step.rule
+    shape = argument(address, kind, "shape")
+    shared = argument(address, kind, "shared")
+    neurons = argument(address, kind, "neurons")
+    active = argument(address, kind, "active")
+    rule = argument(address, kind, "rule")
+    cache = argument(address, kind, "cache")
+    scratch = argument(address, kind, "scratch")
+    embedding = argument(address, kind, "embedding")
+    activations = argument(address, kind, "activations")
+    computed = argument(address, kind, "computed")
+    logits = argument(address, kind, "logits")
     epsilon = shape.epsilon
-    layers, rows, width = shared.qkv.shape[0], shared.qkv.shape[1], step.embedding.shape[0]
+    layers, rows, width = shared.qkv.shape[0], shared.qkv.shape[1], embedding.shape[0]
     x, normed, update = scratch.vectors[t, 0], scratch.vectors[t, 1], scratch.vectors[t, 2]
     projected, by_head, mixed = scratch.projected, scratch.heads[t], scratch.mixed[t]
     row, last_row = share(rows, t, threads)
     first, last = share(width, t, threads)
     passed = 0
-    _copy(step.embedding, x)
+    _copy(embedding, x)
     for layer in range(layers):
         _rms_norm(x, shared.norms[layer, 0], epsilon, normed)
         project(rule, layer, QKV, shared.qkv[layer], shared.qkv_scale[layer], normed, row, last_row, projected)
@@ -245,7 +254,7 @@ def take_step(t, threads, counters, address, kind):
         passed = barrier(counters, passed, threads)
         _copy(projected, by_head.reshape(rows))
         rope, window = shared.rope[layer], shared.window[layer]
-        _attend(t, threads, layer, shape, shared.head_norms, rope, window, step.cache, scratch, by_head)
+        _attend(t, threads, layer, shape, shared.head_norms, rope, window, cache, scratch, by_head)
         passed = barrier(counters, passed, threads)
         combine(scratch.outs, scratch.peaks, scratch.sums, mixed)
         flat = mixed.reshape(mixed.size)
@@ -259,19 +268,19 @@ def take_step(t, threads, counters, address, kind):
         _rms_norm(x, shared.norms[layer, 2], epsilon, normed)
         start = active.first[layer]
         place, last_place = share(active.first[layer + 1] - start, t, threads)
-        step.computed[layer, t] = mlp(
+        computed[layer, t] = mlp(
             rule,
             layer,
             t,
             threads,
-            step.neurons,
+            neurons,
             active.chosen,
             normed,
             start + place,
             start + last_place,
             shape.activation,
             scratch.up,
-            step.activations,
+            activations,
             scratch.partial[t],
         )
         passed = barrier(counters, passed, threads)
@@ -281,7 +290,6 @@ def take_step(t, threads, counters, address, kind):
         _add(x, update, shared.norms[layer, 3], epsilon, shape.output_norms)
 
     _rms_norm(x, shared.final_norm, epsilon, normed)
-    logits = step.logits
     first, last = share(len(logits), t, threads)
     matvec(shared.head, shared.head_scale, normed, None, first, last, logits)
     if shape.final_cap > 0:

@@ -1,6 +1,6 @@
-"""From a model folder's safetensors straight into a kernels' format (``codes``): for models whose float32 is too much.
+"""From a model folder's safetensors straight into a kernels' format (``codes``).
 
-A smaller model keeps its float32 beside the codes, which reads prompts faster.
+Where the format has no product of several tokens, a model that is not large keeps its float32, which reads prompts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...kernels.formats import Format, Rows
 from ...support.errors import UserError
 from ...support.memory import trim_memory
 from ...support.progress import Progress, Report
-from ..precision import LARGE
+from ..precision import holds_codes_only
 from .codes import Places, count_missing, empty_model
 
 if TYPE_CHECKING:
@@ -29,14 +29,16 @@ _LEAST_BYTES = 2  # of a weight in such a file
 def read_folder_codes(folder: Path, name: str, precision: str, report: Report) -> PreTrainedModel | None:
     """The model in ``folder`` with matrices in the formats of ``precision`` (``stored``), the others in float32.
 
-    None where it is not ``LARGE``, no compiled step runs its family, or its tensors have other names than the model's.
+    None where floats are to be kept (``holds_codes_only``), no compiled step runs its family, or its tensors have other
+    names than the model's.
 
     Raises:
         UserError: the files are damaged, or do not hold all of it.
     """
-    if sum(path.stat().st_size for path in folder.glob("*.safetensors")) < LARGE * _LEAST_BYTES:
+    most = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / _LEAST_BYTES
+    if not holds_codes_only(precision, most):
         return None
-    if (model := empty_model(folder)) is None or model.num_parameters() < LARGE:
+    if (model := empty_model(folder)) is None or not holds_codes_only(precision, model.num_parameters()):
         return None
     with ExitStack() as files:
         try:
