@@ -77,8 +77,13 @@ class StoredEmbedding(nn.Embedding):
         return self._decoded(self.stored)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        rows = self._decoded(self.stored.take(input.flatten().numpy()))
-        return rows.view(*input.shape, -1) * float(getattr(self, "embed_scale", 1.0))
+        if input.numel() == 1:  # of every step: no copy, and no arithmetic that changes nothing
+            token = int(input)
+            rows = self._decoded(Rows(self.stored.codes[token : token + 1], self.stored.scales[token : token + 1]))
+        else:
+            rows = self._decoded(self.stored.take(input.flatten().numpy()))
+        scale = float(getattr(self, "embed_scale", 1.0))
+        return rows.view(*input.shape, -1) * scale if scale != 1 else rows.view(*input.shape, -1)
 
     def _decoded(self, rows: Rows) -> torch.Tensor:
         return format_of(self.precision).decode_rows(rows.codes, rows.scales, self.embedding_dim)

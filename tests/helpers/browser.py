@@ -107,8 +107,11 @@ class Visitor:
             self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
-        """The model is loaded."""
+        """The model is loaded, and the values that came with that are drawn: nobody's key comes between the two."""
         self.page.wait_for_selector("#model-notice:has-text('ready')", state="attached", timeout=180_000)
+        self.page.evaluate(
+            "new Promise((done) => requestIdleCallback(() => requestAnimationFrame(done), { timeout: 2000 }))"
+        )
 
     def _refuse(self, route: Route) -> None:
         self.complaints.append(f"asked another host: {route.request.url}")
