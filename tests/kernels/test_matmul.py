@@ -125,5 +125,6 @@ def test_sizes_without_a_product_are_torchs() -> None:
     assert not RowMajor(encode(torch.randn(1, 32), "q4"), NO_BIAS).has_matmul
     even = RowMajor(encode(torch.randn(8, 32), "int8"), NO_BIAS)
     assert compiled(even, torch.randn(3, 32, requires_grad=True)) is None
+    assert compiled(RowMajor(encode(torch.randn(8, 32), "bfloat16"), NO_BIAS), torch.empty(2, 0, 32)) is None
     nothing = compiled(even, torch.empty(2, 0, 32))
     assert nothing is not None and nothing.shape == (2, 0, 8)

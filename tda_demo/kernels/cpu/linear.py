@@ -105,7 +105,7 @@ def compiled(matrix: RowMajor | NeuronMajor, x: torch.Tensor) -> torch.Tensor | 
     None where only torch can: of a matrix without ``matmul``, or where gradients are asked for.
     """
     flat = x.reshape(prod(x.shape[:-1]), x.shape[-1])
-    if x.requires_grad or (len(flat) > 1 and not matrix.has_matmul):
+    if x.requires_grad or (len(flat) != 1 and not matrix.has_matmul):
         return None
     with cores(torch.get_num_threads()):
         out = matrix(flat[0]) if len(flat) == 1 else matrix.matmul(flat)
