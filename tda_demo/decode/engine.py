@@ -20,8 +20,6 @@ from .shared_model import forward, now_ms, share_weights
 from .weight_bytes import StepBytes
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from ..model.loading import LoadedModel
 
 
@@ -62,11 +60,7 @@ class Engine(ABC):
         from transformers import DynamicCache
 
         token = min(self.lm.eos_ids, default=0)
-        forward(self.prompt_reader(), DynamicCache(config=self.lm.model.config), [token] * 8, self.lm.device)
-
-    def prompt_reader(self) -> PreTrainedModel:
-        """A module tree of its own over the model's weights, which reads a prompt as fast as the engine can."""
-        return share_weights(self.lm.model)
+        forward(self.lm.model, DynamicCache(config=self.lm.model.config), [token] * 8, self.lm.device)
 
     def prefill(self, ids: list[int], policy: Policy) -> Prefill:
         """The prompt ``ids``, read dense in transformers."""
@@ -82,7 +76,7 @@ class Engine(ABC):
         from transformers import DynamicCache
 
         device = self.lm.device
-        model = self.prompt_reader()
+        model = share_weights(self.lm.model)
         watches = [_Watch(policy, device) for policy in policies]
         cache = DynamicCache()  # without a config, so that sliding-window layers keep every position too
         with ExitStack() as hooks:

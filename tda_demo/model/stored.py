@@ -1,7 +1,8 @@
 """Matrices that a model holds in a kernels' format only (``kernels.formats``), without a float copy beside.
 
 A linear or an embedding of that kind has a ``weight`` like any other, float32, which is decoded whenever it is asked
-for and let go again. Products decode a stretch of it at a time; the compiled kernels read the codes themselves.
+for and let go again. The compiled kernels multiply with the codes themselves; what they have no product for, and what
+has a gradient, is decoded a stretch at a time.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ def test_a_vision_tower_is_neither_copied_nor_counted() -> None:
     assert names and not any("vision" in name for name in names)
 
 
-def test_several_rows_and_one_give_what_the_original_forward_does() -> None:
+def test_several_rows_go_through_the_original_forward() -> None:
     lm = stored(tiny("opt"), "int8")
     engine, prefill = prefilled(lm, random_sets(lm, (70, 70, 70)))
     theirs = lm.blocks[0].up
@@ -221,11 +221,9 @@ def test_several_rows_and_one_give_what_the_original_forward_does() -> None:
     assert isinstance(mine, CompiledLinear)
     x = torch.randint(-(2**15) + 1, 2**15, (2, 3, 32)) / 2.0**14  # as elements are rounded, where the largest is one
     x[..., 5] = (2**15 - 1) / 2.0**14
+    assert torch.equal(mine(x), theirs(x))
     row = x[:1, :1]
-    for rows in (x, row):
-        torch.testing.assert_close(mine(rows), theirs(rows), rtol=1e-5, atol=1e-5)
-    differentiable = x.clone().requires_grad_()
-    assert torch.equal(mine(differentiable), theirs(x))  # torch's own
+    torch.testing.assert_close(mine(row), theirs(row), rtol=1e-5, atol=1e-5)
     assert mine(row).shape == (1, 1, 70) and mine(row[0]).shape == (1, 70) and mine(row[0, 0]).shape == (70,)
 
 

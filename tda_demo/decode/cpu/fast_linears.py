@@ -1,7 +1,7 @@
 """Both arms on the transformers model, any family, with its batch-1 linears compiled; for CPUs.
 
-What lies between the linears (norms, attention, activation functions) stays transformers' own code, for a prompt too.
-Teacher-forced passes run in transformers alone.
+What lies between the linears (norms, attention, activation functions) stays transformers' own code. The prompt and the
+teacher-forced passes run in transformers alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ...kernels.cpu import cores
-from ...kernels.cpu.linear import NeuronMajor, RowMajor, compiled
+from ...kernels.cpu.linear import NeuronMajor, RowMajor
 from ...methods.plan import ActiveSets, Plan, UseObserver
 from ...methods.policy import Policy
 from ...methods.rest import add_rest
@@ -53,11 +53,6 @@ class FastLinearsEngine(EagerEngine):
 
     def _count_bytes(self) -> StepBytes:
         return stored_bytes(self.lm, runs_kernels=False)
-
-    def prompt_reader(self) -> PreTrainedModel:
-        model = super().prompt_reader()
-        install_linears(self.linears, model)
-        return model
 
     def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
         from transformers import DynamicCache
@@ -125,13 +120,16 @@ def pack_linears(linears: CompactMatrices, model: PreTrainedModel, active: Activ
 
 
 class CompiledLinear(nn.Linear):
-    """A linear that computes with ``matrix``, or as ever where that has no product of several rows."""
+    """A linear that computes a single row with ``matrix``, and several (no step has them in a block) as ever."""
 
     matrix: RowMajor | NeuronMajor
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        output = compiled(self.matrix, input)
-        return super().forward(input) if output is None else output
+        rows = input.shape[:-1]
+        if rows.numel() != 1:
+            return super().forward(input)
+        output = self.matrix(input.reshape(-1))
+        return output.reshape(*rows, len(output))
 
 
 def install_linears(linears: CompactMatrices, model: PreTrainedModel) -> None:
