@@ -77,6 +77,20 @@ class ByNeuron:
         return ByNeuron(self.codes[neurons], self.block_scales[neurons], self.output_scales)
 
 
+def _touched(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory that all threads have touched: on a virtual machine this takes one of them longer than filling it."""
+    array = np.empty(shape, dtype)
+    _tensor(array).zero_()
+    return array
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """The same memory, whole numbers whatever it holds: torch does not know all types."""
+    return torch.from_numpy(array.view(f"i{array.itemsize}"))
+
+
+_TURNED_OVER = 640  # neurons at a time, whose bytes stay in the processor's cache
+
 Encode = Callable[["torch.Tensor"], tuple[np.ndarray, np.ndarray]]
 Decode = Callable[[np.ndarray, np.ndarray, int], "torch.Tensor"]
 
@@ -120,12 +134,31 @@ class Format:
         """``down`` [d, d_ff], any float type."""
         if self.down is not None:
             return self.down.encode_by_neuron(down)
-        width, d_ff = down.shape
         if not self.is_by_channel:
             neurons = self.encode(down.T)
-            return ByNeuron(neurons.codes, neurons.scales, np.ones(width, np.float32))
+            return ByNeuron(neurons.codes, neurons.scales, np.ones(len(down), np.float32))
         rows = self.encode(down)
-        return ByNeuron(np.ascontiguousarray(rows.codes.T), np.empty((d_ff, 0), np.float32), rows.scales)
+        return self.turn_over(rows, np.empty(rows.codes.T.shape, rows.codes.dtype))
+
+    def turn_over(self, rows: Rows, codes: np.ndarray) -> ByNeuron:
+        """The down projection whose ``rows`` are in this format, which ``is_by_channel``; written into ``codes``."""
+        d_ff = len(codes)
+        source, target = _tensor(rows.codes), _tensor(codes)
+        for first in range(0, d_ff, _TURNED_OVER):
+            part = slice(first, first + _TURNED_OVER)
+            target[part].copy_(source[:, part].T)
+        return ByNeuron(codes, np.empty((d_ff, 0), np.float32), rows.scales)
+
+    def empty(self, rows: int, columns: int) -> Rows:
+        """Memory for a matrix [rows, columns]."""
+        like = self.encode(torch.zeros(1, columns))
+        return Rows(*(_touched((rows, *part.shape[1:]), part.dtype) for part in (like.codes, like.scales)))
+
+    def empty_by_neuron(self, width: int, d_ff: int) -> ByNeuron:
+        """Memory for a down projection [width, d_ff]."""
+        like = self.encode_by_neuron(torch.zeros(width, 1))
+        codes, scales = (_touched((d_ff, *part.shape[1:]), part.dtype) for part in (like.codes, like.block_scales))
+        return ByNeuron(codes, scales, np.empty(width, np.float32))
 
     def decode_by_neuron(self, neurons: ByNeuron) -> torch.Tensor:
         """The down projection float32 [d, d_ff] that ``neurons`` stand for."""

@@ -32,7 +32,6 @@ from .q4_sizes import GROUP, RECORD, RECORD_BYTES, TILE, TILE_BYTES, X_ONE
 f32 = np.float32
 _CODES = RECORD // 2  # bytes of a record
 _TILE_CODES = TILE * GROUP // 2  # bytes of a tile
-_AT_ONCE = 15 << 16  # weights encoded at a time: what is made on the way stays in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,34 +84,37 @@ class Q4Columns:
         return self.tiles.shape[1] * TILE_BYTES // TILE
 
 
+Numbers = tuple[np.ndarray, np.ndarray]
+"""A matrix: float32 or int8 [rows, columns], and what its rows are to be multiplied with, float32 [rows]."""
+
+
 def encode(weight: torch.Tensor) -> Q4Rows:
     """The copy of ``weight`` [rows, columns], any float type.
 
     One whose groups have a scale and a minimum in half precision and codes from 0 to 15, both of them met, is held
     exactly.
     """
-    return encode_parts([weight])
+    return encode_parts([as_numbers(weight)])
 
 
-def encode_parts(parts: Iterable[torch.Tensor]) -> Q4Rows:
+def as_numbers(weight: torch.Tensor) -> Numbers:
+    """``weight`` [rows, columns], any float type, as the functions here take it."""
+    values = np.ascontiguousarray(weight.detach().float().cpu().numpy())
+    return values, np.ones(len(values), np.float32)
+
+
+def encode_parts(parts: Iterable[Numbers]) -> Q4Rows:
     """As ``encode``, of ``parts`` that lie one below the other."""
-    records, columns = [], 0
-    for part in parts:
-        rows, columns = part.shape
-        step = max(1, _AT_ONCE // columns)
-        records += [_encode(_floats(part[first : first + step])) for first in range(0, rows, step)]
-    return Q4Rows(np.concatenate(records), columns)
+    from .cpu import cores
+    from .cpu.q4_encode import encode_rows
 
-
-def _floats(weight: torch.Tensor) -> np.ndarray:
-    return weight.detach().float().cpu().numpy()
-
-
-def _encode(matrix: np.ndarray) -> np.ndarray:
-    """Records of some rows."""
-    codes, scales, minima = _fit(_filled_up(matrix, RECORD))
-    halves = codes.reshape(len(matrix), -1, 2, GROUP // 2)
-    return of_groups(halves[:, :, 0] | halves[:, :, 1] << 4, scales, minima, matrix.shape[1]).records
+    records, columns, threads = [], 0, torch.get_num_threads()
+    for numbers, factors in parts:
+        rows, columns = numbers.shape
+        records.append(np.empty((rows, -(-columns // RECORD), RECORD_BYTES), np.uint8))
+        with cores(threads):
+            encode_rows(numbers, factors, threads, records[-1])
+    return Q4Rows(np.concatenate(records) if len(records) > 1 else records[0], columns)
 
 
 def of_groups(nibbles: np.ndarray, scales: np.ndarray, minima: np.ndarray, columns: int) -> Q4Rows:
@@ -128,44 +130,25 @@ def of_groups(nibbles: np.ndarray, scales: np.ndarray, minima: np.ndarray, colum
 
 def encode_columns(weight: torch.Tensor, output_scales: np.ndarray) -> Q4Columns:
     """The copy of ``weight`` [outputs, neurons], any float type, with float32 ``output_scales`` [outputs]."""
-    return encode_column_parts([weight], output_scales)
+    by_output = torch.from_numpy(np.where(output_scales > 0, output_scales, f32(1))).to(weight.device)
+    return encode_column_parts([as_numbers((weight.detach().float() / by_output[:, None]).T)], output_scales)
 
 
-def encode_column_parts(parts: Iterable[torch.Tensor], output_scales: np.ndarray) -> Q4Columns:
-    """As ``encode_columns``, of ``parts`` side by side, each but the last of a multiple of ``TILE`` neurons."""
-    by_output = np.where(output_scales > 0, output_scales, f32(1))
-    tiles, neurons = [], 0
-    for part in parts:
-        outputs, count = part.shape
-        step = max(1, _AT_ONCE // (TILE * outputs)) * TILE
-        firsts = range(0, count, step)
-        tiles += [_encode_columns(_floats(part[:, first : first + step]).T / by_output) for first in firsts]
-        neurons += count
-    return Q4Columns(np.concatenate(tiles), neurons, output_scales)
-
-
-def _encode_columns(matrix: np.ndarray) -> np.ndarray:
-    """Tiles of some neurons [neurons, outputs]."""
-    missing = (0, -len(matrix) % TILE)
-    codes, scales, minima = (_padded(each, missing) for each in _fit(_filled_up(matrix, GROUP)))
-    tiles, chunks = len(codes) // TILE, codes.shape[1]
-    parts = codes.reshape(tiles, TILE // 2, 2, chunks, 2, GROUP // 2)  # tile, pair, turn, chunk, half, output
-    by_turns = parts.transpose(0, 3, 1, 4, 5, 2).reshape(tiles, chunks, TILE // 2, 2, GROUP)
-    nibbles = (by_turns[:, :, :, 0] | by_turns[:, :, :, 1] << 4).reshape(tiles, chunks, _TILE_CODES)
-    numbers = np.stack([each.reshape(tiles, TILE, chunks) for each in (scales, minima)], axis=1)
-    in_order = np.ascontiguousarray(numbers.transpose(0, 3, 1, 2)).reshape(tiles, chunks, 2 * TILE)
-    return np.concatenate([nibbles, in_order.view(np.uint8)], axis=2)
-
-
-def _filled_up(matrix: np.ndarray, multiple: int) -> np.ndarray:
-    """``matrix`` [rows, columns] with columns filled up: a group begun with its last weight, others with zeros.
-
-    What stands for no weight then widens no range; what it is multiplied with is zero.
+def encode_column_parts(parts: Iterable[Numbers], output_scales: np.ndarray) -> Q4Columns:
+    """The same of ``parts`` [neurons, outputs], over the output scales already, each but the last of a multiple of
+    ``TILE`` neurons.
     """
-    if matrix.shape[1] % multiple == 0:
-        return matrix
-    begun = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % GROUP)), "edge")
-    return _padded(begun, (0, 0), (0, -begun.shape[1] % multiple))
+    from .cpu import cores
+    from .cpu.q4_encode import encode_columns
+
+    tiles, neurons, threads = [], 0, torch.get_num_threads()
+    for numbers, factors in parts:
+        count, outputs = numbers.shape
+        tiles.append(np.empty((-(-count // TILE), -(-outputs // GROUP), TILE_BYTES), np.uint8))
+        with cores(threads):
+            encode_columns(numbers, factors, threads, tiles[-1])
+        neurons += count
+    return Q4Columns(np.concatenate(tiles) if len(tiles) > 1 else tiles[0], neurons, output_scales)
 
 
 def _padded(array: np.ndarray, *missing: tuple[int, int]) -> np.ndarray:
@@ -173,25 +156,6 @@ def _padded(array: np.ndarray, *missing: tuple[int, int]) -> np.ndarray:
     if not any(map(any, missing)):
         return array
     return np.pad(array, (*missing, *([(0, 0)] * (array.ndim - len(missing)))))
-
-
-def _fit(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes uint8 [rows, groups, 32], scales and minima float16 [rows, groups] of float32 [rows, 32 * groups]."""
-    from .cpu import cores
-    from .cpu.q4_fit import fit
-
-    groups = np.ascontiguousarray(matrix.reshape(-1, GROUP))
-    codes = np.empty(groups.shape, np.uint8)
-    scales, minima = (np.empty(len(groups), np.float32) for _ in range(2))
-    threads = torch.get_num_threads()
-    with cores(threads):
-        fit(groups, threads, codes, scales, minima)
-    shape = len(matrix), matrix.shape[1] // GROUP
-    return (
-        codes.reshape(*shape, GROUP),
-        scales.astype(np.float16).reshape(shape),
-        minima.astype(np.float16).reshape(shape),
-    )
 
 
 def decode(rows: Q4Rows) -> torch.Tensor:

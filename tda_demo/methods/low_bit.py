@@ -15,7 +15,15 @@ import numpy as np
 
 from ..kernels.activations import activation_of
 from ..kernels.nf4 import BLOCK
-from ..kernels.q4 import Q4Columns, Q4Rows, encode_column_parts, encode_parts, multiply, multiply_columns
+from ..kernels.q4 import (
+    Q4Columns,
+    Q4Rows,
+    encode_column_parts,
+    encode_columns,
+    encode_parts,
+    multiply,
+    multiply_columns,
+)
 from ..kernels.q4_sizes import TILE
 from ..model.configuration import Activation, activation_function
 from ..model.feedforward import FeedForward
@@ -184,12 +192,15 @@ def _telling(lm: LoadedModel, report: Report) -> Iterator[FeedForward]:
 
 
 def _encoded(block: FeedForward, lm: LoadedModel) -> BlockCopy:
-    from ..model.stored import columns_of, values_of
+    from ..model.stored import neuron_numbers_of, numbers_of
 
-    gate, gate_bias = (None, None) if block.gate is None else (encode_parts(values_of(block.gate)), block.gate.bias)
-    columns = columns_of(block.down, TILE) if block.is_stored else [block.output_weight()]
-    down = encode_column_parts(columns, _output_scales(block, lm))
-    return BlockCopy(gate, encode_parts(values_of(block.up)), down, gate_bias, block.up.bias)
+    gate, gate_bias = (None, None) if block.gate is None else (encode_parts(numbers_of(block.gate)), block.gate.bias)
+    output_scales = _output_scales(block, lm)
+    if block.is_stored:
+        down = encode_column_parts(neuron_numbers_of(block.down, TILE), output_scales)
+    else:
+        down = encode_columns(block.output_weight(), output_scales)
+    return BlockCopy(gate, encode_parts(numbers_of(block.up)), down, gate_bias, block.up.bias)
 
 
 def _output_scales(block: FeedForward, lm: LoadedModel) -> np.ndarray:

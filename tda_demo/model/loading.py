@@ -12,6 +12,7 @@ from torch import nn
 
 from ..support.environment import use_threads
 from ..support.errors import UserError
+from ..support.memory import nothing_collected
 from ..support.progress import Report, silent
 from .chat import chat_ids, end_of_turn
 from .feedforward import FeedForward, find_blocks
@@ -132,6 +133,7 @@ class LoadedModel:
         return str(self.tokenizer.decode(new, skip_special_tokens=True))
 
 
+@nothing_collected()
 def load_model(
     name: str | None = None,
     *,

@@ -32,6 +32,11 @@ class Projection:
         return self.rows.stop - self.rows.start
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it has a matrix of its own."""
+        return self.out_features == self.linear.out_features
+
+    @property
     def weight(self) -> torch.Tensor:
         """[rows, d], a view of what the linear holds; without meaning where bitsandbytes has quantised it."""
         return self.linear.weight.detach()[self.rows]

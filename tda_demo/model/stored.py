@@ -7,7 +7,7 @@ has a gradient, is decoded a stretch at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..kernels.formats import ByNeuron, Rows, encode, encode_by_neuron, format_of
+from ..kernels.q4 import Numbers, as_numbers
 from .projection import Projection
 
 _AT_ONCE = 2**19  # weights decoded at a time: 2 MiB in float32, which stay in a core's cache until they are multiplied
@@ -129,29 +130,41 @@ def _stretches(count: int, width: int, multiple: int = 1) -> Iterator[slice]:
     return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
-def values_of(matrix: Projection) -> Iterator[torch.Tensor]:
-    """The rows of ``matrix`` in float32, whole, or some at a time where they are decoded."""
+def numbers_of(matrix: Projection) -> Iterator[Numbers]:
+    """The rows of ``matrix``: whole, or some at a time where they have to be decoded."""
     linear = matrix.linear
-    if isinstance(linear, StoredLinear) and isinstance(linear.stored, Rows):
-        form, stored = format_of(linear.precision), rows_of(matrix, linear.precision)
-        for part in _stretches(len(stored.codes), linear.in_features):
-            yield form.decode_rows(stored.codes[part], stored.scales[part], linear.in_features)
-    else:
-        yield matrix.weight
+    if not isinstance(linear, StoredLinear) or not isinstance(linear.stored, Rows):
+        yield as_numbers(matrix.weight)
+        return
+    stored = rows_of(matrix, linear.precision)
+    yield from _numbers(stored.codes, stored.scales, linear.in_features, linear.precision, 1)
 
 
-def columns_of(down: nn.Linear, multiple: int) -> Iterator[torch.Tensor]:
-    """The values of ``down`` [d, d_ff] in float32, whole, or a ``multiple`` of neurons at a time where decoded."""
-    if isinstance(down, StoredLinear) and isinstance(down.stored, ByNeuron):
-        form = format_of(down.precision)
-        for part in _stretches(down.in_features, down.out_features, multiple):
-            yield form.decode_by_neuron(down.stored.stretch(part))
-    else:
-        yield down.weight
+def neuron_numbers_of(down: nn.Linear, multiple: int) -> Iterator[Numbers]:
+    """The columns of ``down``, which holds codes only, over its output scales: whole, or a ``multiple`` at a time."""
+    stored = cast(ByNeuron, cast(StoredLinear, down).stored)
+    form = format_of(cast(StoredLinear, down).precision)
+    form = form.down or form
+    scales = np.ones(len(stored.codes), np.float32) if form.is_by_channel else stored.block_scales
+    yield from _numbers(stored.codes, scales, down.out_features, form.name, multiple)
 
 
-def joined(parts: list[Rows]) -> Rows:
-    """Matrices of as many columns one below the other."""
-    if len(parts) == 1:
-        return parts[0]
-    return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scales")))
+def _numbers(codes: np.ndarray, scales: np.ndarray, columns: int, precision: str, multiple: int) -> Iterator[Numbers]:
+    if codes.dtype == np.int8:
+        yield codes, scales
+        return
+    for part in _stretches(len(codes), columns, multiple):
+        yield as_numbers(format_of(precision).decode_rows(codes[part], scales[part], columns))
+
+
+def side_by_side(parts: Sequence[np.ndarray]) -> np.ndarray | None:
+    """The array that ``parts`` are, one below the other, where they lie so in memory; None where they do not."""
+    first = parts[0]
+    whole: Any = first.base
+    begin = first.ctypes.data
+    for part in parts:
+        if whole is None or part.base is not whole or part.ctypes.data != begin or not part.flags.c_contiguous:
+            return None
+        begin += part.nbytes
+    shape = (sum(map(len, parts)), *first.shape[1:])
+    return np.ndarray(shape, first.dtype, whole, first.ctypes.data - whole.ctypes.data)

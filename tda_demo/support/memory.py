@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 _M_MMAP_THRESHOLD = -3  # of malloc.h
@@ -25,6 +28,22 @@ def map_large_blocks() -> None:
     option = getattr(_c_library(), "mallopt", None)  # glibc's alone
     if option is not None:
         option(_M_MMAP_THRESHOLD, _LARGE)
+
+
+@contextmanager
+def nothing_collected() -> Iterator[None]:
+    """Within the context Python does not look for unreachable cycles.
+
+    It would look through everything again and again while modules are imported and vocabularies read, which leave
+    little behind: for a fifth of the time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @cache

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from tda_demo.kernels import q4
-from tda_demo.kernels.cpu import q4_columns, q4_fit, q4_rows
+from tda_demo.kernels.cpu import q4_columns, q4_rows
 
 SHAPES = {"rows": st.integers(1, 37), "columns": st.integers(1, 200), "seed": st.integers(0, 2**31)}
 
@@ -54,15 +54,28 @@ def test_what_four_bits_can_hold_comes_back(rows: int, columns: int, seed: int) 
     assert torch.equal(q4.decode_columns(q4.encode_columns(down, np.ones(len(down), np.float32))), down)
 
 
-def test_a_matrix_encoded_in_parts_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matrix_encoded_in_parts_is_the_whole() -> None:
     weight, scales = some(70, 90, 0), np.full(70, 0.5, np.float32)
     rows, columns = q4.encode(weight), q4.encode_columns(weight, scales)
-    monkeypatch.setattr(q4, "_AT_ONCE", 200)
-    by_parts = q4.encode_parts([weight[:33], weight[33:]])
+    by_parts = q4.encode_parts([q4.as_numbers(weight[:33]), q4.as_numbers(weight[33:])])
     np.testing.assert_array_equal(by_parts.records, rows.records)
-    by_parts = q4.encode_column_parts([weight[:, :64], weight[:, 64:]], scales)
+    over_scales = weight.T / 0.5
+    by_parts = q4.encode_column_parts([q4.as_numbers(over_scales[:64]), q4.as_numbers(over_scales[64:])], scales)
     np.testing.assert_array_equal(by_parts.tiles, columns.tiles)
     assert by_parts.neurons == 90
+
+
+@settings(deadline=None)  # the first example compiles
+@given(**SHAPES)
+def test_whole_numbers_times_factors_are_encoded_as_their_products(rows: int, columns: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    codes = random.integers(-127, 128, (rows, columns)).astype(np.int8)
+    factors = random.uniform(0, 2, rows).astype(np.float32)
+    products = torch.from_numpy(codes.astype(np.float32) * factors[:, None])
+    np.testing.assert_array_equal(q4.encode_parts([(codes, factors)]).records, q4.encode(products).records)
+    ones = np.ones(columns, np.float32)
+    tiles = q4.encode_column_parts([(codes, factors)], ones).tiles
+    np.testing.assert_array_equal(tiles, q4.encode_columns(products.T, ones).tiles)
 
 
 @settings(deadline=None)  # the first example compiles
@@ -101,10 +114,21 @@ def test_groups_of_one_value_and_of_values_beyond_half_precision(value: float) -
     torch.testing.assert_close(q4.decode(part), torch.full((2, 70), expected), rtol=1e-3, atol=6e-8)
 
 
+@settings(deadline=None)  # the first example compiles
 @given(st.floats(-7e4, 7e4, width=32))
 def test_half_precision_is_rounded_to_as_numpy_does(number: float) -> None:
-    expected = np.float32(np.float16(np.clip(number, -65504, 65504)))
-    assert q4_fit.half(np.float32(number)) == expected
+    part = q4.encode(torch.full((1, 64), number))
+    scales, minima = part.records[0, 0, 32:].view(np.float16).reshape(2, 2)
+    assert (scales == 0).all()
+    assert (minima == np.float16(np.clip(number, -65504, 65504))).all()
+
+
+@settings(deadline=None)
+@given(rows=st.integers(1, 40), seed=st.integers(0, 2**31), size=st.sampled_from([1e-6, 1.0, 300.0]))
+def test_sixteen_groups_are_searched_as_each_by_itself(rows: int, seed: int, size: float) -> None:
+    weight = size * some(rows, 64, seed)
+    whole = q4.encode(weight).records
+    np.testing.assert_array_equal(whole, np.concatenate([q4.encode(row[None]).records for row in weight]))
 
 
 @njit
@@ -215,9 +239,10 @@ def test_columns_added_up(neurons: int, outputs: int, seed: int, biggest: float,
     activations[: 32 * first] = activations[32 * last :] = 0
     values = q4.decode_columns(part).double().numpy() / scales[:, None]
     expected = values @ activations[:neurons]
-    # A rounded product is off by half a unit, which counts up to 7.5 times.
+    # A rounded product is off by half a unit, which counts up to 7.5 times; a sum that begins at 1 by its last digit.
     units = likely_units(part, activations)
-    error = np.repeat(units.sum(axis=0) * 32 * 0.5 * 7.5, 32)[:outputs] + 1e-5 * np.abs(expected).max()
+    rounding = 1e-5 * np.abs(expected).max() + np.spacing(np.float32(1)) * len(tiles)
+    error = np.repeat(units.sum(axis=0) * 32 * 0.5 * 7.5, 32)[:outputs] + rounding
     results = []
     for add_up in (columns_sum, plain_columns_sum):
         out = np.ones(32 * tiles.shape[1], np.float32)

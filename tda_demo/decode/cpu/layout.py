@@ -5,7 +5,7 @@ The layout, and what varies in it from family to family, is ``model.family.Decod
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,13 +16,13 @@ from torch import nn
 from ...kernels.activations import activation_of
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.layer import Neurons
-from ...kernels.formats import ByNeuron, Rows, encode, encode_by_neuron, stack
+from ...kernels.formats import ByNeuron, Rows, format_of
 from ...model.configuration import has_length_dependent_rope, rope_kind, rope_kinds, window_of
 from ...model.family import DecoderLayout, family_of
 from ...model.feedforward import find_layers
 from ...model.precision import head_format
 from ...model.projection import Projection, query_key_value
-from ...model.stored import StoredLinear, joined, neurons_of, rows_of
+from ...model.stored import StoredLinear, neurons_of, rows_of, side_by_side
 from ...support.memory import trim_memory
 
 if TYPE_CHECKING:
@@ -66,23 +66,20 @@ def read_layout(lm: LoadedModel) -> Layout:
     layers: Any = find_layers(whole)
     attention = [layer.self_attn for layer in layers]
     projections = [query_key_value(family, part, config) for part in attention]
-    qkv = stack(joined([rows_of(linear, lm.precision) for linear in three]) for three in projections)
-    out = stack(rows_of(part.o_proj, lm.precision) for part in attention)
-    for layer, part in enumerate(attention):
-        _hold(projections[layer], Rows(qkv.codes[layer], qkv.scales[layer]))
-        _hold([Projection.whole(part.o_proj)], Rows(out.codes[layer], out.scales[layer]))
+    qkv = _rows_of_all([part for three in projections for part in three], lm.precision)
+    out = _rows_of_all([Projection.whole(part.o_proj) for part in attention], lm.precision)
     head = rows_of(whole.get_output_embeddings(), head_format(lm.precision))
     head_dim = attention[0].head_dim
     first = np.concatenate([[0], np.cumsum([block.d_ff for block in lm.blocks])])
-    neurons, output_scale = _neurons(lm, first)
+    neurons, output_scale = _neurons(lm)
     shared = cpu.Shared(
         norms=np.stack([_norms(family, layer, config.hidden_size) for layer in layers]),
         head_norms=np.stack([_head_norms(family, part, head_dim) for part in attention]),
-        qkv=qkv.codes,
-        qkv_scale=qkv.scales,
+        qkv=_by_layer(qkv.codes, layers),
+        qkv_scale=_by_layer(qkv.scales, layers),
         qkv_bias=np.stack([np.concatenate([_bias(linear) for linear in three]) for three in projections]),
-        out=out.codes,
-        out_scale=out.scales,
+        out=_by_layer(out.codes, layers),
+        out_scale=_by_layer(out.scales, layers),
         out_bias=np.stack([_bias(part.o_proj) for part in attention]),
         output_scale=output_scale,
         down_bias=np.stack([_bias(block.down) for block in lm.blocks]),
@@ -145,41 +142,65 @@ def _head_norms(family: DecoderLayout, attention: Any, head_dim: int) -> np.ndar
     return np.stack([_norm_weight(family, attention.q_norm), _norm_weight(family, attention.k_norm)])
 
 
-def _hold(projections: Iterable[Projection], rows: Rows) -> None:
-    """Has linears that hold codes only share the step's ``rows``, where each has a matrix of its own."""
-    begin = 0
-    for projection in projections:
-        linear, end = projection.linear, begin + projection.out_features
-        if isinstance(linear, StoredLinear) and linear.out_features == end - begin:
-            linear.stored = Rows(rows.codes[begin:end], rows.scales[begin:end])
-        begin = end
+def _by_layer(array: np.ndarray, layers: Sequence[Any]) -> np.ndarray:
+    """[layers, ...] of an array that has all layers' parts one below the other."""
+    return array.reshape(len(layers), -1, *array.shape[1:])
 
 
-def _neurons(lm: LoadedModel, first: np.ndarray) -> tuple[Neurons, np.ndarray]:
-    """Every neuron of every layer, and the scales [layers, d] of their outputs.
+def _rows_of_all(matrices: Sequence[Projection], precision: str) -> Rows:
+    """Those of every matrix one below the other: as they lie in memory, or else written into place one by one.
 
-    Written layer by layer into place: these are the largest arrays there are.
+    Linears that hold codes only hold those from then on, where each has a matrix of its own.
     """
-    count, width = first[-1], lm.model.config.hidden_size
-    like, like_down = encode(torch.zeros(1, width), lm.precision), encode_by_neuron(torch.zeros(width, 1), lm.precision)
-    stored = (like.codes, like.codes, like_down.codes)
-    gate, up, down = (np.empty((count, *codes.shape[1:]), codes.dtype) for codes in stored)
-    gate_scale, up_scale = (np.empty((count, *like.scales.shape[1:]), np.float32) for _ in range(2))
-    down_scale = np.empty((count, *like_down.block_scales.shape[1:]), np.float32)
-    gate_bias, up_bias = (np.zeros(count, np.float32) for _ in range(2))
-    output_scale = np.empty((len(lm.blocks), width), np.float32)
-    for block, start in zip(lm.blocks, first, strict=False):
-        here = slice(start, start + block.d_ff)
-        assert block.gate is not None  # the layout's blocks are GLU
-        gate_rows, up_rows = (rows_of(projection, lm.precision) for projection in (block.gate, block.up))
-        down_columns = neurons_of(block.down, lm.precision)
-        gate[here], gate_scale[here] = gate_rows.codes, gate_rows.scales
-        up[here], up_scale[here] = up_rows.codes, up_rows.scales
-        down[here], down_scale[here] = down_columns.codes, down_columns.block_scales
-        output_scale[block.layer] = down_columns.output_scales
-        gate_bias[here], up_bias[here] = _bias(block.gate), _bias(block.up)
-        _hold([block.gate], Rows(gate[here], gate_scale[here]))
-        _hold([block.up], Rows(up[here], up_scale[here]))
-        if isinstance(block.down, StoredLinear):
-            block.down.stored = ByNeuron(down[here], down_scale[here], down_columns.output_scales)
-    return Neurons(gate, up, down, gate_scale, up_scale, down_scale, gate_bias, up_bias), output_scale
+    if all(isinstance(matrix.linear, StoredLinear) for matrix in matrices):
+        parts = [rows_of(matrix, precision) for matrix in matrices]
+        codes, scales = side_by_side([part.codes for part in parts]), side_by_side([part.scales for part in parts])
+        if codes is not None and scales is not None:
+            return Rows(codes, scales)
+    whole = format_of(precision).empty(sum(matrix.out_features for matrix in matrices), matrices[0].linear.in_features)
+    begin = 0
+    for matrix in matrices:
+        here, rows = slice(begin, begin + matrix.out_features), rows_of(matrix, precision)
+        whole.codes[here], whole.scales[here] = rows.codes, rows.scales
+        if isinstance(matrix.linear, StoredLinear) and matrix.is_whole:
+            matrix.linear.stored = Rows(whole.codes[here], whole.scales[here])
+        begin = here.stop
+    return whole
+
+
+def _neurons_of_all(downs: Sequence[nn.Linear], precision: str) -> ByNeuron:
+    """The same of down projections; the output scales are [layers, d]."""
+    if all(isinstance(down, StoredLinear) for down in downs):
+        parts = [neurons_of(down, precision) for down in downs]
+        codes = side_by_side([part.codes for part in parts])
+        scales = side_by_side([part.block_scales for part in parts])
+        if codes is not None and scales is not None:
+            return ByNeuron(codes, scales, np.stack([part.output_scales for part in parts]))
+    whole = format_of(precision).empty_by_neuron(downs[0].out_features, sum(down.in_features for down in downs))
+    begin, output_scales = 0, []
+    for down in downs:
+        here, neurons = slice(begin, begin + down.in_features), neurons_of(down, precision)
+        whole.codes[here], whole.block_scales[here] = neurons.codes, neurons.block_scales
+        if isinstance(down, StoredLinear):
+            down.stored = ByNeuron(whole.codes[here], whole.block_scales[here], neurons.output_scales)
+        output_scales.append(neurons.output_scales)
+        begin = here.stop
+    return ByNeuron(whole.codes, whole.block_scales, np.stack(output_scales))
+
+
+def _neurons(lm: LoadedModel) -> tuple[Neurons, np.ndarray]:
+    """Every neuron of every layer, and the scales [layers, d] of their outputs."""
+    gates, ups = [block.gate for block in lm.blocks if block.gate is not None], [block.up for block in lm.blocks]
+    gate, up = _rows_of_all(gates, lm.precision), _rows_of_all(ups, lm.precision)
+    down = _neurons_of_all([block.down for block in lm.blocks], lm.precision)
+    neurons = Neurons(
+        gate.codes,
+        up.codes,
+        down.codes,
+        gate.scales,
+        up.scales,
+        down.block_scales,
+        np.concatenate([_bias(projection) for projection in gates]),
+        np.concatenate([_bias(projection) for projection in ups]),
+    )
+    return neurons, down.output_scales

@@ -20,8 +20,9 @@ from ...support.memory import map_large_blocks
 from ..family import family_of
 from ..feedforward import find_blocks
 from ..precision import PRECISIONS
-from ..stored import joined, store
+from ..stored import store
 from .folder import quiet_transformers
+from .rooms import Rooms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,8 +44,8 @@ class Matrix(Protocol):
         """Float32 values of some rows."""
         ...
 
-    def codes(self, form: Format) -> Rows | None:
-        """The whole in the format ``form`` where its own codes can be taken over; None elsewhere."""
+    def codes(self, form: Format, rows: slice) -> Rows | None:
+        """Some rows in the format ``form`` where their own codes can be taken over; None elsewhere."""
         ...
 
     def in_order(self, rows: np.ndarray) -> np.ndarray:
@@ -92,6 +93,7 @@ class Places:
         self.head: Any = model.get_output_embeddings()
         self.table: Any = model.get_input_embeddings()
         self.tied = self.head.weight is self.table.weight
+        self.rooms = Rooms(model, precision)
 
     def put(self, name: str, matrix: Matrix) -> None:
         """Puts ``matrix`` into the parameter ``name``.
@@ -110,26 +112,41 @@ class Places:
             codes = _rows(matrix, head_format)
             for sharing in (self.table, self.head) if self.tied else (self.head,):
                 store(sharing, codes, head_format)
+        elif module in self.downs and kind == "weight":
+            store(module, _by_neuron(matrix, self.precision, self.rooms.of_down(module)), self.precision)
         elif isinstance(module, nn.Linear) and kind == "weight":
-            codes = _by_neuron(matrix, self.precision) if module in self.downs else _rows(matrix, self.precision)
-            store(module, codes, self.precision)
+            store(module, _rows(matrix, self.precision, self.rooms.of(module)), self.precision)
         else:
             values = np.array(matrix.in_order(_finite(matrix, slice(None))), np.float32)
             values = values.reshape(getattr(module, kind).shape)
             setattr(module, kind, nn.Parameter(torch.from_numpy(values), requires_grad=False))
 
 
-def _rows(matrix: Matrix, precision: str) -> Rows:
+def _rows(matrix: Matrix, precision: str, room: Rows | None = None) -> Rows:
+    """``matrix`` in the format ``precision``, in its ``room`` where it has one."""
     form = format_of(precision)
-    codes = matrix.codes(form)
-    if codes is None:
-        codes = joined([form.encode(torch.from_numpy(_finite(matrix, part))) for part in stretches(matrix.shape)])
-    return Rows(*(np.ascontiguousarray(matrix.in_order(part)) for part in (codes.codes, codes.scales)))
+    stored = room or form.empty(*matrix.shape)
+    for part in stretches(matrix.shape):
+        rows = matrix.codes(form, part) or form.encode(torch.from_numpy(_finite(matrix, part)))
+        stored.codes[part], stored.scales[part] = rows.codes, rows.scales
+    for each in (stored.codes, stored.scales):
+        ordered = matrix.in_order(each)
+        if ordered is not each:
+            each[:] = np.array(ordered)
+    return stored
 
 
-def _by_neuron(matrix: Matrix, precision: str) -> ByNeuron:
-    """A down projection [d, d_ff]."""
-    return format_of(precision).encode_by_neuron(torch.from_numpy(_finite(matrix, slice(None))))
+def _by_neuron(matrix: Matrix, precision: str, room: ByNeuron) -> ByNeuron:
+    """A down projection [d, d_ff], in its ``room``."""
+    form = format_of(precision)
+    by_row = form.down or form
+    if by_row.is_by_channel:
+        neurons = by_row.turn_over(_rows(matrix, by_row.name), room.codes)
+    else:
+        neurons = form.encode_by_neuron(torch.from_numpy(_finite(matrix, slice(None))))
+        room.codes[:], room.block_scales[:] = neurons.codes, neurons.block_scales
+    room.output_scales[:] = neurons.output_scales
+    return room
 
 
 def stretches(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -146,7 +163,8 @@ def _finite(matrix: Matrix, rows: slice) -> np.ndarray:
         UserError: one is no number, or infinite: everything computed from it would be so too.
     """
     values = np.ascontiguousarray(matrix.values(rows), dtype=np.float32)
-    if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+    looks_damaged = not np.isfinite(values.sum())  # or has numbers too large to be added up
+    if looks_damaged and not np.isfinite(values).all():
         raise UserError(
             f"The weights are damaged: {matrix.name} holds what is no number (NaN or infinite). Fetch the file again."
         )

@@ -91,7 +91,7 @@ class _Tensor:
     def values(self, rows: slice) -> np.ndarray:
         return self.stored[rows].float().numpy()
 
-    def codes(self, form: Format) -> Rows | None:
+    def codes(self, form: Format, rows: slice) -> Rows | None:
         return None
 
     def in_order(self, rows: np.ndarray) -> np.ndarray:

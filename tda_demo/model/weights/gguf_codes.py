@@ -19,8 +19,7 @@ from ...kernels.formats import Q4, Format, Rows
 from ...support.errors import UserError
 from ...support.memory import trim_memory
 from ...support.progress import Progress, Report
-from ..stored import joined
-from .codes import Places, count_missing, empty_model, stretches
+from .codes import Places, count_missing, empty_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,12 +85,12 @@ class _Tensor:
     def values(self, rows: slice) -> np.ndarray:
         return _unpacked(self.tensor.data[rows], self.tensor.tensor_type)
 
-    def codes(self, form: Format) -> Rows | None:
+    def codes(self, form: Format, rows: slice) -> Rows | None:
         kind = self.tensor.tensor_type.name
         if form is not Q4 or kind not in _FIELDS_OF_Q4:
             return None
-        words = [code_by_code(self.tensor.data[part], kind).words for part in stretches(self.shape)]
-        return joined([Rows(part, np.ones(len(part), np.float32)) for part in words])
+        words = code_by_code(self.tensor.data[rows], kind).words
+        return Rows(words, np.ones(len(words), np.float32))
 
     def in_order(self, rows: np.ndarray) -> np.ndarray:
         return self.processor.process(rows, self.name).weights

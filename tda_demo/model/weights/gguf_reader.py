@@ -1,12 +1,13 @@
 """The ``gguf`` package's reader, made to take a vocabulary whole, and its tables of names, made once.
 
 The package makes some arrays of every entry of a list in a file's metadata, views of a mapped file each: 20 seconds for
-a vocabulary of 150,000 and its merges, and transformers reads both twice. Here an entry is a view of bytes.
+a vocabulary of 150,000 and its merges, and transformers reads both twice. Here an entry is a view of its bytes.
 """
 
 from __future__ import annotations
 
 import mmap
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -42,15 +43,17 @@ class QuickReader(GGUFReader):
     def _strings(self, begin: int, count: int) -> tuple[list[memoryview], int]:
         """So many strings from byte ``begin`` on, and where they end."""
         data: Any = self.data
-        whole, order = memoryview(data), "little" if self.endianess is GGUFEndian.LITTLE else "big"
+        whole, size = data._mmap, len(data)
+        length = struct.Struct("<Q" if self.endianess is GGUFEndian.LITTLE else ">Q").unpack_from
         strings: list[memoryview] = []
         for _ in range(count):
+            if begin + _LENGTH_BYTES > size:
+                break
             first = begin + _LENGTH_BYTES
-            end = first + int.from_bytes(whole[begin:first], order)
-            if end > len(whole):
-                raise ValueError("the file ends within a string")
-            strings.append(whole[first:end])
-            begin = end
+            begin = first + length(whole, begin)[0]
+            strings.append(memoryview(whole[first:begin]))
+        if len(strings) < count or begin > size:
+            raise ValueError("the file ends within a string")
         return strings, begin
 
     def let_go(self) -> None:
