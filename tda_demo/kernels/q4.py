@@ -29,6 +29,7 @@ import numpy as np
 from ..support.lazy import torch
 from .q4_sizes import GROUP, RECORD, RECORD_BYTES, TILE, TILE_BYTES, X_ONE
 
+_AT_ONCE = 2**19  # weights decoded at a time for a product: 2 MiB in float32, which stay in a core's cache
 f32 = np.float32
 _CODES = RECORD // 2  # bytes of a record
 _TILE_CODES = TILE * GROUP // 2  # bytes of a tile
@@ -172,21 +173,19 @@ def decode(rows: Q4Rows) -> torch.Tensor:
 
 def decode_columns(columns: Q4Columns) -> torch.Tensor:
     """The values it stands for, float32 [outputs, neurons]."""
-    tiles = columns.tiles
-    numbers = np.ascontiguousarray(tiles[:, :, _TILE_CODES:]).view(np.float16).reshape(*tiles.shape[:2], 2, TILE)
-    nibbles = tiles[:, :, :_TILE_CODES].reshape(*tiles.shape[:2], TILE // 2, GROUP)
-    halves = np.stack([nibbles & 15, nibbles >> 4], axis=3)
-    parts = halves.reshape(*tiles.shape[:2], TILE // 2, 2, GROUP // 2, 2)  # tile, chunk, pair, half, output, turn
-    by_neuron = parts.transpose(0, 1, 2, 5, 3, 4).reshape(*tiles.shape[:2], TILE, GROUP)
-    values = _values(by_neuron, numbers[:, :, 0, :, None], numbers[:, :, 1, :, None]).transpose(0, 2, 1, 3)
-    matrix = torch.from_numpy(
-        values.reshape(-1, tiles.shape[1] * GROUP)[: columns.neurons, : len(columns.output_scales)]
-    )
-    return (matrix * torch.from_numpy(columns.output_scales)).T
+    return (_over_output_scales(columns) * _scales(columns)).T
 
 
-def _values(codes: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> np.ndarray:
-    return codes.astype(np.float32) * scales.astype(np.float32) + minima.astype(np.float32)
+def _over_output_scales(columns: Q4Columns) -> torch.Tensor:
+    """The values that its tiles hold, float32 [neurons, outputs]."""
+    from .cpu import cores
+    from .cpu.q4_values import decode_tiles
+
+    tiles, threads = columns.tiles, torch.get_num_threads()
+    values = np.empty((tiles.shape[0] * TILE, tiles.shape[1] * GROUP), np.float32)
+    with cores(threads):
+        decode_tiles(tiles, threads, values)
+    return torch.from_numpy(values[: columns.neurons, : len(columns.output_scales)])
 
 
 def round_groups(x: torch.Tensor) -> torch.Tensor:
@@ -199,7 +198,10 @@ def round_groups(x: torch.Tensor) -> torch.Tensor:
 
 def multiply(rows: Q4Rows, x: torch.Tensor) -> torch.Tensor:
     """The matrix times ``x`` [T, columns], float32 [T, rows]: what the kernels compute, their order of sums aside."""
-    return round_groups(x) @ decode(rows).to(x.device).T
+    rounded, records = round_groups(x), rows.records
+    step = max(1, _AT_ONCE // rows.columns)
+    parts = (Q4Rows(records[first : first + step], rows.columns) for first in range(0, len(records), step))
+    return torch.cat([rounded @ decode(part).to(x.device).T for part in parts], dim=1)
 
 
 def multiply_columns(columns: Q4Columns, activations: torch.Tensor) -> torch.Tensor:
@@ -208,4 +210,15 @@ def multiply_columns(columns: Q4Columns, activations: torch.Tensor) -> torch.Ten
     The kernels round the products of activations and scales to 8 bits, of 32 neurons that lie together: a tenth of what
     four bits cost, and depending on which these are, so it is left out here.
     """
-    return activations.float() @ decode_columns(columns).to(activations.device).T
+    tiles, device = columns.tiles, activations.device
+    step = max(1, _AT_ONCE // (TILE * len(columns.output_scales)))
+    total = torch.zeros(len(activations), len(columns.output_scales), device=device)
+    for first in range(0, len(tiles), step):
+        part = activations[:, first * TILE : (first + step) * TILE].float()
+        some = Q4Columns(tiles[first : first + step], part.shape[1], columns.output_scales)
+        total = torch.addmm(total, part, _over_output_scales(some).to(device))
+    return total * _scales(columns).to(device)
+
+
+def _scales(columns: Q4Columns) -> torch.Tensor:
+    return torch.from_numpy(columns.output_scales)

@@ -36,17 +36,26 @@ class StoredLinear(nn.Linear):
         return form.decode_rows(self.stored.codes, self.stored.scales, self.in_features)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        from ..kernels.cpu.linear import NeuronMajor, RowMajor, bias_of, compiled
+        from ..kernels.cpu.linear import bias_of
 
-        layout: Any = NeuronMajor if isinstance(self.stored, ByNeuron) else RowMajor
-        outputs = compiled(layout(self.stored, bias_of(self)), input)
-        if outputs is not None:
-            return outputs
-        outputs = self.product(input)
-        return outputs if self.bias is None else outputs + self.bias
+        return self._product(input, bias_of(self))
 
     def product(self, input: torch.Tensor) -> torch.Tensor:
         """``input`` float32 [..., in] times the matrix, the bias left out: [..., out]."""
+        return self._product(input, np.empty(0, np.float32))
+
+    def _product(self, input: torch.Tensor, bias: np.ndarray) -> torch.Tensor:
+        """The same plus ``bias`` float32 [out], none where it is empty."""
+        from ..kernels.cpu.linear import NeuronMajor, RowMajor, compiled
+
+        layout: Any = NeuronMajor if isinstance(self.stored, ByNeuron) else RowMajor
+        outputs = compiled(layout(self.stored, bias), input)
+        if outputs is not None:
+            return outputs
+        outputs = self._decoded_product(input)
+        return outputs + torch.from_numpy(bias) if bias.size else outputs
+
+    def _decoded_product(self, input: torch.Tensor) -> torch.Tensor:
         x = input.reshape(-1, self.in_features)
         outputs = self._by_neuron(x, self.stored) if isinstance(self.stored, ByNeuron) else self._by_row(x, self.stored)
         return outputs.view(*input.shape[:-1], self.out_features)

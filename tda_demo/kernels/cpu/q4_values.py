@@ -1,15 +1,16 @@
-"""The values that rows of the low-bit format (``kernels.q4``) stand for, as many threads as there are cores."""
+"""The values that the low-bit format (``kernels.q4``) stands for, as many threads as there are cores."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit, prange
 
-from ..q4_sizes import GROUP, RECORD
+from ..q4_sizes import GROUP, RECORD, TILE
 from .partition import share
 from .q4_rows import from_half
 
 _HALF = GROUP // 2
+_SCALES = TILE * _HALF  # where those of a tile begin
 
 
 @njit(parallel=True, nogil=True, cache=True)
@@ -33,3 +34,25 @@ def decode(records, threads, out):
                         both = record[group * _HALF + k]
                         out[i, first + k] = np.float32(both & 15) * scale + minimum
                         out[i, first + _HALF + k] = np.float32(both >> 4) * scale + minimum
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def decode_tiles(tiles, threads, out):
+    """``out`` float32 [32 * groups of neurons, 32 * groups of outputs] = the values of ``tiles`` uint8 [.., .., 640].
+
+    As ``decode`` computes them.
+    """
+    for t in prange(threads):
+        begin, end = share(tiles.shape[0], t, threads)
+        for i in range(begin, end):
+            for chunk in range(tiles.shape[1]):
+                tile, first = tiles[i, chunk], chunk * GROUP
+                for neuron in range(TILE):
+                    place = _SCALES + 2 * neuron
+                    scale = from_half(tile[place], tile[place + 1])
+                    minimum = from_half(tile[place + 2 * TILE], tile[place + 2 * TILE + 1])
+                    at = neuron // 2 * GROUP + neuron % 2
+                    for k in range(_HALF):
+                        both = tile[at + 2 * k]
+                        out[i * TILE + neuron, first + k] = np.float32(both & 15) * scale + minimum
+                        out[i * TILE + neuron, first + _HALF + k] = np.float32(both >> 4) * scale + minimum
