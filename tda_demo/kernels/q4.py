@@ -95,7 +95,14 @@ def encode(weight: torch.Tensor) -> Q4Rows:
     One whose groups have a scale and a minimum in half precision and codes from 0 to 15, both of them met, is held
     exactly.
     """
-    return encode_parts([as_numbers(weight)])
+    copy = empty_rows(*weight.shape)
+    write_rows([as_numbers(weight)], copy)
+    return copy
+
+
+def empty_rows(rows: int, columns: int) -> Q4Rows:
+    """Memory for the copy of a matrix [rows, columns]."""
+    return Q4Rows(np.empty((rows, -(-columns // RECORD), RECORD_BYTES), np.uint8), columns)
 
 
 def as_numbers(weight: torch.Tensor) -> Numbers:
@@ -104,18 +111,16 @@ def as_numbers(weight: torch.Tensor) -> Numbers:
     return values, np.ones(len(values), np.float32)
 
 
-def encode_parts(parts: Iterable[Numbers]) -> Q4Rows:
-    """As ``encode``, of ``parts`` that lie one below the other."""
+def write_rows(parts: Iterable[Numbers], copy: Q4Rows) -> None:
+    """The copy of ``parts`` that lie one below the other, written into ``copy``."""
     from .cpu import cores
     from .cpu.q4_encode import encode_rows
 
-    records, columns, threads = [], 0, torch.get_num_threads()
+    row, threads = 0, torch.get_num_threads()
     for numbers, factors in parts:
-        rows, columns = numbers.shape
-        records.append(np.empty((rows, -(-columns // RECORD), RECORD_BYTES), np.uint8))
         with cores(threads):
-            encode_rows(numbers, factors, threads, records[-1])
-    return Q4Rows(np.concatenate(records) if len(records) > 1 else records[0], columns)
+            encode_rows(numbers, factors, threads, copy.records[row : row + len(numbers)])
+        row += len(numbers)
 
 
 def of_groups(nibbles: np.ndarray, scales: np.ndarray, minima: np.ndarray, columns: int) -> Q4Rows:
@@ -132,24 +137,35 @@ def of_groups(nibbles: np.ndarray, scales: np.ndarray, minima: np.ndarray, colum
 def encode_columns(weight: torch.Tensor, output_scales: np.ndarray) -> Q4Columns:
     """The copy of ``weight`` [outputs, neurons], any float type, with float32 ``output_scales`` [outputs]."""
     by_output = torch.from_numpy(np.where(output_scales > 0, output_scales, f32(1))).to(weight.device)
-    return encode_column_parts([as_numbers((weight.detach().float() / by_output[:, None]).T)], output_scales)
+    copy = Q4Columns(empty_tiles(tiles_of(weight.shape[1]), len(weight)), weight.shape[1], output_scales)
+    write_columns([as_numbers((weight.detach().float() / by_output[:, None]).T)], copy)
+    return copy
 
 
-def encode_column_parts(parts: Iterable[Numbers], output_scales: np.ndarray) -> Q4Columns:
-    """The same of ``parts`` [neurons, outputs], over the output scales already, each but the last of a multiple of
-    ``TILE`` neurons.
+def tiles_of(neurons: int) -> int:
+    """How many tiles hold so many neurons."""
+    return -(-neurons // TILE)
+
+
+def empty_tiles(tiles: int, outputs: int) -> np.ndarray:
+    """Memory for so many ``Q4Columns.tiles``."""
+    return np.empty((tiles, -(-outputs // GROUP), TILE_BYTES), np.uint8)
+
+
+def write_columns(parts: Iterable[Numbers], copy: Q4Columns) -> None:
+    """The copy of ``parts`` [neurons, outputs], over the output scales already, written into ``copy``.
+
+    Each but the last has a multiple of ``TILE`` neurons.
     """
     from .cpu import cores
     from .cpu.q4_encode import encode_columns
 
-    tiles, neurons, threads = [], 0, torch.get_num_threads()
+    tile, threads = 0, torch.get_num_threads()
     for numbers, factors in parts:
-        count, outputs = numbers.shape
-        tiles.append(np.empty((-(-count // TILE), -(-outputs // GROUP), TILE_BYTES), np.uint8))
+        last = tile + tiles_of(len(numbers))
         with cores(threads):
-            encode_columns(numbers, factors, threads, tiles[-1])
-        neurons += count
-    return Q4Columns(np.concatenate(tiles) if len(tiles) > 1 else tiles[0], neurons, output_scales)
+            encode_columns(numbers, factors, threads, copy.tiles[tile:last])
+        tile = last
 
 
 def _padded(array: np.ndarray, *missing: tuple[int, int]) -> np.ndarray:

@@ -5,28 +5,32 @@ In the format of the CPU's kernels (``kernels.q4``), and for the rest of active 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ..kernels.activations import activation_of
+from ..kernels.formats import Q4
 from ..kernels.nf4 import BLOCK
 from ..kernels.q4 import (
     Q4Columns,
     Q4Rows,
-    encode_column_parts,
+    empty_rows,
+    empty_tiles,
     encode_columns,
-    encode_parts,
     multiply,
     multiply_columns,
+    tiles_of,
+    write_columns,
+    write_rows,
 )
 from ..kernels.q4_sizes import TILE
 from ..model.configuration import Activation, activation_function
 from ..model.feedforward import FeedForward
+from ..model.projection import Projection
 from ..support.errors import UserError
 from ..support.lazy import torch
 from ..support.memory import trim_memory
@@ -170,8 +174,7 @@ def model_copy_of(lm: LoadedModel, report: Report = silent) -> ModelCopy:
     """
     _need_values(lm)
     if lm.model not in _kept:
-        blocks = (_encoded(block, lm) for block in _telling(lm, report))
-        _kept[lm.model] = _joined(blocks, [block.d_ff for block in lm.blocks])
+        _kept[lm.model] = _copied(lm, report)
         trim_memory()
     return _kept[lm.model]
 
@@ -191,16 +194,56 @@ def _telling(lm: LoadedModel, report: Report) -> Iterator[FeedForward]:
         yield block
 
 
-def _encoded(block: FeedForward, lm: LoadedModel) -> BlockCopy:
-    from ..model.stored import neuron_numbers_of, numbers_of
+def _copied(lm: LoadedModel, report: Report) -> ModelCopy:
+    from ..model.stored import numbers_of
 
-    gate, gate_bias = (None, None) if block.gate is None else (encode_parts(numbers_of(block.gate)), block.gate.bias)
-    output_scales = _output_scales(block, lm)
+    ups, gates = [block.up for block in lm.blocks], [block.gate for block in lm.blocks if block.gate is not None]
+    rows, tiles = (np.cumsum([0, *counts]) for counts in _sizes(lm.blocks))
+    own = [_own_rows(matrices) for matrices in (gates, ups)]
+    width = ups[0].linear.in_features
+    gate, up = (
+        kept or empty_rows(rows[-1], width) if matrices else None
+        for kept, matrices in zip(own, (gates, ups), strict=True)
+    )
+    assert up is not None
+    down = empty_tiles(tiles[-1], lm.blocks[0].down.out_features)
+    blocks = []
+    for block in _telling(lm, report):
+        row, tile = slice(*rows[block.layer : block.layer + 2]), slice(*tiles[block.layer : block.layer + 2])
+        parts = [whole and Q4Rows(whole.records[row], width) for whole in (gate, up)]
+        for part, matrix, kept in zip(parts, (block.gate, block.up), own, strict=True):
+            if part is not None and matrix is not None and kept is None:
+                write_rows(numbers_of(matrix), part)
+        columns = Q4Columns(down[tile], block.d_ff, _output_scales(block, lm))
+        _write_down(block, columns)
+        gate_bias = None if block.gate is None else block.gate.bias
+        blocks.append(BlockCopy(parts[0], cast(Q4Rows, parts[1]), columns, gate_bias, block.up.bias))
+    return ModelCopy(tuple(blocks), gate and gate.records, up.records, down, rows, tiles)
+
+
+def _sizes(blocks: Sequence[FeedForward]) -> tuple[list[int], list[int]]:
+    """Neurons and tiles of every block."""
+    return [block.d_ff for block in blocks], [tiles_of(block.d_ff) for block in blocks]
+
+
+def _own_rows(matrices: Sequence[Projection]) -> Q4Rows | None:
+    """The model's own, where all its ``matrices`` are in this format and lie side by side."""
+    from ..model.stored import StoredLinear, rows_of, side_by_side
+
+    linears = [matrix.linear for matrix in matrices]
+    if not linears or not all(isinstance(linear, StoredLinear) and linear.precision == Q4.name for linear in linears):
+        return None
+    words = side_by_side([rows_of(matrix, Q4.name).codes for matrix in matrices])
+    return None if words is None else Q4Rows.of_words(words, linears[0].in_features)
+
+
+def _write_down(block: FeedForward, copy: Q4Columns) -> None:
+    from ..model.stored import neuron_numbers_of
+
     if block.is_stored:
-        down = encode_column_parts(neuron_numbers_of(block.down, TILE), output_scales)
+        write_columns(neuron_numbers_of(block.down, TILE), copy)
     else:
-        down = encode_columns(block.output_weight(), output_scales)
-    return BlockCopy(gate, encode_parts(numbers_of(block.up)), down, gate_bias, block.up.bias)
+        copy.tiles[:] = encode_columns(block.output_weight(), copy.output_scales).tiles
 
 
 def _output_scales(block: FeedForward, lm: LoadedModel) -> np.ndarray:
@@ -210,32 +253,6 @@ def _output_scales(block: FeedForward, lm: LoadedModel) -> np.ndarray:
     if lm.device.type == "cpu":
         return neurons_of(block.down, lm.precision).output_scales
     return np.ones(block.down.out_features, np.float32)
-
-
-def _joined(blocks: Iterator[BlockCopy], widths: Sequence[int]) -> ModelCopy:
-    """Copies of blocks of ``widths`` neurons, as they come, in one piece of each kind."""
-    rows, tiles = (np.cumsum([0, *counts]) for counts in (widths, [-(-width // TILE) for width in widths]))
-    whole: dict[str, np.ndarray] = {}
-    parts = []
-    for layer, block in enumerate(blocks):
-        row, tile = slice(*rows[layer : layer + 2]), slice(*tiles[layer : layer + 2])
-
-        def into(name: str, part: np.ndarray, places: slice, count: int) -> np.ndarray:
-            if name not in whole:
-                whole[name] = np.empty((count, *part.shape[1:]), part.dtype)
-            whole[name][places] = part
-            return whole[name][places]
-
-        columns = block.up.columns
-        parts.append(
-            dataclasses.replace(
-                block,
-                gate=block.gate and Q4Rows(into("gate", block.gate.records, row, rows[-1]), columns),
-                up=Q4Rows(into("up", block.up.records, row, rows[-1]), columns),
-                down=dataclasses.replace(block.down, tiles=into("down", block.down.tiles, tile, tiles[-1])),
-            )
-        )
-    return ModelCopy(tuple(parts), whole.get("gate"), whole["up"], whole["down"], rows, tiles)
 
 
 def _plus(outputs: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

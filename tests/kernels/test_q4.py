@@ -54,15 +54,26 @@ def test_what_four_bits_can_hold_comes_back(rows: int, columns: int, seed: int) 
     assert torch.equal(q4.decode_columns(q4.encode_columns(down, np.ones(len(down), np.float32))), down)
 
 
+def by_rows(*parts: q4.Numbers) -> np.ndarray:
+    copy = q4.empty_rows(sum(len(numbers) for numbers, _ in parts), parts[0][0].shape[1])
+    q4.write_rows(parts, copy)
+    return copy.records
+
+
+def by_columns(output_scales: np.ndarray, *parts: q4.Numbers) -> np.ndarray:
+    neurons = sum(len(numbers) for numbers, _ in parts)
+    tiles = q4.empty_tiles(q4.tiles_of(neurons), len(output_scales))
+    q4.write_columns(parts, q4.Q4Columns(tiles, neurons, output_scales))
+    return tiles
+
+
 def test_a_matrix_encoded_in_parts_is_the_whole() -> None:
     weight, scales = some(70, 90, 0), np.full(70, 0.5, np.float32)
-    rows, columns = q4.encode(weight), q4.encode_columns(weight, scales)
-    by_parts = q4.encode_parts([q4.as_numbers(weight[:33]), q4.as_numbers(weight[33:])])
-    np.testing.assert_array_equal(by_parts.records, rows.records)
+    halves = q4.as_numbers(weight[:33]), q4.as_numbers(weight[33:])
+    np.testing.assert_array_equal(by_rows(*halves), q4.encode(weight).records)
     over_scales = weight.T / 0.5
-    by_parts = q4.encode_column_parts([q4.as_numbers(over_scales[:64]), q4.as_numbers(over_scales[64:])], scales)
-    np.testing.assert_array_equal(by_parts.tiles, columns.tiles)
-    assert by_parts.neurons == 90
+    halves = q4.as_numbers(over_scales[:64]), q4.as_numbers(over_scales[64:])
+    np.testing.assert_array_equal(by_columns(scales, *halves), q4.encode_columns(weight, scales).tiles)
 
 
 @settings(deadline=None)  # the first example compiles
@@ -72,10 +83,9 @@ def test_whole_numbers_times_factors_are_encoded_as_their_products(rows: int, co
     codes = random.integers(-127, 128, (rows, columns)).astype(np.int8)
     factors = random.uniform(0, 2, rows).astype(np.float32)
     products = torch.from_numpy(codes.astype(np.float32) * factors[:, None])
-    np.testing.assert_array_equal(q4.encode_parts([(codes, factors)]).records, q4.encode(products).records)
+    np.testing.assert_array_equal(by_rows((codes, factors)), q4.encode(products).records)
     ones = np.ones(columns, np.float32)
-    tiles = q4.encode_column_parts([(codes, factors)], ones).tiles
-    np.testing.assert_array_equal(tiles, q4.encode_columns(products.T, ones).tiles)
+    np.testing.assert_array_equal(by_columns(ones, (codes, factors)), q4.encode_columns(products.T, ones).tiles)
 
 
 @settings(deadline=None)  # the first example compiles
