@@ -10,7 +10,7 @@ neuron's output column. The mean over t, not the sum, makes one offline threshol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..model.feedforward import FeedForward
 from ..support.lazy import torch
 
 _GROUP = 64  # neurons whose cross terms are taken at once: the exact curve for the arithmetic of two down projections
+_DECODED = 8 * _GROUP  # neurons decoded at once, whose floats stay in the processor's cache
 
 
 def strengths(activations: torch.Tensor, output_norms: torch.Tensor | None = None) -> torch.Tensor:
@@ -57,26 +58,32 @@ class TailCurve:
 def tail_curve(block: FeedForward, activations: torch.Tensor, scores: torch.Tensor) -> TailCurve:
     """The exact curve, one entry per neuron, for ``activations`` [T, d_ff] and ``scores`` [d_ff]."""
     order = torch.argsort(scores, stable=True)
-    ratios = _tail_norms(activations.float()[:, order], _columns(block.output_weight(), order))
+    ratios = _tail_norms(activations.float()[:, order], _columns_in(order, block), block.down.out_features)
     return TailCurve(scores[order].double().cpu().numpy(), ratios.mean(dim=0).cpu().numpy(), activations.shape[0])
 
 
-def _columns(matrix: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Columns of ``matrix``; where each lies in one piece, as of a down projection by neuron, they are copied so."""
-    return matrix[:, chosen] if matrix.is_contiguous() else matrix.T[chosen].T
+def _columns_in(order: torch.Tensor, block: FeedForward) -> Iterator[torch.Tensor]:
+    """Columns of the block's down projection [d, d_ff], whole groups at a time where they have to be decoded."""
+    if block.is_stored:
+        yield from (block.output_columns(part) for part in order.split(_DECODED))
+    else:
+        yield block.output_weight()[:, order]
 
 
-def _tail_norms(activations: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+def _tail_norms(activations: torch.Tensor, down: Iterable[torch.Tensor], width: int) -> torch.Tensor:
     """``||sum_{j<k} a_j down_j|| / ||sum_j a_j down_j||`` for every token and k = 0..d_ff: float64 [T, d_ff + 1].
+
+    ``down`` are [width, neurons], side by side, all but the last of whole groups.
 
     Within a group, with r the sum before it: ``||r + sum a_j w_j||^2 = ||r||^2 + sum_j a_j (2 r.w_j + 2 sum_{i<j} a_i
     w_i.w_j + a_j ||w_j||^2)``, a running sum over j.
     """
     tokens, d_ff = activations.shape
     squares = torch.zeros(tokens, d_ff + 1, dtype=torch.float64, device=activations.device)
-    tail = torch.zeros(tokens, down.shape[0], device=activations.device)
-    for start in range(0, d_ff, _GROUP):
-        a, w = activations[:, start : start + _GROUP], down[:, start : start + _GROUP]
+    tail = torch.zeros(tokens, width, device=activations.device)
+    groups = (group for part in down for group in part.split(_GROUP, dim=1))
+    for start, w in zip(range(0, d_ff, _GROUP), groups, strict=True):
+        a = activations[:, start : start + _GROUP]
         gram = w.T @ w
         cross = 2 * (tail @ w) + 2 * (a @ gram.triu(1)) + a * gram.diagonal()
         base = tail.double().square().sum(dim=1, keepdim=True)

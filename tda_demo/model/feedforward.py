@@ -96,6 +96,11 @@ class FeedForward:
         """The values of ``down.weight``, float32 [d_model, d_ff], however bitsandbytes may hold them."""
         return _values(self.down)
 
+    def output_columns(self, neurons: torch.Tensor) -> torch.Tensor:
+        """Those of ``down.weight`` that the ``neurons`` int64 [k] have, float32 [d_model, k], where ``is_stored``."""
+        down: Any = self.down
+        return down.columns(neurons)
+
     def outputs_of(self, activations: torch.Tensor) -> torch.Tensor:
         """``activations`` [..., d_ff] times the down projection, without its bias: float32 [..., d_model]."""
         if _is_decoded(self.down):

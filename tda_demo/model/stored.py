@@ -44,6 +44,10 @@ class StoredLinear(nn.Linear):
         """``input`` float32 [..., in] times the matrix, the bias left out: [..., out]."""
         return self._product(input, np.empty(0, np.float32))
 
+    def columns(self, neurons: torch.Tensor) -> torch.Tensor:
+        """Those of a matrix by neuron that ``neurons`` int64 [k] name, float32 [out, k]."""
+        return format_of(self.precision).decode_by_neuron(cast(ByNeuron, self.stored).take(neurons.numpy()))
+
     def _product(self, input: torch.Tensor, bias: np.ndarray) -> torch.Tensor:
         """The same plus ``bias`` float32 [out], none where it is empty."""
         from ..kernels.cpu.linear import NeuronMajor, RowMajor, compiled
