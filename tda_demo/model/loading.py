@@ -35,7 +35,8 @@ __all__ = ["EMBEDDED", "PRECISIONS", "LoadedModel", "load_model"]
 class LoadedModel:
     """A frozen model with its tokenizer and the view of its feed-forward blocks.
 
-    ``fingerprint`` is a stable hex id of the weights: what is computed from them is filed under it.
+    ``fingerprint`` is a stable hex id of the weights: what is computed from them is filed under it. ``has_four_bits``:
+    whether the rows of its matrices, as they are published, are known to have no more.
     """
 
     name: str
@@ -45,6 +46,7 @@ class LoadedModel:
     precision: str
     device: torch.device
     blocks: tuple[FeedForward, ...]
+    has_four_bits: bool = False
 
     @property
     def context_length(self) -> int:
@@ -163,11 +165,12 @@ def load_model(
     as_codes = place.type == "cpu" and device_map is None and can_store(precision)
     if as_codes and (gguf := gguf_file(name)):
         text = gguf_text(gguf, report)
-        if model := read_codes(gguf, text.folder, precision, report):
-            return _of_codes(model, text, precision)
+        if read := read_codes(gguf, text.folder, precision, report):
+            model, has_four_bits = read
+            return _of_codes(model, text, precision, has_four_bits)
     weights = find_weights(name, report)
     if as_codes and (model := read_folder_codes(weights.folder, weights.name, precision, report)):
-        return _of_codes(model, weights, precision)
+        return _of_codes(model, weights, precision, weights.name == EMBEDDED)
     device_map = device_map or automatic_device_map(weights.folder, precision, place)
     placed = loading_arguments(precision, place) | ({} if device_map is None else {"device_map": device_map})
     model, tokenizer = _read(weights, model_dtype(precision, place), placed)
@@ -188,10 +191,11 @@ def load_model(
         precision=precision,
         device=place if device_map is None else input_device(model),
         blocks=blocks,
+        has_four_bits=weights.name == EMBEDDED,
     )
 
 
-def _of_codes(model: PreTrainedModel, weights: WeightFolder, precision: str) -> LoadedModel:
+def _of_codes(model: PreTrainedModel, weights: WeightFolder, precision: str, has_four_bits: bool) -> LoadedModel:
     """A ``model`` for a CPU that holds codes only; its tokenizer is in the folder of ``weights``."""
     return LoadedModel(
         name=weights.name,
@@ -201,6 +205,7 @@ def _of_codes(model: PreTrainedModel, weights: WeightFolder, precision: str) -> 
         precision=precision,
         device=torch.device("cpu"),
         blocks=find_blocks(model),
+        has_four_bits=has_four_bits,
     )
 
 

@@ -86,6 +86,7 @@ class RaceResult:
     Speeds are of the positions that all arms have written. ``first_end`` is None where a race was stopped, or an arm
     ended without a step. ``speedup_over_rival`` is the rival's time / the method's, as ``speedup`` is the dense arm's.
     ``fewer_bits``: what a dense step would read in nearly exact precisions of fewer bytes, by name; none was raced.
+    ``rounded_in``: those of them that would round this model's weights, which are not known to have so few bits.
     """
 
     model: str
@@ -108,6 +109,7 @@ class RaceResult:
     rival: MethodResult | None = None
     speedup_over_rival: Speedup | None = None
     fewer_bits: dict[str, int] = field(default_factory=dict)
+    rounded_in: tuple[str, ...] = ()
 
     @property
     def methods(self) -> list[RaceResult | MethodResult]:
@@ -177,7 +179,10 @@ def fewer_bits(result: RaceResult) -> str:
     """What storing the weights in fewer bits would save without any method, in one sentence; empty where nothing."""
     if not result.fewer_bits or result.dense.weight_bytes is None:
         return ""
-    others = " and ".join(f"{read / 1e6:.0f} MB in {name}" for name, read in result.fewer_bits.items())
+    rounding = dict.fromkeys(result.rounded_in, " (which rounds these weights to four bits)")
+    others = " and ".join(
+        f"{read / 1e6:.0f} MB in {name}{rounding.get(name, '')}" for name, read in result.fewer_bits.items()
+    )
     arms = [f"{name} {arm.weight_bytes / 1e6:.0f} MB" for name, arm in result.arms if arm.weight_bytes is not None]
     return f"Without any method a dense step would read {others}; in {result.precision} {', '.join(arms)}"
 

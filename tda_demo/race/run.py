@@ -26,6 +26,7 @@ from ..methods.first_use import bind_at_once
 from ..methods.plan import ActiveSets
 from ..methods.policy import Policy
 from ..methods.sequence import SequencePolicy
+from ..model.precision import OF_FOUR_BITS
 from ..stats import metrics
 from ..stats.clock import shared_steps
 from ..support.environment import describe
@@ -254,6 +255,7 @@ def race(
             **vars(result),
             first_end=first_end,
             fewer_bits=engine.fewer_bits,
+            rounded_in=() if lm.has_four_bits else tuple(name for name in OF_FOUR_BITS if name in engine.fewer_bits),
             rival=rival_results[0] if rival_results else None,
             speedup_over_rival=metrics.speedup(rivals[0].lane.times, first.lane.times, shared) if rivals else None,
         )

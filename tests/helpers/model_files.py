@@ -26,11 +26,15 @@ CHAT_TEMPLATE = (
 
 
 def write_gguf(
-    path: Path, architecture: str = "llama", change: Callable[[GGUFWriter], object] = lambda _: None, eos: int = 2
+    path: Path,
+    architecture: str = "llama",
+    change: Callable[[GGUFWriter], object] = lambda _: None,
+    eos: int = 2,
+    kinds: Callable[[str], str] = lambda _: "Q4_1",
 ) -> Path:
     """Write a GGUF file like the embedded model's: random llama, 4-bit blocks, byte-level BPE, chat template.
 
-    ``change`` may add to its metadata or tensors.
+    ``change`` may add to its metadata or tensors; ``kinds`` says what a matrix is stored as.
     """
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "th", "the"]
     writer = GGUFWriter(path, architecture)
@@ -62,8 +66,8 @@ def write_gguf(
 
     def add_matrix(name: str, rows: int, columns: int) -> None:
         values = random.standard_normal((rows, columns), dtype=np.float32) / 8
-        blocks = quantize(values, GGMLQuantizationType.Q4_1)
-        writer.add_tensor(name, blocks, raw_dtype=GGMLQuantizationType.Q4_1)
+        kind = GGMLQuantizationType[kinds(name)]
+        writer.add_tensor(name, quantize(values, kind), raw_dtype=kind)
 
     def add_norm(name: str) -> None:
         writer.add_tensor(name, random.uniform(0.5, 1.5, WIDTH).astype(np.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,19 @@ def test_a_low_bit_copy_is_that_of_the_same_values(gguf: Path, precision: str) -
         assert errors[0] == pytest.approx(errors[1], rel=1e-4)
         assert block.gate is not None and np.shares_memory(block.gate.records, ours.gate)  # type: ignore[arg-type]
         assert np.shares_memory(block.down.tiles, ours.down)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        (lambda name: "Q8_0" if "down" in name or "embd" in name else "Q4_0", True),  # these q4 holds in eight bits
+        (lambda name: "Q8_0" if name == "blk.1.attn_v.weight" else "Q4_1", False),
+    ],
+    ids=["four", "more"],
+)
+def test_whether_q4_would_round_a_file_is_known(tmp_path: Path, kinds: Callable[[str], str], expected: bool) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", kinds=kinds)
+    assert load_model(str(path), precision="int8", device="cpu").has_four_bits is expected
 
 
 def test_a_file_cut_short_is_refused(gguf: Path, tmp_path: Path) -> None:

@@ -408,12 +408,21 @@ def test_blank_and_overlong_prompts_are_refused_and_the_next_race_runs(lm: Loade
     run(lm, max_new_tokens=3)
 
 
+def test_a_dense_step_in_fewer_bits_is_told_with_what_it_would_round(lm: LoadedModel) -> None:
+    of_many_bits, of_four = (run(dataclasses.replace(lm, has_four_bits=four), max_new_tokens=4)[1] for four in (0, 1))
+    assert of_many_bits.fewer_bits == of_four.fewer_bits and "q4" in of_four.fewer_bits
+    rounding = "in q4 (which rounds these weights to four bits)"
+    assert rounding in summary(of_many_bits) and rounding not in summary(of_four)
+    assert "in q4" in summary(of_four)
+
+
 def test_json_is_plain_and_has_what_is_documented(lm: LoadedModel) -> None:
     _, result = run(lm, max_new_tokens=12)
     told = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert told.keys() == {
         "model", "device", "precision", "engine", "method", "settings", "prompt_tokens", "arms", "speedup",
         "byte_bound", "efficiency", "sparsity", "quality", "environment", "note", "first_end", "fewer_bits",
+        "rounded_in",
     }  # fmt: skip
     assert told["arms"].keys() == {"dense", "sparse"}
     assert {"text", "tokens", "step_ms", "prefill_ms", "tokens_per_second"} <= told["arms"]["dense"].keys()

@@ -95,6 +95,12 @@ class Places:
         self.tied = self.head.weight is self.table.weight
         self.rooms = Rooms(model, precision)
 
+    def is_row_matrix(self, name: str) -> bool:
+        """Whether the parameter ``name`` is the weight of a linear that is neither a down projection nor the head."""
+        path, _, kind = name.rpartition(".")
+        module: Any = self.model.get_submodule(path)
+        return isinstance(module, nn.Linear) and kind == "weight" and module not in (*self.downs, self.head)
+
     def put(self, name: str, matrix: Matrix) -> None:
         """Puts ``matrix`` into the parameter ``name``.
 

@@ -28,10 +28,11 @@ _BLOCK_BYTES = {"Q4_0": 18, "Q4_1": 20}  # of 32 weights: a scale, in Q4_1 a min
 _FIELDS_OF_Q4 = (*_BLOCK_BYTES, "Q4_K")  # four bits, and a scale and a minimum every 32 weights
 
 
-def read_codes(gguf: Path, folder: Path, precision: str, report: Report) -> PreTrainedModel | None:
+def read_codes(gguf: Path, folder: Path, precision: str, report: Report) -> tuple[PreTrainedModel, bool] | None:
     """The model of ``gguf`` with matrices in the formats of ``precision`` (``stored``), norms and biases in float32.
 
-    ``folder`` has its configuration. None where its family has no compiled step, which is what reads codes.
+    The second is whether what q4 holds in four bits has no more in the file. ``folder`` has the configuration. None
+    where its family has no compiled step, which is what reads codes.
 
     Raises:
         UserError: the file is not a whole GGUF model.
@@ -56,6 +57,8 @@ def read_codes(gguf: Path, folder: Path, precision: str, report: Report) -> PreT
             places.put(names[tensor.name], _Tensor(tensor, processor))
             reader.let_go()
         trim_memory()
+        in_four_bits = [tensor for tensor in tensors if places.is_row_matrix(names[tensor.name])]
+        has_four_bits = all(tensor.tensor_type.name in _FIELDS_OF_Q4 for tensor in in_four_bits)
     except UserError:
         raise
     except Exception as error:  # a damaged file fails anywhere in the reader, with any exception
@@ -64,7 +67,7 @@ def read_codes(gguf: Path, folder: Path, precision: str, report: Report) -> PreT
         ) from error
     if missing := count_missing(model):
         raise UserError(f"'{name}' lacks {missing} of the model's tensors: download all of it.")
-    return model
+    return model, has_four_bits
 
 
 @dataclass(frozen=True)
