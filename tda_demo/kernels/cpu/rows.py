@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from ..nf4 import BLOCK, ONE
 from ..q4_sizes import RECORD, RECORD_BYTES
-from . import int8_rows, q4_rows
+from . import int8_rows, int8_sums, q4_rows
 from .nf4_loops import HAS_SHUFFLE, LOOP, add_row, f32, quantise, row_times
 from .scattered_rows import FOUR, add_apart, add_four, dot
 
@@ -55,7 +55,9 @@ def _matvec(codes, scales, x, chosen, first, last, out):
 def _weighted_rows(codes, block_scales, weights, chosen, first, last, out):
     if codes.dtype == types.uint8:
         return _nf4_weighted_rows
-    return _plain_weighted_rows if chosen in (None, types.none) else _weighted_rows_of_chosen
+    if chosen not in (None, types.none):
+        return _weighted_rows_of_chosen
+    return _int8_weighted_rows if codes.dtype == types.int8 and HAS_SHUFFLE else _plain_weighted_rows
 
 
 def _q4_matvec(codes, scales, x, chosen, first, last, out):
@@ -127,6 +129,10 @@ def _plain_matvec_of_chosen(codes, scales, x, chosen, first, last, out):
         out[i] = dot(codes, row, chosen[min(i + _AHEAD, last - 1)], x) * scales[row]
 
 
+def _int8_weighted_rows(codes, block_scales, weights, chosen, first, last, out):
+    int8_sums.weighted_rows(codes, weights, first, last, out)
+
+
 def _plain_weighted_rows(codes, block_scales, weights, chosen, first, last, out):
     for j in range(out.shape[0]):
         out[j] = f32(0)
@@ -143,9 +149,21 @@ def _weighted_rows_of_chosen(codes, block_scales, weights, chosen, first, last, 
     add_chosen(codes, weights, chosen, first, last, 0, out)
 
 
-@njit(**LOOP)
 def add_chosen(codes, weights, chosen, first, last, begin, out):
     """out = the sum of weights[i] times row chosen[i], columns from ``begin`` on, i from first to last."""
+    raise NotImplementedError("only inside compiled code")
+
+
+@overload(add_chosen, jit_options=LOOP)
+def _add_chosen(codes, weights, chosen, first, last, begin, out):
+    return _int8_add_chosen if codes.dtype == types.int8 and HAS_SHUFFLE else _plain_add_chosen
+
+
+def _int8_add_chosen(codes, weights, chosen, first, last, begin, out):
+    int8_sums.weighted_rows_of_chosen(codes, weights, chosen, first, last, begin, out)
+
+
+def _plain_add_chosen(codes, weights, chosen, first, last, begin, out):
     for j in range(out.shape[0]):
         out[j] = f32(0)
     whole = first + (last - first) // FOUR * FOUR
