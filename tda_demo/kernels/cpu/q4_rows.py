@@ -45,7 +45,7 @@ HAS_DOT = bool(_features.get("avxvnni") or (_features.get("avx512vnni") and _fea
 
 _X_ONE = f32(X_ONE)
 _HALF = GROUP // 2
-_STREAMS = 4  # rows at once
+STREAMS = 4  # rows at once
 _AHEAD = 1440  # bytes of a row that are asked for before they are read
 _LOOSE = ("contract", "reassoc")
 
@@ -98,10 +98,10 @@ quantise: Any = _fast_quantise if HAS_SHUFFLE else _plain_quantise
 @njit(**LOOP)
 def matvec(records, codes, factors, first, last, out):
     """out[i - first] = row i times a quantised vector, for i from first to last."""
-    quarter = (last - first) // _STREAMS
+    quarter = (last - first) // STREAMS
     for i in range(quarter):
         rows_times(records, first + i, quarter, codes, factors, i, out)
-    for i in range(_STREAMS * quarter, last - first):
+    for i in range(STREAMS * quarter, last - first):
         row_times(records, first + i, 0, codes, factors, i, out)
 
 
@@ -131,7 +131,7 @@ def plain_row_times(records, i, _step, codes, factors, at, out):
 
 @njit(**LOOP)
 def plain_rows_times(records, i, step, codes, factors, at, out):
-    for k in range(_STREAMS):
+    for k in range(STREAMS):
         plain_row_times(records, i + k * step, 0, codes, factors, at + k * step, out)
 
 
@@ -200,5 +200,5 @@ def _add(builder: Any, variable: Any, number: Any) -> None:
     builder.store(builder.fadd(builder.load(variable), number, flags=_LOOSE), variable)
 
 
-rows_times: Any = _fast_rows_times(_STREAMS) if HAS_SHUFFLE else plain_rows_times
+rows_times: Any = _fast_rows_times(STREAMS) if HAS_SHUFFLE else plain_rows_times
 row_times: Any = _fast_rows_times(1) if HAS_SHUFFLE else plain_row_times

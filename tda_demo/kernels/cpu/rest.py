@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 from ..q4_sizes import GROUP, RECORD, TILE
 from .elementwise import activate_all
 from .layer import kernel, mlp
 from .partition import share
 from .q4_columns import add_columns
-from .q4_rows import matvec, quantise
-from .rows import f32
+from .q4_rows import STREAMS, matvec, quantise
+from .rows import LOOP, f32
+from .vectors import ask_for
+
+_LINES = 6  # of a stream's beginning, and twice as many of a tile's
 
 
 class Rest(NamedTuple):
@@ -31,14 +35,31 @@ class Rest(NamedTuple):
     counts: np.ndarray  # int64 [layers]
 
 
+@njit(**LOOP)
+def _places(rule, layer, thread, threads):
+    """The first tile of a thread's share, the last one's end, and the first place and how many there are."""
+    first, last = share(-(-rule.counts[layer] // TILE), thread, threads)
+    first, last = rule.tiles[layer] + first, rule.tiles[layer] + last
+    start = first * TILE
+    return first, last, start, min(last * TILE, rule.tiles[layer] * TILE + rule.counts[layer]) - start
+
+
+@njit(**LOOP)
+def _ask_for_what_follows(rule, first_tile, start, count):
+    """Has the beginnings of all streams (``q4_rows``) on their way while the exact neurons are computed."""
+    for k in range(STREAMS):
+        place = start + k * (count // STREAMS)
+        ask_for(rule.gate, place, _LINES)
+        ask_for(rule.up, place, _LINES)
+    ask_for(rule.down, first_tile, 2 * _LINES)
+
+
 @kernel(Rest)
 def _with_rest(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
+    first_tile, last_tile, start, count = _places(rule, layer, thread, threads)
+    if count > 0:
+        _ask_for_what_follows(rule, first_tile, start, count)
     computed = mlp(None, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out)
-    tiles = -(-rule.counts[layer] // TILE)
-    first_tile, last_tile = share(tiles, thread, threads)
-    first_tile, last_tile = rule.tiles[layer] + first_tile, rule.tiles[layer] + last_tile
-    start = first_tile * TILE
-    count = min(last_tile * TILE, rule.tiles[layer] * TILE + rule.counts[layer]) - start
     if count <= 0:
         return computed
     records, chunks = rule.gate.shape[1], rule.down.shape[1]

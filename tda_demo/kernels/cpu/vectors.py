@@ -81,6 +81,25 @@ def external(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     return known or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
 
 
+@intrinsic
+def _asking(_context, array, row, lines):
+    """Asks for the first ``lines`` of 64 bytes of ``array``'s row number ``row``."""
+    need_contiguous(array)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        whole = context.make_array(signature.args[0])(context, builder, values[0])
+        stride = builder.extract_value(whole.strides, 0)
+        start = builder.gep(builder.bitcast(whole.data, int8.as_pointer()), [builder.mul(values[1], stride)])
+        with cgutils.for_range(builder, values[2]) as loop:
+            ask(builder, start, builder.mul(loop.index, constant(LINE)))
+        return context.get_dummy_value()
+
+    return types.void(array, row, lines), generate
+
+
+ask_for: Any = _asking
+
+
 def ask(builder: Any, row: Any, at: Any) -> None:
     """Asks for the line that holds element ``at``. A few at a time: the processor waits for few lines at once."""
     fetch = external(builder, "llvm.prefetch.p0", ir.VoidType(), int8.as_pointer(), int32, int32, int32)
