@@ -278,11 +278,14 @@ def test_kernels_take_the_threads_of_torch(monkeypatch: pytest.MonkeyPatch) -> N
     lm = tiny("opt")
     engine, prefill = prefilled(lm, random_sets(lm, (70, 70, 70)))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    arm = engine.dense_arm(prefill, 1)
+    arm, seen = engine.dense_arm(prefill, 1), []
+    product = RowMajor.__call__
+    monkeypatch.setattr(RowMajor, "__call__", lambda *given: seen.append(numba.get_num_threads()) or product(*given))
     with cores(8):
-        pass
-    arm.step(40)
-    assert numba.get_num_threads() == 1
+        before = numba.get_num_threads()
+        arm.step(40)
+        assert numba.get_num_threads() == before
+    assert seen and set(seen) == {1}
 
 
 def test_starting_the_kernels_leaves_torch_its_threads() -> None:

@@ -27,6 +27,7 @@ from ...support.progress import Progress, Report, silent
 from ..arm import Arm, Prefill, RefreshingArm
 from ..engine import Engine
 from ..weight_bytes import StepBytes, fewer_stored_bytes, stored_bytes
+from .embedding import embedding_of
 from .layout import Layout, read_layout, rope_tables
 from .packing import PackedNeurons, Packer, in_place
 from .prompt_cache import PromptCache, prompt_of
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
 
-_TRIES = 3  # of a step whose threads did not run at once, as on a machine that is very busy
+_TRIES = 2  # more, of a step whose threads did not run at once, as on a machine that is very busy
 
 _packers: weakref.WeakKeyDictionary[PreTrainedModel, Packer] = weakref.WeakKeyDictionary()
 # What has run once on a model: the step of these kinds of policy or rest, and without one (None).
@@ -142,7 +143,7 @@ class CpuStepArm:
         self._traits = StepTraits()
         self.step_bytes = engine.step_bytes
         self._use(active)
-        self.embed = lm.model.get_input_embeddings()  # Gemma's scales what it gives, too
+        self._embed = embedding_of(lm.model.get_input_embeddings())
         self.threads = min(torch.get_num_threads(), most_threads())
         self._position, self._embedding = np.zeros(1, np.int64), np.empty(len(layout.shared.final_norm), np.float32)
         self._computed = np.zeros((len(lm.blocks), self.threads), np.int64)
@@ -154,6 +155,7 @@ class CpuStepArm:
         self.keys = np.zeros((layers, shape.kv_heads, positions - self.position, shape.head_dim), np.float32)
         self.values = np.zeros_like(self.keys)
         self.logits = np.empty(len(layout.shared.head_scale), np.float32)
+        self._told = torch.from_numpy(self.logits)
 
     @property
     def weight_bytes(self) -> int | None:
@@ -164,21 +166,20 @@ class CpuStepArm:
         self.fired = np.empty(active.first[-1], np.float32)
         self._take = None  # until the next step, which finds the arrays it is to use
 
-    @torch.inference_mode()
     def step(self, token: int) -> torch.Tensor:
         if self.position == self.positions:  # compiled code would write beyond the cache
             raise IndexError(f"this arm was made for {self.position} tokens, and has had them")
         self._position[0] = self.position
-        self._embedding[:] = self.embed(torch.tensor([token]))[0].numpy()
+        self._embed(token, self._embedding)
         with cores(self.threads):
             take = self._take or self._prepare()
-            if not any(take() for _ in range(_TRIES)):
+            if not (take() or any(take() for _ in range(_TRIES))):
                 raise UserError(
                     f"numba's threading layer '{threading_layer()}' does not run {self.threads} threads at once here: "
                     "unset NUMBA_THREADING_LAYER, or set OMP_NUM_THREADS=1."
                 )
         self.position += 1
-        return torch.from_numpy(self.logits)
+        return self._told
 
     def prepared(self) -> Self:
         """Itself, once what a first step would have to do alone is done: 2 ms that no step is charged for."""

@@ -64,8 +64,11 @@ def cores(threads: int) -> Iterator[None]:
     check_runnable()
     with _running:
         _start_pool()
-        before = numba.get_num_threads()
-        numba.set_num_threads(min(threads, most_threads()))
+        before, wanted = numba.get_num_threads(), min(threads, most_threads())
+        if wanted == before:  # as in nearly every step, which waits for whatever is done here
+            yield
+            return
+        numba.set_num_threads(wanted)
         try:
             yield
         finally:
@@ -82,7 +85,7 @@ def _start_pool() -> None:
     global _process
     threads = torch.get_num_threads()
     try:
-        numba.set_num_threads(1)
+        numba.set_num_threads(most_threads())
     except ValueError as error:  # the layer that was asked for is not installed
         layer = numba.config.THREADING_LAYER  # type: ignore[attr-defined]
         raise UserError(
