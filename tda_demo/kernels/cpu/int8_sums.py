@@ -70,11 +70,7 @@ def weighted_rows(codes, weights, first, last, out):
     _clear(out)
     for begin in range(first, first + quarter, _QUARTER):
         count = min(_QUARTER, first + quarter - begin)
-        largest = f32(0)
-        for k in range(FOUR):
-            largest = max(largest, _largest(weights, begin + k * quarter, count))
-        for k in range(FOUR):
-            _round(weights, begin + k * quarter, count, _ONE / max(largest, _LEAST), rounded[k * _QUARTER :])
+        unit = _round_block(weights, begin, quarter, count, rounded)
         for i in range(count):
             row, later = begin + i, begin + i + 1
             _add_four(
@@ -82,9 +78,10 @@ def weighted_rows(codes, weights, first, last, out):
                 later, later + quarter, later + 2 * quarter, later + 3 * quarter,
                 rounded, i, _QUARTER, 0, sums,
             )  # fmt: skip
-        _flush(sums, largest / _ONE, out)
-    for i in range(first, first + FOUR * quarter):
-        _add_tail(codes[i], weights[i], 0, out)
+        _flush(sums, unit, out)
+    if columns % _LANES:
+        for i in range(first, first + FOUR * quarter):
+            _add_tail(codes[i], weights[i], 0, out)
     for i in range(first + FOUR * quarter, last):
         _add_row(codes[i], weights[i], 0, out)
 
@@ -97,11 +94,7 @@ def weighted_rows_of_chosen(codes, weights, chosen, first, last, begin, out):
     _clear(out)
     for start in range(first, first + quarter, _QUARTER):
         count = min(_QUARTER, first + quarter - start)
-        largest = f32(0)
-        for k in range(FOUR):
-            largest = max(largest, _largest(weights, start + k * quarter, count))
-        for k in range(FOUR):
-            _round(weights, start + k * quarter, count, _ONE / max(largest, _LEAST), rounded[k * _QUARTER :])
+        unit = _round_block(weights, start, quarter, count, rounded)
         for i in range(count):
             at = start + i
             later = min(at + _AHEAD, first + quarter - 1)
@@ -110,7 +103,7 @@ def weighted_rows_of_chosen(codes, weights, chosen, first, last, begin, out):
                 chosen[later], chosen[later + quarter], chosen[later + 2 * quarter], chosen[later + 3 * quarter],
                 rounded, i, _QUARTER, begin, sums,
             )  # fmt: skip
-        _flush(sums, largest / _ONE, out)
+        _flush(sums, unit, out)
     if columns % _LANES:
         for i in range(first, first + FOUR * quarter):
             _add_tail(codes[chosen[i]], weights[i], begin, out)
@@ -122,6 +115,17 @@ def weighted_rows_of_chosen(codes, weights, chosen, first, last, begin, out):
 def _clear(out):
     for j in range(out.shape[0]):
         out[j] = f32(0)
+
+
+@njit(**LOOP)
+def _round_block(weights, first, quarter, count, rounded):
+    """Rounds ``count`` weights of every quarter into ``rounded`` int16 [BLOCK]; returns what one is worth."""
+    largest = f32(0)
+    for k in range(FOUR):
+        largest = max(largest, _largest(weights, first + k * quarter, count))
+    for k in range(FOUR):
+        _round(weights, first + k * quarter, count, _ONE / max(largest, _LEAST), rounded[k * _QUARTER :])
+    return largest / _ONE
 
 
 @njit(**LOOP)
