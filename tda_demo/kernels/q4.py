@@ -13,10 +13,11 @@ product reads memory front to back.
 bytes: 16 of codes for each of its two groups, whose low halves hold the group's first 16 columns, the high halves the
 others; two scales; two minima. A vector unit of 32 bytes thus has the sums of both groups in its two halves.
 
-``Q4Columns`` has a neuron a column, for down, whose groups run along the outputs. Of 32 neurons and 32 outputs, both
-filled up with zeros, there is a tile of 640 bytes: 16 times 32 bytes of codes, each for two neurons by turns, whose low
-halves hold the first 16 outputs, the high ones the others; 32 scales; 32 minima. So products of neighbouring bytes
-belong to one output, and a tile's fit into 16 bits.
+``Q4Columns`` has a neuron a column, for down, whose groups run along the outputs, both neurons and outputs filled up
+with zeros. Of 32 neurons there is a tile: for every 32 outputs 32 scales and 32 minima, and behind all these, for every
+32 outputs again, 16 times 32 bytes of codes, each for two neurons by turns, whose low halves hold the first 16 outputs,
+the high ones the others. So products of neighbouring bytes belong to one output, and those of 16 neurons fit into 16
+bits.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from .q4_sizes import GROUP, RECORD, RECORD_BYTES, TILE, TILE_BYTES, X_ONE
 _AT_ONCE = 2**19  # weights decoded at a time for a product: 2 MiB in float32, which stay in a core's cache
 f32 = np.float32
 _CODES = RECORD // 2  # bytes of a record
-_TILE_CODES = TILE * GROUP // 2  # bytes of a tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Q4Rows:
 
 @dataclass(frozen=True, eq=False)
 class Q4Columns:
-    """``tiles`` uint8 [groups of 32 neurons, groups of 32 outputs, 640] of a matrix [outputs, ``neurons``].
+    """``tiles`` uint8 [groups of 32 neurons, 640 for every 32 outputs] of a matrix [outputs, ``neurons``].
 
     They hold the matrix over ``output_scales`` float32 [outputs], by which compiled steps multiply outputs at the end.
     """
@@ -82,7 +82,7 @@ class Q4Columns:
     @property
     def neuron_nbytes(self) -> int:
         """Bytes of a column."""
-        return self.tiles.shape[1] * TILE_BYTES // TILE
+        return self.tiles.shape[1] // TILE
 
 
 Numbers = tuple[np.ndarray, np.ndarray]
@@ -149,7 +149,7 @@ def tiles_of(neurons: int) -> int:
 
 def empty_tiles(tiles: int, outputs: int) -> np.ndarray:
     """Memory for so many ``Q4Columns.tiles``."""
-    return np.empty((tiles, -(-outputs // GROUP), TILE_BYTES), np.uint8)
+    return np.empty((tiles, -(-outputs // GROUP) * TILE_BYTES), np.uint8)
 
 
 def write_columns(parts: Iterable[Numbers], copy: Q4Columns) -> None:
@@ -198,7 +198,7 @@ def _over_output_scales(columns: Q4Columns) -> torch.Tensor:
     from .cpu.q4_values import decode_tiles
 
     tiles, threads = columns.tiles, torch.get_num_threads()
-    values = np.empty((tiles.shape[0] * TILE, tiles.shape[1] * GROUP), np.float32)
+    values = np.empty((tiles.shape[0] * TILE, tiles.shape[1] // TILE_BYTES * GROUP), np.float32)
     with cores(threads):
         decode_tiles(tiles, threads, values)
     return torch.from_numpy(values[: columns.neurons, : len(columns.output_scales)])

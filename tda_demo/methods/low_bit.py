@@ -127,7 +127,7 @@ class ModelCopy:
     blocks: tuple[BlockCopy, ...]
     gate: np.ndarray | None  # uint8 [neurons, records, 40], as ``Q4Rows.records``
     up: np.ndarray  # uint8 [neurons, records, 40]
-    down: np.ndarray  # uint8 [tiles, chunks, 640], as ``Q4Columns.tiles``
+    down: np.ndarray  # uint8 [tiles, 640 for every 32 outputs], as ``Q4Columns.tiles``
     rows: np.ndarray  # int64 [layers + 1]
     tiles: np.ndarray  # int64 [layers + 1]
 

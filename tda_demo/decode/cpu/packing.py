@@ -15,7 +15,7 @@ import torch
 from ...kernels.cpu import cores
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.layer import Neurons
-from ...kernels.cpu.q4_columns import gather_columns
+from ...kernels.cpu.q4_tiles import gather_columns
 from ...kernels.cpu.rest import Rest
 from ...kernels.formats import has_nibbles
 from ...kernels.q4_sizes import TILE

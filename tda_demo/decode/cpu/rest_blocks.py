@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...kernels.activations import activation_of
-from ...kernels.cpu.q4_columns import gather_columns
+from ...kernels.cpu.q4_tiles import gather_columns
 from ...kernels.cpu.rest_block import RestBlock
 from ...kernels.q4_sizes import TILE
 from ...methods.low_bit import BlockCopy, LowBitRest

@@ -9,7 +9,7 @@ from __future__ import annotations
 from numba import njit
 
 from .attention_loops import HEADS, LINE, mix, score
-from .elementwise import exp, tanh
+from .elementwise import cap_all, exp
 from .rows import LOOP, f32
 
 PADDING = 32  # numbers: loops over numbers take so many at once, and what is left one by one
@@ -53,8 +53,7 @@ def _weigh(products, count, cap):
     for p in range(count, padded):
         products[p] = _LOWEST
     if cap > 0:
-        for p in range(count):
-            products[p] = f32(cap) * tanh(products[p] / f32(cap))
+        cap_all(products[:count], cap)
     highest, total = _LOWEST, f32(0)
     for p in range(padded):
         highest = max(highest, products[p])

@@ -1,4 +1,9 @@
-"""The functions of one number that the compiled step needs, of plain arithmetic, so that loops over them vectorise."""
+"""The functions of one number that the compiled step needs, of plain arithmetic, and loops over them that vectorise.
+
+The loops run over whole arrays, of which a caller passes a stretch: where one begins at a number that may be below
+zero, as every ``range(first, last)`` does, each index is made positive first, and the compiler then finds no vectors.
+Measured on 1,024 numbers: 3.9 us against 1.1.
+"""
 
 from __future__ import annotations
 
@@ -44,20 +49,46 @@ def activate(x, activation):
 
 
 @njit(**LOOP)
-def activate_all(x, first, last, activation):
-    """``x[first:last]`` in place. Each activation has a loop of its own: one that chooses inside does not vectorise.
+def add(x, more):
+    """x += more."""
+    for i in range(x.shape[0]):
+        x[i] += more[i]
 
-    A literal 0 as ``first`` would be a type of its own, and all of it compiled once more for that.
-    """
+
+@njit(**LOOP)
+def multiply(x, factors):
+    """x *= factors."""
+    for i in range(x.shape[0]):
+        x[i] *= factors[i]
+
+
+@njit(**LOOP)
+def activate_all(x, bias, activation):
+    """x = act(x + bias). Each activation has a loop of its own: one that chooses inside does not vectorise."""
     if activation == SILU:
-        for i in range(first, last):
-            x[i] = activate(x[i], SILU)
+        for i in range(x.shape[0]):
+            x[i] = activate(x[i] + bias[i], SILU)
     elif activation == GELU_TANH:
-        for i in range(first, last):
-            x[i] = activate(x[i], GELU_TANH)
+        for i in range(x.shape[0]):
+            x[i] = activate(x[i] + bias[i], GELU_TANH)
     elif activation == GELU_ERF:
-        for i in range(first, last):
-            x[i] = activate(x[i], GELU_ERF)
+        for i in range(x.shape[0]):
+            x[i] = activate(x[i] + bias[i], GELU_ERF)
     else:
-        for i in range(first, last):
-            x[i] = max(x[i], f32(0))
+        for i in range(x.shape[0]):
+            x[i] = max(x[i] + bias[i], f32(0))
+
+
+@njit(**LOOP)
+def gate_all(gate, gate_bias, up, up_bias, activation):
+    """gate = act(gate + its bias) times (up + its bias)."""
+    activate_all(gate, gate_bias, activation)
+    for i in range(gate.shape[0]):
+        gate[i] *= up[i] + up_bias[i]
+
+
+@njit(**LOOP)
+def cap_all(x, cap):
+    """x = cap tanh(x / cap)."""
+    for i in range(x.shape[0]):
+        x[i] = f32(cap) * tanh(x[i] / f32(cap))

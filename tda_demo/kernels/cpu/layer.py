@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .elementwise import activate_all
+from .elementwise import gate_all
 from .rows import LOOP, matvec, weighted_rows
 from .scattered import compute
 
@@ -70,11 +70,8 @@ def _without_rule(rule, layer, thread, threads, neurons, chosen, x, first, last,
 def _side_by_side(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     matvec(neurons.gate, neurons.gate_scale, x, None, first, last, activations)
     matvec(neurons.up, neurons.up_scale, x, None, first, last, up)
-    for i in range(first, last):
-        activations[i] += neurons.gate_bias[i]
-    activate_all(activations, first, last, activation)
-    for i in range(first, last):
-        activations[i] *= up[i] + neurons.up_bias[i]
+    gate_bias, up_bias = neurons.gate_bias[first:last], neurons.up_bias[first:last]
+    gate_all(activations[first:last], gate_bias, up[first:last], up_bias, activation)
     weighted_rows(neurons.down, neurons.down_scale, activations, None, first, last, out)
     return last - first
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..formats import ByNeuron, Rows, encode, encode_by_neuron
 from . import cores
+from .elementwise import add
 from .matmul import neurons_have_matmul, neurons_product, rows_have_matmul, rows_product
 from .partition import share
 from .rows import LOOP, f32, matvec, weighted_rows
@@ -131,8 +132,7 @@ def row_product(codes, scales, bias, x, threads, out):
         first, last = share(rows, t, threads)
         matvec(codes, scales, x, None, first, last, out)
         if bias.shape[0] > 0:
-            for i in range(first, last):
-                out[i] += bias[i]
+            add(out[first:last], bias[first:last])
 
 
 @njit(parallel=True, **LOOP)

@@ -12,9 +12,9 @@ from numba import njit, prange
 from ..q4_sizes import GROUP, TILE
 from .partition import share
 from .q4_fit import LANES, fit
+from .q4_tiles import parts_of
 
 _HALF = GROUP // 2
-_TILE_CODES = TILE * _HALF
 
 
 @njit(parallel=True, nogil=True, cache=True)
@@ -41,15 +41,16 @@ def encode_rows(numbers, factors, threads, records):
 
 @njit(parallel=True, nogil=True, cache=True)
 def encode_columns(numbers, factors, threads, tiles):
-    """Writes ``tiles`` uint8 [groups of 32 neurons, groups of 32 outputs, 640]; rows of ``numbers`` are neurons."""
+    """Writes ``tiles`` uint8 [groups of 32 neurons, 640 for every 32 outputs]; rows of ``numbers`` are neurons."""
     neurons, width = numbers.shape
     for t in prange(threads):
         weights, codes, halves = _room()
         first, last = share(tiles.shape[0], t, threads)
         for tile in range(first, last):
             tiles[tile] = 0
-            for chunk in range(tiles.shape[1]):
-                out = tiles[tile, chunk]
+            all_halves, all_codes = parts_of(tiles[tile])
+            for chunk in range(all_codes.shape[0]):
+                out, numbers_out = all_codes[chunk], all_halves[chunk]
                 for begin in range(tile * TILE, min((tile + 1) * TILE, neurons), LANES):
                     count = min(LANES, neurons - begin)
                     _gather(numbers, factors, begin, count, chunk * GROUP, width, weights)
@@ -59,8 +60,8 @@ def encode_columns(numbers, factors, threads, tiles):
                         at = neuron // 2 * GROUP + neuron % 2
                         for k in range(_HALF):
                             out[at + 2 * k] = codes[k, lane] | codes[k + _HALF, lane] << 4
-                        _put_half(halves[0, lane], out, _TILE_CODES + 2 * neuron)
-                        _put_half(halves[1, lane], out, _TILE_CODES + 2 * (TILE + neuron))
+                        _put_half(halves[0, lane], numbers_out, 2 * neuron)
+                        _put_half(halves[1, lane], numbers_out, 2 * (TILE + neuron))
 
 
 @njit(nogil=True, cache=True)

@@ -8,9 +8,9 @@ from numba import njit, prange
 from ..q4_sizes import GROUP, RECORD, TILE
 from .partition import share
 from .q4_rows import from_half
+from .q4_tiles import parts_of
 
 _HALF = GROUP // 2
-_SCALES = TILE * _HALF  # where those of a tile begin
 
 
 @njit(parallel=True, nogil=True, cache=True)
@@ -38,21 +38,22 @@ def decode(records, threads, out):
 
 @njit(parallel=True, nogil=True, cache=True)
 def decode_tiles(tiles, threads, out):
-    """``out`` float32 [32 * groups of neurons, 32 * groups of outputs] = the values of ``tiles`` uint8 [.., .., 640].
+    """``out`` float32 [32 * groups of neurons, 32 * groups of outputs] = the values of ``tiles`` uint8 [.., 640 ..].
 
     As ``decode`` computes them.
     """
     for t in prange(threads):
         begin, end = share(tiles.shape[0], t, threads)
         for i in range(begin, end):
-            for chunk in range(tiles.shape[1]):
-                tile, first = tiles[i, chunk], chunk * GROUP
+            all_halves, all_codes = parts_of(tiles[i])
+            for chunk in range(all_codes.shape[0]):
+                halves, codes, first = all_halves[chunk], all_codes[chunk], chunk * GROUP
                 for neuron in range(TILE):
-                    place = _SCALES + 2 * neuron
-                    scale = from_half(tile[place], tile[place + 1])
-                    minimum = from_half(tile[place + 2 * TILE], tile[place + 2 * TILE + 1])
+                    place = 2 * neuron
+                    scale = from_half(halves[place], halves[place + 1])
+                    minimum = from_half(halves[place + 2 * TILE], halves[place + 2 * TILE + 1])
                     at = neuron // 2 * GROUP + neuron % 2
                     for k in range(_HALF):
-                        both = tile[at + 2 * k]
+                        both = codes[at + 2 * k]
                         out[i * TILE + neuron, first + k] = np.float32(both & 15) * scale + minimum
                         out[i * TILE + neuron, first + _HALF + k] = np.float32(both >> 4) * scale + minimum

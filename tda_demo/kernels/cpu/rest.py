@@ -8,11 +8,12 @@ import numpy as np
 from numba import njit
 
 from ..q4_sizes import GROUP, RECORD, TILE
-from .elementwise import activate_all
+from .elementwise import add, gate_all
 from .layer import kernel, mlp
 from .partition import share
 from .q4_columns import add_columns
 from .q4_rows import STREAMS, matvec, quantise
+from .q4_tiles import chunks_of
 from .rows import LOOP, f32
 from .vectors import ask_for
 
@@ -28,7 +29,7 @@ class Rest(NamedTuple):
 
     gate: np.ndarray  # uint8 [places, records, 40]
     up: np.ndarray  # uint8 [places, records, 40]
-    down: np.ndarray  # uint8 [places / 32, chunks, 640]
+    down: np.ndarray  # uint8 [places / 32, 640 for every 32 outputs]
     gate_bias: np.ndarray  # float32 [places]
     up_bias: np.ndarray  # float32 [places]
     tiles: np.ndarray  # int64 [layers]
@@ -62,19 +63,15 @@ def _with_rest(rule, layer, thread, threads, neurons, chosen, x, first, last, ac
     computed = mlp(None, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out)
     if count <= 0:
         return computed
-    records, chunks = rule.gate.shape[1], rule.down.shape[1]
+    records, chunks = rule.gate.shape[1], chunks_of(rule.down)
     codes, factors = np.empty(records * RECORD, np.int8), np.empty((records, 4), f32)
     quantise(x, codes, factors)
     a, linear = np.zeros((last_tile - first_tile) * TILE, f32), np.empty(count, f32)
     matvec(rule.gate, codes, factors, start, start + count, a)
     matvec(rule.up, codes, factors, start, start + count, linear)
-    for i in range(count):
-        a[i] += rule.gate_bias[start + i]
-    activate_all(a, np.int64(0), count, activation)
-    for i in range(count):
-        a[i] *= linear[i] + rule.up_bias[start + i]
+    end = start + count
+    gate_all(a[:count], rule.gate_bias[start:end], linear, rule.up_bias[start:end], activation)
     added = np.zeros(chunks * GROUP, f32)
     add_columns(rule.down, first_tile, last_tile, a, added)
-    for j in range(out.shape[0]):
-        out[j] += added[j]
+    add(out, added)
     return computed

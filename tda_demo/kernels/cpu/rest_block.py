@@ -13,10 +13,11 @@ import torch
 from numba import get_num_threads, njit, prange
 
 from ..q4_sizes import GROUP, RECORD, TILE
-from .elementwise import activate_all
+from .elementwise import activate_all, gate_all
 from .partition import share
 from .q4_columns import add_columns
 from .q4_rows import matvec, quantise
+from .q4_tiles import chunks_of
 from .rows import LOOP, f32
 
 
@@ -28,7 +29,7 @@ class RestBlock(NamedTuple):
 
     gate: np.ndarray  # uint8 [neurons or 0, records, 40]
     up: np.ndarray  # uint8 [neurons, records, 40]
-    down: np.ndarray  # uint8 [neurons / 32, chunks, 640]
+    down: np.ndarray  # uint8 [neurons / 32, 640 for every 32 outputs]
     gate_bias: np.ndarray  # float32 [neurons]
     up_bias: np.ndarray  # float32 [neurons]
     output_scales: np.ndarray  # float32 [outputs]
@@ -48,30 +49,25 @@ def rest_product(block, x, threads, out):
     Each thread takes some tiles of neurons; the parts are added in order, so equal inputs give equal bits.
     """
     neurons, records = block.up.shape[0], block.up.shape[1]
-    tiles, chunks = block.down.shape[0], block.down.shape[1]
+    tiles, chunks = block.down.shape[0], chunks_of(block.down)
     codes, factors = np.empty(records * RECORD, np.int8), np.empty((records, 4), f32)
     quantise(x, codes, factors)
     partial = np.zeros((threads, chunks * GROUP), f32)
     for t in prange(threads):
         first, last = share(tiles, t, threads)
         start = first * TILE
-        count = min(last * TILE, neurons) - start
+        end = min(last * TILE, neurons)
+        count = end - start
         if count > 0:
             a = np.zeros((last - first) * TILE, f32)
             if block.gate.shape[0] > 0:
                 linear = np.empty(count, f32)
-                matvec(block.gate, codes, factors, start, start + count, a)
-                matvec(block.up, codes, factors, start, start + count, linear)
-                for i in range(count):
-                    a[i] += block.gate_bias[start + i]
-                activate_all(a, np.int64(0), count, block.activation)
-                for i in range(count):
-                    a[i] *= linear[i] + block.up_bias[start + i]
+                matvec(block.gate, codes, factors, start, end, a)
+                matvec(block.up, codes, factors, start, end, linear)
+                gate_all(a[:count], block.gate_bias[start:end], linear, block.up_bias[start:end], block.activation)
             else:
-                matvec(block.up, codes, factors, start, start + count, a)
-                for i in range(count):
-                    a[i] += block.up_bias[start + i]
-                activate_all(a, np.int64(0), count, block.activation)
+                matvec(block.up, codes, factors, start, end, a)
+                activate_all(a[:count], block.up_bias[start:end], block.activation)
             add_columns(block.down, first, last, a, partial[t])
     for j in range(out.shape[0]):
         total = f32(0)

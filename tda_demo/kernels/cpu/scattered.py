@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import overload
 
 from . import int8_rows
-from .elementwise import activate, activate_all
+from .elementwise import activate, gate_all
 from .nf4_loops import HAS_SHUFFLE
 from .rows import LOOP, f32, matvec, weighted_rows
 from .scattered_rows import add_row, dot
@@ -37,11 +37,9 @@ def _by_matrix(neurons, x, chosen, first, last, activation, up, activations, out
     """nf4 and q4, whose rows are short and have to be taken apart."""
     matvec(neurons.gate, neurons.gate_scale, x, chosen, first, last, activations)
     matvec(neurons.up, neurons.up_scale, x, chosen, first, last, up)
-    for i in range(first, last):
-        activations[i] += neurons.gate_bias[chosen[i]]
-    activate_all(activations, first, last, activation)
-    for i in range(first, last):
-        activations[i] *= up[i] + neurons.up_bias[chosen[i]]
+    places = chosen[first:last]
+    gate_bias, up_bias = neurons.gate_bias[places], neurons.up_bias[places]
+    gate_all(activations[first:last], gate_bias, up[first:last], up_bias, activation)
     weighted_rows(neurons.down, neurons.down_scale, activations, chosen, first, last, out)
 
 

@@ -15,7 +15,7 @@ from numba import njit, prange
 from .attention import PADDING, attend, combine
 from .attention_loops import HEADS
 from .barrier import barrier
-from .elementwise import tanh
+from .elementwise import add, cap_all
 from .launch import argument
 from .layer import OUT, QKV, Neurons, mlp, project
 from .partition import share
@@ -102,8 +102,7 @@ def _add_up(parts, out):
     for j in range(out.shape[0]):
         out[j] = parts[0, j]
     for t in range(1, parts.shape[0]):
-        for j in range(out.shape[0]):
-            out[j] += parts[t, j]
+        add(out, parts[t])
 
 
 @njit(**LOOP)
@@ -111,8 +110,7 @@ def _add(x, update, weight, epsilon, normalise):
     """x += update, normalised first where the family has output norms."""
     if normalise:
         _rms_norm(update, weight, epsilon, update)
-    for j in range(x.shape[0]):
-        x[j] += update[j]
+    add(x, update)
 
 
 class Scratch(NamedTuple):
@@ -249,8 +247,7 @@ def take_step(t, threads, counters, address, kind):
     for layer in range(layers):
         _rms_norm(x, shared.norms[layer, 0], epsilon, normed)
         project(rule, layer, QKV, shared.qkv[layer], shared.qkv_scale[layer], normed, row, last_row, projected)
-        for j in range(row, last_row):
-            projected[j] += shared.qkv_bias[layer, j]
+        add(projected[row:last_row], shared.qkv_bias[layer, row:last_row])
         passed = barrier(counters, passed, threads)
         _copy(projected, by_head.reshape(rows))
         rope, window = shared.rope[layer], shared.window[layer]
@@ -259,8 +256,7 @@ def take_step(t, threads, counters, address, kind):
         combine(scratch.outs, scratch.peaks, scratch.sums, mixed)
         flat = mixed.reshape(mixed.size)
         project(rule, layer, OUT, shared.out[layer], shared.out_scale[layer], flat, first, last, scratch.update)
-        for j in range(first, last):
-            scratch.update[j] += shared.out_bias[layer, j]
+        add(scratch.update[first:last], shared.out_bias[layer, first:last])
         passed = barrier(counters, passed, threads)
         _copy(scratch.update, update)
         _add(x, update, shared.norms[layer, 1], epsilon, shape.output_norms)
@@ -293,8 +289,7 @@ def take_step(t, threads, counters, address, kind):
     first, last = share(len(logits), t, threads)
     matvec(shared.head, shared.head_scale, normed, None, first, last, logits)
     if shape.final_cap > 0:
-        for i in range(first, last):
-            logits[i] = f32(shape.final_cap) * tanh(logits[i] / f32(shape.final_cap))
+        cap_all(logits[first:last], shape.final_cap)
 
 
 @njit(parallel=True, **LOOP)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ..elementwise import activate_all
+from ..elementwise import gate_all, multiply
 from ..layer import QKV, kernel, projection
 from ..rows import LOOP, add_chosen, f32, weighted_rows
 
@@ -68,8 +68,7 @@ def _projected(rule, layer, which, codes, scale, x, first, last, out):
         _stretch(rule, 2, rule.v, layer, x, queries + keys, first, last, out)
     else:
         _stretch(rule, 3, rule.out, layer, x, 0, first, last, out)
-    for i in range(first, last):
-        out[i] *= scale[i]
+    multiply(out[first:last], scale[first:last])
 
 
 @kernel(Channels)
@@ -77,13 +76,14 @@ def _block(rule, layer, thread, threads, neurons, chosen, x, first, last, activa
     start = layer * rule.gate.shape[1] * rule.gate.shape[3]
     _stretch(rule, 4, rule.gate, layer, x, start, first, last, activations)
     _stretch(rule, 5, rule.up, layer, x, start, first, last, up)
-    for i in range(first, last):
-        activations[i] = activations[i] * neurons.gate_scale[i] + neurons.gate_bias[i]
-    activate_all(activations, first, last, activation)
+    multiply(activations[first:last], neurons.gate_scale[first:last])
+    multiply(up[first:last], neurons.up_scale[first:last])
+    gate_bias, up_bias = neurons.gate_bias[first:last], neurons.up_bias[first:last]
+    gate_all(activations[first:last], gate_bias, up[first:last], up_bias, activation)
     limit = rule.limits[layer, 6]
     end = first
     for i in range(first, last):
-        a = activations[i] * (up[i] * neurons.up_scale[i] + neurons.up_bias[i])
+        a = activations[i]
         if abs(a) > limit:
             chosen[end] = i
             activations[end] = a

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..elementwise import activate_all
+from ..elementwise import activate_all, gate_all
 from ..layer import kernel
 from ..rows import matvec, weighted_rows
 
@@ -28,13 +28,12 @@ class GateThreshold(NamedTuple):
 def _truncated(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     matvec(neurons.gate, neurons.gate_scale, x, None, first, last, activations)
     matvec(neurons.up, neurons.up_scale, x, None, first, last, up)
-    for i in range(first, last):
-        activations[i] += neurons.gate_bias[i]
-    activate_all(activations, first, last, activation)
+    gate_bias, up_bias = neurons.gate_bias[first:last], neurons.up_bias[first:last]
+    gate_all(activations[first:last], gate_bias, up[first:last], up_bias, activation)
     limit = rule.limits[layer]
     end = first
     for i in range(first, last):
-        a = activations[i] * (up[i] + neurons.up_bias[i])
+        a = activations[i]
         if abs(a) * rule.norms[i] > limit:
             chosen[end] = i
             activations[end] = a
@@ -46,9 +45,7 @@ def _truncated(rule, layer, thread, threads, neurons, chosen, x, first, last, ac
 @kernel(GateThreshold)
 def _gated(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     matvec(neurons.gate, neurons.gate_scale, x, None, first, last, activations)
-    for i in range(first, last):
-        activations[i] += neurons.gate_bias[i]
-    activate_all(activations, first, last, activation)
+    activate_all(activations[first:last], neurons.gate_bias[first:last], activation)
     limit = rule.limits[layer]
     end = first
     for i in range(first, last):
