@@ -19,6 +19,7 @@ from transformers import LlamaConfig, Phi3Config, Qwen3Config
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.decode.cpu.layout import has_layout
+from tda_demo.decode.cpu.prompt_cache import number_type
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.kernels.formats import FORMATS
 from tda_demo.methods import TDA, ActiveSets
@@ -86,7 +87,7 @@ def test_any_active_set_gives_the_logits_of_zeroed_neurons(counts: tuple[int, ..
     engine = CpuStepEngine(lm)
     prefill = dataclasses.replace(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), plan=active)
     arm = engine.sparse_arm(prefill, 1)
-    expected = zeroed_logits(lm, active, 40)
+    expected = zeroed_logits(lm, active, 40, number_type(precision))
     assert (arm.step(40) - expected).abs().max() < TOLERANCE[precision] * expected.abs().max()
     assert [each.shape[1] for each in arm.activations()] == list(counts)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from tiny import tiny
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from tda_demo.decode.choose import engine_for
+from tda_demo.decode.cpu.compiled_step import CpuStepEngine
+from tda_demo.decode.cpu.prompt_cache import number_type
 from tda_demo.decode.engine import Engine
 from tda_demo.methods import TDA, ActiveSets
 from tda_demo.model.feedforward import find_blocks
@@ -60,8 +64,7 @@ def worst_error(lm: LoadedModel, expected_engine: type[Engine]) -> float:
     engine = engine_for(lm)
     assert type(engine) is expected_engine
     arm = engine.dense_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), len(STEPS))
-    cache = DynamicCache(config=lm.model.config)
-    lm.model(input_ids=torch.tensor([PROMPT_IDS]), past_key_values=cache)
+    cache = prompt_cache(lm, number_type(lm.precision) if expected_engine is CpuStepEngine else np.float32)
     worst = 0.0
     for token in STEPS:
         expected = lm.model(input_ids=torch.tensor([[token]]), past_key_values=cache).logits[0, -1]
@@ -69,10 +72,28 @@ def worst_error(lm: LoadedModel, expected_engine: type[Engine]) -> float:
     return worst
 
 
-def zeroed_logits(lm: LoadedModel, active: ActiveSets, token: int) -> torch.Tensor:
-    """Logits of ``token`` after the prompt, from transformers; zeroes the output columns of the neurons dropped."""
+def prompt_cache(lm: LoadedModel, kind: type[np.generic] = np.float32) -> DynamicCache:
+    """That of the prompt, which keeps numbers as an arm of this ``kind`` does: in half precision, or as they are."""
     cache = DynamicCache(config=lm.model.config)
     lm.model(input_ids=torch.tensor([PROMPT_IDS]), past_key_values=cache)
+    if kind == np.float32:
+        return cache
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys.half().float(), layer.values.half().float()
+        layer.update = partial(_update_with_halves, layer.update)
+    return cache
+
+
+def _update_with_halves(update: Any, keys: torch.Tensor, values: torch.Tensor, *others: Any, **named: Any) -> Any:
+    return update(keys.half().float(), values.half().float(), *others, **named)
+
+
+def zeroed_logits(lm: LoadedModel, active: ActiveSets, token: int, kind: type[np.generic] = np.float32) -> torch.Tensor:
+    """Logits of ``token`` after the prompt, from transformers; zeroes the output columns of the neurons dropped.
+
+    ``kind`` is how the arm keeps keys and values (``prompt_cache``).
+    """
+    cache = prompt_cache(lm, kind)
     for block, indices in zip(lm.blocks, active.indices, strict=True):
         dropped = torch.ones(block.d_ff, dtype=torch.bool).index_fill(0, indices, False)
         block.down.weight[:, dropped] = 0

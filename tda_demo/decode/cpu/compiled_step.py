@@ -30,7 +30,7 @@ from ..weight_bytes import StepBytes, fewer_stored_bytes, stored_bytes
 from .embedding import embedding_of
 from .layout import Layout, read_layout, rope_tables
 from .packing import PackedNeurons, Packer, in_place
-from .prompt_cache import PromptCache, prompt_of
+from .prompt_cache import PromptCache, number_type, prompt_of
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -120,7 +120,7 @@ def _step_of(policy: Policy | None) -> type | None:
 
 
 class CpuStepArm:
-    """The decoder's arrays, some of its neurons, and a float32 KV cache: for ``positions`` tokens, the prompt's, which
+    """The decoder's arrays, some of its neurons, and a KV cache: for ``positions`` tokens, the prompt's, which
     arms share, included.
     """
 
@@ -149,10 +149,11 @@ class CpuStepArm:
         self._computed = np.zeros((len(lm.blocks), self.threads), np.int64)
         self.cosines, self.sines = rope_tables(lm.model, positions)
         shape, layers = layout.shape, len(layout.shared.window)
-        no_prompt = np.zeros((layers, shape.kv_heads, 0, shape.head_dim), np.float32)
-        self.prompt = PromptCache(no_prompt, no_prompt) if prompt_cache is None else prompt_of(prompt_cache)
+        kind = number_type(lm.precision)
+        no_prompt = np.zeros((layers, shape.kv_heads, 0, shape.head_dim), kind)
+        self.prompt = PromptCache(no_prompt, no_prompt) if prompt_cache is None else prompt_of(prompt_cache, kind)
         self.position, self.positions = self.prompt.tokens, positions
-        self.keys = np.zeros((layers, shape.kv_heads, positions - self.position, shape.head_dim), np.float32)
+        self.keys = np.zeros((layers, shape.kv_heads, positions - self.position, shape.head_dim), kind)
         self.values = np.zeros_like(self.keys)
         self.logits = np.empty(len(layout.shared.head_scale), np.float32)
         self._told = torch.from_numpy(self.logits)

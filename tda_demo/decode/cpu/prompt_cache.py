@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ...kernels.cpu.halves import HAS_HALVES, as_halves
+from ...model.precision import PRECISIONS
+
 if TYPE_CHECKING:
     from transformers import Cache
 
 
 @dataclass(frozen=True, eq=False)
 class PromptCache:
-    """``keys`` and ``values`` float32 [layers, kv_heads, T, head_dim] of a prompt; arms read them and write none."""
+    """``keys`` and ``values`` [layers, kv_heads, T, head_dim] of a prompt; arms read them and write none.
+
+    float32, or half precision (``kernels.cpu.halves``).
+    """
 
     keys: np.ndarray
     values: np.ndarray
@@ -28,14 +34,26 @@ class PromptCache:
 _prompts: weakref.WeakKeyDictionary[Cache, PromptCache] = weakref.WeakKeyDictionary()
 
 
-def prompt_of(cache: Cache) -> PromptCache:
-    """What ``cache`` holds, in one piece for all arms that start from it; its own tensors become views of that."""
+def number_type(precision: str) -> type[np.generic]:
+    """Of keys and values: halves beside weights of 8 bits or fewer, whose products round what they multiply anyway."""
+    return np.uint16 if HAS_HALVES and PRECISIONS[precision].bytes_per_weight < 2 else np.float32
+
+
+def prompt_of(cache: Cache, kind: type[np.generic]) -> PromptCache:
+    """What ``cache`` holds, in one piece for all arms that start from it, all of one ``kind``.
+
+    Where that is float32, the cache's own tensors become views of it.
+    """
     if cache not in _prompts:
         layers: Any = cache.layers
-        keys, values = (np.empty((len(layers), *layers[0].keys.shape[1:]), np.float32) for _ in range(2))
+        keys, values = (np.empty((len(layers), *layers[0].keys.shape[1:]), kind) for _ in range(2))
         for number, layer in enumerate(layers):  # one by one, so that not all of it is there twice
             for name, whole in (("keys", keys), ("values", values)):
-                whole[number] = getattr(layer, name)[0].numpy()
-                setattr(layer, name, torch.from_numpy(whole[number : number + 1]))
+                numbers = getattr(layer, name)[0]
+                if kind == np.float32:
+                    whole[number] = numbers.numpy()
+                    setattr(layer, name, torch.from_numpy(whole[number : number + 1]))
+                else:
+                    whole[number] = as_halves(numbers)
         _prompts[cache] = PromptCache(keys, values)
     return _prompts[cache]

@@ -10,6 +10,7 @@ from numba import njit
 
 from .attention_loops import HEADS, LINE, mix, score
 from .elementwise import cap_all, exp
+from .halves import number
 from .rows import LOOP, f32
 
 PADDING = 32  # numbers: loops over numbers take so many at once, and what is left one by one
@@ -23,7 +24,7 @@ def attend(queries, keys, values, begin, end, scale, cap, weights, outs, peaks, 
 
     Args:
         queries: float32 [heads, head_dim].
-        keys, values: float32 [kv_heads, positions, head_dim].
+        keys, values: float32 or halves [kv_heads, positions, head_dim].
         scale: float32, of a product.
         cap: of a scaled product; 0 for none.
         weights: float32 [HEADS, positions + PADDING], scratch.
@@ -69,7 +70,7 @@ def _score_other_columns(keys, begin, end, queries, scale, products):
     for column in range(keys.shape[1] - keys.shape[1] % LINE, keys.shape[1]):
         for h in range(len(queries)):
             for p in range(begin, end):
-                products[h, p - begin] += scale * queries[h, column] * keys[p, column]
+                products[h, p - begin] += scale * queries[h, column] * number(keys[p, column])
 
 
 @njit(**LOOP)
@@ -79,7 +80,7 @@ def _mix_other_columns(values, begin, end, weights, outs):
         for h in range(len(outs)):
             total = f32(0)
             for p in range(begin, end):
-                total += weights[h, p - begin] * values[p, column]
+                total += weights[h, p - begin] * number(values[p, column])
             outs[h, column] = total
 
 

@@ -3,6 +3,8 @@
 Written in LLVM's own language, whose vectors exist for every processor: a loop over numbers is not made to keep several
 heads' sums in registers. For every line that is read, the same line of what is read next is asked for: by the time a
 layer comes round again its cache has been pushed out by the weights of all others.
+
+Keys and values are float32, or half precision as ``halves`` has it.
 """
 
 from __future__ import annotations
@@ -15,12 +17,27 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .nf4_loops import LOOP
-from .vectors import ask, constant, external, float32, load, need_contiguous, pointer, spread
+from .vectors import (
+    Floats,
+    ask,
+    constant,
+    float32,
+    int32,
+    load,
+    need_contiguous,
+    pointer,
+    spread,
+    vector,
+    zeroed,
+)
 
 HEADS = 4
 LINE = 16  # numbers
 
-_Line = ir.VectorType(float32, LINE)
+_LANES = Floats.count
+_Four, _Halves = ir.VectorType(float32, 4), ir.VectorType(ir.HalfType(), _LANES)
+_PLACES = {1: 4, 2: 4, 3: 4, 4: 2}  # positions whose sums the registers hold, of so many heads,
+_WIDTHS = {1: 32, 2: 32, 3: 32, 4: 16}  # and columns
 _LOOSE = ("contract", "reassoc")
 
 
@@ -29,10 +46,10 @@ def score(keys, begin, end, queries, scale, products, following):
     """products[h, p - begin] = scale times key p times query h, of their first columns, which are whole lines.
 
     Args:
-        keys: float32 [positions, head_dim].
+        keys: [positions, head_dim].
         queries: float32 [heads, head_dim], at most ``HEADS``.
-        products: float32 [HEADS, places], written.
-        following: float32 [positions, head_dim], asked for.
+        products: float32 [HEADS, places], written, and up to three places beyond.
+        following: [positions, head_dim], asked for.
     """
     if len(queries) == 1:
         _score_1(keys, begin, end, queries, scale, products, following)
@@ -49,10 +66,10 @@ def mix(values, begin, end, weights, outs, following):
     """outs[h] = the sum over p of weights[h, p - begin] times value p, its first columns, which are whole lines.
 
     Args:
-        values: float32 [positions, head_dim].
+        values: [positions, head_dim].
         weights: float32 [HEADS, places].
         outs: float32 [heads, head_dim], at most ``HEADS``, written.
-        following: float32 [positions, head_dim], asked for.
+        following: [positions, head_dim], asked for.
     """
     if len(outs) == 1:
         _mix_1(values, begin, end, weights, outs, following)
@@ -64,36 +81,23 @@ def mix(values, begin, end, weights, outs, following):
         _mix_4(values, begin, end, weights, outs, following)
 
 
-class _Sums:
-    """A line of sums for each head, in registers."""
-
-    def __init__(self, builder: Any, count: int) -> None:
-        self._builder = builder
-        self._lines = [cgutils.alloca_once(builder, _Line) for _ in range(count)]
-
-    def clear(self) -> None:
-        for line in self._lines:
-            self._builder.store(ir.Constant(_Line, [0.0] * LINE), line)
-
-    def add(self, head: int, one: Any, other: Any) -> None:
-        product = self._builder.fmul(one, other, flags=_LOOSE)
-        line = self._lines[head]
-        self._builder.store(self._builder.fadd(self._builder.load(line), product, flags=_LOOSE), line)
-
-    def __iter__(self) -> Any:
-        return (self._builder.load(line) for line in self._lines)
-
-
 class _Table:
-    """An array [rows, columns] of float32."""
+    """An array [rows, columns] of float32, or of half precision."""
 
     def __init__(self, context: Any, builder: Any, array_type: Any, array: Any) -> None:
         self._builder = builder
         self._start = pointer(context, builder, array_type, array)
+        self._halves = array_type.dtype == types.uint16
         self.columns = builder.extract_value(context.make_array(array_type)(context, builder, array).shape, 1)
 
     def at(self, row: Any, column: Any) -> Any:
         return self._builder.gep(self._start, [self._builder.add(self._builder.mul(row, self.columns), column)])
+
+    def eight(self, row: Any, column: Any) -> Any:
+        """Eight numbers of a row, as floats."""
+        if not self._halves:
+            return load(self._builder, self.at(row, column), Floats, 0)
+        return self._builder.fpext(load(self._builder, self.at(row, column), _Halves, 0), Floats)
 
 
 def _scoring(count: int) -> Any:
@@ -105,20 +109,28 @@ def _scoring(count: int) -> Any:
             keys, queries, products, following = (
                 _Table(context, builder, signature.args[k], values[k]) for k in (0, 3, 5, 6)
             )
-            sums, whole = _Sums(builder, count), builder.and_(keys.columns, constant(-LINE))
-            add_up = external(builder, "llvm.vector.reduce.fadd.v16f32", float32, float32, _Line)
-            with cgutils.for_range_slice(builder, values[1], values[2], constant(1)) as (position, _):
-                sums.clear()
+            places, whole = _PLACES[count], builder.and_(keys.columns, constant(-LINE))
+            final = builder.sub(values[2], constant(1))
+            with cgutils.for_range_slice(builder, values[1], values[2], constant(places)) as (position, _):
+                rows = [builder.add(position, constant(k)) for k in range(places)]
+                # Beyond the end the last one again, whose products nobody reads.
+                read = [builder.select(builder.icmp_signed("<", row, final), row, final) for row in rows]
+                sums = [[zeroed(builder, Floats) for _ in rows] for _ in range(count)]
                 with cgutils.for_range_slice(builder, constant(0), whole, constant(LINE)) as (column, _):
-                    ask(builder, following.at(position, column), constant(0))
-                    key = load(builder, keys.at(position, column), _Line, 0)
-                    for head in range(count):
-                        sums.add(head, key, load(builder, queries.at(constant(head), column), _Line, 0))
+                    for row in rows:
+                        ask(builder, following.at(row, column), constant(0))
+                    for at in (builder.add(column, constant(part)) for part in range(0, LINE, _LANES)):
+                        parts = [queries.eight(constant(head), at) for head in range(count)]
+                        for place, row in enumerate(read):
+                            key = keys.eight(row, at)
+                            for head, query in enumerate(parts):
+                                _add_product(builder, sums[head][place], key, query)
                 place = builder.sub(position, values[1])
-                for head, line in enumerate(sums):
-                    total = builder.call(add_up, [ir.Constant(float32, 0.0), line], fastmath=("reassoc",))
-                    scaled = builder.fmul(total, values[4], flags=_LOOSE)
-                    builder.store(scaled, products.at(constant(head), place))
+                for head, own in enumerate(sums):
+                    totals = _added_up(builder, [builder.load(each) for each in own])
+                    scaled = builder.fmul(totals, spread(builder, values[4], totals.type), flags=_LOOSE)
+                    target = builder.bitcast(products.at(constant(head), place), scaled.type.as_pointer())
+                    builder.store(scaled, target, align=4)
             return context.get_dummy_value()
 
         return types.void(keys, begin, end, queries, scale, products, following), generate
@@ -136,24 +148,55 @@ def _mixing(count: int) -> Any:
             values, weights, outs, following = (
                 _Table(context, builder, signature.args[k], arguments[k]) for k in (0, 3, 4, 5)
             )
-            sums, whole = _Sums(builder, count), builder.and_(values.columns, constant(-LINE))
-            with cgutils.for_range_slice(builder, constant(0), whole, constant(LINE)) as (column, _):
-                sums.clear()
-                with cgutils.for_range_slice(builder, arguments[1], arguments[2], constant(1)) as (position, _):
-                    ask(builder, following.at(position, column), constant(0))
-                    value = load(builder, values.at(position, column), _Line, 0)
-                    place = builder.sub(position, arguments[1])
-                    for head in range(count):
-                        weight = builder.load(weights.at(constant(head), place))
-                        sums.add(head, spread(builder, weight, _Line), value)
-                for head, line in enumerate(sums):
-                    target = builder.bitcast(outs.at(constant(head), column), _Line.as_pointer())
-                    builder.store(line, target, align=4)
+            whole, done = builder.and_(values.columns, constant(-LINE)), constant(0)
+            for width in sorted({_WIDTHS[count], LINE}, reverse=True):
+                here = builder.and_(whole, constant(-width))
+                with cgutils.for_range_slice(builder, done, here, constant(width)) as (column, _):
+                    columns = [builder.add(column, constant(part)) for part in range(0, width, _LANES)]
+                    sums = [[zeroed(builder, Floats) for _ in columns] for _ in range(count)]
+                    with cgutils.for_range_slice(builder, arguments[1], arguments[2], constant(1)) as (position, _):
+                        for line in range(0, width, LINE):
+                            ask(builder, following.at(position, builder.add(column, constant(line))), constant(0))
+                        place = builder.sub(position, arguments[1])
+                        own = [builder.load(weights.at(constant(head), place)) for head in range(count)]
+                        spreads = [spread(builder, weight, Floats) for weight in own]
+                        for number, at in enumerate(columns):
+                            value = values.eight(position, at)
+                            for head, weight in enumerate(spreads):
+                                _add_product(builder, sums[head][number], value, weight)
+                    for head, totals in enumerate(sums):
+                        for at, total in zip(columns, totals, strict=True):
+                            target = builder.bitcast(outs.at(constant(head), at), Floats.as_pointer())
+                            builder.store(builder.load(total), target, align=4)
+                done = here
             return context.get_dummy_value()
 
         return signature, generate
 
     return mix_some
+
+
+def _add_product(builder: Any, variable: Any, one: Any, other: Any) -> None:
+    product = builder.fmul(one, other, flags=_LOOSE)
+    builder.store(builder.fadd(builder.load(variable), product, flags=_LOOSE), variable)
+
+
+def _added_up(builder: Any, vectors: list[Any]) -> Any:
+    """A vector of the sums of two or four vectors' numbers each."""
+    first, second, *others = vectors
+    low = _pairs(builder, first, second)
+    halves = _pairs(builder, low, _pairs(builder, *others) if others else low)
+    parts = [builder.shuffle_vector(halves, halves, vector(list(range(k, k + len(vectors))), int32)) for k in (0, 4)]
+    return builder.fadd(*parts, flags=_LOOSE)
+
+
+def _pairs(builder: Any, one: Any, other: Any) -> Any:
+    """Sums of neighbours: in either half, two of one vector, then two of the other."""
+    both = [
+        builder.shuffle_vector(one, other, vector([0 + k, 2 + k, 8 + k, 10 + k, 4 + k, 6 + k, 12 + k, 14 + k], int32))
+        for k in (0, 1)
+    ]
+    return builder.fadd(*both, flags=_LOOSE)
 
 
 _SIZES = range(1, HEADS + 1)

@@ -16,6 +16,7 @@ from .attention import PADDING, attend, combine
 from .attention_loops import HEADS
 from .barrier import barrier
 from .elementwise import add, cap_all
+from .halves import keep
 from .launch import argument
 from .layer import OUT, QKV, Neurons, mlp, project
 from .partition import share
@@ -148,15 +149,18 @@ class Scratch(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens before, in two stretches, and where among them the token is."""
+    """Keys and values of the tokens before, in two stretches, and where among them the token is.
+
+    They are float32, or half precision as ``halves`` has it.
+    """
 
     position: np.ndarray  # int64 [1], how many tokens came before
     cosines: np.ndarray  # float32 [tables, positions, rotary]
     sines: np.ndarray  # float32 [tables, positions, rotary]
-    prompt_keys: np.ndarray  # float32 [layers, kv_heads, tokens, head_dim], of the prompt, which other arms read too
-    prompt_values: np.ndarray  # float32 [layers, kv_heads, tokens, head_dim]
-    keys: np.ndarray  # float32 [layers, kv_heads, room, head_dim], of what follows; the token's row is written
-    values: np.ndarray  # float32 [layers, kv_heads, room, head_dim]; the token's row is written
+    prompt_keys: np.ndarray  # [layers, kv_heads, tokens, head_dim], of the prompt, which other arms read too
+    prompt_values: np.ndarray  # [layers, kv_heads, tokens, head_dim]
+    keys: np.ndarray  # [layers, kv_heads, room, head_dim], of what follows; the token's row is written
+    values: np.ndarray  # [layers, kv_heads, room, head_dim]; the token's row is written
 
 
 class Step(NamedTuple):
@@ -193,7 +197,7 @@ def _attend(t, threads, layer, shape, head_norms, rope, window, cache, scratch, 
     """The positions of one thread, for all heads. The one that has the token's own writes its key and value.
 
     ``rope`` and ``window`` are the layer's. What is passed has the same type whatever the matrices' format and the rule
-    are: this is compiled once for all steps.
+    are: this is compiled once for all steps, and once more for caches of halves.
     """
     heads, kv_heads, position = shape.heads, shape.kv_heads, cache.position[0]
     cosine, sine = cache.cosines[rope, position], cache.sines[rope, position]
@@ -202,9 +206,8 @@ def _attend(t, threads, layer, shape, head_norms, rope, window, cache, scratch, 
     if t == threads - 1:
         _turn(by_head, heads, heads + kv_heads, head_norms[layer, 1], cosine, sine, shape)
         for h in range(kv_heads):
-            for j in range(shape.head_dim):
-                cache.keys[layer, h, position - prompt, j] = by_head[heads + h, j]
-                cache.values[layer, h, position - prompt, j] = by_head[heads + kv_heads + h, j]
+            keep(by_head[heads + h], cache.keys[layer, h, position - prompt])
+            keep(by_head[heads + kv_heads + h], cache.values[layer, h, position - prompt])
     end = position + 1
     begin = max(0, end - window) if window > 0 else 0
     first, last = share(end - begin, t, threads)
