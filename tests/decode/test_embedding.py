@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numba import njit
 from tiny import tiny
 
-from tda_demo.decode.cpu.embedding import embedding_of
+from tda_demo.decode.cpu.embedding import TokenEmbedding
+from tda_demo.kernels.cpu.step import embed
 from tda_demo.kernels.formats import encode
 from tda_demo.model.loading import LoadedModel
 from tda_demo.model.stored import store
+
+
+@njit
+def embedded(arrays, out):
+    embed(arrays.rows, arrays.scales, arrays.token[0], out)
 
 
 def holding_codes(precision: str) -> LoadedModel:
@@ -30,8 +37,9 @@ def holding_codes(precision: str) -> LoadedModel:
 )
 def test_it_is_the_tables_own(lm: LoadedModel) -> None:
     table = lm.model.get_input_embeddings()
-    embed, out = embedding_of(table), np.empty(lm.model.config.hidden_size, np.float32)
+    embedding, out = TokenEmbedding(table), np.empty(lm.model.config.hidden_size, np.float32)
     for token in (0, 3, 57):
-        embed(token, out)
+        embedding.use(token)
+        embedded(embedding.arrays, out)
         with torch.inference_mode():
             np.testing.assert_array_equal(out, table(torch.tensor([token]))[0].numpy())

@@ -12,7 +12,7 @@ from parity import stored
 from tiny import tiny
 
 from tda_demo.decode.cpu.compiled_step import CpuStepEngine
-from tda_demo.kernels.cpu import cores, most_threads
+from tda_demo.kernels.cpu import cores, most_threads, turn
 from tda_demo.kernels.cpu.barrier import barrier
 from tda_demo.kernels.cpu.launch import ParallelCall, argument
 from tda_demo.kernels.cpu.partition import share
@@ -55,7 +55,7 @@ def test_every_thread_sees_what_all_wrote_before_they_met(threads: int) -> None:
     for repeat in range(3):  # a launch begins its counting anew
         work = Sums(Inner(np.zeros(threads, np.int64), None), 3.0, repeat == 1, np.zeros((threads, ROUNDS), np.int64))
         call = ParallelCall(_sums, work, threads)
-        with cores(threads):
+        with turn(threads):
             assert call()
         rounds = np.arange(ROUNDS) * threads + sum(range(threads))
         assert (work.seen == rounds * 3 * (2 if repeat == 1 else 1)).all()
@@ -68,17 +68,17 @@ def test_a_pool_that_runs_one_task_after_the_other_is_told_and_does_nothing() ->
         assert not call()
     assert not work.seen.any()
     if most_threads() > 1:
-        with cores(2):
+        with turn(2):
             assert call()  # the next call is one like any other
 
 
-def test_a_step_whose_threads_do_not_meet_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_whose_threads_do_not_meet_is_refused_in_a_sentence() -> None:
     lm = stored(tiny(), "float32")
     engine = CpuStepEngine(lm)
     arm = engine.dense_arm(engine.prefill([3, 4, 5], TDA(cett=0).bind(lm)), 4)
     arm.threads, arm._take = 2, None  # it was prepared for as many as torch has here
     arm._computed = np.zeros((len(lm.blocks), 2), np.int64)
-    monkeypatch.setattr("tda_demo.decode.cpu.compiled_step.cores", lambda _: cores(1))
+    arm._turn = cores(1)
     with pytest.raises(UserError, match="does not run 2 threads at once"):
         arm.step(3)
 

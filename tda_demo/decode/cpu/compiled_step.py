@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numba import threading_layer
 
-from ...kernels.cpu import cores, most_threads
+from ...kernels.cpu import most_threads, turn
 from ...kernels.cpu import step as cpu
 from ...kernels.cpu.launch import ParallelCall
 from ...kernels.cpu.layer import Neurons
@@ -27,7 +27,7 @@ from ...support.progress import Progress, Report, silent
 from ..arm import Arm, Prefill, RefreshingArm
 from ..engine import Engine
 from ..weight_bytes import StepBytes, fewer_stored_bytes, stored_bytes
-from .embedding import embedding_of
+from .embedding import TokenEmbedding
 from .layout import Layout, read_layout, rope_tables
 from .packing import PackedNeurons, Packer, in_place
 from .prompt_cache import PromptCache, number_type, prompt_of
@@ -143,9 +143,10 @@ class CpuStepArm:
         self._traits = StepTraits()
         self.step_bytes = engine.step_bytes
         self._use(active)
-        self._embed = embedding_of(lm.model.get_input_embeddings())
+        self._embedding = TokenEmbedding(lm.model.get_input_embeddings())
         self.threads = min(torch.get_num_threads(), most_threads())
-        self._position, self._embedding = np.zeros(1, np.int64), np.empty(len(layout.shared.final_norm), np.float32)
+        self._turn = turn(self.threads)
+        self._position = np.zeros(1, np.int64)
         self._computed = np.zeros((len(lm.blocks), self.threads), np.int64)
         self.cosines, self.sines = rope_tables(lm.model, positions)
         shape, layers = layout.shape, len(layout.shared.window)
@@ -171,8 +172,8 @@ class CpuStepArm:
         if self.position == self.positions:  # compiled code would write beyond the cache
             raise IndexError(f"this arm was made for {self.position} tokens, and has had them")
         self._position[0] = self.position
-        self._embed(token, self._embedding)
-        with cores(self.threads):
+        self._embedding.use(token)
+        with self._turn:
             take = self._take or self._prepare()
             if not (take() or any(take() for _ in range(_TRIES))):
                 raise UserError(
@@ -184,14 +185,14 @@ class CpuStepArm:
 
     def prepared(self) -> Self:
         """Itself, once what a first step would have to do alone is done: 2 ms that no step is charged for."""
-        with cores(self.threads):
+        with self._turn:
             self._prepare()
         return self
 
     def _prepare(self) -> ParallelCall:
-        shape, width, places = self.layout.shape, len(self._embedding), len(self.fired)
+        shape, width, places = self.layout.shape, len(self.layout.shared.final_norm), len(self.fired)
         step = cpu.Step(
-            embedding=self._embedding,
+            embedding=self._embedding.arrays,
             shape=shape,
             shared=self.layout.shared,
             neurons=self.neurons,

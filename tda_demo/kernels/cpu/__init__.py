@@ -8,9 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import numba
@@ -35,7 +32,7 @@ _FOLDER = (Path(_NAMED) if _NAMED else cache_root() / "compiled") / _sources()
 keep_code_in(_FOLDER)
 
 _running = threading.RLock()
-_process: int | None = None  # whose threads they are
+_process: int | None = None  # whose threads they are, once they have been started
 
 
 def check_runnable() -> None:
@@ -54,28 +51,59 @@ def most_threads() -> int:
     return numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
 
-@contextmanager
-def cores(threads: int) -> Iterator[None]:
-    """Within the context compiled kernels have ``threads`` threads, and no other thread of this process runs one.
+class Alone:
+    """Within the context no other thread of this process runs a compiled kernel.
 
     Two at once would share the cores and spoil each other's times, and not every threading layer of numba allows it.
     A thread that is within one may enter another, as a step does in which a hook decodes a copy.
+
+    Every step waits for what is done here, when all else has been pushed out of the processor's caches: a generator in
+    place of a class takes 20 us more then, and asking numba how many threads there are 40.
     """
-    check_runnable()
-    with _running:
-        _start_pool()
-        before, wanted = numba.get_num_threads(), min(threads, most_threads())
-        if wanted == before:  # as in nearly every step, which waits for whatever is done here
-            yield
-            return
-        numba.set_num_threads(wanted)
-        try:
-            yield
-        finally:
-            numba.set_num_threads(before)
+
+    def __enter__(self) -> None:
+        _running.acquire()
+        if _process != os.getpid():
+            try:
+                check_runnable()
+                _start_pool()
+            except BaseException:
+                _running.release()
+                raise
+
+    def __exit__(self, *error: object) -> None:
+        _running.release()
 
 
-@cache
+alone = Alone()
+
+
+class cores(Alone):
+    """``alone``, and numba has ``threads`` threads."""
+
+    def __init__(self, threads: int) -> None:
+        self._wanted = min(threads, most_threads())
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._before = numba.get_num_threads()
+        if self._wanted != self._before:
+            numba.set_num_threads(self._wanted)
+
+    def __exit__(self, *error: object) -> None:
+        if self._wanted != self._before:
+            numba.set_num_threads(self._before)
+        super().__exit__(*error)
+
+
+def turn(threads: int) -> Alone:
+    """As ``cores``, to be entered again and again, by one thread at a time.
+
+    Outside of ``cores`` every thread of a process has all of numba's: then nothing has to be set.
+    """
+    return alone if threads == most_threads() else cores(threads)
+
+
 def _start_pool() -> None:
     """Starts numba's threads. Its OpenMP layer sets the thread count that torch goes by too: that is put back.
 

@@ -44,11 +44,12 @@ class ParallelCall:
         signature = (types.int64, types.int64, typeof(self._counters), types.int64, types.TypeRef(kind))
         function.compile(signature)
         compiled = function.overloads[signature]
+        self._address: int = self._at.ctypes.data  # asked for once: it takes longer than all else between two calls
         self._function: int = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
 
     def __call__(self) -> bool:
-        """Whether the threads ran at once; where they do not, nothing is done."""
-        return _launch(self._function, self._at.ctypes.data, self.threads, self._counters)
+        """Whether the threads ran at once; where they do not, nothing is done. The caller has the cores (``turn``)."""
+        return _launch(self._function, self._address, self.threads, self._counters)
 
 
 def _offset(context: Any, kind: Any, place: int) -> int:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import njit, prange, types
+from numba.extending import overload
 
 from .attention import PADDING, attend, combine
 from .attention_loops import HEADS
@@ -98,6 +99,26 @@ def _copy(source, target):
         target[j] = source[j]
 
 
+def embed(rows, scales, token, out):
+    """out = the row of ``token``, times its scale where there are scales."""
+    raise NotImplementedError("only inside compiled code")
+
+
+@overload(embed, jit_options=LOOP)
+def _embed(rows, scales, token, out):
+    return _copy_row if scales in (None, types.none) else _scale_row
+
+
+def _copy_row(rows, scales, token, out):
+    _copy(rows[token], out)
+
+
+def _scale_row(rows, scales, token, out):
+    row, scale = rows[token], scales[token]
+    for j in range(out.shape[0]):
+        out[j] = f32(row[j]) * scale
+
+
 @njit(**LOOP)
 def _add_up(parts, out):
     for j in range(out.shape[0]):
@@ -163,6 +184,14 @@ class Cache(NamedTuple):
     values: np.ndarray  # [layers, kv_heads, room, head_dim]; the token's row is written
 
 
+class Embedding(NamedTuple):
+    """The token that a step takes, and what stands for it."""
+
+    token: np.ndarray  # int64 [1]
+    rows: np.ndarray  # int8 or float32 [vocabulary, d]
+    scales: np.ndarray | None  # float32 [vocabulary], of codes
+
+
 class Step(NamedTuple):
     """What a decode step reads and writes.
 
@@ -170,7 +199,7 @@ class Step(NamedTuple):
     or low-bit copies of the neurons left out (``rest``); None where these give nothing.
     """
 
-    embedding: np.ndarray  # float32 [d], the token's
+    embedding: Embedding
     shape: Shape
     shared: Shared
     neurons: Neurons
@@ -240,13 +269,13 @@ def take_step(t, threads, counters, address, kind):
     computed = argument(address, kind, "computed")
     logits = argument(address, kind, "logits")
     epsilon = shape.epsilon
-    layers, rows, width = shared.qkv.shape[0], shared.qkv.shape[1], embedding.shape[0]
+    layers, rows, width = shared.qkv.shape[0], shared.qkv.shape[1], embedding.rows.shape[1]
     x, normed, update = scratch.vectors[t, 0], scratch.vectors[t, 1], scratch.vectors[t, 2]
     projected, by_head, mixed = scratch.projected, scratch.heads[t], scratch.mixed[t]
     row, last_row = share(rows, t, threads)
     first, last = share(width, t, threads)
     passed = 0
-    _copy(embedding, x)
+    embed(embedding.rows, embedding.scales, embedding.token[0], x)
     for layer in range(layers):
         _rms_norm(x, shared.norms[layer, 0], epsilon, normed)
         project(rule, layer, QKV, shared.qkv[layer], shared.qkv_scale[layer], normed, row, last_row, projected)
