@@ -30,6 +30,7 @@ from .vectors import (
     Ints,
     Shorts,
     ask,
+    ask_for,
     constant,
     external,
     float32,
@@ -70,6 +71,12 @@ def add_columns(tiles, first, last, activations, out):
         here = out[chunk * GROUP : (chunk + 1) * GROUP]
         for j in range(GROUP):
             here[j] += base
+
+
+@njit(**LOOP)
+def ask_for_columns(tiles, first):
+    """Asks for what ``add_columns`` from tile ``first`` on does not ask for itself, while something else is done."""
+    ask_for(tiles, first, _AHEAD // LINE)
 
 
 @njit(**LOOP)

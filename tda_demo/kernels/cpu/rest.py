@@ -11,13 +11,13 @@ from ..q4_sizes import GROUP, RECORD, TILE
 from .elementwise import add, gate_all
 from .layer import kernel, mlp
 from .partition import share
-from .q4_columns import add_columns
+from .q4_columns import add_columns, ask_for_columns
 from .q4_rows import STREAMS, matvec, quantise
 from .q4_tiles import chunks_of
 from .rows import LOOP, f32
 from .vectors import ask_for
 
-_LINES = 6  # of a stream's beginning, and twice as many of a tile's
+_LINES = 6  # of a stream's beginning
 
 
 class Rest(NamedTuple):
@@ -46,20 +46,19 @@ def _places(rule, layer, thread, threads):
 
 
 @njit(**LOOP)
-def _ask_for_what_follows(rule, first_tile, start, count):
+def _ask_for_what_follows(rule, start, count):
     """Has the beginnings of all streams (``q4_rows``) on their way while the exact neurons are computed."""
     for k in range(STREAMS):
         place = start + k * (count // STREAMS)
         ask_for(rule.gate, place, _LINES)
         ask_for(rule.up, place, _LINES)
-    ask_for(rule.down, first_tile, 2 * _LINES)
 
 
 @kernel(Rest)
 def _with_rest(rule, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out):
     first_tile, last_tile, start, count = _places(rule, layer, thread, threads)
     if count > 0:
-        _ask_for_what_follows(rule, first_tile, start, count)
+        _ask_for_what_follows(rule, start, count)
     computed = mlp(None, layer, thread, threads, neurons, chosen, x, first, last, activation, up, activations, out)
     if count <= 0:
         return computed
@@ -70,6 +69,7 @@ def _with_rest(rule, layer, thread, threads, neurons, chosen, x, first, last, ac
     matvec(rule.gate, codes, factors, start, start + count, a)
     matvec(rule.up, codes, factors, start, start + count, linear)
     end = start + count
+    ask_for_columns(rule.down, first_tile)
     gate_all(a[:count], rule.gate_bias[start:end], linear, rule.up_bias[start:end], activation)
     added = np.zeros(chunks * GROUP, f32)
     add_columns(rule.down, first_tile, last_tile, a, added)
