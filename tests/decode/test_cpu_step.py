@@ -11,12 +11,13 @@ import psutil
 import pytest
 import torch
 from families import CONFIGS
-from parity import PROMPT_IDS, TOLERANCE, mean_kl, of_config, random_sets, stored, worst_error, zeroed_logits
+from parity import PROMPT_IDS, STEPS, TOLERANCE, mean_kl, of_config, random_sets, stored, worst_error, zeroed_logits
 from plain import plain_tda
 from tiny import tiny
 from transformers import LlamaConfig, Phi3Config, Qwen3Config
 
 from tda_demo.decode.choose import engine_for
+from tda_demo.decode.cpu import compiled_step
 from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.decode.cpu.layout import has_layout
 from tda_demo.decode.cpu.prompt_cache import number_type
@@ -173,3 +174,18 @@ def test_memory_is_flat_over_many_races() -> None:
 
     before = races(10)
     assert races(50) - before < 20e6
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_cache_of_halves_gives_nearly_what_one_of_floats_does(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = stored(tiny(family), "int8")
+    engine = CpuStepEngine(lm)
+    kinds = [number_type("int8"), number_type("float32")]
+    logits = []
+    for kind in kinds:
+        monkeypatch.setattr(compiled_step, "number_type", lambda _precision, kind=kind: kind)
+        arm = engine.dense_arm(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), len(STEPS))
+        logits.append(torch.stack([arm.step(token).clone() for token in STEPS]))
+    ours, exact = logits
+    assert kinds[0] == np.float32 or not torch.equal(ours, exact)
+    assert (ours - exact).abs().max() < 3e-3 * exact.abs().max()

@@ -9,7 +9,7 @@ from numba import njit
 from tiny import tiny
 
 from tda_demo.decode.cpu.embedding import TokenEmbedding
-from tda_demo.kernels.cpu.step import embed
+from tda_demo.kernels.cpu.embedding import embed
 from tda_demo.kernels.formats import encode
 from tda_demo.model.loading import LoadedModel
 from tda_demo.model.stored import store
@@ -43,3 +43,10 @@ def test_it_is_the_tables_own(lm: LoadedModel) -> None:
         embedded(embedding.arrays, out)
         with torch.inference_mode():
             np.testing.assert_array_equal(out, table(torch.tensor([token]))[0].numpy())
+
+
+def test_a_token_that_the_table_has_not_is_refused() -> None:
+    embedding = TokenEmbedding(tiny().model.get_input_embeddings())
+    for token in (-1, len(embedding.arrays.rows)):
+        with pytest.raises(IndexError):
+            embedding.use(token)

@@ -1,7 +1,7 @@
 """A token's embedding for the compiled step, which reads the model's own table by itself.
 
 A step has pushed everything else out of the processor's caches: what Python does between two of them takes five times
-as long as in a loop of its own, and one call of numpy is 50 us.
+as long as in a loop of its own, and one call of numpy 50 us.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...kernels.cpu.step import Embedding
+from ...kernels.cpu.embedding import Embedding
 from ...kernels.formats import INT8
 from ...model.stored import StoredEmbedding
 
@@ -34,8 +34,14 @@ class TokenEmbedding:
         self.arrays = Embedding(token, rows, scales)
 
     def use(self, token: int) -> None:
-        """The next step takes ``token``."""
+        """The next step takes ``token``.
+
+        Raises:
+            IndexError: the table has no such row.
+        """
         if self._compute is None:
+            if not 0 <= token < len(self.arrays.rows):  # compiled code would read beyond the table
+                raise IndexError(f"the model has no embedding for token {token}")
             self.arrays.token[0] = token
         else:
             self.arrays.rows[0] = self._compute(token)

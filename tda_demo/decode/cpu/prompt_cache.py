@@ -35,7 +35,7 @@ _prompts: weakref.WeakKeyDictionary[Cache, PromptCache] = weakref.WeakKeyDiction
 
 
 def number_type(precision: str) -> type[np.generic]:
-    """Of keys and values: halves beside weights of 8 bits or fewer, whose products round what they multiply anyway."""
+    """Of keys and values: halves beside weights of 8 bits or fewer, whose own rounding costs far more."""
     return np.uint16 if HAS_HALVES and PRECISIONS[precision].bytes_per_weight < 2 else np.float32
 
 
@@ -56,4 +56,5 @@ def prompt_of(cache: Cache, kind: type[np.generic]) -> PromptCache:
                 else:
                     whole[number] = as_halves(numbers)
         _prompts[cache] = PromptCache(keys, values)
+    assert _prompts[cache].keys.dtype == kind  # one model has one precision
     return _prompts[cache]

@@ -62,10 +62,11 @@ class Alone:
     """
 
     def __enter__(self) -> None:
-        _running.acquire()
         if _process != os.getpid():
+            check_runnable()  # first: in a process that was forked, nobody is there to release the lock
+        _running.acquire()
+        if _process is None:
             try:
-                check_runnable()
                 _start_pool()
             except BaseException:
                 _running.release()
@@ -78,26 +79,35 @@ class Alone:
 alone = Alone()
 
 
-class cores(Alone):
-    """``alone``, and numba has ``threads`` threads."""
-
+class _Cores(Alone):
     def __init__(self, threads: int) -> None:
         self._wanted = min(threads, most_threads())
 
     def __enter__(self) -> None:
         super().__enter__()
-        self._before = numba.get_num_threads()
-        if self._wanted != self._before:
-            numba.set_num_threads(self._wanted)
+        try:
+            self._before = numba.get_num_threads()
+            if self._wanted != self._before:
+                numba.set_num_threads(self._wanted)
+        except BaseException:
+            super().__exit__()
+            raise
 
     def __exit__(self, *error: object) -> None:
-        if self._wanted != self._before:
-            numba.set_num_threads(self._before)
-        super().__exit__(*error)
+        try:
+            if self._wanted != self._before:
+                numba.set_num_threads(self._before)
+        finally:
+            super().__exit__(*error)
+
+
+def cores(threads: int) -> Alone:
+    """A context, entered once, within which the caller is ``alone`` and numba has ``threads`` threads."""
+    return _Cores(threads)
 
 
 def turn(threads: int) -> Alone:
-    """As ``cores``, to be entered again and again, by one thread at a time.
+    """A context as ``cores`` gives, to be entered again and again, but not by who is within it or another of fewer.
 
     Outside of ``cores`` every thread of a process has all of numba's: then nothing has to be set.
     """

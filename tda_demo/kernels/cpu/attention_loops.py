@@ -1,8 +1,8 @@
 """Attention's two products for up to ``HEADS`` query heads that share keys and values, which are then read once.
 
 Written in LLVM's own language, whose vectors exist for every processor: a loop over numbers is not made to keep several
-heads' sums in registers. For every line that is read, the same line of what is read next is asked for: by the time a
-layer comes round again its cache has been pushed out by the weights of all others.
+heads' sums in registers. For what is read, the same places of what is read next are asked for, those of halves twice:
+by the time a layer comes round again its cache has been pushed out by the weights of all others.
 
 Keys and values are float32, or half precision as ``halves`` has it.
 """
@@ -21,7 +21,6 @@ from .vectors import (
     Floats,
     ask,
     constant,
-    float32,
     int32,
     load,
     need_contiguous,
@@ -35,7 +34,7 @@ HEADS = 4
 LINE = 16  # numbers
 
 _LANES = Floats.count
-_Four, _Halves = ir.VectorType(float32, 4), ir.VectorType(ir.HalfType(), _LANES)
+_Halves = ir.VectorType(ir.HalfType(), _LANES)
 _PLACES = {1: 4, 2: 4, 3: 4, 4: 2}  # positions whose sums the registers hold, of so many heads,
 _WIDTHS = {1: 32, 2: 32, 3: 32, 4: 16}  # and columns
 _LOOSE = ("contract", "reassoc")

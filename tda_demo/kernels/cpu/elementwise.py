@@ -2,7 +2,7 @@
 
 The loops run over whole arrays, of which a caller passes a stretch: where one begins at a number that may be below
 zero, as every ``range(first, last)`` does, each index is made positive first, and the compiler then finds no vectors.
-Measured on 1,024 numbers: 3.9 us against 1.1.
+Measured on 1,024 numbers: 3.9 us against 1.1. All arrays are float32 of one length.
 """
 
 from __future__ import annotations

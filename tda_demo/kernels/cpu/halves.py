@@ -1,7 +1,7 @@
 """Keys and values in half precision: half the bytes that attention reads, where the processor widens them by itself.
 
-Numba has no such numbers on a CPU: arrays are uint16 that hold their bits. A number is off by 1 in 2,048 at most; the
-largest a half can be stands for what is larger.
+Numba has no such numbers on a CPU: arrays are uint16 that hold their bits. A number is off by 1 in 2,048 at most, or by
+3e-8 where that is more; the largest a half can be stands for what is larger.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic, overload
 
 from .nf4_loops import HAS_SHUFFLE, LOOP, f32
 from .vectors import int16
 
-HAS_HALVES = HAS_SHUFFLE  # every processor with AVX2 has the instructions; elsewhere each number would be a call
+HAS_HALVES = HAS_SHUFFLE and bool(binding.get_host_cpu_features().get("f16c"))  # without, each number would be a call
 MOST = 65504.0
 
 
@@ -47,7 +47,7 @@ def as_halves(numbers: torch.Tensor) -> np.ndarray:
 
 
 def number(stored):
-    """A stored number as float32."""
+    """A stored number, float32 or the bits of a half, as float32."""
     raise NotImplementedError("only inside compiled code")
 
 
@@ -57,7 +57,7 @@ def _number(stored):
 
 
 def keep(numbers, row):
-    """Stores ``numbers`` float32 in ``row``, float32 or halves."""
+    """Stores ``numbers`` float32 [n] in ``row`` [n], float32 or halves."""
     raise NotImplementedError("only inside compiled code")
 
 

@@ -1,4 +1,4 @@
-"""Columns of the low-bit copy (``kernels.q4``) added up 32 neurons at a time, and copies of some of them.
+"""Columns of the low-bit copy (``kernels.q4``) added up 32 neurons at a time.
 
 Products of activations and scales are rounded to int8, one unit for 32 neurons and 32 columns: a 127th of the largest
 of them. What rounding takes from them is put back for a code in the middle, so it counts for half the spread of the
@@ -45,7 +45,7 @@ from .vectors import (
     vector,
 )
 
-_X_ONE, _LEAST, _MIDDLE = f32(X_ONE), f32(1e-30), f32(LEVELS / 2)
+_PER_ONE, _LEAST, _MIDDLE = f32(1 / X_ONE), f32(1e-30), f32(LEVELS / 2)
 _HALF = GROUP // 2
 _LANES = Floats.count
 _AHEAD = 4096  # bytes that are asked for before they are read
@@ -76,11 +76,16 @@ def add_columns(tiles, first, last, activations, out):
 @njit(**LOOP)
 def ask_for_columns(tiles, first):
     """Asks for what ``add_columns`` from tile ``first`` on does not ask for itself, while something else is done."""
+    # All at once: measured beside an activation of 700 neurons, the columns then take 6 % less.
     ask_for(tiles, first, _AHEAD // LINE)
 
 
 @njit(**LOOP)
 def plain_add_tile(tiles, tile, activations, at, sums, _weights, _units, out):
+    """out += a tile's columns times ``activations`` from ``at`` on, without what all outputs of a chunk have in common.
+
+    That is added to ``sums`` float32 [chunks, 8]. Scratch: int8 [chunks, 64] and float32 [chunks].
+    """
     weights, whole = np.empty(TILE, f32), np.empty(TILE, np.int32)
     all_halves, all_codes = parts_of(tiles[tile])
     for chunk in range(all_codes.shape[0]):
@@ -89,10 +94,11 @@ def plain_add_tile(tiles, tile, activations, at, sums, _weights, _units, out):
         for n in range(TILE):
             weights[n] = activations[at + n] * from_half(halves[2 * n], halves[2 * n + 1])
             largest = max(largest, abs(weights[n]))
-        unit = largest / _X_ONE
+        unit = largest * _PER_ONE
+        inverse = f32(1) / unit
         for n in range(TILE):
             place = 2 * (TILE + n)
-            whole[n] = np.int32(np.rint(weights[n] / unit))
+            whole[n] = np.int32(np.rint(weights[n] * inverse))
             sums[chunk, n % _LANES] += activations[at + n] * from_half(halves[place], halves[place + 1])
             sums[chunk, n % _LANES] += _MIDDLE * (weights[n] - unit * f32(whole[n]))
         for j in range(_HALF):
@@ -206,7 +212,7 @@ def _weights(builder: Any, chunk: Any, activations: list[Any]) -> tuple[list[Any
     most = external(builder, "llvm.vector.reduce.fmax.v8f32", float32, Floats)
     largest = builder.call(most, [largest], fastmath=("nnan", "nsz"))
     least = larger(builder, largest, ir.Constant(float32, float(_LEAST)))
-    unit = builder.fmul(least, ir.Constant(float32, float(f32(1 / X_ONE))))
+    unit = builder.fmul(least, ir.Constant(float32, float(_PER_ONE)))
     inverses = spread(builder, builder.fdiv(ir.Constant(float32, 1.0), unit), Floats)
     to_whole = external(builder, "llvm.x86.avx.cvt.ps2dq.256", Ints, Floats)
     wholes = [builder.call(to_whole, [builder.fmul(weight, inverses)]) for weight in weights]

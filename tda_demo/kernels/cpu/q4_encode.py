@@ -50,7 +50,7 @@ def encode_columns(numbers, factors, threads, tiles):
             tiles[tile] = 0
             all_halves, all_codes = parts_of(tiles[tile])
             for chunk in range(all_codes.shape[0]):
-                out, numbers_out = all_codes[chunk], all_halves[chunk]
+                out, out_halves = all_codes[chunk], all_halves[chunk]
                 for begin in range(tile * TILE, min((tile + 1) * TILE, neurons), LANES):
                     count = min(LANES, neurons - begin)
                     _gather(numbers, factors, begin, count, chunk * GROUP, width, weights)
@@ -60,8 +60,8 @@ def encode_columns(numbers, factors, threads, tiles):
                         at = neuron // 2 * GROUP + neuron % 2
                         for k in range(_HALF):
                             out[at + 2 * k] = codes[k, lane] | codes[k + _HALF, lane] << 4
-                        _put_half(halves[0, lane], numbers_out, 2 * neuron)
-                        _put_half(halves[1, lane], numbers_out, 2 * (TILE + neuron))
+                        _put_half(halves[0, lane], out_halves, 2 * neuron)
+                        _put_half(halves[1, lane], out_halves, 2 * (TILE + neuron))
 
 
 @njit(nogil=True, cache=True)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, prange, types
-from numba.extending import overload
+from numba import njit, prange
 
 from .attention import PADDING, attend, combine
 from .attention_loops import HEADS
 from .barrier import barrier
 from .elementwise import add, cap_all
+from .embedding import Embedding, embed
 from .halves import keep
 from .launch import argument
 from .layer import OUT, QKV, Neurons, mlp, project
@@ -99,26 +99,6 @@ def _copy(source, target):
         target[j] = source[j]
 
 
-def embed(rows, scales, token, out):
-    """out = the row of ``token``, times its scale where there are scales."""
-    raise NotImplementedError("only inside compiled code")
-
-
-@overload(embed, jit_options=LOOP)
-def _embed(rows, scales, token, out):
-    return _copy_row if scales in (None, types.none) else _scale_row
-
-
-def _copy_row(rows, scales, token, out):
-    _copy(rows[token], out)
-
-
-def _scale_row(rows, scales, token, out):
-    row, scale = rows[token], scales[token]
-    for j in range(out.shape[0]):
-        out[j] = f32(row[j]) * scale
-
-
 @njit(**LOOP)
 def _add_up(parts, out):
     for j in range(out.shape[0]):
@@ -184,14 +164,6 @@ class Cache(NamedTuple):
     values: np.ndarray  # [layers, kv_heads, room, head_dim]; the token's row is written
 
 
-class Embedding(NamedTuple):
-    """The token that a step takes, and what stands for it."""
-
-    token: np.ndarray  # int64 [1]
-    rows: np.ndarray  # int8 or float32 [vocabulary, d]
-    scales: np.ndarray | None  # float32 [vocabulary], of codes
-
-
 class Step(NamedTuple):
     """What a decode step reads and writes.
 
@@ -213,7 +185,7 @@ class Step(NamedTuple):
 
 
 @njit(**LOOP)
-def _turn(by_head, first, last, norm, cosine, sine, shape):
+def _position(by_head, first, last, norm, cosine, sine, shape):
     """Norms, where the family has them, and rotary embedding of heads first to last."""
     for h in range(first, last):
         if shape.head_norms:
@@ -230,10 +202,10 @@ def _attend(t, threads, layer, shape, head_norms, rope, window, cache, scratch, 
     """
     heads, kv_heads, position = shape.heads, shape.kv_heads, cache.position[0]
     cosine, sine = cache.cosines[rope, position], cache.sines[rope, position]
-    _turn(by_head, 0, heads, head_norms[layer, 0], cosine, sine, shape)
+    _position(by_head, 0, heads, head_norms[layer, 0], cosine, sine, shape)
     prompt = cache.prompt_keys.shape[2]
     if t == threads - 1:
-        _turn(by_head, heads, heads + kv_heads, head_norms[layer, 1], cosine, sine, shape)
+        _position(by_head, heads, heads + kv_heads, head_norms[layer, 1], cosine, sine, shape)
         for h in range(kv_heads):
             keep(by_head[heads + h], cache.keys[layer, h, position - prompt])
             keep(by_head[heads + kv_heads + h], cache.values[layer, h, position - prompt])
