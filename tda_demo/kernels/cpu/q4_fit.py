@@ -34,7 +34,7 @@ _Floats, _Ints = ir.VectorType(float32, LANES), ir.VectorType(int32, LANES)
 _Shorts, _Bytes = ir.VectorType(int16, LANES), ir.VectorType(int8, LANES)
 
 
-@njit(**LOOP)
+@njit(**LOOP | {"fastmath": False})  # one weight is rounded alike, whatever the numbers were it was read from
 def fit(weights, codes, halves):
     """Of ``weights`` float32 [32, 16], a group each column, ``codes`` uint8 [32, 16], and scales and minima.
 
