@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from ...kernels.activations import activation_of
-from ...kernels.cpu import step as cpu
+from ...kernels.cpu.decoder import Shape, Shared
 from ...kernels.cpu.layer import Neurons
+from ...kernels.cpu.step import Active
 from ...kernels.formats import ByNeuron, Rows, format_of
 from ...model.configuration import has_length_dependent_rope, rope_kind, rope_kinds, window_of
 from ...model.family import DecoderLayout, family_of
@@ -35,15 +36,15 @@ if TYPE_CHECKING:
 class Layout:
     """A decoder as arrays, with all its ``neurons``, layer l's from ``first[l]`` on."""
 
-    shape: cpu.Shape
-    shared: cpu.Shared
+    shape: Shape
+    shared: Shared
     neurons: Neurons
     first: np.ndarray  # int64 [layers + 1]
 
     @property
-    def everything(self) -> cpu.Active:
+    def everything(self) -> Active:
         """All neurons, as the dense arm computes them."""
-        return cpu.Active(self.first, None)
+        return Active(self.first, None)
 
 
 def has_layout(lm: LoadedModel) -> bool:
@@ -72,7 +73,7 @@ def read_layout(lm: LoadedModel) -> Layout:
     head_dim = attention[0].head_dim
     first = np.concatenate([[0], np.cumsum([block.d_ff for block in lm.blocks])])
     neurons, output_scale = _neurons(lm)
-    shared = cpu.Shared(
+    shared = Shared(
         norms=np.stack([_norms(family, layer, config.hidden_size) for layer in layers]),
         head_norms=np.stack([_head_norms(family, part, head_dim) for part in attention]),
         qkv=_by_layer(qkv.codes, layers),
@@ -89,7 +90,7 @@ def read_layout(lm: LoadedModel) -> Layout:
         window=np.array([window_of(config, layer) for layer in range(len(layers))]),
         rope=np.array([rope_kinds(config).index(rope_kind(config, layer)) for layer in range(len(layers))]),
     )
-    shape = cpu.Shape(
+    shape = Shape(
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         head_dim=head_dim,

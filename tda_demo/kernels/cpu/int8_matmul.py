@@ -1,6 +1,6 @@
 """Int8 matrices times several vectors at once, as a prompt's tokens are, by ``panels``.
 
-Vectors are rounded as for one (``int8_rows``).
+Vectors are rounded as for one (``int8_rows.quantise``).
 """
 
 from __future__ import annotations
@@ -8,21 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .int8_rows import BLOCK, quantise
+from .int8_rows import BLOCK
 from .nf4_loops import LOOP, f32
 from .panels import OUTPUTS, PANEL, TOKENS, lay_neurons, lay_rows, multiply
-
-
-@njit(**LOOP)
-def quantise_token(x, t, codes, units):
-    """Row t of x float32 [T, columns] as ``int8_rows.quantised`` has it: zeros where x has no such row."""
-    if t < x.shape[0]:
-        quantise(x[t], codes[t], units[t])
-        return
-    for j in range(codes.shape[1]):
-        codes[t, j] = 0
-    for block in range(units.shape[1]):
-        units[t, block] = 0
 
 
 @njit(**LOOP)
@@ -30,8 +18,8 @@ def rows_times_tokens(matrix, scales, codes, units, first, last, out):
     """out[t, i] = scales[i] times row i of ``matrix`` int8 [n, columns] times token t.
 
     i is from ``first`` to ``last``, multiples of 16 that may lie beyond the last row; what ``out`` float32 [tokens,
-    16 or more] has there means nothing. ``codes`` int16 [tokens, columns] and ``units`` float32 [tokens, blocks] are
-    from ``quantise_token``; columns are a multiple of 16, and tokens one of 4.
+    16 or more] has there means nothing. ``codes`` int16 [tokens, columns] and ``units`` float32 [tokens, blocks] have a
+    rounded vector for every token; columns are a multiple of 16, and tokens one of 4.
     """
     panel, factors = np.empty(PANEL, np.int16), np.empty((1, OUTPUTS), f32)
     columns = matrix.shape[1]
@@ -51,8 +39,8 @@ def rows_times_tokens(matrix, scales, codes, units, first, last, out):
 def neurons_times_tokens(matrix, output_scales, codes, units, first, last, out):
     """out[t, j] = output_scales[j] times the sum over neurons of token t's activation times ``matrix`` int8 [n, j].
 
-    ``codes`` int16 [tokens, neurons] and ``units`` float32 [tokens, blocks] are activations from ``quantise_token``;
-    tokens are a multiple of 4, neurons of 2; first and last, between which j is, of 16.
+    ``codes`` int16 [tokens, neurons] and ``units`` float32 [tokens, blocks] are rounded activations; tokens are a
+    multiple of 4, neurons of 2; first and last, between which j is, of 16.
     """
     panel, factors = np.empty(PANEL, np.int16), np.empty((1, OUTPUTS), f32)
     neurons = matrix.shape[0]

@@ -97,7 +97,7 @@ def _laying_neurons(_context, matrix, n, j, panel, pair):
 
 @intrinsic
 def _laying_records(_context, records, i, record, place, panel, scales, minima):
-    """Record number ``record`` of 16 rows of ``records`` uint8 [n, records, 40] from row ``i`` on.
+    """Record number ``record`` of 16 rows of ``records`` uint32 [n, 10 records] from row ``i`` on.
 
     It is the panel's ``place``-th; ``scales`` and ``minima`` are float32 [groups, 16].
     """
@@ -107,12 +107,13 @@ def _laying_records(_context, records, i, record, place, panel, scales, minima):
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         records = context.make_array(signature.args[0])(context, builder, values[0])
         panel, *factors = (pointer(context, builder, signature.args[k], values[k]) for k in (4, 5, 6))
-        length = builder.extract_value(records.shape, 1)
+        length = builder.mul(builder.extract_value(records.shape, 1), constant(records.data.type.pointee.width // 8))
+        data = builder.bitcast(records.data, int8.as_pointer())
         fifteen, four = vector([15] * _Codes.count, int8), vector([4] * _Codes.count, int8)
         starts = []
         for row in _rows(builder, records, values[1]):
-            number = builder.add(builder.mul(row, length), values[2])
-            starts.append(builder.gep(records.data, [builder.mul(number, constant(RECORD_BYTES))]))
+            begin = builder.mul(values[2], constant(RECORD_BYTES))
+            starts.append(builder.gep(data, [builder.add(builder.mul(row, length), begin)]))
         for lane, start in enumerate(starts):
             stored = builder.fpext(load(builder, start, _Halves, RECORD // 2), _Fours)
             for k in range(4):

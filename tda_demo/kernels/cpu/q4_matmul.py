@@ -18,30 +18,31 @@ _RECORDS = BLOCK // RECORD  # that are rounded alike
 
 
 @njit(**LOOP)
-def quantise_token(x, t, codes, units, sums):
-    """Row t of x float32 [T, columns], zeros where x has no such row, filled up with zeros to whole records.
+def quantise_row(x, codes, units, sums):
+    """x float32 [columns] as ``int8_rows.quantised`` has it, filled up with zeros to whole records.
 
-    ``codes`` int16 [tokens, 64 * records] and ``units`` float32 [tokens, blocks] as ``int8_rows.quantised`` has them;
-    ``sums`` float32 [tokens, 2 * records] of each group's codes.
+    ``codes`` int16 [64 * records] and ``units`` float32 [blocks] are written, and ``sums`` float32 [2 * records] of
+    each group's codes.
     """
-    whole = np.zeros(codes.shape[1], f32)
-    if t < x.shape[0]:
-        for j in range(x.shape[1]):
-            whole[j] = x[t, j]
-    quantise(whole, codes[t], units[t])
-    for group in range(sums.shape[1]):
+    if x.shape[0] == codes.shape[0]:
+        quantise(x, codes, units)
+    else:
+        whole = np.zeros(codes.shape[0], f32)
+        whole[: x.shape[0]] = x
+        quantise(whole, codes, units)
+    for group in range(sums.shape[0]):
         total = np.int32(0)
-        for j in range(group * GROUP, (group + 1) * GROUP):
-            total += np.int32(codes[t, j])
-        sums[t, group] = f32(total)
+        for j in range(GROUP):
+            total += np.int32(codes[group * GROUP + j])
+        sums[group] = f32(total)
 
 
 @njit(**LOOP)
 def rows_times_tokens(records, codes, units, sums, first, last, out):
-    """out[t, i] = row i of ``records`` uint8 [n, records, 40] times token t, i from ``first`` to ``last``.
+    """out[t, i] = row i of ``records`` uint32 [n, 10 records] times token t, i from ``first`` to ``last``.
 
     Both are multiples of 16 and may lie beyond the last row; what ``out`` float32 [tokens, 16 or more] has there means
-    nothing. ``codes``, ``units`` and ``sums`` are from ``quantise_token``; tokens are a multiple of 4.
+    nothing. ``codes``, ``units`` and ``sums`` have a row of ``quantise_row`` for every token, a multiple of 4 of them.
     """
     panel = np.empty(PANEL, np.int16)
     scales, minima = np.empty((GROUPS, OUTPUTS), f32), np.empty((GROUPS, OUTPUTS), f32)
@@ -49,7 +50,7 @@ def rows_times_tokens(records, codes, units, sums, first, last, out):
         for t in range(out.shape[0]):
             out[t, i : i + OUTPUTS] = 0
         for block in range(units.shape[1]):
-            begin, end = block * _RECORDS, min((block + 1) * _RECORDS, records.shape[1])
+            begin, end = block * _RECORDS, min((block + 1) * _RECORDS, codes.shape[1] // RECORD)
             for record in range(begin, end):
                 lay_records(records, i, record, record - begin, panel, scales, minima)
             groups, column = (end - begin) * (RECORD // GROUP), begin * RECORD

@@ -15,6 +15,7 @@ from numba import njit, prange
 from .attention import PADDING, attend, combine
 from .attention_loops import HEADS
 from .barrier import barrier
+from .decoder import Shape, Shared, add_update, position_heads, rms_norm
 from .elementwise import add, cap_all
 from .embedding import Embedding, embed
 from .halves import keep
@@ -22,42 +23,6 @@ from .launch import argument
 from .layer import OUT, QKV, Neurons, mlp, project
 from .partition import share
 from .rows import LOOP, f32, matvec
-
-
-class Shape(NamedTuple):
-    """Sizes and constants of a decoder. A cap of 0 means none; ``rotary`` is half the rotated part of a head."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    rotary: int
-    activation: int
-    epsilon: float
-    attention_scale: float
-    attention_cap: float
-    final_cap: float
-    output_norms: bool
-    head_norms: bool
-
-
-class Shared(NamedTuple):
-    """Weights both arms read, layer first; d = hidden size, q = query, key and value rows together."""
-
-    norms: np.ndarray  # float32 [layers, 4, d]: before attention, after it, before the MLP, after it
-    head_norms: np.ndarray  # float32 [layers, 2, head_dim]: of queries, of keys
-    qkv: np.ndarray  # codes [layers, q, ...] of rows of d
-    qkv_scale: np.ndarray  # float32 [layers, q, ...], as ``formats.Rows.scales``
-    qkv_bias: np.ndarray  # float32 [layers, q]
-    out: np.ndarray  # codes [layers, d, ...] of rows of heads * head_dim
-    out_scale: np.ndarray  # float32 [layers, d, ...]
-    out_bias: np.ndarray  # float32 [layers, d]
-    output_scale: np.ndarray  # float32 [layers, d], of the MLP's outputs
-    down_bias: np.ndarray  # float32 [layers, d]
-    final_norm: np.ndarray  # float32 [d]
-    head: np.ndarray  # codes [vocabulary, ...] of rows of d
-    head_scale: np.ndarray  # float32 [vocabulary, ...]
-    window: np.ndarray  # int64 [layers], positions a layer attends to; 0 for all
-    rope: np.ndarray  # int64 [layers], which of the cosine tables a layer uses
 
 
 class Active(NamedTuple):
@@ -74,26 +39,6 @@ class Active(NamedTuple):
 
 
 @njit(**LOOP)
-def _rms_norm(x, weight, epsilon, out):
-    total = f32(0)
-    for j in range(x.shape[0]):
-        total += x[j] * x[j]
-    factor = f32(1) / np.sqrt(total / f32(x.shape[0]) + f32(epsilon))
-    for j in range(x.shape[0]):
-        out[j] = x[j] * factor * weight[j]
-
-
-@njit(**LOOP)
-def _rotate(head, cosine, sine):
-    """Rotary embedding of one head in place: pairs (j, j + half), what lies beyond them unchanged."""
-    half = cosine.shape[0]
-    for j in range(half):
-        a, b = head[j], head[j + half]
-        head[j] = a * cosine[j] - b * sine[j]
-        head[j + half] = b * cosine[j] + a * sine[j]
-
-
-@njit(**LOOP)
 def _copy(source, target):
     for j in range(target.shape[0]):
         target[j] = source[j]
@@ -105,14 +50,6 @@ def _add_up(parts, out):
         out[j] = parts[0, j]
     for t in range(1, parts.shape[0]):
         add(out, parts[t])
-
-
-@njit(**LOOP)
-def _add(x, update, weight, epsilon, normalise):
-    """x += update, normalised first where the family has output norms."""
-    if normalise:
-        _rms_norm(update, weight, epsilon, update)
-    add(x, update)
 
 
 class Scratch(NamedTuple):
@@ -185,15 +122,6 @@ class Step(NamedTuple):
 
 
 @njit(**LOOP)
-def _position(by_head, first, last, norm, cosine, sine, shape):
-    """Norms, where the family has them, and rotary embedding of heads first to last."""
-    for h in range(first, last):
-        if shape.head_norms:
-            _rms_norm(by_head[h], norm, shape.epsilon, by_head[h])
-        _rotate(by_head[h], cosine, sine)
-
-
-@njit(**LOOP)
 def _attend(t, threads, layer, shape, head_norms, rope, window, cache, scratch, by_head):
     """The positions of one thread, for all heads. The one that has the token's own writes its key and value.
 
@@ -202,10 +130,10 @@ def _attend(t, threads, layer, shape, head_norms, rope, window, cache, scratch, 
     """
     heads, kv_heads, position = shape.heads, shape.kv_heads, cache.position[0]
     cosine, sine = cache.cosines[rope, position], cache.sines[rope, position]
-    _position(by_head, 0, heads, head_norms[layer, 0], cosine, sine, shape)
+    position_heads(by_head, 0, heads, head_norms[layer, 0], cosine, sine, shape)
     prompt = cache.prompt_keys.shape[2]
     if t == threads - 1:
-        _position(by_head, heads, heads + kv_heads, head_norms[layer, 1], cosine, sine, shape)
+        position_heads(by_head, heads, heads + kv_heads, head_norms[layer, 1], cosine, sine, shape)
         for h in range(kv_heads):
             keep(by_head[heads + h], cache.keys[layer, h, position - prompt])
             keep(by_head[heads + kv_heads + h], cache.values[layer, h, position - prompt])
@@ -249,7 +177,7 @@ def take_step(t, threads, counters, address, kind):
     passed = 0
     embed(embedding.rows, embedding.scales, embedding.token[0], x)
     for layer in range(layers):
-        _rms_norm(x, shared.norms[layer, 0], epsilon, normed)
+        rms_norm(x, shared.norms[layer, 0], epsilon, normed)
         project(rule, layer, QKV, shared.qkv[layer], shared.qkv_scale[layer], normed, row, last_row, projected)
         add(projected[row:last_row], shared.qkv_bias[layer, row:last_row])
         passed = barrier(counters, passed, threads)
@@ -263,9 +191,9 @@ def take_step(t, threads, counters, address, kind):
         add(scratch.update[first:last], shared.out_bias[layer, first:last])
         passed = barrier(counters, passed, threads)
         _copy(scratch.update, update)
-        _add(x, update, shared.norms[layer, 1], epsilon, shape.output_norms)
+        add_update(x, update, shared.norms[layer, 1], epsilon, shape.output_norms)
 
-        _rms_norm(x, shared.norms[layer, 2], epsilon, normed)
+        rms_norm(x, shared.norms[layer, 2], epsilon, normed)
         start = active.first[layer]
         place, last_place = share(active.first[layer + 1] - start, t, threads)
         computed[layer, t] = mlp(
@@ -287,9 +215,9 @@ def take_step(t, threads, counters, address, kind):
         _add_up(scratch.partial, update)
         for j in range(width):
             update[j] = update[j] * shared.output_scale[layer, j] + shared.down_bias[layer, j]
-        _add(x, update, shared.norms[layer, 3], epsilon, shape.output_norms)
+        add_update(x, update, shared.norms[layer, 3], epsilon, shape.output_norms)
 
-    _rms_norm(x, shared.final_norm, epsilon, normed)
+    rms_norm(x, shared.final_norm, epsilon, normed)
     first, last = share(len(logits), t, threads)
     matvec(shared.head, shared.head_scale, normed, None, first, last, logits)
     if shape.final_cap > 0:

@@ -1,0 +1,101 @@
+"""A prompt read by the compiled layers, for models held in the formats that have products of many tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ...kernels.cpu import most_threads, turn
+from ...kernels.cpu.launch import ParallelCall
+from ...kernels.cpu.linear import RowMajor
+from ...kernels.cpu.matmul import neurons_have_matmul, outputs_of, room_by_neuron, room_by_row, rows_have_matmul
+from ...kernels.cpu.matmul import tokens_of as filled_up
+from ...kernels.cpu.prompt import PromptLayer, Scratch, final_norm, take_layer
+from ...kernels.formats import Rows
+from .layout import Layout, rope_tables
+
+if TYPE_CHECKING:
+    from transformers import Cache
+
+    from ...model.feedforward import FeedForward
+    from ...model.loading import LoadedModel
+
+See = Callable[["FeedForward", torch.Tensor, torch.Tensor], None]
+"""Of every block as it runs: its input [T, d] and its activations [T, d_ff], whose memory the next one's take."""
+
+
+def reads_prompts(layout: Layout) -> bool:
+    """Whether ``read_prompt`` can: every matrix has a product of many tokens, and all blocks are of one width."""
+    shared, neurons = layout.shared, layout.neurons
+    widths = set(np.diff(layout.first).tolist())
+    rows = (shared.qkv[0], shared.out[0], neurons.gate, neurons.up)
+    down = neurons.down[layout.first[0] : layout.first[1]]
+    return len(widths) == 1 and all(map(rows_have_matmul, rows)) and neurons_have_matmul(down)
+
+
+@torch.inference_mode()
+def read_prompt(lm: LoadedModel, layout: Layout, ids: list[int], see: See) -> tuple[torch.Tensor, Cache] | None:
+    """The logits float32 [vocabulary] after the last of ``ids``, and all keys and values.
+
+    None where the threads did not run at once.
+    """
+    from transformers import DynamicCache
+
+    shape, shared, tokens = layout.shape, layout.shared, len(ids)
+    threads = min(torch.get_num_threads(), most_threads())
+    embedded: torch.Tensor = lm.model.get_input_embeddings()(torch.tensor([ids]))
+    x = embedded[0].float().numpy().copy()
+    number = np.zeros(1, np.int64)
+    keys = np.empty((len(lm.blocks), shape.kv_heads, tokens, shape.head_dim), np.float32)
+    arguments = _arguments(lm, layout, number, x, keys, np.empty_like(keys), threads)
+    normed, d_ff = torch.from_numpy(arguments.normed), int(layout.first[1])
+    activations = torch.from_numpy(arguments.activations)[:tokens, :d_ff]
+    with turn(threads):
+        take = ParallelCall(take_layer, arguments, threads)
+    cache = DynamicCache()
+    for block in lm.blocks:
+        number[0] = block.layer
+        with turn(threads):
+            if not take():
+                return None
+        see(block, normed, activations)
+        layer = slice(block.layer, block.layer + 1)
+        cache.update(torch.from_numpy(arguments.keys[layer]), torch.from_numpy(arguments.values[layer]), block.layer)
+    last = np.empty(x.shape[1], np.float32)
+    final_norm(x, shared.final_norm, shape.epsilon, last)
+    with turn(threads):
+        logits = RowMajor(Rows(shared.head, shared.head_scale), np.empty(0, np.float32))(torch.from_numpy(last))
+    return (shape.final_cap * torch.tanh(logits / shape.final_cap) if shape.final_cap else logits), cache
+
+
+def _arguments(
+    lm: LoadedModel,
+    layout: Layout,
+    number: np.ndarray,
+    x: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    threads: int,
+) -> PromptLayer:
+    shape, shared, neurons, tokens = layout.shape, layout.shared, layout.neurons, len(x)
+    hidden, mixed = room_by_row(shared.qkv[0], tokens), room_by_row(shared.out[0], tokens)
+    active = room_by_neuron(neurons.down[layout.first[0] : layout.first[1]], tokens)
+    cosines, sines = rope_tables(lm.model, tokens)
+    return PromptLayer(
+        layer=number,
+        shape=shape,
+        shared=shared,
+        neurons=neurons,
+        first=layout.first,
+        cosines=cosines,
+        sines=sines,
+        keys=keys,
+        values=values,
+        x=x,
+        normed=np.empty_like(x),
+        activations=np.zeros((filled_up(tokens), outputs_of(int(layout.first[1]))), np.float32),
+        scratch=Scratch.of(shape, hidden, mixed, active, tokens, threads),
+    )
