@@ -11,6 +11,7 @@ from numba import njit
 from .int8_rows import BLOCK
 from .nf4_loops import LOOP, f32
 from .panels import OUTPUTS, PANEL, TOKENS, lay_neurons, lay_rows, multiply
+from .vectors import LINE, ask_for_bytes
 
 
 @njit(**LOOP)
@@ -23,15 +24,20 @@ def rows_times_tokens(matrix, scales, codes, units, first, last, out):
     """
     panel, factors = np.empty(PANEL, np.int16), np.empty((1, OUTPUTS), f32)
     columns = matrix.shape[1]
+    calls = codes.shape[0] // TOKENS * units.shape[1]
+    lines = (columns * OUTPUTS // LINE + calls - 1) // calls  # of the rows to come
     for i in range(first, last, OUTPUTS):
         for k in range(OUTPUTS):
             factors[0, k] = scales[min(i + k, len(scales) - 1)]
         for t in range(out.shape[0]):
             out[t, i : i + OUTPUTS] = 0
+        asked = (i + OUTPUTS) * columns
         for block in range(units.shape[1]):
             begin, end = block * BLOCK, min((block + 1) * BLOCK, columns)
             lay_rows(matrix, i, begin, end, panel)
             for t in range(0, codes.shape[0], TOKENS):
+                ask_for_bytes(matrix, asked, lines)
+                asked += lines * LINE
                 multiply(panel, 1, (end - begin) // 2, factors, None, codes, begin, units, block, None, t, out, i)
 
 
@@ -43,14 +49,21 @@ def neurons_times_tokens(matrix, output_scales, codes, units, first, last, out):
     multiple of 4, neurons of 2; first and last, between which j is, of 16.
     """
     panel, factors = np.empty(PANEL, np.int16), np.empty((1, OUTPUTS), f32)
-    neurons = matrix.shape[0]
-    for j in range(first, last, OUTPUTS):
-        factors[0] = output_scales[j : j + OUTPUTS]
-        for t in range(out.shape[0]):
-            out[t, j : j + OUTPUTS] = 0
-        for block in range(units.shape[1]):
-            begin, end = block * BLOCK, min((block + 1) * BLOCK, neurons)
+    neurons, width = matrix.shape
+    parts = LINE // OUTPUTS  # of a line, each of which asks for some of the neurons to come
+    part = BLOCK // parts
+    count = (part * TOKENS + codes.shape[0] - 1) // codes.shape[0]
+    for t in range(out.shape[0]):
+        out[t, first:last] = 0
+    for block in range(units.shape[1]):
+        begin, end = block * BLOCK, min((block + 1) * BLOCK, neurons)
+        for j in range(first, last, OUTPUTS):
+            factors[0] = output_scales[j : j + OUTPUTS]
             for n in range(begin, end, 2):
                 lay_neurons(matrix, n, j, panel, (n - begin) // 2)
+            asked = (end + j // OUTPUTS % parts * part) * width + j // LINE * LINE
             for t in range(0, codes.shape[0], TOKENS):
+                for _ in range(count):
+                    ask_for_bytes(matrix, asked, 1)
+                    asked += width
                 multiply(panel, 1, (end - begin) // 2, factors, None, codes, begin, units, block, None, t, out, j)

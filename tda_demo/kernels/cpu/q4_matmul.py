@@ -13,6 +13,7 @@ from ..q4_sizes import GROUP, RECORD
 from .int8_rows import BLOCK, quantise
 from .nf4_loops import LOOP, f32
 from .panels import GROUPS, OUTPUTS, PANEL, TOKENS, lay_records, multiply
+from .vectors import LINE, ask_for_bytes
 
 _RECORDS = BLOCK // RECORD  # that are rounded alike
 
@@ -45,14 +46,19 @@ def rows_times_tokens(records, codes, units, sums, first, last, out):
     nothing. ``codes``, ``units`` and ``sums`` have a row of ``quantise_row`` for every token, a multiple of 4 of them.
     """
     panel = np.empty(PANEL, np.int16)
+    row_bytes, calls = records.shape[1] * records.itemsize, codes.shape[0] // TOKENS * units.shape[1]
+    lines = (row_bytes * OUTPUTS // LINE + calls - 1) // calls  # of the rows to come
     scales, minima = np.empty((GROUPS, OUTPUTS), f32), np.empty((GROUPS, OUTPUTS), f32)
     for i in range(first, last, OUTPUTS):
         for t in range(out.shape[0]):
             out[t, i : i + OUTPUTS] = 0
+        asked = (i + OUTPUTS) * row_bytes
         for block in range(units.shape[1]):
             begin, end = block * _RECORDS, min((block + 1) * _RECORDS, codes.shape[1] // RECORD)
             for record in range(begin, end):
                 lay_records(records, i, record, record - begin, panel, scales, minima)
             groups, column = (end - begin) * (RECORD // GROUP), begin * RECORD
             for t in range(0, codes.shape[0], TOKENS):
+                ask_for_bytes(records, asked, lines)
+                asked += lines * LINE
                 multiply(panel, groups, GROUP // 2, scales, minima, codes, column, units, block, sums, t, out, i)

@@ -97,7 +97,22 @@ def _asking(_context, array, row, lines):
     return types.void(array, row, lines), generate
 
 
+@intrinsic
+def _asking_bytes(_context, array, first, lines):
+    """Asks for the ``lines`` lines of ``array`` from its byte ``first`` on, which may lie beyond its end."""
+    need_contiguous(array)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        start = builder.bitcast(pointer(context, builder, signature.args[0], values[0]), int8.as_pointer())
+        with cgutils.for_range(builder, values[2]) as loop:
+            ask(builder, start, builder.add(values[1], builder.mul(loop.index, constant(LINE))))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), generate
+
+
 ask_for: Any = _asking
+ask_for_bytes: Any = _asking_bytes
 
 
 def ask(builder: Any, row: Any, at: Any) -> None:
