@@ -1,9 +1,9 @@
-"""The contract of an engine: what runs a model, in two arms from one prompt that transformers reads."""
+"""The contract of an engine: what runs a model, in two arms from one prompt."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -20,7 +20,12 @@ from .shared_model import forward, now_ms, share_weights
 from .weight_bytes import StepBytes
 
 if TYPE_CHECKING:
+    from transformers import Cache
+
     from ..model.loading import LoadedModel
+
+See = Callable[[FeedForward, torch.Tensor, torch.Tensor], None]
+"""What looks at a block as it runs: at its input [T, d] and its activations [..., T, d_ff]."""
 
 
 class Engine(ABC):
@@ -63,7 +68,7 @@ class Engine(ABC):
         forward(self.lm.model, DynamicCache(config=self.lm.model.config), [token] * 8, self.lm.device)
 
     def prefill(self, ids: list[int], policy: Policy) -> Prefill:
-        """The prompt ``ids``, read dense in transformers."""
+        """The prompt ``ids``, read dense: in transformers, where the engine has nothing faster."""
         return self.prefills(ids, [policy])[0]
 
     @torch.inference_mode()
@@ -73,19 +78,14 @@ class Engine(ABC):
         Raises:
             UserError: the model's logits are no numbers.
         """
-        from transformers import DynamicCache
-
         device = self.lm.device
-        model = share_weights(self.lm.model)
         watches = [_Watch(policy, device) for policy in policies]
-        cache = DynamicCache()  # without a config, so that sliding-window layers keep every position too
-        with ExitStack() as hooks:
-            for block in find_blocks(model):
-                for watch in watches:
-                    hooks.callback(intercept(block, partial(watch.see, block)))
-            begin = now_ms(device)
-            logits = forward(model, cache, ids, device, last_only=True)[0]
-            total = now_ms(device) - begin
+
+        def see(block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
+            for watch in watches:
+                watch.see(block, x, activations)
+
+        logits, cache, total = self._read(ids, see)
         if logits.isnan().any():
             raise UserError(
                 f"{self.lm.name} in {self.lm.precision} computes no numbers (NaN) for this prompt: choose another "
@@ -104,6 +104,19 @@ class Engine(ABC):
             )
             for watch in watches
         ]
+
+    def _read(self, ids: list[int], see: See) -> tuple[torch.Tensor, Cache, float]:
+        """The logits after the prompt ``ids``, its keys and values, and how many ms that took, ``see`` included."""
+        from transformers import DynamicCache
+
+        device, model = self.lm.device, share_weights(self.lm.model)
+        cache = DynamicCache()  # without a config, so that sliding-window layers keep every position too
+        with ExitStack() as hooks:
+            for block in find_blocks(model):
+                hooks.callback(intercept(block, partial(see, block)))
+            begin = now_ms(device)
+            logits = forward(model, cache, ids, device, last_only=True)[0]
+            return logits, cache, now_ms(device) - begin
 
     @abstractmethod
     def dense_arm(self, prefill: Prefill, room: int) -> Arm:

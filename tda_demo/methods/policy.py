@@ -17,7 +17,10 @@ class PromptReader(Protocol):
     """Observes the dense pass over one prompt, or over a batch of equally long ones, layer by layer."""
 
     def see(self, block: FeedForward, x: torch.Tensor, activations: torch.Tensor) -> None:
-        """The block's input ``x`` [texts, T, d] and its ``activations`` [texts, T, d_ff]."""
+        """The block's input ``x`` [texts, T, d] and its ``activations`` [texts, T, d_ff].
+
+        The next block's may take their memory: what is kept of them has to be a copy.
+        """
         ...
 
     def plan(self) -> Plan:

@@ -11,7 +11,18 @@ import psutil
 import pytest
 import torch
 from families import CONFIGS
-from parity import PROMPT_IDS, STEPS, TOLERANCE, mean_kl, of_config, random_sets, stored, worst_error, zeroed_logits
+from parity import (
+    PROMPT_IDS,
+    STEPS,
+    TOLERANCE,
+    mean_kl,
+    of_config,
+    random_sets,
+    reading_in_transformers,
+    stored,
+    worst_error,
+    zeroed_logits,
+)
 from plain import plain_tda
 from tiny import tiny
 from transformers import LlamaConfig, Phi3Config, Qwen3Config
@@ -85,7 +96,7 @@ def test_qwen3_with_a_sliding_window_in_some_layers() -> None:
 def test_any_active_set_gives_the_logits_of_zeroed_neurons(counts: tuple[int, ...], precision: str) -> None:
     lm = stored(tiny(), precision)
     active = random_sets(lm, counts)
-    engine = CpuStepEngine(lm)
+    engine = reading_in_transformers(CpuStepEngine(lm))
     prefill = dataclasses.replace(engine.prefill(PROMPT_IDS, TDA(cett=0).bind(lm)), plan=active)
     arm = engine.sparse_arm(prefill, 1)
     expected = zeroed_logits(lm, active, 40, number_type(precision))

@@ -1,6 +1,7 @@
-"""Both arms on the compiled CPU step; the prompt and the teacher-forced passes run in transformers.
+"""Both arms on the compiled CPU step; the prompt, too, is read by compiled layers where they know its formats.
 
-Where the model holds codes only (``model.stored``), they are the step's own arrays that transformers multiplies with.
+Other prompts, and the teacher-forced passes, run in transformers. Where the model holds codes only (``model.stored``),
+they are the step's own arrays that transformers multiplies with.
 """
 
 from __future__ import annotations
@@ -12,31 +13,28 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
-from numba import threading_layer
 
 from ...kernels.cpu import most_threads, turn
 from ...kernels.cpu import step as cpu
-from ...kernels.cpu.launch import ParallelCall
+from ...kernels.cpu.launch import ParallelCall, run_at_once
 from ...kernels.cpu.layer import Neurons
 from ...methods.plan import ActiveSets, Plan, StepTraits
 from ...methods.policy import Policy
 from ...methods.sequence import SequencePolicy
 from ...methods.token import StepUse, TokenPolicy
-from ...support.errors import UserError
 from ...support.progress import Progress, Report, silent
 from ..arm import Arm, Prefill, RefreshingArm
-from ..engine import Engine
+from ..engine import Engine, See
 from ..weight_bytes import StepBytes, fewer_stored_bytes, stored_bytes
 from .embedding import TokenEmbedding
 from .layout import Layout, read_layout, rope_tables
 from .packing import PackedNeurons, Packer, in_place
 from .prompt_cache import PromptCache, number_type, prompt_of
+from .prompt_pass import read_prompt, reads_prompts
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-
-_TRIES = 2  # more, of a step whose threads did not run at once, as on a machine that is very busy
 
 _packers: weakref.WeakKeyDictionary[PreTrainedModel, Packer] = weakref.WeakKeyDictionary()
 # What has run once on a model: the step of these kinds of policy or rest, and without one (None).
@@ -72,7 +70,7 @@ class CpuStepEngine(Engine):
     def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
         ready = _ready.setdefault(self.lm.model, set())
         if None not in ready:
-            super().warm_up(report, policy)
+            self._warm_up_reading(report, policy)
         kind = _step_of(policy)
         if kind is not None and kind not in ready:
             report(Progress("Preparing the method's compiled step", 0, 0, "steps"))
@@ -86,6 +84,20 @@ class CpuStepEngine(Engine):
         CpuStepArm(self, self.layout.neurons, self.layout.everything, 1).step(0)
         first_neuron = torch.zeros(1, dtype=torch.int64)
         self.packer.arrange([first_neuron] * len(self.lm.blocks))
+
+    def _warm_up_reading(self, report: Report, policy: Policy | None) -> None:
+        if not reads_prompts(self.layout):
+            super().warm_up(report, policy)
+            return
+        report(Progress("Preparing the compiled layers", 0, 0, "steps"))
+        read_prompt(self.lm, self.layout, [min(self.lm.eos_ids, default=0)] * 8, lambda _block, _x, _activations: None)
+
+    def _read(self, ids: list[int], see: See) -> tuple[torch.Tensor, Cache, float]:
+        if not reads_prompts(self.layout):
+            return super()._read(ids, see)
+        begin = time.perf_counter()
+        logits, cache = read_prompt(self.lm, self.layout, ids, see)
+        return logits, cache, (time.perf_counter() - begin) * 1e3
 
     def _resting_arm(self, policy: Policy | None) -> PackedArm:
         """One neuron active in every layer, and the rest of ``policy``: its copies, too, have touched their memory."""
@@ -174,12 +186,7 @@ class CpuStepArm:
         self._position[0] = self.position
         self._embedding.use(token)
         with self._turn:
-            take = self._take or self._prepare()
-            if not (take() or any(take() for _ in range(_TRIES))):
-                raise UserError(
-                    f"numba's threading layer '{threading_layer()}' does not run {self.threads} threads at once here: "
-                    "unset NUMBA_THREADING_LAYER, or set OMP_NUM_THREADS=1."
-                )
+            run_at_once(self._take or self._prepare())
         self.position += 1
         return self._told
 

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ...kernels.cpu import most_threads, turn
-from ...kernels.cpu.launch import ParallelCall
+from ...kernels.cpu.launch import ParallelCall, run_at_once
 from ...kernels.cpu.linear import RowMajor
 from ...kernels.cpu.matmul import neurons_have_matmul, outputs_of, room_by_neuron, room_by_row, rows_have_matmul
 from ...kernels.cpu.matmul import tokens_of as filled_up
 from ...kernels.cpu.prompt import PromptLayer, Scratch, final_norm, take_layer
 from ...kernels.formats import Rows
+from ..engine import See
 from .layout import Layout, rope_tables
 
 if TYPE_CHECKING:
     from transformers import Cache
 
-    from ...model.feedforward import FeedForward
     from ...model.loading import LoadedModel
-
-See = Callable[["FeedForward", torch.Tensor, torch.Tensor], None]
-"""Of every block as it runs: its input [T, d] and its activations [T, d_ff], whose memory the next one's take."""
 
 
 def reads_prompts(layout: Layout) -> bool:
@@ -37,10 +33,13 @@ def reads_prompts(layout: Layout) -> bool:
 
 
 @torch.inference_mode()
-def read_prompt(lm: LoadedModel, layout: Layout, ids: list[int], see: See) -> tuple[torch.Tensor, Cache] | None:
+def read_prompt(lm: LoadedModel, layout: Layout, ids: list[int], see: See) -> tuple[torch.Tensor, Cache]:
     """The logits float32 [vocabulary] after the last of ``ids``, and all keys and values.
 
-    None where the threads did not run at once.
+    ``see`` looks at every block as it runs; the memory of what it is given is the next one's too.
+
+    Raises:
+        UserError: the threads do not run at once here.
     """
     from transformers import DynamicCache
 
@@ -59,8 +58,7 @@ def read_prompt(lm: LoadedModel, layout: Layout, ids: list[int], see: See) -> tu
     for block in lm.blocks:
         number[0] = block.layer
         with turn(threads):
-            if not take():
-                return None
+            run_at_once(take)
         see(block, normed, activations)
         layer = slice(block.layer, block.layer + 1)
         cache.update(torch.from_numpy(arguments.keys[layer]), torch.from_numpy(arguments.values[layer]), block.layer)

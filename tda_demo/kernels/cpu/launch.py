@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, typeof, types
+from numba import njit, prange, threading_layer, typeof, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from ...support.errors import UserError
 from .barrier import clear, new_counters, roll_call, was_complete
 from .nf4_loops import LOOP
 from .vectors import constant
+
+_TRIES = 2  # more
 
 
 class ParallelCall:
@@ -50,6 +53,19 @@ class ParallelCall:
     def __call__(self) -> bool:
         """Whether the threads ran at once; where they do not, nothing is done. The caller has the cores (``turn``)."""
         return _launch(self._function, self._address, self.threads, self._counters)
+
+
+def run_at_once(call: ParallelCall) -> None:
+    """Runs ``call``, again where a very busy machine did not run its threads at once.
+
+    Raises:
+        UserError: it never does.
+    """
+    if not (call() or any(call() for _ in range(_TRIES))):
+        raise UserError(
+            f"numba's threading layer '{threading_layer()}' does not run {call.threads} threads at once here: "
+            "unset NUMBA_THREADING_LAYER, or set OMP_NUM_THREADS=1."
+        )
 
 
 def _offset(context: Any, kind: Any, place: int) -> int:
