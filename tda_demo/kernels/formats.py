@@ -108,6 +108,7 @@ class Format:
         decode_rows: codes, scales and the number of columns to the float32 values [rows, columns] they stand for.
         nibbles: whether two codes share a byte, which the kernels take apart as they read.
         down: the format of down projections by neuron, where it is another one.
+        count_row_bytes: those of a row of so many columns, of a format whose encoding has to be compiled first.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Format:
     decode_rows: Decode
     nibbles: bool = False
     down: Format | None = None
+    count_row_bytes: Callable[[int], int] | None = None
 
     @property
     def is_by_channel(self) -> bool:
@@ -182,6 +184,8 @@ class Format:
 
     def row_bytes(self, columns: int) -> int:
         """Bytes of one row of ``columns`` weights, its scales included."""
+        if self.count_row_bytes is not None:
+            return self.count_row_bytes(columns)
         return self.encode(torch.zeros(1, columns)).nbytes
 
     def column_bytes(self, rows: int) -> int:
@@ -227,7 +231,7 @@ FLOAT32 = Format("float32", np.float32, "none", _encode_float32, _decode_scaled)
 BFLOAT16 = Format("bfloat16", np.uint16, "none", _encode_bfloat16, _decode_bfloat16)
 INT8 = Format("int8", np.int8, "row", _encode_int8, _decode_scaled)
 NF4 = Format("nf4", np.uint8, "block", nf4.encode, nf4.decode, nibbles=True)
-Q4 = Format("q4", np.uint32, "record", _encode_q4, _decode_q4, nibbles=True, down=INT8)
+Q4 = Format("q4", np.uint32, "record", _encode_q4, _decode_q4, nibbles=True, down=INT8, count_row_bytes=q4.row_bytes)
 FORMATS: dict[str, Format] = {form.name: form for form in (FLOAT32, BFLOAT16, INT8, Q4, NF4)}
 
 

@@ -100,9 +100,14 @@ def encode(weight: torch.Tensor) -> Q4Rows:
     return copy
 
 
+def row_bytes(columns: int) -> int:
+    """Of the copy of a row of so many ``columns``."""
+    return -(-columns // RECORD) * RECORD_BYTES
+
+
 def empty_rows(rows: int, columns: int) -> Q4Rows:
     """Memory for the copy of a matrix [rows, columns]."""
-    return Q4Rows(np.empty((rows, -(-columns // RECORD), RECORD_BYTES), np.uint8), columns)
+    return Q4Rows(np.empty((rows, row_bytes(columns) // RECORD_BYTES, RECORD_BYTES), np.uint8), columns)
 
 
 def as_numbers(weight: torch.Tensor) -> Numbers:

@@ -84,6 +84,9 @@ def test_bytes_are_those_of_codes_and_of_scales_where_there_are_any() -> None:
     assert sizes == {"float32": 2048, "bfloat16": 1024, "int8": 512 + 16, "nf4": 256 + 32, "q4": 320}
     by_neuron = {precision: encode_by_neuron(matrix(128, 4, 0), precision).nbytes for precision in FORMATS}
     assert by_neuron == {"float32": 2048, "bfloat16": 1024, "int8": 512 + 512, "nf4": 256 + 32, "q4": 1024}
+    for precision, form in FORMATS.items():
+        for columns in (1, 63, 64, 65, 128):
+            assert form.row_bytes(columns) == encode(matrix(1, columns, 0), precision).nbytes
 
 
 def test_unknown_format() -> None:

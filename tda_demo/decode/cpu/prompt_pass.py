@@ -9,11 +9,9 @@ import torch
 
 from ...kernels.cpu import most_threads, turn
 from ...kernels.cpu.launch import ParallelCall, run_at_once
-from ...kernels.cpu.linear import RowMajor
 from ...kernels.cpu.matmul import neurons_have_matmul, outputs_of, room_by_neuron, room_by_row, rows_have_matmul
 from ...kernels.cpu.matmul import tokens_of as filled_up
-from ...kernels.cpu.prompt import PromptLayer, Scratch, final_norm, take_layer
-from ...kernels.formats import Rows
+from ...kernels.cpu.prompt import PromptLayer, Scratch, take_layer
 from ..engine import See
 from .layout import Layout, rope_tables
 
@@ -43,7 +41,7 @@ def read_prompt(lm: LoadedModel, layout: Layout, ids: list[int], see: See) -> tu
     """
     from transformers import DynamicCache
 
-    shape, shared, tokens = layout.shape, layout.shared, len(ids)
+    shape, tokens = layout.shape, len(ids)
     threads = min(torch.get_num_threads(), most_threads())
     embedded: torch.Tensor = lm.model.get_input_embeddings()(torch.tensor([ids]))
     x = embedded[0].float().numpy().copy()
@@ -62,11 +60,7 @@ def read_prompt(lm: LoadedModel, layout: Layout, ids: list[int], see: See) -> tu
         see(block, normed, activations)
         layer = slice(block.layer, block.layer + 1)
         cache.update(torch.from_numpy(arguments.keys[layer]), torch.from_numpy(arguments.values[layer]), block.layer)
-    last = np.empty(x.shape[1], np.float32)
-    final_norm(x, shared.final_norm, shape.epsilon, last)
-    with turn(threads):
-        logits = RowMajor(Rows(shared.head, shared.head_scale), np.empty(0, np.float32))(torch.from_numpy(last))
-    return (shape.final_cap * torch.tanh(logits / shape.final_cap) if shape.final_cap else logits), cache
+    return torch.from_numpy(arguments.logits), cache
 
 
 def _arguments(
@@ -95,5 +89,6 @@ def _arguments(
         x=x,
         normed=np.empty_like(x),
         activations=np.zeros((filled_up(tokens), outputs_of(int(layout.first[1]))), np.float32),
-        scratch=Scratch.of(shape, hidden, mixed, active, tokens, threads),
+        logits=np.empty(len(shared.head_scale), np.float32),
+        scratch=Scratch.of(shape, hidden, mixed, active, x.shape[1], tokens, threads),
     )

@@ -15,6 +15,14 @@ from .vectors import LINE, ask_for_bytes
 
 
 @njit(**LOOP)
+def clear_columns(out, first, last):
+    for t in range(out.shape[0]):
+        part = out[t, first:last]
+        for j in range(part.shape[0]):
+            part[j] = 0
+
+
+@njit(**LOOP)
 def rows_times_tokens(matrix, scales, codes, units, first, last, out):
     """out[t, i] = scales[i] times row i of ``matrix`` int8 [n, columns] times token t.
 
@@ -29,8 +37,7 @@ def rows_times_tokens(matrix, scales, codes, units, first, last, out):
     for i in range(first, last, OUTPUTS):
         for k in range(OUTPUTS):
             factors[0, k] = scales[min(i + k, len(scales) - 1)]
-        for t in range(out.shape[0]):
-            out[t, i : i + OUTPUTS] = 0
+        clear_columns(out, i, i + OUTPUTS)
         asked = (i + OUTPUTS) * columns
         for block in range(units.shape[1]):
             begin, end = block * BLOCK, min((block + 1) * BLOCK, columns)
@@ -53,12 +60,12 @@ def neurons_times_tokens(matrix, output_scales, codes, units, first, last, out):
     parts = LINE // OUTPUTS  # of a line, each of which asks for some of the neurons to come
     part = BLOCK // parts
     count = (part * TOKENS + codes.shape[0] - 1) // codes.shape[0]
-    for t in range(out.shape[0]):
-        out[t, first:last] = 0
+    clear_columns(out, first, last)
     for block in range(units.shape[1]):
         begin, end = block * BLOCK, min((block + 1) * BLOCK, neurons)
         for j in range(first, last, OUTPUTS):
-            factors[0] = output_scales[j : j + OUTPUTS]
+            for k in range(OUTPUTS):
+                factors[0, k] = output_scales[j + k]
             for n in range(begin, end, 2):
                 lay_neurons(matrix, n, j, panel, (n - begin) // 2)
             asked = (end + j // OUTPUTS % parts * part) * width + j // LINE * LINE

@@ -15,13 +15,13 @@ from .attention import PADDING, attend, combine
 from .attention_loops import HEADS
 from .barrier import barrier
 from .decoder import Shape, Shared, add_update, position_heads, rms_norm
-from .elementwise import add, gate_all
+from .elementwise import add, cap_all, gate_all
 from .int8_matmul import neurons_times_tokens
 from .launch import argument
 from .layer import Neurons
 from .matmul import Rounded, multiply_rows, outputs_of, outputs_share, round_token, tokens_of
-from .nf4_loops import LOOP, f32
 from .partition import share
+from .rows import LOOP, f32, matvec
 
 
 class Scratch(NamedTuple):
@@ -34,6 +34,7 @@ class Scratch(NamedTuple):
     mixed: Rounded  # what attention's output projection is
     active: Rounded  # what down is
     projected: np.ndarray  # float32 [tokens, q]
+    positioned: np.ndarray  # float32 [T, heads + 2 kv_heads, head_dim], the same with biases, norms and positions
     update: np.ndarray  # float32 [tokens, d]
     up: np.ndarray  # float32 [tokens, d_ff]
     weights: np.ndarray  # float32 [threads, HEADS, T + PADDING], attention's
@@ -41,23 +42,28 @@ class Scratch(NamedTuple):
     peaks: np.ndarray  # float32 [threads, 1, heads]
     sums: np.ndarray  # float32 [threads, 1, heads]
     heads: np.ndarray  # float32 [threads, heads, head_dim]
+    last: np.ndarray  # float32 [threads, d]
 
     @classmethod
-    def of(cls, shape: Shape, hidden: Rounded, mixed: Rounded, active: Rounded, tokens: int, threads: int) -> Scratch:
-        """For a prompt of so many ``tokens``; what is rounded has the sizes of d, of all heads and of d_ff."""
+    def of(
+        cls, shape: Shape, hidden: Rounded, mixed: Rounded, active: Rounded, width: int, tokens: int, threads: int
+    ) -> Scratch:
+        """For a prompt of so many ``tokens``; ``width`` is d."""
         count, all_heads = tokens_of(tokens), shape.heads + 2 * shape.kv_heads
         return cls(
             hidden=hidden,
             mixed=mixed,
             active=active,
             projected=_zeros(count, outputs_of(all_heads * shape.head_dim)),
-            update=_zeros(count, outputs_of(hidden.codes.shape[1])),
+            positioned=_zeros(tokens, all_heads, shape.head_dim),
+            update=_zeros(count, outputs_of(width)),
             up=_zeros(count, outputs_of(active.codes.shape[1])),
             weights=_zeros(threads, HEADS, tokens + PADDING),
             outs=_zeros(threads, 1, shape.heads, shape.head_dim),
             peaks=_zeros(threads, 1, shape.heads),
             sums=_zeros(threads, 1, shape.heads),
             heads=_zeros(threads, shape.heads, shape.head_dim),
+            last=_zeros(threads, width),
         )
 
 
@@ -80,6 +86,7 @@ class PromptLayer(NamedTuple):
     x: np.ndarray  # float32 [T, d], what the layer is given, and gives
     normed: np.ndarray  # float32 [T, d], written: what the block is given
     activations: np.ndarray  # float32 [tokens, d_ff], written
+    logits: np.ndarray  # float32 [vocabulary], written by the last layer: those after the last token
     scratch: Scratch
 
 
@@ -99,7 +106,8 @@ def take_layer(t, threads, counters, address, kind):
     normed = argument(address, kind, "normed")
     activations = argument(address, kind, "activations")
     scratch = argument(address, kind, "scratch")
-    tokens, width, rows = x.shape[0], x.shape[1], shared.qkv.shape[1]
+    tokens, width = x.shape
+    heads, kv_heads, layers, rows = shape.heads, shape.kv_heads, shared.qkv.shape[0], shared.qkv.shape[1]
     projected, update, up = scratch.projected, scratch.update, scratch.up
     begin, end = share(tokens, t, threads)
     first, last = outputs_share(rows, t, threads)
@@ -111,12 +119,16 @@ def take_layer(t, threads, counters, address, kind):
     passed = barrier(counters, passed, threads)
     cosine, sine = cosines[shared.rope[layer]], sines[shared.rope[layer]]
     for token in range(begin, end):
-        row = projected[token, :rows]
-        add(row, shared.qkv_bias[layer])
-        _keep(row, shape, shared.head_norms[layer], cosine[token], sine[token], keys, values, token)
+        by_head, norms = scratch.positioned[token], shared.head_norms[layer]
+        _take_apart(projected[token], shared.qkv_bias[layer], by_head)
+        position_heads(by_head, 0, heads, norms[0], cosine[token], sine[token], shape)
+        position_heads(by_head, heads, heads + kv_heads, norms[1], cosine[token], sine[token], shape)
+        for h in range(kv_heads):
+            _copy(by_head[heads + h], keys[h, token])
+            _copy(by_head[heads + kv_heads + h], values[h, token])
     passed = barrier(counters, passed, threads)
     for token in range(t, tokens, threads):  # by turns: a later one looks back on more
-        _attend(t, token, projected[token, :rows], shape, shared.window[layer], keys, values, scratch)
+        _attend(t, token, shape, shared.window[layer], keys, values, scratch)
     passed = barrier(counters, passed, threads)
     first, last = outputs_share(width, t, threads)
     multiply_rows(shared.out[layer], shared.out_scale[layer], scratch.mixed, first, last, update)
@@ -150,24 +162,35 @@ def take_layer(t, threads, counters, address, kind):
         row = update[token, :width]
         add(row, shared.down_bias[layer])
         add_update(x[token], row, shared.norms[layer, 3], shape.epsilon, shape.output_norms)
+    if layer == layers - 1:
+        passed = barrier(counters, passed, threads)
+        last_normed, logits = scratch.last[t], argument(address, kind, "logits")
+        rms_norm(x[tokens - 1], shared.final_norm, shape.epsilon, last_normed)
+        first, last = share(len(logits), t, threads)
+        matvec(shared.head, shared.head_scale, last_normed, None, first, last, logits)
+        if shape.final_cap > 0:
+            cap_all(logits[first:last], shape.final_cap)
 
 
 @njit(**LOOP)
-def _keep(row, shape, norms, cosine, sine, keys, values, token):
-    """Positions a token's heads, float32 [q], in place, and keeps its keys and values."""
-    heads, kv_heads = shape.heads, shape.kv_heads
-    by_head = row.reshape(heads + 2 * kv_heads, shape.head_dim)
-    position_heads(by_head, 0, heads, norms[0], cosine, sine, shape)
-    position_heads(by_head, heads, heads + kv_heads, norms[1], cosine, sine, shape)
-    for h in range(kv_heads):
-        keys[h, token] = by_head[heads + h]
-        values[h, token] = by_head[heads + kv_heads + h]
+def _copy(source, target):
+    for j in range(target.shape[0]):
+        target[j] = source[j]
 
 
 @njit(**LOOP)
-def _attend(t, token, row, shape, window, keys, values, scratch):
-    """What a token's heads, of ``row`` float32 [q], gather from itself and the tokens before it, rounded."""
-    queries = row[: shape.heads * shape.head_dim].reshape(shape.heads, shape.head_dim)
+def _take_apart(row, bias, by_head):
+    """A row of projections plus their bias, float32 [q], as ``by_head`` float32 [heads, head_dim]."""
+    for h in range(by_head.shape[0]):
+        head, begin = by_head[h], h * by_head.shape[1]
+        for j in range(head.shape[0]):
+            head[j] = row[begin + j] + bias[begin + j]
+
+
+@njit(**LOOP)
+def _attend(t, token, shape, window, keys, values, scratch):
+    """What a token's heads gather from itself and the tokens before it, rounded."""
+    queries = scratch.positioned[token, : shape.heads]
     end = token + 1
     begin = max(0, end - window) if window > 0 else 0
     outs, peaks, sums, mixed = scratch.outs[t], scratch.peaks[t], scratch.sums[t], scratch.heads[t]
@@ -175,9 +198,3 @@ def _attend(t, token, row, shape, window, keys, values, scratch):
     attend(queries, keys, values, begin, end, scale, cap, weights, outs[0], peaks[0], sums[0])
     combine(outs, peaks, sums, mixed)
     round_token(mixed.reshape(mixed.size), scratch.mixed, token)
-
-
-@njit(**LOOP)
-def final_norm(x, weight, epsilon, out):
-    """The last token's, of x float32 [T, d]."""
-    rms_norm(x[x.shape[0] - 1], weight, epsilon, out)

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from ..q4_sizes import GROUP, RECORD
+from .int8_matmul import clear_columns
 from .int8_rows import BLOCK, quantise
 from .nf4_loops import LOOP, f32
 from .panels import GROUPS, OUTPUTS, PANEL, TOKENS, lay_records, multiply
@@ -29,7 +30,8 @@ def quantise_row(x, codes, units, sums):
         quantise(x, codes, units)
     else:
         whole = np.zeros(codes.shape[0], f32)
-        whole[: x.shape[0]] = x
+        for j in range(x.shape[0]):
+            whole[j] = x[j]
         quantise(whole, codes, units)
     for group in range(sums.shape[0]):
         total = np.int32(0)
@@ -50,8 +52,7 @@ def rows_times_tokens(records, codes, units, sums, first, last, out):
     lines = (row_bytes * OUTPUTS // LINE + calls - 1) // calls  # of the rows to come
     scales, minima = np.empty((GROUPS, OUTPUTS), f32), np.empty((GROUPS, OUTPUTS), f32)
     for i in range(first, last, OUTPUTS):
-        for t in range(out.shape[0]):
-            out[t, i : i + OUTPUTS] = 0
+        clear_columns(out, i, i + OUTPUTS)
         asked = (i + OUTPUTS) * row_bytes
         for block in range(units.shape[1]):
             begin, end = block * _RECORDS, min((block + 1) * _RECORDS, codes.shape[1] // RECORD)
