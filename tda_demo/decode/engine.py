@@ -60,7 +60,7 @@ class Engine(ABC):
         """Runs what is slow only once (thread pools, compilation), so that it falls outside every timing.
 
         A token-level ``policy`` has a kernel of its own to compile. Here a short prompt runs in transformers; engines
-        add what is slow in their arms.
+        add what else is slow in them.
         """
         from transformers import DynamicCache
 

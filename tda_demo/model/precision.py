@@ -2,7 +2,7 @@
 
 A precision names what every matrix is stored as. On a GPU that is the dtype of the model, or the storage that
 bitsandbytes gives its matrices (NF4, LLM.int8). On a CPU it is the compiled kernels' format of the same name
-(``kernels.formats``), whose arithmetic and layout that module knows; the transformers model, which reads prompts, holds
+(``kernels.formats``), whose arithmetic and layout that module knows; the transformers model, which scores texts, holds
 the same rounded values in float32, so both compute the same function, but for keys and values, which compiled steps may
 keep in half precision. A new precision is a ``Precision`` here and a ``Format`` there. All of it is known before torch
 is imported.

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import gradio as gr
 
 from ..support.errors import UserError
+from ..support.interruption import GivenUp, looking
 from ..support.progress import Progress
 from . import wording
-from .interruption import GivenUp, looking
 from .models import Models
 from .requests import LIMITS
 from .service import Service

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..support.errors import UserError
+from ..support.interruption import GivenUp, looking
 from ..support.progress import Progress, Report
-from .interruption import GivenUp, looking
 
 logger = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.2

@@ -25,9 +25,9 @@ from typing import Any, Protocol
 import gradio as gr
 
 from ..support.errors import UserError
+from ..support.interruption import GivenUp
 from ..support.lazy import torch
 from ..support.progress import Report
-from .interruption import GivenUp
 from .models import Models, ModelState, check_access, is_zero_gpu_space
 from .requests import LIMITS
 from .worker import Closed, Ticket, carry_out, reporter

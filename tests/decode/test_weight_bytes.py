@@ -12,7 +12,7 @@ from parity import stored
 from tiny import PROMPT, tiny
 
 from tda_demo.decode.choose import engine_for, step_bytes
-from tda_demo.decode.cpu.compiled_step import TokenArm
+from tda_demo.decode.cpu.compiled_step import CpuStepEngine, TokenArm
 from tda_demo.decode.eager import EagerEngine
 from tda_demo.evaluate import budget
 from tda_demo.evaluate.result import quality
@@ -50,15 +50,19 @@ def of_the_arm(lm: LoadedModel, rule: Any) -> tuple[float, float]:
     """Byte bound, and share of the MLP bytes, of an arm that decodes ``TOKENS``.
 
     A compiled arm that picks neurons counts those that the specification computes: its kernel, which takes long to
-    compile for each precision and is compared with the specification elsewhere, does not run.
+    compile for each precision and is compared with the specification elsewhere, does not run and is not made ready.
     """
     engine = engine_for(lm, rule)
     ids = lm.prompt_ids(PROMPT)
     prefill = engine.prefill(ids[:-1], rule)
-    arm: Any = engine.sparse_arm(prefill, len(TOKENS))
+    arm: Any
+    running: Any
+    if isinstance(engine, CpuStepEngine) and not isinstance(rule, ChannelPolicy):
+        arm = TokenArm(engine, rule, prefill.tokens + len(TOKENS), prefill.cache)
+        running = EagerEngine(lm).sparse_arm(prefill, len(TOKENS))
+    else:
+        arm = running = engine.sparse_arm(prefill, len(TOKENS))
     dense = engine.dense_arm(prefill, 1).weight_bytes
-    picks_neurons = isinstance(arm, TokenArm) and not isinstance(rule, ChannelPolicy)
-    running: Any = EagerEngine(lm).sparse_arm(prefill, len(TOKENS)) if picks_neurons else arm
     read = []
     for token in (ids[-1], *TOKENS[:-1]):
         running.step(token)

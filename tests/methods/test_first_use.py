@@ -16,8 +16,8 @@ from tda_demo.methods.first_use import bind_at_once, is_calibrated
 from tda_demo.model.loading import LoadedModel
 from tda_demo.race import Finished, RaceSettings, race
 from tda_demo.support.errors import UserError
+from tda_demo.support.interruption import GivenUp
 from tda_demo.support.progress import Progress, silent
-from tda_demo.ui.interruption import GivenUp
 from tda_demo.ui.models import Models
 
 TRAINED = ("dejavu", "moefication")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tda_demo.support.errors import UserError
+from tda_demo.support.interruption import GivenUp
 from tda_demo.support.progress import Progress
 from tda_demo.ui import job as pipeline
-from tda_demo.ui.interruption import GivenUp
 from tda_demo.ui.job import (
     CONCLUDING_SECONDS,
     IDLE,

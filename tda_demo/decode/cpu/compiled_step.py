@@ -86,11 +86,11 @@ class CpuStepEngine(Engine):
         self.packer.arrange([first_neuron] * len(self.lm.blocks))
 
     def _warm_up_reading(self, report: Report, policy: Policy | None) -> None:
-        if not reads_prompts(self.layout):
-            super().warm_up(report, policy)
-            return
-        report(Progress("Preparing the compiled layers", 0, 0, "steps"))
-        read_prompt(self.lm, self.layout, [min(self.lm.eos_ids, default=0)] * 8, lambda _block, _x, _activations: None)
+        super().warm_up(report, policy)  # judges of a race need transformers' pass even where prompts do not
+        if reads_prompts(self.layout):
+            report(Progress("Preparing the compiled layers", 0, 0, "steps"))
+            token = min(self.lm.eos_ids, default=0)
+            read_prompt(self.lm, self.layout, [token] * 8, lambda _block, _x, _activations: None)
 
     def _read(self, ids: list[int], see: See) -> tuple[torch.Tensor, Cache, float]:
         if not reads_prompts(self.layout):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ...kernels.cpu import most_threads, turn
 from ...kernels.cpu.launch import ParallelCall, run_at_once
-from ...kernels.cpu.matmul import neurons_have_matmul, outputs_of, room_by_neuron, room_by_row, rows_have_matmul
-from ...kernels.cpu.matmul import tokens_of as filled_up
+from ...kernels.cpu.matmul import (
+    neurons_have_matmul,
+    outputs_of,
+    room_by_neuron,
+    room_by_row,
+    rows_have_matmul,
+    tokens_of,
+)
 from ...kernels.cpu.prompt import PromptLayer, Scratch, take_layer
+from ...support.interruption import look
 from ..engine import See
 from .layout import Layout, rope_tables
 
@@ -38,6 +45,7 @@ def read_prompt(lm: LoadedModel, layout: Layout, ids: list[int], see: See) -> tu
 
     Raises:
         UserError: the threads do not run at once here.
+        GivenUp: the work has been given up.
     """
     from transformers import DynamicCache
 
@@ -54,12 +62,16 @@ def read_prompt(lm: LoadedModel, layout: Layout, ids: list[int], see: See) -> tu
         take = ParallelCall(take_layer, arguments, threads)
     cache = DynamicCache()
     for block in lm.blocks:
+        look()
         number[0] = block.layer
         with turn(threads):
             run_at_once(take)
         see(block, normed, activations)
         layer = slice(block.layer, block.layer + 1)
-        cache.update(torch.from_numpy(arguments.keys[layer]), torch.from_numpy(arguments.values[layer]), block.layer)
+        own_keys, own_values = torch.from_numpy(arguments.keys[layer]), torch.from_numpy(arguments.values[layer])
+        cache.update(own_keys, own_values, block.layer)
+        held: Any = cache.layers[block.layer]
+        held.keys, held.values = own_keys, own_values  # in place of copies
     return torch.from_numpy(arguments.logits), cache
 
 
@@ -88,7 +100,7 @@ def _arguments(
         values=values,
         x=x,
         normed=np.empty_like(x),
-        activations=np.zeros((filled_up(tokens), outputs_of(int(layout.first[1]))), np.float32),
+        activations=np.zeros((tokens_of(tokens), outputs_of(int(layout.first[1]))), np.float32),
         logits=np.empty(len(shared.head_scale), np.float32),
         scratch=Scratch.of(shape, hidden, mixed, active, x.shape[1], tokens, threads),
     )

@@ -1,4 +1,4 @@
-"""Compiled kernels for CPUs: the whole decode step, and single linears for what it does not cover.
+"""Compiled kernels for CPUs: the whole decode step, a prompt layer by layer, and single linears for all else.
 
 Here numba is set up: where compiled kernels are kept, and the threads that they run on.
 """

@@ -1,4 +1,5 @@
-"""Attention inside the compiled step: a thread's share of the positions, then the shares together.
+"""Attention inside the compiled step: a thread's share of the positions, then the shares together. Of a prompt, whose
+tokens the threads share, one share is all.
 
 Threads share positions and not heads, as Flash-Decoding does (Dao and others, 2023): all have equally many, and
 keys and values are read from memory once.

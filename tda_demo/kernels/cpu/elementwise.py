@@ -56,6 +56,12 @@ def add(x, more):
 
 
 @njit(**LOOP)
+def copy(source, target):
+    for j in range(target.shape[0]):
+        target[j] = source[j]
+
+
+@njit(**LOOP)
 def multiply(x, factors):
     """x *= factors."""
     for i in range(x.shape[0]):

@@ -10,16 +10,8 @@ from numba import njit
 
 from .int8_rows import BLOCK
 from .nf4_loops import LOOP, f32
-from .panels import OUTPUTS, PANEL, TOKENS, lay_neurons, lay_rows, multiply
+from .panels import OUTPUTS, PANEL, TOKENS, clear_columns, lay_neurons, lay_rows, multiply
 from .vectors import LINE, ask_for_bytes
-
-
-@njit(**LOOP)
-def clear_columns(out, first, last):
-    for t in range(out.shape[0]):
-        part = out[t, first:last]
-        for j in range(part.shape[0]):
-            part[j] = 0
 
 
 @njit(**LOOP)

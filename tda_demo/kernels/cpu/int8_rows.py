@@ -40,7 +40,7 @@ from .vectors import (
 
 BLOCK = 256  # columns that are rounded alike
 
-_X_ONE = f32(2**15 - 1)  # of a rounded block's largest; a lane adds up 32 products of it and a code: less than 2^31
+_X_ONE = f32(2**15 - 1)  # of a rounded block's largest; sums of BLOCK products of it and a code are less than 2^31
 _LEAST = f32(1e-33)  # whose inverse is a number
 _STREAMS = 4  # rows at once
 _AHEAD = 1152  # bytes of a row that are asked for before they are read

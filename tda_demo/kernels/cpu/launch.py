@@ -20,7 +20,7 @@ from .barrier import clear, new_counters, roll_call, was_complete
 from .nf4_loops import LOOP
 from .vectors import constant
 
-_TRIES = 2  # more
+_TRIES = 2  # more, of a call whose threads did not run at once
 
 
 class ParallelCall:
@@ -59,7 +59,7 @@ def run_at_once(call: ParallelCall) -> None:
     """Runs ``call``, again where a very busy machine did not run its threads at once.
 
     Raises:
-        UserError: it never does.
+        UserError: its threads did not run at once.
     """
     if not (call() or any(call() for _ in range(_TRIES))):
         raise UserError(

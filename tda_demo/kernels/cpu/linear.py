@@ -1,7 +1,7 @@
 """Compiled linears: one call reads one matrix, bound by its bytes, or by arithmetic where several rows are multiplied.
 
-For prompts, and for decoders that the compiled step does not cover: transformers runs the model and these run its
-matrices.
+For texts that are scored, and for decoders that the compiled step does not cover: transformers runs the model and these
+run its matrices.
 """
 
 from __future__ import annotations

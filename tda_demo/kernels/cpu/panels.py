@@ -13,12 +13,13 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..q4_sizes import GROUP, RECORD, RECORD_BYTES
 from .int8_rows import BLOCK
+from .nf4_loops import LOOP
 from .vectors import (
     Floats,
     Ints,
@@ -159,8 +160,6 @@ def _multiplying(_context, panel, groups, pairs, scales, minima, codes, begin, u
         totals = [[zeroed(builder, Floats) for _ in range(_WIDE)] for _ in tokens]
         with cgutils.for_range(builder, values[1]) as group:
             whole = [[zeroed(builder, Ints) for _ in range(_WIDE)] for _ in tokens]
-            for each in (each for row in whole for each in row):
-                builder.store(ir.Constant(Ints, None), each)
             first = builder.mul(group.index, values[2])
             with cgutils.for_range_slice(builder, first, builder.add(first, values[2]), constant(1)) as (pair, _):
                 here = builder.gep(panel, [builder.mul(pair, constant(_STEP * _WIDE))])
@@ -242,6 +241,15 @@ def _add_products(builder: Any, variable: Any, one: Any, other: Any) -> None:
 def _add_floats(builder: Any, variable: Any, one: Any, other: Any) -> None:
     product = builder.fmul(one, other, flags=_LOOSE)
     builder.store(builder.fadd(builder.load(variable), product, flags=_LOOSE), variable)
+
+
+@njit(**LOOP)
+def clear_columns(out, first, last):
+    """Zeros in columns first to last of ``out``, which ``multiply`` adds to."""
+    for t in range(out.shape[0]):
+        part = out[t, first:last]
+        for j in range(part.shape[0]):
+            part[j] = 0
 
 
 lay_rows: Any = _laying_rows

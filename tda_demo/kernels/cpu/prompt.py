@@ -15,7 +15,7 @@ from .attention import PADDING, attend, combine
 from .attention_loops import HEADS
 from .barrier import barrier
 from .decoder import Shape, Shared, add_update, position_heads, rms_norm
-from .elementwise import add, cap_all, gate_all
+from .elementwise import add, cap_all, copy, gate_all
 from .int8_matmul import neurons_times_tokens
 from .launch import argument
 from .layer import Neurons
@@ -124,8 +124,8 @@ def take_layer(t, threads, counters, address, kind):
         position_heads(by_head, 0, heads, norms[0], cosine[token], sine[token], shape)
         position_heads(by_head, heads, heads + kv_heads, norms[1], cosine[token], sine[token], shape)
         for h in range(kv_heads):
-            _copy(by_head[heads + h], keys[h, token])
-            _copy(by_head[heads + kv_heads + h], values[h, token])
+            copy(by_head[heads + h], keys[h, token])
+            copy(by_head[heads + kv_heads + h], values[h, token])
     passed = barrier(counters, passed, threads)
     for token in range(t, tokens, threads):  # by turns: a later one looks back on more
         _attend(t, token, shape, shared.window[layer], keys, values, scratch)
@@ -170,12 +170,18 @@ def take_layer(t, threads, counters, address, kind):
         matvec(shared.head, shared.head_scale, last_normed, None, first, last, logits)
         if shape.final_cap > 0:
             cap_all(logits[first:last], shape.final_cap)
+        _spoil(logits[first:last], last_normed)
 
 
 @njit(**LOOP)
-def _copy(source, target):
-    for j in range(target.shape[0]):
-        target[j] = source[j]
+def _spoil(logits, x):
+    """Makes ``logits`` NaN where what they were computed from, x float32 [d], is no number: rounding leaves that out."""
+    total = f32(0)
+    for j in range(x.shape[0]):
+        total += x[j]
+    if not np.isfinite(total):
+        for j in range(logits.shape[0]):
+            logits[j] = f32(np.nan)
 
 
 @njit(**LOOP)

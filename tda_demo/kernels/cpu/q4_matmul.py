@@ -10,10 +10,9 @@ import numpy as np
 from numba import njit
 
 from ..q4_sizes import GROUP, RECORD
-from .int8_matmul import clear_columns
 from .int8_rows import BLOCK, quantise
 from .nf4_loops import LOOP, f32
-from .panels import GROUPS, OUTPUTS, PANEL, TOKENS, lay_records, multiply
+from .panels import GROUPS, OUTPUTS, PANEL, TOKENS, clear_columns, lay_records, multiply
 from .vectors import LINE, ask_for_bytes
 
 _RECORDS = BLOCK // RECORD  # that are rounded alike

@@ -16,7 +16,7 @@ from .attention import PADDING, attend, combine
 from .attention_loops import HEADS
 from .barrier import barrier
 from .decoder import Shape, Shared, add_update, position_heads, rms_norm
-from .elementwise import add, cap_all
+from .elementwise import add, cap_all, copy
 from .embedding import Embedding, embed
 from .halves import keep
 from .launch import argument
@@ -36,12 +36,6 @@ class Active(NamedTuple):
 
     first: np.ndarray  # int64 [layers + 1]
     chosen: np.ndarray | None  # int64 [places], ascending within a layer
-
-
-@njit(**LOOP)
-def _copy(source, target):
-    for j in range(target.shape[0]):
-        target[j] = source[j]
 
 
 @njit(**LOOP)
@@ -181,7 +175,7 @@ def take_step(t, threads, counters, address, kind):
         project(rule, layer, QKV, shared.qkv[layer], shared.qkv_scale[layer], normed, row, last_row, projected)
         add(projected[row:last_row], shared.qkv_bias[layer, row:last_row])
         passed = barrier(counters, passed, threads)
-        _copy(projected, by_head.reshape(rows))
+        copy(projected, by_head.reshape(rows))
         rope, window = shared.rope[layer], shared.window[layer]
         _attend(t, threads, layer, shape, shared.head_norms, rope, window, cache, scratch, by_head)
         passed = barrier(counters, passed, threads)
@@ -190,7 +184,7 @@ def take_step(t, threads, counters, address, kind):
         project(rule, layer, OUT, shared.out[layer], shared.out_scale[layer], flat, first, last, scratch.update)
         add(scratch.update[first:last], shared.out_bias[layer, first:last])
         passed = barrier(counters, passed, threads)
-        _copy(scratch.update, update)
+        copy(scratch.update, update)
         add_update(x, update, shared.norms[layer, 1], epsilon, shape.output_norms)
 
         rms_norm(x, shared.norms[layer, 2], epsilon, normed)

@@ -9,9 +9,9 @@ from typing import Any
 from ...methods import Method
 from ...model.precision import REFERENCE
 from ...support.errors import UserError
+from ...support.interruption import GivenUp
 from ...support.progress import Progress
 from .. import wording
-from ..interruption import GivenUp
 from ..job import Clock, Frame, JobView, PageJob
 from ..models import Models
 from ..requests import Offers, method_class
