@@ -175,7 +175,7 @@ def take_layer(t, threads, counters, address, kind):
 
 @njit(**LOOP)
 def _spoil(logits, x):
-    """Makes ``logits`` NaN where what they were computed from, x float32 [d], is no number: rounding leaves that out."""
+    """Makes ``logits`` NaN where x float32 [d], which they were computed from, holds one: rounding leaves that out."""
     total = f32(0)
     for j in range(x.shape[0]):
         total += x[j]
