@@ -43,7 +43,7 @@ def stage(view: RaceView, label: str = "") -> dict[str, Any]:
         "label": label,
         "duel": view.rival.method is not None,
         "leader": view.leader,
-        "standing": {name: _standing(view.method(name)) for name in ARMS[1:]},
+        "standing": {name: _standing(view.method(name), view.over) for name in ARMS[1:]},
         "damaged": damaged,
         "remedy": remedy(view.sparse.method) if "sparse" in damaged else None,
         "slots": slots,
@@ -88,8 +88,9 @@ def facts_of(view: RaceView) -> list[list[str]]:
     return facts + ([["in words", details]] if (details := _details(view)) else [])
 
 
-def _standing(arm: MethodView) -> str:
-    if arm.speedup is None or arm.speedup.doubt:
+def _standing(arm: MethodView, over: bool) -> str:
+    """As its headline has it: that measures on as long as it may still become a number."""
+    if arm.speedup is None or arm.speedup.doubt or not (over or arm.speedup.settled):
         return ""
     return {1: "faster", -1: "slower", 0: "even"}[arm.speedup.winner]
 
