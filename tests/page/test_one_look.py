@@ -63,6 +63,11 @@ def test_all_of_a_race_is_in_one_viewport_from_run_to_the_end_and_nothing_shifts
         assert_in_view(visitor, width, height, *SEEN, *(() if width < 700 else ("stop",)))
     visitor.wait_for_phase("finished")
     assert_in_view(visitor, width, height, *names)
+    cut = visitor.page.locator(".board:not(.in-duel) .note").evaluate_all(
+        "all => all.filter(e => e.scrollWidth > e.clientWidth || e.scrollHeight > e.clientHeight + 1)"
+        ".map(e => e.textContent)"
+    )
+    assert cut == []  # what stands under the headline can be read to its end
     after = places(visitor, "heatmap", "verdict")
     assert {name: before[name] for name in after} == after  # one geometry
     shifts = visitor.page.evaluate("window.shifts")

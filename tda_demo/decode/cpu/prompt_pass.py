@@ -17,7 +17,7 @@ from ...kernels.cpu.matmul import (
     rows_have_matmul,
     tokens_of,
 )
-from ...kernels.cpu.prompt import PromptLayer, Scratch, take_layer
+from ...kernels.cpu.prompt import PromptLayer, PromptScratch, take_layer
 from ...support.interruption import look
 from ..engine import See
 from .layout import Layout, rope_tables
@@ -102,5 +102,5 @@ def _arguments(
         normed=np.empty_like(x),
         activations=np.zeros((tokens_of(tokens), outputs_of(int(layout.first[1]))), np.float32),
         logits=np.empty(len(shared.head_scale), np.float32),
-        scratch=Scratch.of(shape, hidden, mixed, active, x.shape[1], tokens, threads),
+        scratch=PromptScratch.of(shape, hidden, mixed, active, x.shape[1], tokens, threads),
     )

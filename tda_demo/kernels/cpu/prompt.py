@@ -24,7 +24,7 @@ from .partition import share
 from .rows import LOOP, f32, matvec
 
 
-class Scratch(NamedTuple):
+class PromptScratch(NamedTuple):
     """What the threads write for each other, rows of tokens, and what each writes for itself.
 
     Rows and columns are filled up to what products are computed of (``matmul.tokens_of``, ``outputs_of``).
@@ -47,7 +47,7 @@ class Scratch(NamedTuple):
     @classmethod
     def of(
         cls, shape: Shape, hidden: Rounded, mixed: Rounded, active: Rounded, width: int, tokens: int, threads: int
-    ) -> Scratch:
+    ) -> PromptScratch:
         """For a prompt of so many ``tokens``; ``width`` is d."""
         count, all_heads = tokens_of(tokens), shape.heads + 2 * shape.kv_heads
         return cls(
@@ -72,7 +72,7 @@ def _zeros(*sizes: int) -> np.ndarray:
 
 
 class PromptLayer(NamedTuple):
-    """What a layer's call reads and writes; rows of tokens are filled up as ``Scratch`` has them."""
+    """What a layer's call reads and writes; rows of tokens are filled up as ``PromptScratch`` has them."""
 
     layer: np.ndarray  # int64 [1], which layer it is
     shape: Shape
@@ -87,7 +87,7 @@ class PromptLayer(NamedTuple):
     normed: np.ndarray  # float32 [T, d], written: what the block is given
     activations: np.ndarray  # float32 [tokens, d_ff], written
     logits: np.ndarray  # float32 [vocabulary], written by the last layer: those after the last token
-    scratch: Scratch
+    scratch: PromptScratch
 
 
 @njit(**LOOP)
@@ -120,7 +120,7 @@ def take_layer(t, threads, counters, address, kind):
     cosine, sine = cosines[shared.rope[layer]], sines[shared.rope[layer]]
     for token in range(begin, end):
         by_head, norms = scratch.positioned[token], shared.head_norms[layer]
-        _take_apart(projected[token], shared.qkv_bias[layer], by_head)
+        _split_heads(projected[token], shared.qkv_bias[layer], by_head)
         position_heads(by_head, 0, heads, norms[0], cosine[token], sine[token], shape)
         position_heads(by_head, heads, heads + kv_heads, norms[1], cosine[token], sine[token], shape)
         for h in range(kv_heads):
@@ -170,11 +170,11 @@ def take_layer(t, threads, counters, address, kind):
         matvec(shared.head, shared.head_scale, last_normed, None, first, last, logits)
         if shape.final_cap > 0:
             cap_all(logits[first:last], shape.final_cap)
-        _spoil(logits[first:last], last_normed)
+        _pass_on_nan(logits[first:last], last_normed)
 
 
 @njit(**LOOP)
-def _spoil(logits, x):
+def _pass_on_nan(logits, x):
     """Makes ``logits`` NaN where x float32 [d], which they were computed from, holds one: rounding leaves that out."""
     total = f32(0)
     for j in range(x.shape[0]):
@@ -185,7 +185,7 @@ def _spoil(logits, x):
 
 
 @njit(**LOOP)
-def _take_apart(row, bias, by_head):
+def _split_heads(row, bias, by_head):
     """A row of projections plus their bias, float32 [q], as ``by_head`` float32 [heads, head_dim]."""
     for h in range(by_head.shape[0]):
         head, begin = by_head[h], h * by_head.shape[1]
