@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, dequantize
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 from gguf.quants import quantize
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,20 +59,25 @@ def test_codes_stand_for_what_the_gguf_package_says(
 
 
 def random_blocks(kind: str, rows: int, blocks: int, seed: int, exponent: int) -> np.ndarray:
-    """Uint8 [rows, bytes]: any codes, and scales in half precision of about 2^``exponent``."""
+    """Uint8 [rows, bytes]: any codes, and numbers in half precision of about 2^``exponent``."""
     random = np.random.default_rng(seed)
-    nbytes, halves = {"Q4_K": (144, 0), "Q5_K": (176, 0), "Q6_K": (210, 208), "Q8_0": (34, 0)}[kind]
+    nbytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]][1]
     data = random.integers(0, 256, (rows * blocks, nbytes), dtype=np.uint8)
-    count = 2 if kind in ("Q4_K", "Q5_K") else 1
-    scales = np.ldexp(random.uniform(-1, 1, (len(data), count)), exponent).astype(np.float16)
-    data[:, halves : halves + 2 * count] = scales.view(np.uint8)
+    halves = HALVES[kind]
+    numbers = np.ldexp(random.uniform(-1, 1, (len(data), halves.stop // 2 - halves.start // 2)), exponent)
+    data[:, halves] = numbers.astype(np.float16).view(np.uint8)
     return data.reshape(rows, -1)
 
 
+HALVES = {  # which bytes of a block are numbers in half precision
+    **dict.fromkeys(("Q8_0", "Q4_0", "Q5_0"), slice(0, 2)),
+    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), slice(0, 4)),
+    "Q6_K": slice(208, 210),
+}
 SIZES = {"rows": st.integers(1, 4), "blocks": st.integers(1, 3), "seed": st.integers(0, 2**31)}
 
 
-@pytest.mark.parametrize("kind", sorted(gguf_blocks.KINDS))
+@pytest.mark.parametrize("kind", gguf_blocks.KINDS)
 @given(**SIZES, exponent=st.integers(-24, 8))  # from the least half on
 def test_blocks_have_the_values_that_the_gguf_package_gives_them(
     kind: str, rows: int, blocks: int, seed: int, exponent: int
@@ -80,7 +85,23 @@ def test_blocks_have_the_values_that_the_gguf_package_gives_them(
     data = random_blocks(kind, rows, blocks, seed, exponent)
     with cores(2):
         values = gguf_blocks.unpack(data, kind, 2)
-    np.testing.assert_array_equal(values, dequantize(data, GGMLQuantizationType[kind]))
+        codes, scales = gguf_blocks.round_to_int8(data, kind, 2)
+    expected = dequantize(data, GGMLQuantizationType[kind])
+    np.testing.assert_array_equal(values, expected)
+    rounded = encode(torch.from_numpy(expected), "int8")
+    np.testing.assert_array_equal(codes, rounded.codes)
+    np.testing.assert_array_equal(scales, rounded.scales)
+
+
+@pytest.mark.parametrize("kind", gguf_blocks.KINDS)
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_the_scale_of_a_row_that_holds_no_number_is_none(kind: str, broken: float) -> None:
+    data = random_blocks(kind, 3, 2, 0, -5)
+    at = HALVES[kind]
+    data[1, at] = np.full(at.stop // 2 - at.start // 2, broken, np.float16).view(np.uint8)
+    with cores(2):
+        _, scales = gguf_blocks.round_to_int8(data, kind, 2)
+    assert np.isfinite(scales).tolist() == [True, False, True]
 
 
 @given(**SIZES, exponent=st.integers(-12, 2))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...kernels.formats import BFLOAT16, ByNeuron, Format, Rows, format_of
+from ...kernels.formats import ByNeuron, Format, Rows, format_of
 from ...support.errors import UserError
 from ...support.memory import map_large_blocks
 from ..family import family_of
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _AT_ONCE = 15 << 16  # weights unpacked at a time: just less in float32 than what ``map_large_blocks`` maps anew
-_TABLE = BFLOAT16.name  # of an embedding that is no output head
 
 
 class Matrix(Protocol):
@@ -45,7 +44,10 @@ class Matrix(Protocol):
         ...
 
     def codes(self, form: Format, rows: slice) -> Rows | None:
-        """Some rows in the format ``form`` where their own codes can be taken over; None elsewhere."""
+        """Some rows in the format ``form`` where they need no float values between; None elsewhere.
+
+        A scale that is no number says that a value of its row is none.
+        """
         ...
 
     def in_order(self, rows: np.ndarray) -> np.ndarray:
@@ -112,11 +114,9 @@ class Places:
         if isinstance(module, nn.Linear | nn.Embedding) and getattr(module, kind).shape != matrix.shape:
             raise ValueError(f"{name} is {matrix.shape}, not {tuple(getattr(module, kind).shape)}")
         head_format = PRECISIONS[self.precision].head_format
-        if module is self.table and not self.tied:
-            store(module, _rows(matrix, _TABLE), _TABLE)
-        elif module in (self.table, self.head):
+        if module in (self.table, self.head):
             codes = _rows(matrix, head_format)
-            for sharing in (self.table, self.head) if self.tied else (self.head,):
+            for sharing in (self.table, self.head) if self.tied else (module,):
                 store(sharing, codes, head_format)
         elif module in self.downs and kind == "weight":
             store(module, _by_neuron(matrix, self.precision, self.rooms.of_down(module)), self.precision)
@@ -134,6 +134,8 @@ def _rows(matrix: Matrix, precision: str, room: Rows | None = None) -> Rows:
     stored = room or form.empty(*matrix.shape)
     for part in stretches(matrix.shape):
         rows = matrix.codes(form, part) or form.encode(torch.from_numpy(_finite(matrix, part)))
+        if not np.isfinite(rows.scales).all():
+            raise _no_number(matrix)
         stored.codes[part], stored.scales[part] = rows.codes, rows.scales
     for each in (stored.codes, stored.scales):
         ordered = matrix.in_order(each)
@@ -171,7 +173,11 @@ def _finite(matrix: Matrix, rows: slice) -> np.ndarray:
     values = np.ascontiguousarray(matrix.values(rows), dtype=np.float32)
     looks_damaged = not np.isfinite(values.sum())  # or has numbers too large to be added up
     if looks_damaged and not np.isfinite(values).all():
-        raise UserError(
-            f"The weights are damaged: {matrix.name} holds what is no number (NaN or infinite). Fetch the file again."
-        )
+        raise _no_number(matrix)
     return values
+
+
+def _no_number(matrix: Matrix) -> UserError:
+    return UserError(
+        f"The weights are damaged: {matrix.name} holds what is no number (NaN or infinite). Fetch the file again."
+    )

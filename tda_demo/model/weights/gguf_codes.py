@@ -1,7 +1,7 @@
 """From a GGUF file straight into a kernels' format (``codes``).
 
 Matrices in Q4_0, Q4_1 and Q4_K are taken over code by code where the format is q4, whose fields are theirs. Others are
-unpacked and rounded.
+unpacked and rounded: to int8 row by row, so that a row's values never leave the processor's cache.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from ...kernels import q4
 from ...kernels.cpu import cores, gguf_blocks
-from ...kernels.formats import Q4, Format, Rows
+from ...kernels.formats import INT8, Q4, Format, Rows
 from ...support.errors import UserError
 from ...support.memory import trim_memory
 from ...support.progress import Progress, Report
@@ -89,11 +89,14 @@ class _Tensor:
         return _unpacked(self.tensor.data[rows], self.tensor.tensor_type)
 
     def codes(self, form: Format, rows: slice) -> Rows | None:
-        kind = self.tensor.tensor_type.name
-        if form is not Q4 or kind not in _FIELDS_OF_Q4:
-            return None
-        words = code_by_code(self.tensor.data[rows], kind).words
-        return Rows(words, np.ones(len(words), np.float32))
+        kind, threads = self.tensor.tensor_type.name, torch.get_num_threads()
+        if form is INT8 and kind in gguf_blocks.KINDS:
+            with cores(threads):
+                return Rows(*gguf_blocks.round_to_int8(self.tensor.data[rows], kind, threads))
+        if form is Q4 and kind in _FIELDS_OF_Q4:
+            words = code_by_code(self.tensor.data[rows], kind).words
+            return Rows(words, np.ones(len(words), np.float32))
+        return None
 
     def in_order(self, rows: np.ndarray) -> np.ndarray:
         return self.processor.process(rows, self.name).weights
@@ -133,8 +136,6 @@ def _unpacked(data: np.ndarray, tensor_type: Any) -> np.ndarray:
     from gguf import dequantize
 
     kind, threads = tensor_type.name, torch.get_num_threads()
-    if kind in _BLOCK_BYTES:
-        return q4.decode(code_by_code(data, kind)).numpy()
     if kind not in gguf_blocks.KINDS:
         return dequantize(data, tensor_type)
     with cores(threads):
