@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from ..methods.plan import ActiveSets, Plan, PlanSchedule
+from .text import most_likely
 from .weight_bytes import StepBytes
 
 
@@ -113,7 +114,7 @@ class RefreshingArm:
 
 
 class ArmDecoder:
-    """An arm that goes on greedily, and starts over from the prompt when its room is used up."""
+    """An arm that goes on greedily, as a race's does, and starts over from the prompt when its room is used up."""
 
     def __init__(self, make: Callable[[], Arm], first: int, room: int) -> None:
         self.make, self.first, self.room = make, first, room
@@ -125,7 +126,7 @@ class ArmDecoder:
             if self.left == 0:
                 self.arm, self.token, self.left = self.make(), self.first, self.room
             begin = time.perf_counter()
-            self.token = int(self.arm.step(self.token).argmax())
+            self.token = most_likely(self.arm.step(self.token))
             times.append((time.perf_counter() - begin) * 1e3)
             self.left -= 1
         return times
