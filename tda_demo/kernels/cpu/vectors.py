@@ -118,5 +118,5 @@ ask_for_bytes: Any = _asking_bytes
 def ask(builder: Any, row: Any, at: Any) -> None:
     """Asks for the line that holds element ``at``. A few at a time: the processor waits for few lines at once."""
     fetch = external(builder, "llvm.prefetch.p0", ir.VoidType(), int8.as_pointer(), int32, int32, int32)
-    read, keep, data = (ir.Constant(int32, number) for number in (0, 3, 1))
+    read, keep, data = (ir.Constant(int32, number) for number in (0, 2, 1))
     builder.call(fetch, [builder.bitcast(builder.gep(row, [at]), int8.as_pointer()), read, keep, data])
