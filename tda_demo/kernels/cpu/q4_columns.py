@@ -48,7 +48,7 @@ from .vectors import (
 _PER_ONE, _LEAST, _MIDDLE = f32(1 / X_ONE), f32(1e-30), f32(LEVELS / 2)
 _HALF = GROUP // 2
 _LANES = Floats.count
-_AHEAD = 4096  # bytes that are asked for before they are read
+_AHEAD = 8192  # bytes that are asked for before they are read
 _LOOSE = ("contract", "reassoc")
 
 _Halves = ir.VectorType(ir.HalfType(), 8)
