@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numba
 import pytest
+from numba import extending, types
 
 from tda_demo.kernels.cpu.kept_code import forget_old_code
 
@@ -87,3 +91,17 @@ def test_code_of_older_sources_makes_way(tmp_path: Path) -> None:
     forget_old_code(folders[7])  # the oldest, in use now
     assert {folder.name for folder in tmp_path.iterdir()} == {"state0", "state1", "state2", "state7"}
     forget_old_code(tmp_path / "none" / "yet")
+
+
+def test_the_collector_rests_while_a_function_compiles() -> None:
+    seen = []
+
+    @extending.intrinsic
+    def look(_context):
+        seen.append(gc.isenabled())
+        return types.int64(), lambda context, _builder, _signature, _values: context.get_constant(types.int64, 7)
+
+    inner: Any = numba.njit(lambda: look())
+    assert numba.njit(lambda: inner())() == 7
+    assert seen and not any(seen)
+    assert gc.isenabled()

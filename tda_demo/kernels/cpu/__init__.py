@@ -15,7 +15,7 @@ import numba
 from ...support.errors import UserError
 from ...support.files import cache_root
 from ...support.lazy import torch
-from .kept_code import forget_old_code, keep_code_in
+from .kept_code import compile_undisturbed, forget_old_code, keep_code_in
 
 
 def _sources() -> str:
@@ -30,6 +30,7 @@ def _sources() -> str:
 _NAMED: str = numba.config.CACHE_DIR  # type: ignore[attr-defined]
 _FOLDER = (Path(_NAMED) if _NAMED else cache_root() / "compiled") / _sources()
 keep_code_in(_FOLDER)
+compile_undisturbed()
 
 _running = threading.RLock()
 _process: int | None = None  # whose threads they are, once they have been started
