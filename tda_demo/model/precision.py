@@ -54,7 +54,7 @@ class Precision:
         bytes_per_weight: in memory, scales included.
         symbol: its points in plots, by plotly's name; ``report.svg`` and ``assets/pareto.js`` draw the same ones.
         dtype: the torch dtype that holds its values; None where they are codes with scales.
-        head: the format of the output head on a CPU; None is that of all other matrices.
+        head: the format on a CPU of the output head and of the table of embeddings; None is that of all other matrices.
         devices: where it is offered.
         default_on: where it is the default.
         bitsandbytes: on a GPU, what ``BitsAndBytesConfig`` is given, for the dtype that is computed with; None where
@@ -73,7 +73,7 @@ class Precision:
 
     @property
     def head_format(self) -> str:
-        """The format of the output head on a CPU."""
+        """The format of the output head on a CPU, and of the table of embeddings."""
         return self.head or self.name
 
     @property
@@ -227,7 +227,7 @@ def _has_bfloat16() -> bool:
 
 
 def head_format(precision: str) -> str:
-    """The format of the output head on a CPU."""
+    """The format of the output head on a CPU, and of the table of embeddings."""
     return PRECISIONS[precision].head_format
 
 
@@ -240,7 +240,10 @@ def round_weights(model: PreTrainedModel, precision: str) -> None:
     if precision == REFERENCE:
         return
     downs = {block.down for block in find_blocks(model)}
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
+    table: Any = model.get_input_embeddings()
+    if table.weight is not head.weight:
+        table.weight.data = round_by_row(table.weight, head_format(precision))
     for module in model.modules():
         if isinstance(module, nn.Linear):
             store = round_by_neuron if module in downs else round_by_row

@@ -19,6 +19,7 @@ from tda_demo.model.weights.cache import find_fault
 from tda_demo.support.progress import Report
 
 LAYERS, WIDTH, D_FF, HEADS, KV_HEADS = 2, 64, 96, 4, 2
+TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "th", "the")
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -36,7 +37,6 @@ def write_gguf(
 
     ``change`` may add to its metadata or tensors; ``kinds`` says what a matrix is stored as.
     """
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "th", "the"]
     writer = GGUFWriter(path, architecture)
     writer.add_name("Tiny")
     writer.add_block_count(LAYERS)
@@ -48,11 +48,11 @@ def write_gguf(
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_rope_freq_base(10_000.0)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(tokens))
+    writer.add_vocab_size(len(TOKENS))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))
+    writer.add_token_list(list(TOKENS))
+    writer.add_token_types([3, 3, 3] + [1] * (len(TOKENS) - 3))
     writer.add_token_merges(["t h", "th e"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(eos)
@@ -72,7 +72,7 @@ def write_gguf(
     def add_norm(name: str) -> None:
         writer.add_tensor(name, random.uniform(0.5, 1.5, WIDTH).astype(np.float32))
 
-    add_matrix("token_embd.weight", len(tokens), WIDTH)
+    add_matrix("token_embd.weight", len(TOKENS), WIDTH)
     add_norm("output_norm.weight")
     for layer in range(LAYERS):
         block = f"blk.{layer}"

@@ -12,6 +12,7 @@ from typing import Any
 import numba
 import pytest
 from numba import extending, types
+from numba.core import errors
 
 from tda_demo.kernels.cpu.kept_code import forget_old_code
 
@@ -93,15 +94,27 @@ def test_code_of_older_sources_makes_way(tmp_path: Path) -> None:
     forget_old_code(tmp_path / "none" / "yet")
 
 
-def test_the_collector_rests_while_a_function_compiles() -> None:
-    seen = []
+def looking(seen: list[bool]) -> Any:
+    """A function for compiled code that notes, once, whether the collector is on when it is compiled."""
 
     @extending.intrinsic
     def look(_context):
         seen.append(gc.isenabled())
         return types.int64(), lambda context, _builder, _signature, _values: context.get_constant(types.int64, 7)
 
-    inner: Any = numba.njit(lambda: look())
-    assert numba.njit(lambda: inner())() == 7
-    assert seen and not any(seen)
+    return look
+
+
+def test_the_collector_rests_while_functions_compile_that_call_one_another() -> None:
+    seen: list[bool] = []
+    first, second, third = (looking(seen) for _ in range(3))
+    inner: Any = numba.njit(lambda: second())
+    assert numba.njit(lambda: first() + inner() + third())() == 21
+    assert len(seen) >= 3 and not any(seen)
+    assert gc.isenabled()
+
+
+def test_the_collector_is_back_after_a_function_that_does_not_compile() -> None:
+    with pytest.raises(errors.TypingError):
+        numba.njit(lambda: missing)()  # type: ignore[name-defined]  # noqa: F821
     assert gc.isenabled()

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize
 from gguf.quants import quantize
 from hypothesis import given
 from hypothesis import strategies as st
-from model_files import WIDTH, count_conversions, write_gguf
+from model_files import TOKENS, WIDTH, count_conversions, write_gguf
 from parity import TOLERANCE, logits_in_floats
 from torch import nn
 
@@ -87,7 +87,7 @@ def test_blocks_have_the_values_that_the_gguf_package_gives_them(
         values = gguf_blocks.unpack(data, kind, 2)
         codes, scales = gguf_blocks.round_to_int8(data, kind, 2)
     expected = dequantize(data, GGMLQuantizationType[kind])
-    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(values.view(np.uint32), expected.view(np.uint32))  # zeros have a sign
     rounded = encode(torch.from_numpy(expected), "int8")
     np.testing.assert_array_equal(codes, rounded.codes)
     np.testing.assert_array_equal(scales, rounded.scales)
@@ -95,10 +95,11 @@ def test_blocks_have_the_values_that_the_gguf_package_gives_them(
 
 @pytest.mark.parametrize("kind", gguf_blocks.KINDS)
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
-def test_the_scale_of_a_row_that_holds_no_number_is_none(kind: str, broken: float) -> None:
+@pytest.mark.parametrize("last", [False, True])
+def test_the_scale_of_a_row_that_holds_no_number_is_none(kind: str, broken: float, last: bool) -> None:
     data = random_blocks(kind, 3, 2, 0, -5)
-    at = HALVES[kind]
-    data[1, at] = np.full(at.stop // 2 - at.start // 2, broken, np.float16).view(np.uint8)
+    at = HALVES[kind].stop - 2 if last else HALVES[kind].start  # the minimum alone, or the scale
+    data[1, at : at + 2] = np.array([broken], np.float16).view(np.uint8)
     with cores(2):
         _, scales = gguf_blocks.round_to_int8(data, kind, 2)
     assert np.isfinite(scales).tolist() == [True, False, True]
@@ -139,6 +140,33 @@ def test_a_file_read_as_codes_computes_what_one_converted_to_floats_does(gguf: P
     assert (lm.fingerprint, lm.blocks[0].d_ff) == (expected.fingerprint, expected.blocks[0].d_ff)
     for block, other in zip(lm.blocks, expected.blocks, strict=True):
         torch.testing.assert_close(block.output_norms, other.output_norms)
+
+
+@pytest.mark.parametrize("precision", ["q4", "int8", "nf4"])
+def test_a_head_of_its_own_and_the_table_are_read_each(precision: str, tmp_path: Path) -> None:
+    head = np.random.default_rng(1).standard_normal((len(TOKENS), WIDTH), dtype=np.float32) / 8
+    kind = GGMLQuantizationType.Q8_0
+
+    def add_head(writer: GGUFWriter) -> None:
+        writer.add_tensor("output.weight", quantize(head, kind), raw_dtype=kind)
+
+    path = write_gguf(tmp_path / "untied.gguf", change=add_head, kinds=lambda _: "Q5_0")
+    lm, expected = load_model(str(path), precision=precision, device="cpu"), rounded(path, precision)
+    table, own = lm.model.get_input_embeddings(), lm.model.get_output_embeddings()
+    assert isinstance(table, StoredEmbedding) and isinstance(own, StoredLinear) and table.stored is not own.stored
+    ids = torch.tensor([[3, 7, 40, 41, 90]])
+    torch.testing.assert_close(*(logits_in_floats(each, ids) for each in (lm, expected)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q5_1"])
+def test_a_matrix_that_holds_no_number_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "damaged.gguf", kinds=lambda _: kind)
+    tensor = next(each for each in GGUFReader(path).tensors if each.name == "blk.1.ffn_up.weight")
+    content = bytearray(path.read_bytes())
+    content[tensor.data_offset : tensor.data_offset + 2] = np.array([np.nan], np.float16).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged: blk\.1\.ffn_up\.weight holds what is no number"):
+        load_model(str(path), precision="int8", device="cpu")
 
 
 def test_tokens_are_computed_from_the_codes(gguf: Path) -> None:

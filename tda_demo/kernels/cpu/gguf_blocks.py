@@ -19,7 +19,7 @@ from numba import njit, prange
 from .partition import share
 from .vectors import nearest
 
-i32, f32 = np.int32, np.float32  # what a processor turns many of into floats at once; numba's own choice has 64 bits
+i32, f32 = np.int32, np.float32
 
 # A value's roundings are part of it: nothing here may be reassociated or fused.
 _EXACT: Any = {"nogil": True, "cache": True, "error_model": "numpy"}

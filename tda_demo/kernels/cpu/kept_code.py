@@ -1,4 +1,4 @@
-"""Where numba keeps what is compiled here: in files that know their content, or else in memory.
+"""How numba compiles: undisturbed, and keeping what is compiled here in files that know their content, or in memory.
 
 numba's own cache runs whatever its files hold, and refuses to compile where no folder can be written, as in a container
 with a read-only image. Other packages' compiled functions stay where numba puts them.
@@ -87,19 +87,21 @@ def keep_code_in(folder: Path, sources: Path = _HERE) -> None:
 
 
 class _Undisturbed(events.Listener):
-    """Python's collector rests while numba compiles, which leaves little behind: for an eighth of the time."""
+    """Has Python's collector rest from the beginning of a compilation to its end."""
 
     def __init__(self) -> None:
-        self._running: list[ExitStack] = []  # of functions that others call, one within the other
+        self._running: list[ExitStack] = []  # one for a function, one for each that it calls
 
     def on_start(self, event: Any) -> None:
-        self._running.append(ExitStack())
-        self._running[-1].enter_context(nothing_collected())
+        stack = ExitStack()
+        stack.enter_context(nothing_collected())
+        self._running.append(stack)
 
     def on_end(self, event: Any) -> None:
-        self._running.pop().close()
+        if self._running:  # not of a function that was being compiled before this one listened
+            self._running.pop().close()
 
 
 def compile_undisturbed() -> None:
-    """From now on; numba compiles in one thread at a time."""
+    """From now on nothing is collected while numba compiles anything, which it does in one thread at a time."""
     events.register("numba:compile", _Undisturbed())

@@ -46,7 +46,7 @@ HAS_DOT = bool(_features.get("avxvnni") or (_features.get("avx512vnni") and _fea
 _X_ONE = f32(X_ONE)
 _HALF = GROUP // 2
 STREAMS = 4  # rows at once
-_AHEAD = 2880  # bytes of a row that are asked for before they are read
+_AHEAD = 2880  # bytes of a stream of rows that are asked for before they are read
 _LOOSE = ("contract", "reassoc")
 
 _Four, _Halves = ir.VectorType(float32, 4), ir.VectorType(ir.HalfType(), 4)

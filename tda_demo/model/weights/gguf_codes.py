@@ -1,7 +1,8 @@
 """From a GGUF file straight into a kernels' format (``codes``).
 
 Matrices in Q4_0, Q4_1 and Q4_K are taken over code by code where the format is q4, whose fields are theirs. Others are
-unpacked and rounded: to int8 row by row, so that a row's values never leave the processor's cache.
+unpacked and rounded; those of kinds that compiled loops know to int8 row by row, so that a row's values never leave
+the processor's cache.
 """
 
 from __future__ import annotations
