@@ -14,7 +14,7 @@ from transformers import LlamaConfig, Phi3Config
 from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.decode.cpu.prompt_pass import reads_prompts
 from tda_demo.decode.engine import Engine
-from tda_demo.kernels.cpu.nf4_loops import HAS_SHUFFLE
+from tda_demo.kernels.cpu.processor import HAS_SHUFFLE
 from tda_demo.methods import TDA
 from tda_demo.model.family import FAMILIES
 from tda_demo.model.feedforward import FeedForward

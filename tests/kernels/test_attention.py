@@ -11,8 +11,9 @@ from numba import njit
 
 from tda_demo.kernels.cpu.attention import PADDING, attend, combine
 from tda_demo.kernels.cpu.attention_loops import HEADS
-from tda_demo.kernels.cpu.halves import HAS_HALVES, MOST, as_halves, keep
+from tda_demo.kernels.cpu.halves import MOST, as_halves, keep
 from tda_demo.kernels.cpu.partition import share
+from tda_demo.kernels.cpu.processor import HAS_HALVES
 
 SCALE = np.float32(0.3)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from tda_demo.kernels.cpu import int8_rows
-from tda_demo.kernels.cpu.nf4_loops import HAS_SHUFFLE
+from tda_demo.kernels.cpu.processor import HAS_SHUFFLE
 
 pytestmark = pytest.mark.skipif(not HAS_SHUFFLE, reason="made of AVX2 instructions")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tda_demo.kernels.cpu import cores, int8_rows
 from tda_demo.kernels.cpu.linear import NeuronMajor, RowMajor, compiled
-from tda_demo.kernels.cpu.nf4_loops import HAS_SHUFFLE
+from tda_demo.kernels.cpu.processor import HAS_SHUFFLE
 from tda_demo.kernels.formats import FORMATS, ByNeuron, Rows, encode, encode_by_neuron, format_of
 
 pytestmark = pytest.mark.skipif(not HAS_SHUFFLE, reason="made of AVX2 instructions")

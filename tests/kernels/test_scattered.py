@@ -12,7 +12,7 @@ from numba import njit
 from tda_demo.kernels.activations import SILU
 from tda_demo.kernels.cpu import int8_rows
 from tda_demo.kernels.cpu.layer import Neurons
-from tda_demo.kernels.cpu.nf4_loops import HAS_SHUFFLE
+from tda_demo.kernels.cpu.processor import HAS_SHUFFLE
 from tda_demo.kernels.cpu.scattered import compute
 from tda_demo.kernels.formats import encode, encode_by_neuron, round_by_neuron, round_by_row
 

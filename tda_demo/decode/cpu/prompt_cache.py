@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...kernels.cpu.halves import HAS_HALVES, as_halves
+from ...kernels.cpu.halves import as_halves
+from ...kernels.cpu.processor import HAS_HALVES
 from ...model.precision import PRECISIONS
 
 if TYPE_CHECKING:

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from .nf4_loops import HAS_SHUFFLE, LOOP, f32
+from .nf4_loops import LOOP, f32
 from .vectors import int16
 
-HAS_HALVES = HAS_SHUFFLE and bool(binding.get_host_cpu_features().get("f16c"))  # without, each number would be a call
 MOST = 65504.0
 
 

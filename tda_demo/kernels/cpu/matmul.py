@@ -14,9 +14,10 @@ from numba.extending import overload
 from ..q4_sizes import GROUP, RECORD, RECORD_BYTES
 from . import int8_matmul, q4_matmul
 from .int8_rows import BLOCK, quantise
-from .nf4_loops import HAS_SHUFFLE, LOOP, f32
+from .nf4_loops import LOOP, f32
 from .panels import OUTPUTS, TOKENS
 from .partition import share
+from .processor import HAS_SHUFFLE
 
 WITH_MATMUL: tuple[type[np.generic], ...] = (np.int8, np.uint32) if HAS_SHUFFLE else ()
 """The types of codes (``formats``) that are multiplied, odd sizes aside, faster than torch multiplies floats."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..nf4 import BLOCK, COLUMN_OF, LEVELS, ONE
+from .processor import HAS_SHUFFLE
 from .vectors import (
     Bytes,
     Floats,
@@ -35,7 +36,6 @@ from .vectors import (
 # How every loop is compiled. A division that raised where it is by zero, as Python's does, would keep its loop from
 # being vectorised: here it gives an infinity.
 LOOP: Any = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "nogil": True, "error_model": "numpy", "cache": True}
-HAS_SHUFFLE = bool(binding.get_host_cpu_features().get("avx2"))
 
 f32 = np.float32
 _X_ONE = 2**13 - 1  # of a quantised vector's largest; a block's sum stays below 2^31 with it: 8 a lane, 14 and 13 bits

@@ -20,7 +20,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..q4_sizes import CODES_BYTES, GROUP, HALVES_BYTES, LEVELS, TILE, TILE_BYTES, X_ONE
-from .nf4_loops import HAS_SHUFFLE, LOOP, f32
+from .nf4_loops import LOOP, f32
+from .processor import HAS_SHUFFLE
 from .q4_rows import from_half
 from .q4_tiles import chunks_of, parts_of
 from .vectors import (

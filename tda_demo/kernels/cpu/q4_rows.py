@@ -12,14 +12,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..q4_sizes import GROUP, RECORD, RECORD_BYTES, X_ONE
 from . import rounding
-from .nf4_loops import HAS_SHUFFLE, LOOP, f32
+from .nf4_loops import LOOP, f32
+from .processor import HAS_DOT, HAS_SHUFFLE
 from .vectors import (
     Bytes,
     Floats,
@@ -39,9 +40,6 @@ from .vectors import (
     vector,
     zeroed,
 )
-
-_features = binding.get_host_cpu_features()
-HAS_DOT = bool(_features.get("avxvnni") or (_features.get("avx512vnni") and _features.get("avx512vl")))
 
 _X_ONE = f32(X_ONE)
 _HALF = GROUP // 2

@@ -9,7 +9,8 @@ from numba.extending import overload
 from ..nf4 import BLOCK, ONE
 from ..q4_sizes import RECORD, RECORD_BYTES
 from . import int8_rows, int8_sums, q4_rows
-from .nf4_loops import HAS_SHUFFLE, LOOP, add_row, f32, quantise, row_times
+from .nf4_loops import LOOP, add_row, f32, quantise, row_times
+from .processor import HAS_SHUFFLE
 from .scattered_rows import FOUR, add_apart, add_four, dot
 
 __all__ = ["LOOP", "add_chosen", "f32", "matvec", "pick", "weighted_rows"]

@@ -13,7 +13,7 @@ from numba.extending import overload
 
 from . import int8_rows
 from .elementwise import activate, gate_all
-from .nf4_loops import HAS_SHUFFLE
+from .processor import HAS_SHUFFLE
 from .rows import LOOP, f32, matvec, weighted_rows
 from .scattered_rows import add_row, dot
 
