@@ -135,7 +135,7 @@ class LoadedModel:
         return str(self.tokenizer.decode(new, skip_special_tokens=True))
 
 
-@nothing_collected()
+@nothing_collected
 def load_model(
     name: str | None = None,
     *,

@@ -27,6 +27,8 @@ _EXACT: Any = {"nogil": True, "cache": True, "error_model": "numpy"}
 KINDS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 """The kinds of blocks that are known here; compiled code has each as its place in this list."""
 
+_Q8_0, _Q4_0, _Q4_1, _Q5_0, _Q5_1, _Q4_K, _Q5_K, _Q6_K = range(len(KINDS))
+
 _NO_NUMBER = i32(0x7F800000)  # the bits of infinity; those of what is no number are beyond
 
 
@@ -53,18 +55,18 @@ def _five_bits(codes, shift, fifths, place, scale, minimum, out):
 
 
 @njit(**_EXACT)
-def _small(kind, block, floats, out):
-    """A block of 32 of kinds 0 to 4: the codes are its last bytes, before them those of fifth bits."""
+def _block_of_32(kind, block, floats, out):
+    """The codes are its last bytes, before them those of fifth bits."""
     scale = _half(block, 0, floats)
-    if kind == 0:
+    if kind == _Q8_0:
         codes = block[2:]
         for k in range(32):
             out[k] = scale * f32(i32(np.int8(codes[k])))
         return
     codes = block[block.shape[0] - 16 :]
-    five = kind >= 3
+    five = kind in (_Q5_0, _Q5_1)
     centre = i32(16) if five else i32(8)
-    centred = kind in (1, 3)
+    centred = kind in (_Q4_0, _Q5_0)
     minimum = f32(0) if centred else _half(block, 2, floats)
     fifths = i32(0)
     if five:
@@ -127,12 +129,12 @@ def _unpack_row(kind, blocks, floats, out):
     size = out.shape[0] // count
     for b in range(count):
         block, target = blocks[b], out[b * size : (b + 1) * size]
-        if kind < 5:
-            _small(kind, block, floats, target)
-        elif kind < 7:
-            _q4_or_q5_k(block, kind == 6, floats, target)
-        else:
+        if kind == _Q6_K:
             _q6_k(block, floats, target)
+        elif kind in (_Q4_K, _Q5_K):
+            _q4_or_q5_k(block, kind == _Q5_K, floats, target)
+        else:
+            _block_of_32(kind, block, floats, target)
 
 
 @njit(parallel=True, **_EXACT)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +90,16 @@ class _Undisturbed(events.Listener):
     """Has Python's collector rest from the beginning of a compilation to its end."""
 
     def __init__(self) -> None:
-        self._running: list[ExitStack] = []  # one for a function, one for each that it calls
+        self._running = 0  # a function, and those that it calls
 
     def on_start(self, event: Any) -> None:
-        stack = ExitStack()
-        stack.enter_context(nothing_collected())
-        self._running.append(stack)
+        nothing_collected.__enter__()
+        self._running += 1
 
     def on_end(self, event: Any) -> None:
         if self._running:  # not of a function that was being compiled before this one listened
-            self._running.pop().close()
+            self._running -= 1
+            nothing_collected.__exit__()
 
 
 def compile_undisturbed() -> None:
