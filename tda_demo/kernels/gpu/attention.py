@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .blocks import next_power_of_two, overlap, triton_programs
+from .blocks import launch_options, next_power_of_two, triton_programs
 
 _TILE, _STRETCH, _SPLITS = 16, 32, 64  # positions at once, in a stretch where there is room, and stretches at most
 
@@ -62,7 +62,7 @@ def _norm(
         ADDED=added,
         UPDATED=update is not None,
         num_warps=8 if width > 1024 else 1,
-        **overlap(x.device),
+        **launch_options(x.device),
     )
 
 
@@ -86,7 +86,7 @@ def attend(
     programs = triton_programs("attention_programs")
     positions, size = keys.shape[2], heads.size
     cosine, sine = rotary
-    padded, together = next_power_of_two(size), overlap(query.device)
+    padded, options = next_power_of_two(size), launch_options(query.device)
     splits = min(_SPLITS, next_power_of_two(-(-positions // _STRETCH)))
     mixed = torch.empty(heads.heads, splits, size, device=query.device)
     highest, total = (torch.empty(heads.heads, splits, device=query.device) for _ in range(2))
@@ -113,10 +113,10 @@ def attend(
         CAPPED=heads.cap > 0,
         TILE=_TILE,
         num_warps=1,  # which needs no barriers
-        **together,
+        **options,
     )
     out = torch.empty(heads.heads * size, dtype=query.dtype, device=query.device)
     programs.combine_program[(heads.heads,)](
-        mixed, highest, total, out, HEAD=size, PADDED=padded, SPLITS=splits, num_warps=1, **together
+        mixed, highest, total, out, HEAD=size, PADDED=padded, SPLITS=splits, num_warps=1, **options
     )
     return out

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .blocks import next_power_of_two, overlap, triton_programs
+from .blocks import launch_options, next_power_of_two, triton_programs
 from .nf4 import Nf4Rows, nf4_linear
 
 
@@ -41,6 +41,6 @@ def linear(
         BIAS=bias is not None,
         ROWS=tiles.rows,
         num_warps=tiles.warps,
-        **overlap(x.device),
+        **launch_options(x.device),
     )
     return out

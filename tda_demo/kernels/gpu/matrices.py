@@ -19,8 +19,8 @@ from .blocks import (
     Tiles,
     add_partials,
     grid,
+    launch_options,
     next_power_of_two,
-    overlap,
     triton_programs,
 )
 
@@ -136,7 +136,7 @@ def launch(
     """
     programs = triton_programs("programs")
     width = x.shape[1]
-    shape: Any = {"D": width, "FF": weights.d_ff, "ALL": active is None, **overlap(x.device)}
+    shape: Any = {"D": width, "FF": weights.d_ff, "ALL": active is None, **launch_options(x.device)}
     chosen, count = (None, None) if active is None else (active.chosen, active.count)
     programs.neurons_program[(grid(weights.d_ff, tiles),)](
         x,

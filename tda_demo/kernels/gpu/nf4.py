@@ -19,7 +19,7 @@ from torch import nn
 from ...model.feedforward import FeedForward
 from ...support.errors import UserError
 from ..nf4 import BLOCK, VALUES
-from .blocks import ActiveBuffer, Scratch, Tiles, add_partials, grid, next_power_of_two, overlap, triton_programs
+from .blocks import ActiveBuffer, Scratch, Tiles, add_partials, grid, launch_options, next_power_of_two, triton_programs
 from .matrices import Matrices
 
 _BLOCKS_AT_ONCE = 64  # of a row; more are further pieces
@@ -280,7 +280,7 @@ def blocks_of(width: int) -> int:
 
 def decoding(device: torch.device) -> dict[str, Any]:
     """How the NF4 programs are launched: on a card levels come from the other lanes of a warp."""
-    return {"SHUFFLED": device.type == "cuda", **overlap(device)}
+    return {"SHUFFLED": device.type == "cuda", **launch_options(device)}
 
 
 @cache
