@@ -23,7 +23,7 @@ from ..decode.gpu.decoder import CudaGraphArm, GraphDecoder
 from ..decode.gpu.graph import CudaGraphEngine, supported
 from ..decode.gpu.kernel_blocks import use_usual_layout
 from ..decode.shared_model import share_weights
-from ..kernels.gpu.device import has_triton, triton_runs
+from ..kernels.gpu.device import finish, has_triton, triton_runs
 from ..methods.low_bit import has_nf4_copy, nf4_rest
 from ..methods.rest import Rest
 from ..methods.sequence import SequencePolicy
@@ -94,11 +94,11 @@ class Bandwidth:
 
     def _rate(self, pass_over: Callable[[], object], times_moved: int) -> float:
         passes = 4
-        _wait(self.source.device)
+        finish(self.source.device)
         begin = time.perf_counter()
         for _ in range(passes):
             pass_over()
-        _wait(self.source.device)
+        finish(self.source.device)
         return passes * times_moved * self.source.nbytes / (time.perf_counter() - begin) / 1e9
 
     @property
@@ -271,8 +271,3 @@ def _bandwidths(measured: Bandwidth) -> str:
         f"measured bandwidth: reading {measured.read_gb_per_second:.1f} GB/s, "
         f"copying {measured.copy_gb_per_second:.1f} GB/s read and written"
     )
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..kernels.gpu.device import finish
 from ..methods.plan import LayerUse, Plan, UseObserver
 from ..model.feedforward import find_blocks
 from .arm import Arm, Prefill, RefreshingArm
@@ -87,8 +88,7 @@ class EagerArm:
         self._activations.clear()
         self._uses.clear()
         logits = forward(self.model, self.cache, [token], self.device)[0]
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        finish(self.device)
         return logits
 
     def activations(self) -> list[torch.Tensor]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ..kernels.gpu.device import finish
 from ..model.feedforward import transfer_hooks
 from ..model.stored import stored_codes
 
@@ -104,7 +105,6 @@ def _zeros(width: int, input: torch.Tensor) -> torch.Tensor:
 
 
 def now_ms(device: torch.device) -> float:
-    """Milliseconds, with the device's queue drained first."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    """Milliseconds, once ``device`` has finished."""
+    finish(device)
     return time.perf_counter() * 1e3

@@ -30,9 +30,15 @@ from tda_demo.kernels.gpu import attention_programs as gpu_attention_programs
 from tda_demo.kernels.gpu import nf4_programs as gpu_nf4_programs
 from tda_demo.kernels.gpu import programs as gpu_programs
 from tda_demo.kernels.gpu import rest_programs as gpu_rest_programs
-from tda_demo.kernels.gpu.blocks import launch_options
+from tda_demo.kernels.gpu.attention import combining_warps, tile_of
+from tda_demo.kernels.gpu.blocks import launch_options, next_power_of_two
+from tda_demo.kernels.gpu.nf4 import blocks_at_once
 from tda_demo.kernels.gpu.stages import LINEAR_TILES, float_stages, nf4_stages, rest_stages
 
+WAIT = "griddepcontrol.wait"
+UNWRITTEN = {"gate", "up", "down", "weight", "codes", "gate_codes", "up_codes"}
+UNWRITTEN |= {"gate_scale", "up_scale", "absmax", "gate_absmax", "up_absmax", "table"}
+UNWRITTEN |= {"chosen", "count", "position", "keys", "values"}
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 D, FF = 4096, 14336
 WEIGHT_BITS = {
@@ -107,6 +113,34 @@ class Compiled:
         return "fma.rn.f32" in self.kernel.asm["ptx"]
 
     @property
+    def waits(self) -> int:
+        return self.kernel.asm["ptx"].count(WAIT)
+
+    def read_before_wait(self, parameters: list[str]) -> set[str]:
+        """Which of ``parameters`` something is read from before the wait.
+
+        Raises:
+            AssertionError: something is written before it.
+        """
+        early = self.kernel.asm["ptx"].partition(WAIT)[0]
+        assert "st.global" not in early
+        origins: dict[str, set[str]] = {}  # of what a register holds
+        read: set[str] = set()
+        for line in early.splitlines():
+            operation, _, operands = re.sub(r"^@\S+\s+", "", line.strip()).partition(" ")
+            target, *sources = re.findall(r"[%$]?[a-zA-Z_]\w*", operands) or [""]
+            if operation.startswith("ld.param"):
+                place = int(sources[0].rpartition("_")[2])
+                origins[target] = set(parameters[place : place + 1])  # what comes after them is Triton's own
+                continue
+            found = set().union(*(origins.get(each, set()) for each in sources))
+            if operation.startswith(("ld.global", "cp.async")):
+                read |= found
+            else:
+                origins[target] = origins.get(target, set()) | found
+        return read
+
+    @property
     def weight_loads(self) -> set[str]:
         """The widths of the loads marked evict_first, which are those of weights, or of the copies of a pipeline."""
         ptx = self.kernel.asm["ptx"]
@@ -116,14 +150,33 @@ class Compiled:
 
 
 def main() -> None:
-    for capability in (90, 80):
-        for each in weight_programs():
-            built = each.compiled(capability)
-            assert built.weight_loads == {"v4.b32"}, (capability, each, built.weight_loads)
-            assert built.stack_bytes == 0, (capability, each)
-            assert built.is_fused, (capability, each)
-        for each in small_programs():
-            assert each.compiled(capability).stack_bytes == 0, (capability, each)
+    programs = [*weight_programs(), *small_programs()]
+    one_of_each = {each.program.__name__: each for each in programs}.values()
+    for capability, some in {90: programs, 80: one_of_each}.items():
+        for each in some:
+            check(each, capability)
+
+
+def check(program: Program, capability: int) -> None:
+    built = program.compiled(capability)
+    assert built.stack_bytes == 0, (capability, program)
+    if program.asked_bytes:
+        assert built.weight_loads == {"v4.b32"}, (capability, program, built.weight_loads)
+        assert built.is_fused, (capability, program)
+    check_order(program, built, capability)
+
+
+def check_order(program: Program, built: Compiled, capability: int) -> None:
+    """Where launches overlap, a program waits once for the one before it, writes nothing before that, and reads only
+    what no launch of a step writes, or what the cache held before the step.
+    """
+    if capability < 90:
+        assert built.waits == 0
+        return
+    assert built.waits == 1, program
+    early = built.read_before_wait([name for name in program.program.arg_names if name in program.pointers])
+    early -= {"positions"}  # a number
+    assert early <= UNWRITTEN, (program, early - UNWRITTEN)
 
 
 def weight_programs() -> Iterator[Program]:
@@ -211,11 +264,12 @@ def nf4_programs(lists: dict[str, str]) -> Iterator[Program]:
             {**shape, "bias": None, "OUTPUTS": D, "BIAS": False, "ROWS": tiles.rows, "BLOCKS": D // 64},
             warps=tiles.warps,
         )
-    for rows, warps in {(each["down_rows"], each["down_warps"]) for each in second if each["down_warps"] > 2}:
+    for rows, warps in {(each["down_rows"], each["down_warps"]) for each in second}:
         yield Program(
             gpu_nf4_programs.nf4_linear_program,
             {"x": "*fp32", "codes": "*i32", "absmax": "*fp32", "table": "*fp32", "out": "*bf16"},
-            {**shape, "D": FF, "bias": None, "OUTPUTS": D, "BIAS": False, "ROWS": rows, "BLOCKS": 64},
+            {**shape, "D": FF, "bias": None, "OUTPUTS": D, "BIAS": False, "ROWS": rows}
+            | {"BLOCKS": blocks_at_once(FF, warps)},
             warps=warps,
         )
 
@@ -250,8 +304,6 @@ def small_programs() -> Iterator[Program]:
         {"bias": None, "scale": None, "D": D, "SPLITS": 128, "BIAS": False, "SCALED": False, "COLUMNS": 32},
         warps=4,
     )
-    head = {"HEAD": 128, "PADDED": 128}
-    cached = {"query": "*bf16", "keys": "*bf16", "values": "*bf16", "position": "*i64", "positions": "i32"}
     for updated in (False, True):
         more = {"update": "*bf16", "total": "*bf16"} if updated else {}
         yield Program(
@@ -261,19 +313,26 @@ def small_programs() -> Iterator[Program]:
             | ({} if updated else {"update": None, "total": None}),
             warps=8,
         )
-    yield Program(
-        gpu_attention_programs.attend_program,
-        {**cached, "key": "*bf16", "value": "*bf16", "cosine": "*bf16", "sine": "*bf16"}
-        | {"mixed": "*fp32", "highest": "*fp32", "total": "*fp32"},
-        {**head, "scale": 0.1, "cap": 0.0, "GROUP": 4, "ROTARY": 128, "WINDOW": 0, "CAPPED": False, "TILE": 16},
-        warps=1,
-    )
-    yield Program(
-        gpu_attention_programs.combine_program,
-        {"mixed": "*fp32", "highest": "*fp32", "total": "*fp32", "out": "*bf16"},
-        {**head, "SPLITS": 32},
-        warps=1,
-    )
+    for size in (64, 96, 128, 256):
+        padded = next_power_of_two(size)
+        head = {"HEAD": size, "PADDED": padded}
+        for kind, width in {"*bf16": 2, "*fp32": 4}.items():
+            names = ("query", "key", "value", "cosine", "sine", "keys", "values")
+            yield Program(
+                gpu_attention_programs.attend_program,
+                dict.fromkeys(names, kind)
+                | {"position": "*i64", "positions": "i32", "mixed": "*fp32", "highest": "*fp32", "total": "*fp32"},
+                {**head, "scale": 0.1, "cap": 0.0, "GROUP": 4, "ROTARY": size, "WINDOW": 0, "CAPPED": False}
+                | {"TILE": tile_of(padded, width)},
+                warps=1,
+            )
+        for splits in (32, 64):
+            yield Program(
+                gpu_attention_programs.combine_program,
+                {"mixed": "*fp32", "highest": "*fp32", "total": "*fp32", "out": "*bf16"},
+                {**head, "SPLITS": splits},
+                warps=combining_warps(padded, splits),
+            )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import torch
 
 from .blocks import launch_options, next_power_of_two, triton_programs
 
-_TILE, _STRETCH, _SPLITS = 16, 32, 64  # positions at once, in a stretch where there is room, and stretches at most
+_STRETCH, _SPLITS = 32, 64  # positions in a stretch where there is room, and stretches at most
+_TILE = 16  # positions at once, at most
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,33 @@ def attend(
         ROTARY=cosine.numel(),
         WINDOW=heads.window,
         CAPPED=heads.cap > 0,
-        TILE=_TILE,
+        TILE=tile_of(padded, keys.element_size()),
         num_warps=1,  # which needs no barriers
         **options,
     )
     out = torch.empty(heads.heads * size, dtype=query.dtype, device=query.device)
     programs.combine_program[(heads.heads,)](
-        mixed, highest, total, out, HEAD=size, PADDED=padded, SPLITS=splits, num_warps=1, **options
+        mixed,
+        highest,
+        total,
+        out,
+        HEAD=size,
+        PADDED=padded,
+        SPLITS=splits,
+        num_warps=combining_warps(padded, splits),
+        **options,
     )
     return out
+
+
+def tile_of(padded: int, element_bytes: int) -> int:
+    """How many positions a program of ``attend_program`` takes at once, with heads ``padded`` to a power of two.
+
+    Its one warp has the query and the sums in registers too: of a head twice as wide it can hold a quarter as many.
+    """
+    return max(1, min(_TILE, 2**19 // (padded**2 * element_bytes)))
+
+
+def combining_warps(padded: int, splits: int) -> int:
+    """The warps of ``combine_program``: one holds 4,096 numbers in its registers."""
+    return max(1, padded * splits // 4096)

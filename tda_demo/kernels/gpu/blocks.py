@@ -19,6 +19,8 @@ from typing import Any, Protocol
 
 import torch
 
+_OVERLAPPING_GRAPHS = 12030  # CUDA 12.3, whose drivers know launches in a graph that overlap
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -136,6 +138,9 @@ def feed_forward(
 
     ``x`` is contiguous float32, float16 or bfloat16; sums are float32. The dense kernel is this one with no list of
     neurons to read: equal grid, tiles and sums.
+
+    Where launches overlap, weights and ``active`` are read before the launch just before this one has ended, which must
+    not write them. That goes for every launch of ours, for a norm's weights, a position and what a cache holds too.
     """
     return weights.run(x, active, scratch, tiles)
 
@@ -173,8 +178,18 @@ def launch_options(device: torch.device) -> dict[str, Any]:
     And that a product and a sum may be one instruction, which Triton from 3.10 on does only where it is asked to; NF4,
     which instructions limit, would take an eighth more of them.
     """
-    overlap = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    overlap = (
+        device.type == "cuda"
+        and torch.cuda.get_device_capability(device) >= (9, 0)
+        and driver_version() >= _OVERLAPPING_GRAPHS
+    )
     return {"OVERLAP": overlap, "enable_fp_fusion": True, **({"launch_pdl": True} if overlap else {})}
+
+
+def driver_version() -> int:
+    """Of the CUDA driver: 12030 is 12.3."""
+    driver: Any = torch._C
+    return driver._cuda_getDriverVersion()
 
 
 def grid(d_ff: int, tiles: Tiles) -> int:

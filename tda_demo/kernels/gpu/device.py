@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 Step = Callable[[], object]
 
 _REPEATS = 20
+_capturing = threading.Lock()
 
 
 def has_triton() -> bool:
@@ -39,6 +41,7 @@ def triton_runs(device: torch.device) -> bool:
     try:
         with current_device(device):
             x = torch.ones(1, 16, device=device)
+            finish(device)  # a launch may read weights before the one before it has ended
             return torch.equal(rms_norm(x, x[0], 0.0), x)
     except Exception as error:  # each of Triton's steps fails with exceptions of its own
         logger.warning("Triton is installed and cannot run a program on %s: %s", device, error)
@@ -50,14 +53,27 @@ def current_device(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
+def finish(device: torch.device) -> None:
+    """Returns once ``device`` has done what the current stream was given; other threads' work goes on."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
 def capture(call: Callable[[], object], runs: int) -> torch.cuda.CUDAGraph:
     """``call`` on the current CUDA device, as a graph to be replayed; it runs ``runs`` times before.
+
+    One capture at a time: each begins by waiting for the whole device, which no other capture survives.
 
     The graph holds addresses, not tensors: whatever ``call`` reads and writes must be kept for as long as it is.
 
     Raises:
         RuntimeError: the work cannot be captured, as it waits for the device.
     """
+    with _capturing:
+        return _captured(call, runs)
+
+
+def _captured(call: Callable[[], object], runs: int) -> torch.cuda.CUDAGraph:
     caller, side = torch.cuda.current_stream(), torch.cuda.Stream()
     side.wait_stream(caller)
     with torch.cuda.stream(side):
@@ -70,7 +86,7 @@ def capture(call: Callable[[], object], runs: int) -> torch.cuda.CUDAGraph:
     torch._C._cuda_clearCublasWorkspaces()
     try:
         # The caller's stream, named again: a capture that fails leaves its own as the current one. "thread_local":
-        # other threads may use the card meanwhile.
+        # other threads may use the card meanwhile, but not wait for all of it, which ``finish`` does not.
         with (
             torch.cuda.stream(caller),
             torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"),
@@ -94,7 +110,7 @@ def graph_ms(call: Callable[[], object]) -> float:
     for event in events[1:]:
         graph.replay()
         event.record()
-    torch.cuda.synchronize()
+    torch.cuda.current_stream().synchronize()
     times = sorted(begin.elapsed_time(end) for begin, end in pairwise(events))
     return times[len(times) // 2]
 

@@ -22,7 +22,7 @@ from ..nf4 import BLOCK, VALUES
 from .blocks import ActiveBuffer, Scratch, Tiles, add_partials, grid, launch_options, next_power_of_two, triton_programs
 from .matrices import Matrices
 
-_BLOCKS_AT_ONCE = 64  # of a row; more are further pieces
+_BLOCKS_AT_ONCE, _BLOCKS_A_WARP = 64, 32  # of a row, at most; more are further pieces
 _ROWS_AT_ONCE = 4096  # to quantise: intermediate values take several times a matrix in bfloat16
 
 
@@ -199,7 +199,7 @@ def nf4_linear(
         D=width,
         BIAS=bias is not None,
         ROWS=rows,
-        BLOCKS=min(_BLOCKS_AT_ONCE, blocks_of(width)),
+        BLOCKS=blocks_at_once(width, warps),
         num_warps=warps,
         **decoding(x.device),
     )
@@ -276,6 +276,11 @@ def _quantised(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def blocks_of(width: int) -> int:
     """How many blocks of 64 a program reads of a row, a power of two: all of them."""
     return next_power_of_two(width // BLOCK)
+
+
+def blocks_at_once(width: int, warps: int) -> int:
+    """How many blocks a program of ``nf4_linear_program`` takes at once: its part of x is in registers too."""
+    return min(_BLOCKS_AT_ONCE, _BLOCKS_A_WARP * warps, blocks_of(width))
 
 
 def decoding(device: torch.device) -> dict[str, Any]:
