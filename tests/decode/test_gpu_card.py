@@ -18,7 +18,7 @@ from tiny import tiny
 from tda_demo.decode.choose import engine_for
 from tda_demo.decode.gpu.graph import CudaGraphEngine
 from tda_demo.kernels.activations import SILU
-from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, feed_forward
+from tda_demo.kernels.gpu.blocks import ActiveBuffer, Scratch, Tiles, driver_version, feed_forward, launch_options
 from tda_demo.kernels.gpu.choice import choose_float, multiprocessors
 from tda_demo.kernels.gpu.device import graph_ms, graph_runner
 from tda_demo.kernels.gpu.linear import LinearTiles, linear
@@ -130,6 +130,12 @@ def test_a_graph_goes_on_when_another_one_is_gone() -> None:
     kept.run()
     assert relative_error(out, x.double() @ weight.double()) < TOLERANCE[torch.bfloat16]
     assert filler.isnan().all()
+
+
+def test_launches_overlap_where_card_and_driver_can() -> None:
+    assert driver_version() >= 12000  # a driver that a CUDA build of torch runs on says which it is
+    able = torch.cuda.get_device_capability() >= (9, 0) and driver_version() >= 12030
+    assert launch_options(DEVICE)["OVERLAP"] == able
 
 
 def test_the_measured_choice_is_complete() -> None:

@@ -16,6 +16,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from ...support.errors import UserError
+from .apart import move_apart, new_places, take_place
 from .barrier import clear, new_counters, roll_call, was_complete
 from .nf4_loops import LOOP
 from .vectors import constant
@@ -37,7 +38,7 @@ class ParallelCall:
     def __init__(self, function: Any, arguments: tuple[Any, ...], threads: int) -> None:
         self.arguments = arguments  # whose arrays must live as long as their addresses are used
         self.threads = threads
-        self._counters = new_counters()
+        self._counters, self._places = new_counters(), new_places(threads)
         kind: Any = typeof(arguments)
         context: Any = cpu_target.target_context
         self._at = np.zeros(context.get_abi_sizeof(context.get_data_type(kind)), np.uint8)
@@ -52,7 +53,7 @@ class ParallelCall:
 
     def __call__(self) -> bool:
         """Whether the threads ran at once; where they do not, nothing is done. The caller has the cores (``turn``)."""
-        return _launch(self._function, self._address, self.threads, self._counters)
+        return _launch(self._function, self._address, self.threads, self._counters, self._places)
 
 
 def run_at_once(call: ParallelCall) -> None:
@@ -143,9 +144,11 @@ def _keep_at(field, address):
 
 
 @njit(parallel=True, **LOOP)
-def _launch(function, address, threads, counters):
+def _launch(function, address, threads, counters, places):
     clear(counters)
     for t in prange(threads):
+        take_place(places, t)
         if roll_call(counters, threads):
+            move_apart(places, t)
             _call(function, np.int64(t), threads, counters, address)
     return was_complete(counters, threads)

@@ -11,8 +11,11 @@ Nothing here waits for the device or depends on the active set's size on the hos
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -187,9 +190,13 @@ def launch_options(device: torch.device) -> dict[str, Any]:
 
 
 def driver_version() -> int:
-    """Of the CUDA driver: 12030 is 12.3."""
-    driver: Any = torch._C
-    return driver._cuda_getDriverVersion()
+    """The latest CUDA that the driver knows, 12030 for 12.3; 0 where there is no driver."""
+    version = ctypes.c_int(0)
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1").cuDriverGetVersion(
+            ctypes.byref(version)
+        )
+    return version.value
 
 
 def grid(d_ff: int, tiles: Tiles) -> int:
