@@ -57,6 +57,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from ..decode.choose import step_bytes
+    from ..decode.cpu.compile_ahead import compile_ahead
     from ..evaluate.budget import within
     from ..model.loading import load_model
     from ..race import Finished, PromptRead, RaceSettings, Stepped, race
@@ -75,6 +76,8 @@ def run(options: argparse.Namespace) -> None:
     steps: list[Stepped] = []
     use_threads(options.threads)
     with terminal_bar() as report:
+        if options.model is None:
+            compile_ahead(options.precision, options.device)
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
         if options.kl is not None or options.mlp_bytes is not None:
             spent = partial(within, lm, kl=options.kl, mlp_share=options.mlp_bytes, report=report)

@@ -1,4 +1,4 @@
-"""Memory that the C library holds on to."""
+"""Memory: how much there is, and what the C library holds on to."""
 
 from __future__ import annotations
 
@@ -7,9 +7,31 @@ import gc
 import threading
 from contextlib import ContextDecorator
 from functools import cache
+from pathlib import Path
 
+import psutil
+
+CGROUP = Path("/sys/fs/cgroup")
 _M_MMAP_THRESHOLD = -3  # of malloc.h
 _LARGE = 4 << 20
+
+
+def available_memory(cgroup: Path = CGROUP) -> int:
+    """Bytes: the smaller of what the machine has available and what the container's limit (cgroup v2) leaves."""
+    free = psutil.virtual_memory().available
+    try:
+        limit, used = (cgroup / "memory.max").read_text().strip(), int((cgroup / "memory.current").read_text())
+        if limit != "max":
+            free = min(free, max(0, int(limit) - used + _reclaimable(cgroup)))
+    except (OSError, ValueError):
+        pass  # no such limit here
+    return free
+
+
+def _reclaimable(cgroup: Path) -> int:
+    """File pages that count as used and make way when memory is asked for: weights once read lie there."""
+    lines = (cgroup / "memory.stat").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
 
 
 def trim_memory() -> None:

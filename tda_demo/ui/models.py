@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from ..kernels.q4_sizes import RECORD, RECORD_BYTES
 from ..methods import METHODS
 from ..model.precision import PRECISIONS, Device, default_precision, holds_codes_only, precisions_on
 from ..support.errors import UserError
+from ..support.memory import available_memory
 from ..support.progress import Progress, Report, silent
 from .interruption import interruptible
 
@@ -34,7 +33,6 @@ _LOW_BIT = RECORD_BYTES / RECORD  # bytes a weight
 _TOKENS = 2_560  # of a long prompt and the longest answer
 _CACHES = 3  # the prompt's, and one for each arm
 
-_CGROUP = Path("/sys/fs/cgroup")
 _DRIVER = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # Linux, and Linux under Windows
 
 
@@ -60,16 +58,8 @@ def is_zero_gpu_space() -> bool:
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
-def main_memory(cgroup: Path = _CGROUP) -> Room:
-    """The smaller of what the machine has available and what the container's limit (cgroup v2) leaves."""
-    free = psutil.virtual_memory().available
-    try:
-        limit, used = (cgroup / "memory.max").read_text().strip(), int((cgroup / "memory.current").read_text())
-        if limit != "max":
-            free = min(free, max(0, int(limit) - used + _reclaimable(cgroup)))
-    except (OSError, ValueError):
-        pass  # no such limit here
-    return Room(free, "memory")
+def main_memory() -> Room:
+    return Room(available_memory(), "memory")
 
 
 def gpu_memory() -> Room:
@@ -80,12 +70,6 @@ def gpu_memory() -> Room:
     free = sum(torch.cuda.mem_get_info(device)[0] for device in devices)
     unused = sum(torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) for device in devices)
     return Room(free + unused, "GPU memory")
-
-
-def _reclaimable(cgroup: Path) -> int:
-    """File pages that count as used and make way when memory is asked for: weights once read lie there."""
-    lines = (cgroup / "memory.stat").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
 
 
 @dataclass(frozen=True)
@@ -266,6 +250,7 @@ class Models:
 
     def _load(self, name: str | None, precision: str | None, report: Report) -> LoadedModel:
         from ..decode.choose import engine_for
+        from ..decode.cpu.compile_ahead import compile_ahead
         from ..model.loading import load_model
         from ..model.precision import give_back_memory
         from ..support.environment import describe
@@ -274,11 +259,14 @@ class Models:
         while len(self._loaded) >= self.most:  # before loading, so that both are never in memory
             self._loaded.popitem(last=False)
             give_back_memory()
+        if name is None:
+            compile_ahead(precision)
         lm = interruptible(load_model(name, precision=precision, report=report))
-        engine_for(lm).warm_up(report)  # what is slow once belongs to loading, not to somebody's first race
+        # What is slow once belongs to loading, not to somebody's first race.
         if lm.name == EMBEDDED:  # whose tables are shipped
             policy = next(iter(METHODS.values()))().bind(lm, report)
             engine_for(lm, policy).warm_up(report, policy)
+        engine_for(lm).warm_up(report)
         give_back_memory()
         if name is None:
             self.state = ModelState(layers=len(lm.blocks), environment=describe(lm.device, lm.precision))

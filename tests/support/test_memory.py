@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import threading
+from pathlib import Path
 
-from tda_demo.support.memory import nothing_collected
+import psutil
+import pytest
+
+from tda_demo.support.memory import available_memory, nothing_collected
 
 
 def test_the_collector_is_back_once_the_last_of_several_threads_is_done() -> None:
@@ -26,3 +30,16 @@ def test_the_collector_is_back_once_the_last_of_several_threads_is_done() -> Non
         assert not gc.isenabled()  # whoever came first has gone
     other.join()
     assert gc.isenabled()
+
+
+def test_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
+    machine = psutil.virtual_memory().available
+    assert available_memory(tmp_path) == pytest.approx(machine, rel=0.2)
+    (tmp_path / "memory.current").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 200000\nactive_file 100000\nfile 300000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory(tmp_path) > 1e6
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert available_memory(tmp_path) == 600000
+    (tmp_path / "memory.max").write_text("300000\n")
+    assert available_memory(tmp_path) == 0

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import psutil
 import pytest
 
 from tda_demo.model import loading as models
@@ -14,7 +13,7 @@ from tda_demo.model.loading import LoadedModel
 from tda_demo.model.precision import choose_precision, default_precision
 from tda_demo.support.errors import UserError
 from tda_demo.ui import models as page_models
-from tda_demo.ui.models import CATALOGUE, EMBEDDED, Models, Room, check_access, check_room, main_memory
+from tda_demo.ui.models import CATALOGUE, EMBEDDED, Models, Room, check_access, check_room
 from tda_demo.ui.requests import HUB_MODELS, Offers
 
 
@@ -89,16 +88,3 @@ def test_a_gated_model_needs_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         check_access(open_to_all)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_x")
     check_access("google/gemma-2-2b-it")
-
-
-def test_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
-    machine = psutil.virtual_memory().available
-    assert main_memory(tmp_path).free == pytest.approx(machine, rel=0.2)
-    (tmp_path / "memory.current").write_text("700000\n")
-    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 200000\nactive_file 100000\nfile 300000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert main_memory(tmp_path).free > 1e6
-    (tmp_path / "memory.max").write_text("1000000\n")
-    assert main_memory(tmp_path).free == 600000
-    (tmp_path / "memory.max").write_text("300000\n")
-    assert main_memory(tmp_path).free == 0

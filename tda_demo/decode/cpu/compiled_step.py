@@ -26,6 +26,7 @@ from ...support.progress import Progress, Report, silent
 from ..arm import Arm, Prefill, RefreshingArm
 from ..engine import Engine, See
 from ..weight_bytes import StepBytes, fewer_stored_bytes, stored_bytes
+from .compile_ahead import wait_for_compiling
 from .embedding import TokenEmbedding
 from .layout import Layout, read_layout, rope_tables
 from .packing import PackedNeurons, Packer, in_place
@@ -69,8 +70,6 @@ class CpuStepEngine(Engine):
 
     def warm_up(self, report: Report = silent, policy: Policy | None = None) -> None:
         ready = _ready.setdefault(self.lm.model, set())
-        if None not in ready:
-            self._warm_up_reading(report, policy)
         kind = _step_of(policy)
         if kind is not None and kind not in ready:
             report(Progress("Preparing the method's compiled step", 0, 0, "steps"))
@@ -78,15 +77,18 @@ class CpuStepEngine(Engine):
             ready.add(kind)
         if None in ready:
             return
-        ready.add(None)
         _ = self.fewer_bits  # which every race tells in the end
         report(Progress("Preparing the compiled step", 0, 0, "steps"))
         CpuStepArm(self, self.layout.neurons, self.layout.everything, 1).step(0)
         first_neuron = torch.zeros(1, dtype=torch.int64)
         self.packer.arrange([first_neuron] * len(self.lm.blocks))
+        wait_for_compiling(report)
+        self.warm_up_reading(report)
+        ready.add(None)
 
-    def _warm_up_reading(self, report: Report, policy: Policy | None) -> None:
-        super().warm_up(report, policy)  # judges of a race need transformers' pass even where prompts do not
+    def warm_up_reading(self, report: Report = silent) -> None:
+        """The part of ``warm_up`` that reading a prompt needs."""
+        super().warm_up(report)  # judges of a race need transformers' pass even where prompts do not
         if reads_prompts(self.layout):
             report(Progress("Preparing the compiled layers", 0, 0, "steps"))
             token = min(self.lm.eos_ids, default=0)

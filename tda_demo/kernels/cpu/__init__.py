@@ -36,6 +36,18 @@ _running = threading.RLock()
 _process: int | None = None  # whose threads they are, once they have been started
 
 
+def is_first_start() -> bool:
+    """Whether no kernel of the present sources has been compiled on this machine yet, and what is compiled can be kept.
+
+    Numba compiles one function at a time: it is then worth a second process.
+    """
+    try:
+        _FOLDER.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(_FOLDER, os.W_OK) and not any(_FOLDER.rglob("*.nbi"))
+
+
 def check_runnable() -> None:
     """Raises UserError where compiled kernels cannot run: they are switched off, or their threads have been forked."""
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
