@@ -76,8 +76,7 @@ def run(options: argparse.Namespace) -> None:
     steps: list[Stepped] = []
     use_threads(options.threads)
     with terminal_bar() as report:
-        if options.model is None:
-            compile_ahead(options.precision, options.device)
+        compile_ahead(options.model, options.precision, options.device)
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
         if options.kl is not None or options.mlp_bytes is not None:
             spent = partial(within, lm, kl=options.kl, mlp_share=options.mlp_bytes, report=report)

@@ -259,10 +259,10 @@ class Models:
         while len(self._loaded) >= self.most:  # before loading, so that both are never in memory
             self._loaded.popitem(last=False)
             give_back_memory()
-        if name is None:
-            compile_ahead(precision)
+        compile_ahead(name, precision)
         lm = interruptible(load_model(name, precision=precision, report=report))
-        # What is slow once belongs to loading, not to somebody's first race.
+        # What is slow once belongs to loading, not to somebody's first race. The policy first, whose copies are made in
+        # this process: then what the second one compiles is waited for.
         if lm.name == EMBEDDED:  # whose tables are shipped
             policy = next(iter(METHODS.values()))().bind(lm, report)
             engine_for(lm, policy).warm_up(report, policy)

@@ -13,6 +13,7 @@ from tiny import PROMPT, tiny
 
 import tda_demo.model.loading
 from tda_demo.__main__ import _parser, main
+from tda_demo.decode.cpu import compile_ahead
 from tda_demo.methods import Method, make_method
 from tda_demo.support.errors import UserError
 
@@ -47,6 +48,14 @@ def test_race_writes_json_and_prints_words(tmp_path: Path, capsys: pytest.Captur
     assert [each.name for each in path.parent.iterdir()] == ["race.json"]
     assert main(["race", PROMPT, "--set", "online=1", "--max-new-tokens", "8"]) == 0
     assert "byte bound" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tiny_loads")
+def test_a_race_has_a_second_process_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str | None, ...]] = []
+    monkeypatch.setattr(compile_ahead, "compile_ahead", lambda *model: asked.append(model))
+    assert main(["race", PROMPT, "--device", "cpu", "--max-new-tokens", "2"]) == 0
+    assert asked == [(None, None, "cpu")]
 
 
 @pytest.mark.usefixtures("tiny_loads")

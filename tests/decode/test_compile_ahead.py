@@ -5,26 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
+from parity import stored
+from tiny import tiny
 
 from tda_demo.decode.cpu import compile_ahead as ahead
+from tda_demo.decode.cpu import compiled_step
+from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.kernels import cpu as kernels
 from tda_demo.support.interruption import GivenUp, looking
 from tda_demo.support.progress import Progress, silent
 
 ROOT = Path(__file__).resolve().parents[2]
-_PARENT = """
-import time
-from tda_demo.decode.cpu import compile_ahead
-print(compile_ahead._start("bfloat16").pid, flush=True)
-time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -45,7 +42,7 @@ def first_start(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
 
 def test_one_is_started_once(first_start: list[str | None]) -> None:
     for _ in range(2):
-        ahead.compile_ahead("int8", "cpu")
+        ahead.compile_ahead(None, "int8", "cpu")
     assert first_start == ["int8"]
 
 
@@ -56,12 +53,15 @@ def test_none_is_started_without_room_or_need(
     first_start: list[str | None], fact: str, answer: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ahead, fact, lambda: answer)
-    ahead.compile_ahead(None, "cpu")
+    ahead.compile_ahead(None, None, "cpu")
     assert not first_start
 
 
-def test_none_is_started_for_a_gpu(first_start: list[str | None]) -> None:
-    ahead.compile_ahead(None, "cuda")
+@pytest.mark.parametrize(
+    "model", [(None, None, "cuda"), ("some.gguf", None, "cpu"), (None, "bfloat16", "cpu"), (None, "no such", "cpu")]
+)
+def test_none_is_started_for_a_model_it_is_not_for(model: tuple[Any, ...], first_start: list[str | None]) -> None:
+    ahead.compile_ahead(*model)
     assert not first_start
 
 
@@ -94,27 +94,32 @@ def test_one_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process.wait(10) != 0
 
 
-def test_it_ends_with_the_process_that_started_it() -> None:
-    parent = subprocess.Popen([sys.executable, "-c", _PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    child = psutil.Process(int(parent.stdout.readline()))
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    assert within(30, lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+@pytest.fixture
+def second() -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-P", "-c", ahead.PROGRAM, str(ROOT), "int8"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        yield process
+        process.kill()
 
 
-def test_what_it_compiles_lies_where_the_first_finds_it() -> None:
-    command = [sys.executable, "-m", "tda_demo.decode.cpu.compile_reading", "int8"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.wait(180) == 0, process.stderr and process.stderr.read()
-    assert list(kernels._FOLDER.rglob("prompt.take_layer-*.nbc"))
+def test_it_ends_with_the_process_that_started_it(second: subprocess.Popen[bytes]) -> None:
+    """Whose end of the pipe the system then closes, in the middle of whatever is done; left alone it ends with 0."""
+    assert second.stdin is not None
+    second.stdin.close()
+    assert second.wait(60) == 1
 
 
-def within(seconds: float, holds: Callable[[], bool]) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if holds():
-            return True
-        time.sleep(0.1)
-    return False
+def test_what_it_compiles_lies_where_the_first_finds_it(second: subprocess.Popen[bytes]) -> None:
+    begin = time.time()
+    assert second.wait(180) == 0, second.stderr and second.stderr.read()
+    kept = list(kernels._FOLDER.rglob("prompt.take_layer-*.nbc"))
+    assert max(file.stat().st_mtime for file in kept) > begin - 1  # written, or read and touched
+
+
+def test_the_reading_layers_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    engine = CpuStepEngine(stored(tiny(), "int8"))
+    monkeypatch.setattr(compiled_step, "wait_for_compiling", lambda _report: done.append("waited"))
+    monkeypatch.setattr(engine, "warm_up_reading", lambda _report: done.append("read"))
+    engine.warm_up()
+    assert done == ["waited", "read"]

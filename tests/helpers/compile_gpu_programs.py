@@ -135,6 +135,7 @@ class Compiled:
                 continue
             found = set().union(*(origins.get(each, set()) for each in sources))
             if operation.startswith(("ld.global", "cp.async")):
+                assert found, line
                 read |= found
             else:
                 origins[target] = origins.get(target, set()) | found

@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,31 @@ def test_the_collector_is_back_after_a_function_that_does_not_compile() -> None:
     with pytest.raises(errors.TypingError):
         numba.njit(lambda: missing)()  # type: ignore[name-defined]  # noqa: F821
     assert gc.isenabled()
+
+
+_SAVING = """
+import sys, time
+from pathlib import Path
+from numba.core import caching
+from tda_demo.kernels.cpu.kept_code import keep_code_in
+folder, name, begin = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+keep_code_in(folder)
+(folder / "sub").mkdir(parents=True, exist_ok=True)
+index = caching.IndexDataCacheFile(str(folder / "sub"), "function", "stamp")
+time.sleep(max(0, begin - time.time()))
+for number in range(30):
+    index.save((name, number), f"{name} {number}")
+"""
+
+
+def test_two_processes_that_keep_code_at_once_lose_and_confuse_nothing(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", _SAVING, str(tmp_path)]
+    begin = str(time.time() + 5)  # when both are there
+    writers = [subprocess.Popen([*arguments, name, begin], cwd=ROOT) for name in "ab"]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    reading = _SAVING.rpartition("for")[0] + (
+        "for name in 'ab':\n"
+        "    for number in range(30):\n"
+        "        assert index.load((name, number)) == f'{name} {number}', (name, number)\n"
+    )
+    subprocess.run([sys.executable, "-c", reading, str(tmp_path), "", "0"], cwd=ROOT, check=True)

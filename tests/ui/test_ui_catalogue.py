@@ -7,7 +7,9 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from tiny import tiny
 
+from tda_demo.decode.cpu import compile_ahead
 from tda_demo.model import loading as models
 from tda_demo.model.loading import LoadedModel
 from tda_demo.model.precision import choose_precision, default_precision
@@ -88,3 +90,11 @@ def test_a_gated_model_needs_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         check_access(open_to_all)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_x")
     check_access("google/gemma-2-2b-it")
+
+
+def test_a_model_that_is_loaded_has_a_second_process_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str | None, ...]] = []
+    monkeypatch.setattr(compile_ahead, "compile_ahead", lambda *model: asked.append(model))
+    monkeypatch.setattr(models, "load_model", lambda *_args, **_kwargs: tiny())
+    Models(most=1).get(None, "float32")
+    assert asked == [(None, "float32")]

@@ -6,7 +6,6 @@ It ends with the one that started it at the latest, whichever way that ends.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 
 from ...model.loading import load_model
@@ -25,7 +24,3 @@ def _end_with_parent() -> None:
     """The system closes the other end of the pipe, whatever that process ended by."""
     os.read(0, 1)  # not by sys.stdin, which this thread would hold when Python ends
     os._exit(1)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1] or None)

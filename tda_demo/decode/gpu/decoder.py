@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...kernels.gpu.device import Runner, Step, current_device
+from ...kernels.gpu.device import Runner, Step, current_device, finish
 from ...kernels.gpu.linear import LinearTiles
 from ...methods.plan import ActiveSets, Plan, StepTraits
 from ...model.feedforward import find_blocks
@@ -109,8 +109,7 @@ class GraphDecoder:
         with current_device(device):
             self.token.fill_(token)
             self.runner.run()
-            if device.type == "cuda":
-                torch.cuda.current_stream(device).synchronize()
+            finish(device)
         return self.logits
 
     def activations(self) -> list[torch.Tensor]:

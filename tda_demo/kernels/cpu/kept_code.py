@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from numba.core import caching
 from numba.core import event as events
 
@@ -21,6 +22,7 @@ from ...support.kept import Damaged, make_way, read_kept, write_kept
 from ...support.memory import nothing_collected
 
 _HERE = Path(__file__).resolve().parent
+_PATIENCE = 30  # seconds for another process to write what it compiled
 _MOST_STATES, _MOST_BYTES = 4, 512 * 2**20  # of the sources that code is kept for
 
 
@@ -33,6 +35,8 @@ def forget_old_code(folder: Path) -> None:
 
 def keep_code_in(folder: Path, sources: Path = _HERE) -> None:
     """From now on what is compiled of functions below ``sources`` is looked for, and kept, in ``folder``."""
+
+    lock = FileLock(folder / ".lock")
 
     class Locator(caching.UserProvidedCacheLocator):
         def __init__(self, py_func: Any, py_file: str) -> None:
@@ -51,6 +55,27 @@ def keep_code_in(folder: Path, sources: Path = _HERE) -> None:
         @property
         def _ours(self) -> bool:
             return folder in Path(self._cache_path).parents
+
+        def save(self, key: Any, data: Any) -> None:
+            with self._alone():
+                super().save(key, data)
+
+        def load(self, key: Any) -> Any:
+            with self._alone():
+                return super().load(key)
+
+        @contextmanager
+        def _alone(self) -> Iterator[None]:
+            """Without another process that is at the same: an index is read, extended and written, and then the code.
+
+            Two at once would give two functions one name. Where no lock can be had nothing can be written either.
+            """
+            held = ExitStack()
+            if self._ours:
+                with suppress(OSError, NotImplementedError):  # Timeout is an OSError
+                    held.enter_context(lock.acquire(_PATIENCE))
+            with held:
+                yield
 
         def _load_index(self) -> Any:
             try:

@@ -16,7 +16,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from ...support.errors import UserError
-from .apart import move_apart, new_places, take_place
+from .apart import move_apart, new_places, note_processor
 from .barrier import clear, new_counters, roll_call, was_complete
 from .nf4_loops import LOOP
 from .vectors import constant
@@ -147,7 +147,7 @@ def _keep_at(field, address):
 def _launch(function, address, threads, counters, places):
     clear(counters)
     for t in prange(threads):
-        take_place(places, t)
+        note_processor(places, t)
         if roll_call(counters, threads):
             move_apart(places, t)
             _call(function, np.int64(t), threads, counters, address)

@@ -142,8 +142,8 @@ def feed_forward(
     ``x`` is contiguous float32, float16 or bfloat16; sums are float32. The dense kernel is this one with no list of
     neurons to read: equal grid, tiles and sums.
 
-    Where launches overlap, weights and ``active`` are read before the launch just before this one has ended, which must
-    not write them. That goes for every launch of ours, for a norm's weights, a position and what a cache holds too.
+    Where launches overlap, weights and ``active`` are read while launches of ours before this one still run, and must
+    be written by none of them. That goes for every launch, for a norm's weights, a position and a cache's past too.
     """
     return weights.run(x, active, scratch, tiles)
 

@@ -140,6 +140,6 @@ def graph_runner(step: Step) -> Runner:
     try:
         graph = capture(step, runs=3)
     except RuntimeError:  # a family whose forward pass waits for the device
-        torch.cuda.synchronize()
+        torch.cuda.current_stream().synchronize()
         return Runner("called eagerly: the step could not be captured", step, step)
     return Runner("CUDA graph", graph.replay, step)
