@@ -7,17 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ..model.feedforward import FeedForward
+from ..model.stored import StoredLinear
 from ..support.lazy import nn, torch
+from .formats import ByNeuron, Rows
 
 
 @dataclass(frozen=True, eq=False)
 class PackedLinear:
-    """Weights of one linear restricted to some rows or columns; ``bias`` as the linear has it, restricted alike."""
+    """Weights of one linear restricted to some rows or columns; ``bias`` as the linear has it, restricted alike.
 
-    weight: torch.Tensor
+    ``weight`` is a tensor of ``shape`` [outputs, inputs], or the codes of one where the linear holds codes.
+    """
+
+    weight: torch.Tensor | Rows | ByNeuron
     bias: torch.Tensor | None
+    shape: tuple[int, int]
 
 
 def pack(block: FeedForward, indices: torch.Tensor) -> tuple[PackedLinear, ...]:
@@ -27,12 +34,25 @@ def pack(block: FeedForward, indices: torch.Tensor) -> tuple[PackedLinear, ...]:
         indices: int64 [k], the active neurons.
     """
     first = tuple(_rows(linear, block.rows_of(linear, indices)) for linear in block.input_linears)
-    return (*first, PackedLinear(block.down.weight.detach().index_select(1, indices), block.down.bias))
+    return (*first, _columns(block.down, indices))
 
 
 def _rows(linear: nn.Linear, rows: torch.Tensor) -> PackedLinear:
     bias = None if linear.bias is None else linear.bias.detach().index_select(0, rows)
-    return PackedLinear(linear.weight.detach().index_select(0, rows), bias)
+    whole = _weight(linear)
+    part = whole.detach().index_select(0, rows) if isinstance(whole, torch.Tensor) else whole.take(rows.numpy())
+    return PackedLinear(part, bias, (len(rows), linear.in_features))
+
+
+def _columns(down: nn.Linear, neurons: torch.Tensor) -> PackedLinear:
+    whole = _weight(down)
+    part = whole.take(neurons.numpy()) if isinstance(whole, ByNeuron) else whole.detach().index_select(1, neurons)
+    return PackedLinear(part, down.bias, (down.out_features, len(neurons)))
+
+
+def _weight(linear: nn.Linear) -> Any:
+    """The parameter, or the codes."""
+    return linear.stored if isinstance(linear, StoredLinear) else linear.weight
 
 
 def limit(block: FeedForward, indices: torch.Tensor) -> Callable[[], None]:
@@ -56,21 +76,29 @@ def mask(block: FeedForward, indices: torch.Tensor) -> Callable[[], None]:
 
 def install(block: FeedForward, packed: tuple[PackedLinear, ...]) -> Callable[[], None]:
     """Puts ``packed`` in the place of the block's weights; the returned function puts the old ones back."""
-    before = [(linear, linear.weight, linear.bias) for linear in block.linears]
+    before = [
+        (linear, PackedLinear(_weight(linear), linear.bias, (linear.out_features, linear.in_features)))
+        for linear in block.linears
+    ]
     for linear, part in zip(block.linears, packed, strict=True):
-        _set(linear, part.weight, part.bias)
+        _set(linear, part)
 
     def restore() -> None:
-        for linear, weight, bias in before:
-            _set(linear, weight, bias)
+        for linear, part in before:
+            _set(linear, part)
 
     return restore
 
 
-def _set(linear: nn.Linear, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-    linear.weight = _parameter(weight)
-    linear.register_parameter("bias", None if bias is None else _parameter(bias))
-    linear.out_features, linear.in_features = weight.shape
+def _set(linear: nn.Linear, part: PackedLinear) -> None:
+    if isinstance(linear, StoredLinear):
+        assert not isinstance(part.weight, torch.Tensor)
+        linear.stored = part.weight
+    else:
+        assert isinstance(part.weight, torch.Tensor)
+        linear.weight = _parameter(part.weight)
+    linear.register_parameter("bias", None if part.bias is None else _parameter(part.bias))
+    linear.out_features, linear.in_features = part.shape
 
 
 def _parameter(tensor: torch.Tensor) -> nn.Parameter:

@@ -8,6 +8,7 @@ has a gradient, is decoded a stretch at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any, cast
 
 import numpy as np
@@ -60,7 +61,7 @@ class StoredLinear(nn.Linear):
         return outputs + torch.from_numpy(bias) if bias.size else outputs
 
     def _decoded_product(self, input: torch.Tensor) -> torch.Tensor:
-        x = input.reshape(-1, self.in_features)
+        x = input.reshape(prod(input.shape[:-1]), self.in_features)
         outputs = self._by_neuron(x, self.stored) if isinstance(self.stored, ByNeuron) else self._by_row(x, self.stored)
         return outputs.view(*input.shape[:-1], self.out_features)
 
@@ -69,7 +70,8 @@ class StoredLinear(nn.Linear):
         form, columns = format_of(self.precision), x.T
         parts = _stretches(self.out_features, self.in_features)
         values = (form.decode_rows(rows.codes[part], rows.scales[part], self.in_features) for part in parts)
-        return torch.cat([each @ columns for each in values]).T
+        none = columns.new_empty(0, len(x))  # of a block of which no neuron is left
+        return torch.cat([none, *(each @ columns for each in values)]).T
 
     def _by_neuron(self, x: torch.Tensor, neurons: ByNeuron) -> torch.Tensor:
         """[T, d] of ``x`` [T, d_ff]."""
