@@ -67,6 +67,11 @@ class Method(ABC):
         """What has the same tables and holds no copy of the model in memory."""
         return self
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether the neurons that it leaves out contribute what a 4-bit copy of them says."""
+        return False
+
     def settings(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in ordered_fields(self)}
 
@@ -104,12 +109,16 @@ class SequenceMethod(Method):
     def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> SequencePolicy:
         policy = self.policy(lm, report, source)
         policy.first = self.first
-        if self.rest == "4bit" and self.leaves_something_out:
+        if self.has_rest and self.leaves_something_out:
             policy.rest = low_bit_rest(lm, report)
         return policy
 
     def without_copies(self) -> Self:
         return replace(self, rest="skip")
+
+    @property
+    def has_rest(self) -> bool:
+        return self.rest == "4bit"
 
     @property
     def leaves_something_out(self) -> bool:

@@ -51,6 +51,10 @@ class Sketch(Method):
 
     keep: float = setting(0.1, "mean share of the neurons that is computed exactly; 1 is exact", Range(0, 1))
 
+    @property
+    def has_rest(self) -> bool:
+        return True
+
     def bind(self, lm: LoadedModel, report: Report = silent, source: Source = ANSWERS) -> TokenPolicy:
         policy = _SketchPolicy(lm)
         policy.limits = limits(lm, "sketch-q4", policy.strength, self.keep, source, report)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..methods import METHODS, Method
 from ..methods.controls import against, is_control
-from ..stats.metrics import Speedup, decided_efficiency
+from ..stats.metrics import ALLOWED, Speedup, decided_efficiency
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,8 @@ def _figures(result: RaceResult | MethodResult) -> list[str]:
         told = f"{_speedup(result.speedup, 'dense')}; byte bound {result.byte_bound:.3f}x"
         if (share := decided_efficiency(result.speedup, result.byte_bound)) is not None:
             told += f", efficiency {share:.0%}"
+            if share > ALLOWED:
+                told += " (more than the bytes allow, which is no gain)"
         lines.append(told)
     leaves_out = METHODS.get(result.method, Method).leaves_out
     lines.append(f"sparsity {fmean(result.sparsity):.1%} {leaves_out} (mean over layers)")

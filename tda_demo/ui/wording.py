@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..methods.base import Method, SequenceMethod
-from ..stats.metrics import LEAST_SHOWN, Speedup
+from ..stats.metrics import ALLOWED, LEAST_SHOWN, Speedup
 from ..support.progress import Progress
 
-_ALLOWED = 1.02  # of the speed limit: timing is not exact
 NONE = "–"
 _SUFFIXES = {1: "st", 2: "nd", 3: "rd"}
 _ENDINGS = {
@@ -84,8 +83,11 @@ def progress_text(progress: Progress) -> str:
     return f"{progress.stage}: {progress.done:,} of {progress.total:,} {progress.unit}"
 
 
-def claim(speedup: Speedup | None, over: bool) -> tuple[str, str]:
-    """A speedup as a headline: the number, empty while it is not sure enough to be one, and what it means."""
+def claim(speedup: Speedup | None, over: bool, *, equal: bool = False) -> tuple[str, str]:
+    """A speedup as a headline: the number, empty while it is not sure enough to be one, and what it means.
+
+    Of arms that do ``equal`` work it means nothing.
+    """
     if speedup is None or not speedup.settled:
         if not over:
             return "", f"measuring, n = {0 if speedup is None else speedup.n}"
@@ -93,8 +95,10 @@ def claim(speedup: Speedup | None, over: bool) -> tuple[str, str]:
             return "", "too few steps to tell, n = 0"
         if speedup.doubt:
             return "", speedup.doubt
-        than = "faster" if speedup.winner > 0 else "slower than dense"
+        than = "at equal work" if equal else "faster" if speedup.winner > 0 else "slower than dense"
         return "", f"{than}, {' to '.join(_ends(speedup))}×"
+    if equal:
+        return times(speedup.ratio), "at equal work"
     if speedup.undecided:
         return times(speedup.ratio), "no difference"
     return times(speedup.ratio), "faster" if speedup.ratio > 1 else "slower than dense"
@@ -121,13 +125,18 @@ def sureness(speedup: Speedup | None, bound: float | None) -> str:
     More than they allow was not gained by reading less: something else took time from the dense arm's steps.
     """
     limit = "" if bound is None else f"limit {times(bound)}"
-    if bound is not None and speedup is not None and speedup.settled and speedup.ratio > _ALLOWED * bound:
-        limit = f"above the limit of {times(bound)}: disturbed"
+    if bound is not None and speedup is not None and _least(speedup) > ALLOWED * bound:
+        limit = f"over the limit of {times(bound)}"
     if speedup is None or not speedup.settled:
         return limit
     capped = f", {speedup.capped} capped" if speedup.capped else ""
     parts = [f"{'–'.join(_ends(speedup))} (95 %)", limit, f"n = {speedup.n}{capped}"]
     return " · ".join(filter(None, parts))
+
+
+def _least(speedup: Speedup) -> float:
+    """What a reader takes it for: the number that is shown, or where none is the lower of the two ends; 0 in doubt."""
+    return 0 if speedup.doubt else speedup.ratio if speedup.settled else speedup.low
 
 
 def machine(environment: Mapping[str, Any]) -> list[list[str]]:
@@ -151,7 +160,7 @@ def machine(environment: Mapping[str, Any]) -> list[list[str]]:
 def chosen(method: Method | None) -> str:
     """When ``method`` chooses what it computes, and what becomes of the rest."""
     if not isinstance(method, SequenceMethod):
-        return "a new set at every token"
+        return "a new set at every token" + ("; the rest from a 4-bit copy" if has_rest(method) else "")
     when = f"after {count(method.first, 'dense token')}" if method.first else "from the prompt"
     every = getattr(method, "refresh", 0)
     sets = f"one set, {when}" if not every else f"a set {when}, a new one every {count(every, 'token')}"
@@ -160,7 +169,7 @@ def chosen(method: Method | None) -> str:
 
 def has_rest(method: Method | None) -> bool:
     """Whether the neurons that ``method`` leaves out contribute what a 4-bit copy says."""
-    return isinstance(method, SequenceMethod) and method.rest == "4bit"
+    return method is not None and method.has_rest
 
 
 def left_out(method: Method | None) -> str:
@@ -172,8 +181,11 @@ def _above(efficiency: float) -> str:
     """Why a speedup may be more than the bytes allow; nothing of one that is not."""
     if efficiency <= 1:
         return ""
-    if efficiency > _ALLOWED:
-        return "; the rest is no gain: other work on this machine slowed the dense arm, or its weights fit a cache"
+    if efficiency > ALLOWED:
+        return (
+            "; the rest is no gain: other work on this machine slowed the dense arm, its kernels are slower, or its "
+            "weights fit a cache"
+        )
     return "; the little above that is chance"
 
 
@@ -195,16 +207,21 @@ def verdict(
         return "Too few steps to compare the two speeds."
     if speedup.doubt:
         return f"The step times vary too much here to compare the two speeds ({interval(speedup)})."
-    if not speedup.settled:
-        than = "faster" if speedup.winner > 0 else "slower"
-        return f"{name} was {than} than dense; by how much, step times vary too much here to say ({interval(speedup)})."
-    skipped = f"{percent(sparsity, 1)} {leaves_out}"
-    skips, skipping = ("reads a 4-bit copy of", "reading a 4-bit copy of") if has_rest else ("skips", "skipping")
     if sparsity == 0:
         return (
             f"Nothing was left out, so both arms did the same work: {times(speedup.ratio)} "
             "is how far two equal arms differ on this machine."
         )
+    if not speedup.settled:
+        than = "faster" if speedup.winner > 0 else "slower"
+        above = _above(speedup.low / byte_bound) if speedup.winner > 0 else ""
+        allowed = f"; the bytes it reads allow at most {times(byte_bound)}{above}" if above else ""
+        return (
+            f"{name} was {than} than dense; by how much, step times vary too much here to say "
+            f"({interval(speedup)}){allowed}."
+        )
+    skipped = f"{percent(sparsity, 1)} {leaves_out}"
+    skips, skipping = ("reads a 4-bit copy of", "reading a 4-bit copy of") if has_rest else ("skips", "skipping")
     if speedup.low > 1:
         above = _above(speedup.ratio / byte_bound)
         return (
@@ -258,16 +275,26 @@ def method_summary(name: str, byte_bound: float | None, speedup: Speedup | None,
     return f"{name}{read}{speed} KL {NONE if kl is None else f'{kl:.3f} nats/token'}."
 
 
-def duel(name: str, rival: str, over_rival: Speedup | None) -> str:
-    """Which of two methods was faster, by how much of the other's speed the first one ran at."""
+def duel(name: str, rival: str, over_rival: Speedup | None, bound: float | None) -> str:
+    """Which of two methods was faster, by how much of the other's speed the first one ran at.
+
+    ``bound`` is the rival's weight bytes over the method's, None where they are not known.
+    """
     if over_rival is None or over_rival.doubt:
         return f"Too few steps, or too uneven ones, to compare the speeds of {name} and {rival}."
     ratio = f"{times(over_rival.ratio)} the speed of {rival} ({interval(over_rival)})"
     if over_rival.low > 1:
-        return f"{name} was the faster of the two: {ratio}."
+        return f"{name} was the faster of the two: {ratio}{_beyond(over_rival.ratio, bound)}."
     if over_rival.high < 1:
-        return f"{name} was the slower of the two: {ratio}."
+        return f"{name} was the slower of the two: {ratio}{_beyond(1 / over_rival.ratio, bound and 1 / bound)}."
     return f"{name} ran at {ratio}: the interval includes 1, so this race shows no difference in speed."
+
+
+def _beyond(ratio: float, bound: float | None) -> str:
+    """Of a method that was ``ratio`` times as fast as another: whether that is more than the bytes of both explain."""
+    if bound is None or ratio <= ALLOWED * max(bound, 1):
+        return ""
+    return f", where their bytes explain {times(max(bound, 1))}"
 
 
 def kl_budget(asked: float, setting: str, value: float, expected: float, got: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tda_demo.methods import CATS, GRIFFIN
+from tda_demo.methods import CATS, GRIFFIN, Sketch
 from tda_demo.stats.metrics import Speedup
 from tda_demo.ui import wording
 
@@ -68,6 +68,22 @@ def test_a_headline_has_no_number_before_it_is_sure(speedup: Speedup | None, ove
     assert wording.claim(speedup, over) == said
 
 
+@pytest.mark.parametrize("speedup", [SLOW, EVEN, FAST])
+def test_arms_that_do_equal_work_are_neither_faster_nor_slower(speedup: Speedup) -> None:
+    assert wording.claim(speedup, True, equal=True) == (wording.times(speedup.ratio), "at equal work")
+    assert wording.claim(speed(1.3, 1.04, 1.55, 60), True, equal=True) == ("", "at equal work, 1.04 to 1.55×")
+
+
+def test_a_duel_says_what_bytes_do_not_explain() -> None:
+    assert wording.duel("TDA", "GRIFFIN", FAST, 1.2).endswith(
+        "1.20× the speed of GRIFFIN (95 % interval 1.10–1.30, n = 50)."
+    )
+    assert wording.duel("TDA", "GRIFFIN", FAST, 1.1).endswith(", where their bytes explain 1.10×.")
+    assert wording.duel("TDA", "GRIFFIN", SLOW, 1.1).endswith(", where their bytes explain 1.00×.")
+    assert "explain" not in wording.duel("TDA", "GRIFFIN", SLOW, 0.85)
+    assert "explain" not in wording.duel("TDA", "GRIFFIN", FAST, None)
+
+
 def test_the_price_is_told_in_both_units() -> None:
     assert wording.price(1.715, 80, 128) == "Its price: 48 of 128 next tokens are not dense's; KL 1.72 nats/token."
 
@@ -118,9 +134,15 @@ def test_when_a_method_chooses() -> None:
     assert wording.chosen(GRIFFIN(first=16)) == "one set, after 16 dense tokens; the rest skipped"
     assert wording.chosen(GRIFFIN(refresh=8)) == "a set from the prompt, a new one every 8 tokens; the rest skipped"
     assert wording.chosen(CATS()) == "a new set at every token"
+    assert wording.chosen(Sketch()) == "a new set at every token; the rest from a 4-bit copy"
 
 
-def test_more_than_the_bytes_allow_is_said_to_be_disturbed() -> None:
+def test_more_than_the_bytes_allow_is_said_beside_the_number() -> None:
     assert wording.sureness(FAST, 1.25) == "1.10–1.30 (95 %) · limit 1.25× · n = 50"
-    assert wording.sureness(FAST, 1.15) == "1.10–1.30 (95 %) · above the limit of 1.15×: disturbed · n = 50"
+    assert wording.sureness(FAST, 1.15) == "1.10–1.30 (95 %) · over the limit of 1.15× · n = 50"
+    assert wording.sureness(speed(1.3, 1.13, 1.61, 60), 0.95) == "over the limit of 0.95×"
+    assert wording.sureness(speed(1.3, 1.13, 1.61, 60), 1.25) == "limit 1.25×"
+    assert "allow at most 0.95×; the rest is no gain" in wording.verdict(
+        speed(1.3, 1.13, 1.61, 60), 0.95, 0.5, 50.0, "TDA", "of the MLP neurons"
+    )
     assert wording.sureness(None, 1.25) == "limit 1.25×"

@@ -56,7 +56,7 @@ def stage(view: RaceView, label: str = "") -> dict[str, Any]:
 def _method(view: RaceView, arm: MethodView) -> dict[str, str]:
     """What is known of one method."""
     speedup, bound, quality, price = arm.speedup, arm.byte_bound, arm.quality, arm.price
-    number, claim = wording.claim(speedup, view.over) if arm.prompt else ("", "")
+    number, claim = wording.claim(speedup, view.over, equal=arm.sparsity == 0) if arm.prompt else ("", "")
     return {
         "lane": arm.name[0].upper() + arm.name[1:],
         "chosen": "" if arm.prompt is None else wording.chosen(arm.method),
@@ -92,6 +92,8 @@ def _standing(arm: MethodView, over: bool) -> str:
     """As its headline has it: that measures on as long as it may still become a number."""
     if arm.speedup is None or arm.speedup.doubt or not (over or arm.speedup.settled):
         return ""
+    if arm.sparsity == 0:  # both do the same work
+        return "even"
     return {1: "faster", -1: "slower", 0: "even"}[arm.speedup.winner]
 
 
@@ -151,7 +153,9 @@ def _verdict(view: RaceView) -> str:
         has_rest=wording.has_rest(method),
     )
     if result.rival is not None:
-        return f"{verdict} {wording.duel(view.sparse.name, view.rival.name, result.speedup_over_rival)}"
+        bounds = result.byte_bound, result.rival.byte_bound
+        bound = bounds[0] / bounds[1] if bounds[0] and bounds[1] else None
+        return f"{verdict} {wording.duel(view.sparse.name, view.rival.name, result.speedup_over_rival, bound)}"
     cost = wording.price(price.kl, price.same, price.positions) if price and np.any(result.sparsity) else ""
     return " ".join(filter(None, [verdict, cost]))
 
