@@ -297,6 +297,13 @@ def test_sets_chosen_anew_are_counted_as_they_come() -> None:
     assert frame.outputs()["layers"]["hover"]["kept"] == [2, 2]
 
 
+def test_two_arms_that_did_the_same_work_are_even_whatever_was_measured() -> None:
+    equal = result("a", "a", sparsity=[0.0, 0.0], speedup=speed(0.95, 0.91, 0.99), byte_bound=1.0)
+    view = after(prompt_read(), Finished(equal))
+    assert stage(view)["standing"]["sparse"] == "even"
+    assert (slots(view)["speedup"], slots(view)["claim"]) == ("0.95×", "at equal work")
+
+
 DUEL = RunRequest("p", GRIFFIN(keep=0.5), max_new_tokens=20, rival=TT(cett=0.25))
 
 
