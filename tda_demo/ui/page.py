@@ -147,8 +147,8 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None) ->
 
 
 def _head() -> str:
-    script = (ASSETS / "start.js").read_text(encoding="utf-8")
-    return f'<meta name="tda-plotly" content="gradio_api/file={PLOTLY}"><script>{script}</script>'
+    scripts = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("start.js", "menus.js"))
+    return f'<meta name="tda-plotly" content="gradio_api/file={PLOTLY}"><script>{scripts}</script>'
 
 
 def _check_address(host: str | None, port: int | None) -> None:
