@@ -4,6 +4,7 @@
   const waiting = [];
   tda.whenControls = (then) => (tda.controls ? then(tda.controls) : waiting.push(then));
 
+  const prompt = () => document.querySelector("#prompt textarea");
   const plain = (value) => {
     if (Array.isArray(value)) return value.every((factor) => factor === 1) ? "" : value.join(",");
     return value === null || value === undefined ? "" : String(value);
@@ -49,9 +50,15 @@
       begin() {
         raced = signature(controls.values);
         controls.began = { ...controls.values };
+        controls.asked = prompt().value;
         tell();
       },
       result: () => tell(),
+      // Puts a prompt back, as if it were typed.
+      ask(text) {
+        prompt().value = text;
+        prompt().dispatchEvent(new Event("input", { bubbles: true }));
+      },
       // Has gradio put `wish`, values by name, into its components.
       apply(wish) {
         tda.wish = wish;
@@ -81,13 +88,13 @@
   tda.applier = (trigger) => (tda.applyWish = () => trigger("change"));
 
   // An example is raced as soon as it stands in the prompt.
-  tda.race = (prompt) => {
+  tda.race = (text) => {
     const run = (tries) => {
-      if (document.querySelector("#prompt textarea").value === prompt) document.querySelector("button#run").click();
+      if (prompt().value === text) document.querySelector("button#run").click();
       else if (tries) setTimeout(run, 20, tries - 1);
     };
     run(100);
-    return prompt;
+    return text;
   };
 
   const TEST_IDS = { prompt: "#prompt textarea", run: "button#run", stop: "button#stop" };

@@ -1,4 +1,4 @@
-// The races of this visit: a strip of what each came to; one click brings back its settings and what it showed.
+// The races of this visit: a strip of what each came to; one click brings back its prompt, its settings and what it showed.
 (() => {
   const tda = (window.tda ??= {});
   const MOST = 8;
@@ -16,6 +16,7 @@
           button.append(name, ` ${speedup || claim} · ${agreement ? `${agreement} ${priced}` : "not judged"}`);
           button.dataset.damaged = race.value.damaged.includes("sparse");
           button.addEventListener("click", () => {
+            tda.controls.ask(race.prompt);
             tda.controls.apply(race.settings);
             show({ ...race.value, restored: true });
             tda.controls.shows(race.settings);
@@ -32,7 +33,7 @@
         if (!tda.controls?.began) return;
         const settings = { ...tda.controls.began };
         if (settings.by !== "setting") Object.assign(settings, Object.fromEntries(Object.entries(tda.controls.values).filter(([name]) => name.includes("."))));
-        past.push({ value: structuredClone(value), settings });
+        past.push({ value: structuredClone(value), settings, prompt: tda.controls.asked });
         if (past.length > MOST) past.shift();
         draw();
       },

@@ -248,9 +248,13 @@ def price_label(damaged: bool, so_far: bool) -> str:
     return "differ: damaged" if damaged else f"unchanged{' so far' if so_far else ''}"
 
 
-def price_note(kl: float, parting: str) -> str:
-    """What stands under the price; ``parting`` is where the texts part, as far as that is known."""
-    return f"KL {kl:.2f} nats/token on dense's text" + (f" · texts part: {parting}" if parting != NONE else "")
+def price_note(kl: float, parting: str, *, brief: bool) -> str:
+    """What stands under the price; ``parting`` is where the texts part, as far as that is known.
+
+    ``brief`` where two methods share the line.
+    """
+    on = "" if brief else " on dense's text"
+    return f"KL {kl:.2f} nats/token{on}" + (f" · texts part: {parting}" if parting != NONE else "")
 
 
 def price(kl: float, same: int, positions: int) -> str:

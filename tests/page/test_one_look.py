@@ -147,9 +147,15 @@ def test_a_result_of_other_settings_is_dimmed_and_the_strip_brings_it_back(open_
     remedy = page.locator(".remedy")
     assert "keep it" in remedy.inner_text()
     text = visitor.text("sparse")
+    page.fill("#prompt textarea", "Something else")
     page.click(".history button >> nth=0")
     page.wait_for_function("document.querySelector('#tda-cett input[type=number]').value === '0.7'")
     assert visitor.text("sparse") != text and page.get_attribute(".stage", "data-stale") == "false"
+    assert page.input_value("#prompt textarea") == QUESTION
+    text = visitor.text("dense")
+    page.click("button#run")  # which answers what stands there
+    page.wait_for_function("document.querySelectorAll('.history button').length === 3")
+    assert visitor.text("dense") == text
 
 
 def test_what_is_changed_while_a_race_runs_is_said_to_be_for_the_next(open_page: Callable[..., Visitor]) -> None:

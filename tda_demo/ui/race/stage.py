@@ -111,7 +111,7 @@ def _price(view: RaceView, price: Price | None, quality: RaceQuality | None) -> 
         "agreement": f"{told:,} of {price.positions:,}",
         "price_what": "next tokens",
         "price_label": wording.price_label(damaged, so_far=quality is None),
-        "price_note": wording.price_note(price.kl, _parting(quality)),
+        "price_note": wording.price_note(price.kl, _parting(quality), brief=view.rival.method is not None),
     }
 
 
