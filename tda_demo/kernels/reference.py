@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..model.feedforward import FeedForward
-from ..model.stored import StoredLinear
 from ..support.lazy import nn, torch
 from .formats import ByNeuron, Rows
 
@@ -52,7 +51,7 @@ def _columns(down: nn.Linear, neurons: torch.Tensor) -> PackedLinear:
 
 def _weight(linear: nn.Linear) -> Any:
     """The parameter, or the codes."""
-    return linear.stored if isinstance(linear, StoredLinear) else linear.weight
+    return linear.weight if (stored := getattr(linear, "stored", None)) is None else stored
 
 
 def limit(block: FeedForward, indices: torch.Tensor) -> Callable[[], None]:
@@ -91,12 +90,11 @@ def install(block: FeedForward, packed: tuple[PackedLinear, ...]) -> Callable[[]
 
 
 def _set(linear: nn.Linear, part: PackedLinear) -> None:
-    if isinstance(linear, StoredLinear):
-        assert not isinstance(part.weight, torch.Tensor)
-        linear.stored = part.weight
-    else:
-        assert isinstance(part.weight, torch.Tensor)
+    if isinstance(part.weight, torch.Tensor):
         linear.weight = _parameter(part.weight)
+    else:
+        holder: Any = linear  # a StoredLinear, which torch is imported for
+        holder.stored = part.weight
     linear.register_parameter("bias", None if part.bias is None else _parameter(part.bias))
     linear.out_features, linear.in_features = part.shape
 
