@@ -1,4 +1,4 @@
-"""``expected``: what the page expects of settings before a race, measured on a model, as the file it reads."""
+"""``expected``: what the page expects of settings before a race, measured on a model; the file it reads, if asked."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import argparse
 import json
 from pathlib import Path
 
-from ..support.files import DATA, write_text
+from ..support.files import write_text
 from ..support.progress import terminal_bar
 from .arguments import Commands, add_model
 
-FILE = DATA / "expected.json"
 _TRAINED = ("dejavu", "moefication")  # what would have to be trained first
 
 
 def add(commands: Commands) -> None:
     expected = commands.add_parser("expected", help="measure what the page expects of settings before a race")
+    expected.add_argument("--method", action="append", default=[], metavar="NAME", help="of it alone; repeatable")
     expected.add_argument(
-        "--method", action="append", default=[], metavar="NAME", help="measure it anew, keep the others; repeatable"
-    )
-    expected.add_argument(
-        "--out", type=Path, default=FILE, metavar="FILE", help="default: the file that the page reads"
+        "--out", type=Path, metavar="FILE", help="write it there as JSON, beside other methods' that are there already"
     )
     add_model(expected)
     expected.set_defaults(run=run)
@@ -37,10 +34,13 @@ def run(options: argparse.Namespace) -> None:
     with terminal_bar() as report:
         lm = load_model(options.model, precision=options.precision, device=options.device, report=report)
         told = measure(lm, chosen, report)
+    for name, method in told["methods"].items():
+        for curve in method["curves"]:
+            print(f"{name}: {len(curve['values'])} values of {method['setting']}, {curve['others']}")
+    if options.out is None:
+        return
     if options.method and options.out.is_file():
         before = json.loads(options.out.read_text(encoding="utf-8"))
         told["methods"] = before["methods"] | told["methods"]
     write_text(options.out, json.dumps(told, separators=(",", ":")) + "\n")
-    for name, method in told["methods"].items():
-        for curve in method["curves"]:
-            print(f"{name}: {len(curve['values'])} values of {method['setting']}, {curve['others']}")
+    print(f"written to {options.out}")

@@ -70,6 +70,8 @@ def run(options: argparse.Namespace) -> None:
     method = chosen_method(options.method, options.preset, options.set)
     rival = _rival(options.rival, options.rival_set)
     _check_budget(options)
+    if rival == method:
+        raise UserError(f"{method.name} in these settings cannot race itself: choose another --rival or --rival-set.")
     settings = RaceSettings(options.max_new_tokens, options.temperature, options.top_p, options.seed)
     result: RaceResult | None = None
     read: PromptRead | None = None

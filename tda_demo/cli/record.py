@@ -6,19 +6,17 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..support.files import DATA, write_text
+from ..support.files import write_text
 from ..support.progress import terminal_bar
 from .arguments import Commands, add_model
 
-FILE = DATA / "recorded.json"
-
 
 def add(commands: Commands) -> None:
-    record = commands.add_parser("record", help="race dense, TDA's default and the paper's TDA, and keep the race")
+    record = commands.add_parser("record", help="race dense, TDA's default and the paper's, as the page shows at first")
     record.add_argument("prompt", metavar="PROMPT", help="what all sides answer, in quotes")
     record.add_argument("--presets", nargs=2, default=["default", "paper"], metavar="NAME", help="of TDA; two of them")
     record.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="default 128")
-    record.add_argument("--out", type=Path, default=FILE, metavar="FILE", help="default: the file that the page shows")
+    record.add_argument("--out", type=Path, metavar="FILE", help="write it there, as the file that the page shows")
     add_model(record)
     record.set_defaults(run=run)
 
@@ -50,5 +48,7 @@ def run(options: argparse.Namespace) -> None:
         mlp_bytes=neurons.mlp,
         events=events,
     )
-    write_text(options.out, recording.text())
     print(summary(recording.result))
+    if options.out:
+        write_text(options.out, recording.text())
+        print(f"written to {options.out}")

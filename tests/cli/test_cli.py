@@ -50,6 +50,27 @@ def test_race_writes_json_and_prints_words(tmp_path: Path, capsys: pytest.Captur
     assert "byte bound" in capsys.readouterr().out
 
 
+def test_a_method_cannot_race_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(
+            [
+                "race",
+                PROMPT,
+                "--method",
+                "griffin",
+                "--set",
+                "keep=0.4",
+                "--rival",
+                "griffin",
+                "--rival-set",
+                "keep=0.4",
+            ]
+        )
+        == 2
+    )
+    assert "cannot race itself" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("tiny_loads")
 def test_a_race_has_a_second_process_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str | None, ...]] = []
