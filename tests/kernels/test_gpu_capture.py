@@ -23,6 +23,9 @@ class FakeStream:
     def wait_stream(self, _: FakeStream) -> None:
         pass
 
+    def synchronize(self) -> None:
+        pass
+
 
 class FakeGraph:
     def replay(self) -> None:
@@ -70,7 +73,6 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
         "stream": made.stream,
         "CUDAGraph": FakeGraph,
         "graph": made.graph,
-        "synchronize": lambda: None,
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
