@@ -17,7 +17,11 @@ def add(commands: Commands) -> None:
     expected = commands.add_parser("expected", help="measure what the page expects of settings before a race")
     expected.add_argument("--method", action="append", default=[], metavar="NAME", help="of it alone; repeatable")
     expected.add_argument(
-        "--out", type=Path, metavar="FILE", help="write it there as JSON, beside other methods' that are there already"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="write it there as JSON; with --method beside other methods' that are there already",
     )
     add_model(expected)
     expected.set_defaults(run=run)
@@ -37,8 +41,6 @@ def run(options: argparse.Namespace) -> None:
     for name, method in told["methods"].items():
         for curve in method["curves"]:
             print(f"{name}: {len(curve['values'])} values of {method['setting']}, {curve['others']}")
-    if options.out is None:
-        return
     if options.method and options.out.is_file():
         before = json.loads(options.out.read_text(encoding="utf-8"))
         told["methods"] = before["methods"] | told["methods"]

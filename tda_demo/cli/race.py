@@ -70,8 +70,7 @@ def run(options: argparse.Namespace) -> None:
     method = chosen_method(options.method, options.preset, options.set)
     rival = _rival(options.rival, options.rival_set)
     _check_budget(options)
-    if rival == method:
-        raise UserError(f"{method.name} in these settings cannot race itself: choose another --rival or --rival-set.")
+    _check_rival(method, rival)
     settings = RaceSettings(options.max_new_tokens, options.temperature, options.top_p, options.seed)
     result: RaceResult | None = None
     read: PromptRead | None = None
@@ -83,6 +82,7 @@ def run(options: argparse.Namespace) -> None:
         if options.kl is not None or options.mlp_bytes is not None:
             spent = partial(within, lm, kl=options.kl, mlp_share=options.mlp_bytes, report=report)
             method, rival = spent(method), rival and spent(rival)
+            _check_rival(method, rival)  # whose dials a budget may have made equal
         for event in race(lm, method, options.prompt, settings, report=report, rival=rival):
             if isinstance(event, PromptRead):
                 read = event
@@ -123,6 +123,12 @@ def _check_budget(options: argparse.Namespace) -> None:
         )
     if options.kl is not None and not options.kl >= 0:  # true for NaN too
         raise UserError(f"--kl is {options.kl:g}; it must be a number of nats per token, 0 or more.")
+
+
+def _check_rival(method: Method, rival: Method | None) -> None:
+    """Raises UserError where both are the same."""
+    if rival == method:
+        raise UserError(f"{method.name} in these settings cannot race itself: choose another --rival or --rival-set.")
 
 
 def _rival(name: str | None, assignments: Sequence[str]) -> Method | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..methods import METHODS, Method
 from ..methods.controls import against, is_control
-from ..stats.metrics import ALLOWED, Speedup, decided_efficiency
+from ..stats.metrics import Speedup, decided_efficiency, is_beyond, is_equal_work
 
 
 @dataclass(frozen=True)
@@ -191,11 +191,12 @@ def _figures(result: RaceResult | MethodResult) -> list[str]:
     """What was measured of a method, in lines."""
     lines = [f"{result.method}: {result.note}"] if result.note else []
     if result.speedup and result.byte_bound:
-        told = f"{_speedup(result.speedup, 'dense')}; byte bound {result.byte_bound:.3f}x"
-        if (share := decided_efficiency(result.speedup, result.byte_bound)) is not None:
+        equal = is_equal_work(fmean(result.sparsity), result.byte_bound)
+        told = f"{_speedup(result.speedup, 'dense', equal=equal)}; byte bound {result.byte_bound:.3f}x"
+        if not equal and (share := decided_efficiency(result.speedup, result.byte_bound)) is not None:
             told += f", efficiency {share:.0%}"
-            if share > ALLOWED:
-                told += " (more than the bytes allow, which is no gain)"
+        if is_beyond(result.speedup, result.byte_bound) and not equal:
+            told += " (more than the bytes allow, which is no gain)"
         lines.append(told)
     leaves_out = METHODS.get(result.method, Method).leaves_out
     lines.append(f"sparsity {fmean(result.sparsity):.1%} {leaves_out} (mean over layers)")
@@ -208,13 +209,15 @@ def _figures(result: RaceResult | MethodResult) -> list[str]:
     return lines
 
 
-def _speedup(speed: Speedup, other: str) -> str:
+def _speedup(speed: Speedup, other: str, *, equal: bool = False) -> str:
     if speed.doubt:
         return f"speedup: {speed.doubt}"
     capped = f", {speed.capped} steps capped" if speed.capped else ""
     verdict = " (undecided: no difference was measured)" if speed.undecided else ""
     if speed.high < 1:
         verdict = f" (slower than {other})"
+    if equal:
+        verdict = " (at equal work)"
     return (
         f"speedup {speed.ratio:.3f}x, 95 % interval {speed.low:.3f} to {speed.high:.3f}, n = {speed.n}{capped}{verdict}"
     )

@@ -156,18 +156,20 @@ def _hero(record: RaceRecord) -> list[tuple[str, str, str]]:
 def _figures(raced: RaceResult | MethodResult, mlp_share: float | None, prompt: str) -> list[tuple[str, str, str]]:
     """What was measured of a method; ``prompt`` is what its prompt time was spent on."""
     quality, leaves_out = raced.quality, METHODS.get(raced.method, Method).leaves_out
-    efficiency = metrics.decided_efficiency(raced.speedup, raced.byte_bound)
+    equal = metrics.is_equal_work(float(np.mean(raced.sparsity)), raced.byte_bound)
+    efficiency = None if equal else metrics.decided_efficiency(raced.speedup, raced.byte_bound)
+    beyond = "; more than the bytes allow is no gain" if metrics.is_beyond(raced.speedup, raced.byte_bound) else ""
     parting = _NONE
     if quality:
         parting = "never" if quality.divergence is None else f"token {quality.divergence + 1}"
     return [
-        ("speedup", *_speedup(raced.speedup)),
+        ("speedup", *_speedup(raced.speedup, equal=equal)),
         (
             "byte bound",
             f"{raced.byte_bound:.2f}×" if raced.byte_bound else _NONE,
             "the most that reading fewer weight bytes allows",
         ),
-        ("efficiency", f"{efficiency:.0%}" if efficiency else _NONE, "speedup / byte bound"),
+        ("efficiency", f"{efficiency:.0%}" if efficiency else _NONE, f"speedup / byte bound{beyond}"),
         ("sparsity", f"{np.mean(raced.sparsity):.1%}", f"{leaves_out}, mean over layers"),
         ("MLP bytes", f"{mlp_share:.1%}" if mlp_share else _NONE, "read by a sparse step"),
         ("prompt", f"{raced.sparse.prefill_ms:.0f} ms", prompt),
@@ -177,13 +179,13 @@ def _figures(raced: RaceResult | MethodResult, mlp_share: float | None, prompt: 
     ]
 
 
-def _speedup(speed: metrics.Speedup | None) -> tuple[str, str]:
+def _speedup(speed: metrics.Speedup | None, *, equal: bool = False) -> tuple[str, str]:
     if speed is None:
         return _NONE, "too few steps"
     if speed.doubt:
         return _NONE, speed.doubt
-    undecided = "; no difference was measured" if speed.undecided else ""
-    return f"{speed.ratio:.2f}×", f"95 % interval {speed.low:.2f}–{speed.high:.2f}, n = {speed.n}{undecided}"
+    meaning = "; at equal work" if equal else "; no difference was measured" if speed.undecided else ""
+    return f"{speed.ratio:.2f}×", f"95 % interval {speed.low:.2f}–{speed.high:.2f}, n = {speed.n}{meaning}"
 
 
 def _notes(result: RaceResult) -> str:

@@ -112,6 +112,19 @@ def efficiency(measured: float, bound: float) -> float:
 
 
 ALLOWED = 1.02  # of a byte bound: timing is not exact
+_EQUAL = 0.005  # of a byte bound of 1
+
+
+def is_equal_work(sparsity: float | None, bound: float | None) -> bool:
+    """Whether an arm that leaves out ``sparsity`` of the neurons does what dense does, and reads nothing beside."""
+    return sparsity == 0 and bound is not None and abs(bound - 1) < _EQUAL
+
+
+def is_beyond(measured: Speedup | None, bound: float | None) -> bool:
+    """Whether a gain is more than the bytes allow, so that other things than reading less were a part of it."""
+    if measured is None or bound is None or measured.doubt or measured.winner <= 0:
+        return False
+    return (measured.ratio if measured.settled else measured.low) > ALLOWED * bound
 
 
 def decided_efficiency(measured: Speedup | None, bound: float | None) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..methods.base import Method, SequenceMethod
-from ..stats.metrics import ALLOWED, LEAST_SHOWN, Speedup
+from ..stats.metrics import ALLOWED, LEAST_SHOWN, Speedup, is_beyond, is_equal_work
 from ..support.progress import Progress
 
 NONE = "–"
@@ -119,24 +119,20 @@ def _ends(speedup: Speedup) -> tuple[str, str]:
     return f"{ends[0]:.{digits[0]}f}", f"{ends[1]:.{digits[1]}f}"
 
 
-def sureness(speedup: Speedup | None, bound: float | None) -> str:
+def sureness(speedup: Speedup | None, bound: float | None, over: bool, *, equal: bool = False) -> str:
     """What stands under the headline: how sure it is, and what the bytes allow.
 
     More than they allow was not gained by reading less: something else took time from the dense arm's steps.
     """
     limit = "" if bound is None else f"limit {times(bound)}"
-    if bound is not None and speedup is not None and _least(speedup) > ALLOWED * bound:
-        limit = f"over the limit of {times(bound)}"
-    if speedup is None or not speedup.settled:
+    settled = speedup is not None and speedup.settled
+    if not equal and (over or settled) and is_beyond(speedup, bound):
+        limit = f"over the {limit}"
+    if speedup is None or not settled:
         return limit
     capped = f", {speedup.capped} capped" if speedup.capped else ""
     parts = [f"{'–'.join(_ends(speedup))} (95 %)", limit, f"n = {speedup.n}{capped}"]
     return " · ".join(filter(None, parts))
-
-
-def _least(speedup: Speedup) -> float:
-    """What a reader takes it for: the number that is shown, or where none is the lower of the two ends; 0 in doubt."""
-    return 0 if speedup.doubt else speedup.ratio if speedup.settled else speedup.low
 
 
 def machine(environment: Mapping[str, Any]) -> list[list[str]]:
@@ -207,7 +203,7 @@ def verdict(
         return "Too few steps to compare the two speeds."
     if speedup.doubt:
         return f"The step times vary too much here to compare the two speeds ({interval(speedup)})."
-    if sparsity == 0:
+    if is_equal_work(sparsity, byte_bound):
         return (
             f"Nothing was left out, so both arms did the same work: {times(speedup.ratio)} "
             "is how far two equal arms differ on this machine."
@@ -234,12 +230,16 @@ def verdict(
             f"{skips} {skipped}; the bytes it saves allow at most {times(byte_bound)}."
         )
     dense = 1000 / dense_rate
-    return (
+    slower = (
         f"{times(speedup.ratio)}: slower than dense. {skipping.capitalize()} {skipped} leaves "
         f"{percent(1 / byte_bound)} of the weight bytes to read, which at best takes a step from {dense:.1f} ms to "
-        f"{dense / byte_bound:.1f} ms; it took {dense / speedup.ratio:.1f} ms. The rest may be work that sparsity does "
-        "not remove, such as attention, norms and launching each operation, or what the method adds: choosing what to "
-        "read, and reading what lies scattered."
+        f"{dense / byte_bound:.1f} ms; it took {dense / speedup.ratio:.1f} ms."
+    )
+    if speedup.ratio >= byte_bound:
+        return slower
+    return (
+        f"{slower} The rest may be work that sparsity does not remove, such as attention, norms and launching each "
+        "operation, or what the method adds: choosing what to read, and reading what lies scattered."
     )
 
 

@@ -16,6 +16,7 @@ from tiny import tiny
 
 from tda_demo.decode.cpu import compile_ahead as ahead
 from tda_demo.decode.cpu import compiled_step
+from tda_demo.decode.cpu.compile_reading import ORPHANED
 from tda_demo.decode.cpu.compiled_step import CpuStepEngine
 from tda_demo.kernels import cpu as kernels
 from tda_demo.support.interruption import GivenUp, looking
@@ -31,7 +32,7 @@ def first_start(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
 
     def start(precision: str | None) -> Any:
         started.append(precision)
-        return SimpleNamespace(wait=lambda _seconds: 0)
+        return SimpleNamespace(wait=lambda _seconds: 0, returncode=None)
 
     monkeypatch.setattr(ahead, "_started", None)
     monkeypatch.setattr(ahead, "_start", start)
@@ -80,7 +81,7 @@ def test_waiting_for_it_is_told_and_can_be_given_up(monkeypatch: pytest.MonkeyPa
         if len(told) == 3:
             raise GivenUp
 
-    monkeypatch.setattr(ahead, "_started", SimpleNamespace(wait=never))
+    monkeypatch.setattr(ahead, "_started", SimpleNamespace(wait=never, returncode=None))
     with looking(give_up), pytest.raises(GivenUp):
         ahead.wait_for_compiling(told.append)
     assert len(told) == 3
@@ -96,8 +97,9 @@ def test_one_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def second() -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-P", "-c", ahead.PROGRAM, str(ROOT), "int8"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    process = ahead._start("int8")
+    assert process is not None
+    with process:
         yield process
         process.kill()
 
@@ -106,12 +108,12 @@ def test_it_ends_with_the_process_that_started_it(second: subprocess.Popen[bytes
     """Whose end of the pipe the system then closes, in the middle of whatever is done; left alone it ends with 0."""
     assert second.stdin is not None
     second.stdin.close()
-    assert second.wait(60) == 1
+    assert second.wait(60) == ORPHANED
 
 
 def test_what_it_compiles_lies_where_the_first_finds_it(second: subprocess.Popen[bytes]) -> None:
     begin = time.time()
-    assert second.wait(180) == 0, second.stderr and second.stderr.read()
+    assert second.wait(180) == 0
     kept = list(kernels._FOLDER.rglob("prompt.take_layer-*.nbc"))
     assert max(file.stat().st_mtime for file in kept) > begin - 1  # written, or read and touched
 

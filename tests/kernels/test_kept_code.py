@@ -147,3 +147,11 @@ def test_two_processes_that_keep_code_at_once_lose_and_confuse_nothing(tmp_path:
         "        assert index.load((name, number)) == f'{name} {number}', (name, number)\n"
     )
     subprocess.run([sys.executable, "-c", reading, str(tmp_path), "", "0"], cwd=ROOT, check=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_process_that_was_forked_keeps_and_loads_code(sources: Path, tmp_path: Path) -> None:
+    """From one that has imported everything and compiled nothing, as ZeroGPU forks for a call."""
+    forking = "import os; child = os.fork(); child and sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    told = [run(sources, tmp_path / "kept", forking) for _ in range(2)]
+    assert told == ["compiled", "loaded"]

@@ -45,7 +45,7 @@ def test_an_interval_that_nearly_reaches_one_says_on_which_side() -> None:
     assert wording.interval(speed(0.9, 0.71, 0.9983, 47)) == "95 % interval 0.71–0.998, n = 47"
     assert wording.interval(speed(1.02, 0.9996, 1.05, 9)) == "95 % interval 1.00–1.05, n = 9"
     assert wording.interval(FAST) == "95 % interval 1.10–1.30, n = 50"
-    assert wording.sureness(speed(1.1, 1.0004, 1.19, 90), None) == "1.0004–1.19 (95 %) · n = 90"
+    assert wording.sureness(speed(1.1, 1.0004, 1.19, 90), None, True) == "1.0004–1.19 (95 %) · n = 90"
     assert wording.interval(speed(1.2, 1.1, 1.3, 50, 2)) == "95 % interval 1.10–1.30, n = 50, 2 steps capped"
 
 
@@ -93,7 +93,10 @@ def test_noise_is_called_noise() -> None:
 
 
 def test_exact_is_called_exact() -> None:
-    assert "Nothing was left out" in verdict(EVEN, sparsity=0)
+    assert "Nothing was left out" in wording.verdict(EVEN, 1.0, 0.0, 50.0, "TDA", "of the MLP neurons")
+    reads_more = wording.verdict(SLOW, 0.83, 0.0, 50.0, "Sketch", "of the MLP neurons", has_rest=True)
+    assert "same work" not in reads_more and "120 % of the weight bytes" in reads_more
+    assert "The rest may be" not in reads_more  # it took less than its bytes would
 
 
 def test_a_budget_is_told_with_what_it_came_to() -> None:
@@ -138,11 +141,16 @@ def test_when_a_method_chooses() -> None:
 
 
 def test_more_than_the_bytes_allow_is_said_beside_the_number() -> None:
-    assert wording.sureness(FAST, 1.25) == "1.10–1.30 (95 %) · limit 1.25× · n = 50"
-    assert wording.sureness(FAST, 1.15) == "1.10–1.30 (95 %) · over the limit of 1.15× · n = 50"
-    assert wording.sureness(speed(1.3, 1.13, 1.61, 60), 0.95) == "over the limit of 0.95×"
-    assert wording.sureness(speed(1.3, 1.13, 1.61, 60), 1.25) == "limit 1.25×"
+    unsettled = speed(1.3, 1.13, 1.61, 60)
+    assert wording.sureness(FAST, 1.25, True) == "1.10–1.30 (95 %) · limit 1.25× · n = 50"
+    assert wording.sureness(FAST, 1.15, True) == "1.10–1.30 (95 %) · over the limit 1.15× · n = 50"
+    assert wording.sureness(FAST, 1.0, True, equal=True) == "1.10–1.30 (95 %) · limit 1.00× · n = 50"
+    assert wording.sureness(EVEN, 0.9, True) == "0.97–1.05 (95 %) · limit 0.90× · n = 50"
+    assert wording.sureness(SLOW, 0.8, True) == "0.85–0.95 (95 %) · limit 0.80× · n = 50"
+    assert wording.sureness(unsettled, 0.95, True) == "over the limit 0.95×"
+    assert wording.sureness(unsettled, 0.95, False) == "limit 0.95×"  # no number is shown yet
+    assert wording.sureness(unsettled, 1.25, True) == "limit 1.25×"
     assert "allow at most 0.95×; the rest is no gain" in wording.verdict(
         speed(1.3, 1.13, 1.61, 60), 0.95, 0.5, 50.0, "TDA", "of the MLP neurons"
     )
-    assert wording.sureness(None, 1.25) == "limit 1.25×"
+    assert wording.sureness(None, 1.25, False) == "limit 1.25×"

@@ -75,7 +75,7 @@ def _start(precision: str | None) -> subprocess.Popen[bytes] | None:
 
 def wait_for_compiling(report: Report) -> None:
     """Returns once the second process, if there is one, has done its part, or cannot."""
-    if _started is None:
+    if _started is None or _started.returncode is not None:  # none, or waited for before
         return
     for _ in range(round(_MOST_SECONDS / _LOOK_SECONDS)):
         try:

@@ -12,6 +12,8 @@ from ...model.loading import load_model
 from ..choose import engine_for
 from .compiled_step import CpuStepEngine
 
+ORPHANED = 3  # the exit code of one whose parent has ended
+
 
 def main(precision: str | None) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -23,4 +25,4 @@ def main(precision: str | None) -> None:
 def _end_with_parent() -> None:
     """The system closes the other end of the pipe, whatever that process ended by."""
     os.read(0, 1)  # not by sys.stdin, which this thread would hold when Python ends
-    os._exit(1)
+    os._exit(ORPHANED)

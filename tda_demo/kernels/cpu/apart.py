@@ -3,7 +3,7 @@
 A system may wake a thread on the processor of the one that woke it and leave both there while another is idle: Linux
 looks for an idle one only where few are busy, and of two processors one is half. Threads that wait for each other by
 looking then take turns at every barrier: a decode step took five times as long, for whole races (Linux 6.18, 2
-processors, 2 of 14 races).
+processors, 2 of 17 races).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def new_places(threads: int) -> np.ndarray:
 
 @njit(**LOOP)
 def note_processor(places, t):
-    """Which one thread ``t`` stands on; before all have met."""
+    """The one that thread ``t`` stands on; before all have met."""
     places[t, 0] = processor()
 
 

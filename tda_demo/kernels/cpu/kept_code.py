@@ -22,7 +22,7 @@ from ...support.kept import Damaged, make_way, read_kept, write_kept
 from ...support.memory import nothing_collected
 
 _HERE = Path(__file__).resolve().parent
-_PATIENCE = 30  # seconds for another process to write what it compiled
+_PATIENCE = 10  # seconds for another process to write what it compiled
 _MOST_STATES, _MOST_BYTES = 4, 512 * 2**20  # of the sources that code is kept for
 
 
@@ -36,7 +36,7 @@ def forget_old_code(folder: Path) -> None:
 def keep_code_in(folder: Path, sources: Path = _HERE) -> None:
     """From now on what is compiled of functions below ``sources`` is looked for, and kept, in ``folder``."""
 
-    lock = FileLock(folder / ".lock")
+    locks: dict[int, FileLock] = {}  # by process: one that was forked has to have its own
 
     class Locator(caching.UserProvidedCacheLocator):
         def __init__(self, py_func: Any, py_file: str) -> None:
@@ -57,25 +57,28 @@ def keep_code_in(folder: Path, sources: Path = _HERE) -> None:
             return folder in Path(self._cache_path).parents
 
         def save(self, key: Any, data: Any) -> None:
-            with self._alone():
-                super().save(key, data)
+            with self._alone() as alone:
+                if alone:  # else it stays in memory
+                    super().save(key, data)
 
         def load(self, key: Any) -> Any:
             with self._alone():
                 return super().load(key)
 
         @contextmanager
-        def _alone(self) -> Iterator[None]:
+        def _alone(self) -> Iterator[bool]:
             """Without another process that is at the same: an index is read, extended and written, and then the code.
 
-            Two at once would give two functions one name. Where no lock can be had nothing can be written either.
+            Two at once would give two functions one name. False where no lock is to be had, in a read-only folder say.
             """
-            held = ExitStack()
-            if self._ours:
+            with ExitStack() as held:
+                alone = not self._ours
                 with suppress(OSError, NotImplementedError):  # Timeout is an OSError
-                    held.enter_context(lock.acquire(_PATIENCE))
-            with held:
-                yield
+                    if self._ours:
+                        lock = locks.setdefault(os.getpid(), FileLock(folder / ".lock"))
+                        held.enter_context(lock.acquire(_PATIENCE))
+                        alone = True
+                yield alone
 
         def _load_index(self) -> Any:
             try:

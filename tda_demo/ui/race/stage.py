@@ -56,13 +56,13 @@ def stage(view: RaceView, label: str = "") -> dict[str, Any]:
 def _method(view: RaceView, arm: MethodView) -> dict[str, str]:
     """What is known of one method."""
     speedup, bound, quality, price = arm.speedup, arm.byte_bound, arm.quality, arm.price
-    number, claim = wording.claim(speedup, view.over, equal=arm.sparsity == 0) if arm.prompt else ("", "")
+    number, claim = wording.claim(speedup, view.over, equal=arm.is_equal_work) if arm.prompt else ("", "")
     return {
         "lane": arm.name[0].upper() + arm.name[1:],
         "chosen": "" if arm.prompt is None else wording.chosen(arm.method),
         "speedup": number,
         "claim": claim,
-        "sure": wording.sureness(speedup, bound) if arm.prompt else "",
+        "sure": wording.sureness(speedup, bound, view.over, equal=arm.is_equal_work) if arm.prompt else "",
         "bound": wording.times(bound),
         "efficiency": wording.percent(metrics.decided_efficiency(speedup, bound)),
         "sparsity_of": f"{(arm.method or Method).leaves_out} {wording.left_out(arm.method)}, mean",
@@ -92,7 +92,7 @@ def _standing(arm: MethodView, over: bool) -> str:
     """As its headline has it: that measures on as long as it may still become a number."""
     if arm.speedup is None or arm.speedup.doubt or not (over or arm.speedup.settled):
         return ""
-    if arm.sparsity == 0:  # both do the same work
+    if arm.is_equal_work:
         return "even"
     return {1: "faster", -1: "slower", 0: "even"}[arm.speedup.winner]
 

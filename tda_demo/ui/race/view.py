@@ -114,6 +114,11 @@ class MethodView(ArmView):
         return float(np.mean(1 - self.kept / np.array(self.ready.d_ff)))
 
     @property
+    def is_equal_work(self) -> bool:
+        """Whether it does what dense does."""
+        return metrics.is_equal_work(self.sparsity, self.byte_bound)
+
+    @property
     def quality(self) -> RaceQuality | None:
         return self.result.quality if self.result else None
 
