@@ -302,6 +302,7 @@ def test_two_arms_that_did_the_same_work_are_even_whatever_was_measured() -> Non
     view = after(prompt_read(), Finished(equal))
     assert stage(view)["standing"]["sparse"] == "even"
     assert (slots(view)["speedup"], slots(view)["claim"]) == ("0.95×", "at equal work")
+    assert slots(view)["efficiency"] == "–"
 
 
 DUEL = RunRequest("p", GRIFFIN(keep=0.5), max_new_tokens=20, rival=TT(cett=0.25))

@@ -64,7 +64,7 @@ def _method(view: RaceView, arm: MethodView) -> dict[str, str]:
         "claim": claim,
         "sure": wording.sureness(speedup, bound, view.over, equal=arm.is_equal_work) if arm.prompt else "",
         "bound": wording.times(bound),
-        "efficiency": wording.percent(metrics.decided_efficiency(speedup, bound)),
+        "efficiency": wording.percent(None if arm.is_equal_work else metrics.decided_efficiency(speedup, bound)),
         "sparsity_of": f"{(arm.method or Method).leaves_out} {wording.left_out(arm.method)}, mean",
         **_costs(arm),
         **_price(view, price, quality),
